@@ -1,0 +1,61 @@
+"""phosphene: see what an image classifier has learned.
+
+Everything public is imported when it is first used, so that the command answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phosphene.classifier import Classifier, Labels, Preprocess
+    from phosphene.errors import PhospheneError
+    from phosphene.hooks import capture
+    from phosphene.images import read_image
+    from phosphene.registry import register_attribution
+    from phosphene.runtime import prepare
+    from phosphene.types import Attribution, Target, Unit, View
+    from phosphene.zoo import load_classifier
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Attribution": "types",
+    "Classifier": "classifier",
+    "Labels": "classifier",
+    "PhospheneError": "errors",
+    "Preprocess": "classifier",
+    "Target": "types",
+    "Unit": "types",
+    "View": "types",
+    "capture": "hooks",
+    "load_classifier": "zoo",
+    "prepare": "runtime",
+    "read_image": "images",
+    "register_attribution": "registry",
+}
+
+__all__ = [
+    "Attribution",
+    "Classifier",
+    "Labels",
+    "PhospheneError",
+    "Preprocess",
+    "Target",
+    "Unit",
+    "View",
+    "capture",
+    "load_classifier",
+    "prepare",
+    "read_image",
+    "register_attribution",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'phosphene' has no attribute '{name}'")
+    return getattr(import_module(f"phosphene.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""`python -m phosphene` is the command."""
+
+from phosphene.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""From raw maps to an Attribution: the common facts filled in, and maps that say nothing named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phosphene.types import Attribution, Target
+
+
+def attribution(
+    maps: Tensor,
+    images: Tensor,
+    target: Target,
+    score: Tensor,
+    *,
+    grid: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    **facts: Any,
+) -> Attribution:
+    """An Attribution of maps (N, h, w) for images (N, C, H, W); the registry's facts are added by the pipeline.
+
+    Args:
+        maps: raw values.
+        images: what was explained.
+        target: the target, not yet expanded to N.
+        score: (N,) on the clean images.
+        grid: (offset, stride) of the cells in network pixels; default: the maps cover the whole image evenly.
+        **facts: further fields of Attribution.
+    """
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    offset, stride = grid or even_grid(size, (int(maps.shape[-2]), int(maps.shape[-1])))
+    return Attribution(
+        maps=maps.detach(),
+        target=target.expand(len(images)),
+        score=score.detach(),
+        spec=facts.pop("spec", ""),
+        offset=offset,
+        stride=stride,
+        size=size,
+        problems=tuple(_problem(row, float(value), facts.get("layer")) for row, value in zip(maps, score, strict=True)),
+        **facts,
+    )
+
+
+def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(offset, stride) of a grid of cells that divides the image evenly.
+
+    Example:
+        >>> even_grid((224, 224), (7, 7))
+        ((16.0, 16.0), (32.0, 32.0))
+    """
+    stride = (size[0] / cells[0], size[1] / cells[1])
+    return (stride[0] / 2, stride[1] / 2), stride
+
+
+def _problem(row: Tensor, score: float, layer: str | None) -> str | None:
+    where = f" at layer {layer}" if layer else ""
+    if not bool(torch.isfinite(row).all()):
+        if score != score or score in (float("inf"), float("-inf")):
+            return f"the map holds NaN or infinity: the network's own score is {score} for this image"
+        return f"the map holds NaN or infinity{where} although the score is {score:.4g}: some operation overflows"
+    if not bool(row.any()):
+        return (
+            f"the map is zero everywhere{where}: the score ({score:.4g}) does not change with anything it looks at; "
+            "the path is saturated or dead, or the target does not depend on it; try score logit or another layer"
+        )
+    return None
+
+
+def per_image(**checks: Tensor) -> Mapping[str, tuple[float, ...]]:
+    """Self-checks as plain numbers, one per image."""
+    return {name: tuple(values.detach().flatten().tolist()) for name, values in checks.items()}

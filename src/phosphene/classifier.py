@@ -1,0 +1,362 @@
+"""A classifier: the user's module, its preprocessing, its labels and the kind of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.geometry import center_view, whole_view
+from phosphene.images import Interpolation, Picture, look, picture_size
+from phosphene.types import Prediction, Score, Size, Target, View
+
+HeadKind = Literal["softmax", "sigmoid", "score"]
+ViewKind = Literal["center", "whole", "margin"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input; images are in [0, 1] until `normalize`.
+
+    Args:
+        size: (height, width) that the network sees; None where any size will do.
+        short_side: the short side is resized to this before the centre is cut out; None squashes the
+            whole picture to `size`.
+        mean: per channel, in [0, 1] units; the picture of these values is normalised to zero.
+        std: per channel, in [0, 1] units.
+        interpolation: of the resize.
+
+    Example:
+        >>> Preprocess((224, 224), 256).view((300, 451)).crop
+        (16, 80, 224, 224)
+    """
+
+    size: Size | None = (224, 224)
+    short_side: int | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise OptionError(f"{len(self.mean)} means but {len(self.std)} standard deviations; give one per channel")
+        if any(value <= 0 for value in self.std):
+            raise OptionError(f"standard deviations {self.std} must be positive")
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return len(self.mean)
+
+    def view(self, original: Size, kind: ViewKind = "center") -> View:
+        """What the network sees of a picture of the `original` (height, width).
+
+        Args:
+            original: (height, width) in pixels.
+            kind: "center", the published preprocessing; "whole", the entire frame squashed to the input;
+                "margin", the centre with all the room around the crop, as ten crops need.
+        """
+        if self.size is None:
+            return whole_view(original, original)
+        if kind == "whole" or (self.short_side is None and kind == "center"):
+            return whole_view(original, self.size)
+        short_side = self.short_side or round(min(self.size) * 256 / 224)
+        if kind == "margin":
+            extra = max(0, short_side - min(self.size))
+            return center_view(original, short_side, (self.size[0] + extra, self.size[1] + extra))
+        if kind == "center":
+            return center_view(original, short_side, self.size)
+        raise OptionError(f"view '{kind}' is unknown; choose center or whole")
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] as the network's weights expect them."""
+        shape = (1, self.channels, 1, 1)
+        mean = images.new_tensor(self.mean).view(shape)
+        std = images.new_tensor(self.std).view(shape)
+        return (images - mean) / std
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of classes, and the way from what a person types to an index.
+
+    Args:
+        names: one name per class.
+        ids: one identifier per class (WordNet ids), or empty.
+        synonyms: further names per class, or empty.
+
+    Example:
+        >>> labels = Labels(("tabby", "tiger cat", "tiger"))
+        >>> labels.find("tabby"), labels.find("2"), labels.find("tiger c")
+        (0, 2, 1)
+    """
+
+    names: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index] if 0 <= index < len(self.names) else f"class {index}"
+
+    def describe(self, index: int) -> str:
+        """Index, identifier and name, for messages and lists."""
+        identifier = f" {self.ids[index]}" if self.ids else ""
+        return f"{index}{identifier} {self[index]}"
+
+    def find(self, query: int | str) -> int:
+        """The class index for an index, an identifier, a name or an unambiguous part of one.
+
+        Raises:
+            NotFoundError: with the nearest names, or with all the classes that fit.
+        """
+        text = str(query).strip()
+        if text.lstrip("-").isdigit():
+            return self._checked(int(text))
+        if text in self.ids:
+            return self.ids.index(text)
+        for matches in self._matches(text):
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                listing = "; ".join(self.describe(index) for index in matches[:12])
+                more = f" and {len(matches) - 12} more" if len(matches) > 12 else ""
+                raise NotFoundError(f"class '{text}' fits several: {listing}{more}; give an index or a full name")
+        if not self.names:
+            raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
+        known = [*self.names, *(name for names in self.synonyms for name in names)]
+        raise NotFoundError(f"no class '{text}'{suggest(text, known)}")
+
+    def search(self, query: str) -> list[int]:
+        """All classes that fit a query, best first; empty if none does."""
+        if query.strip().isdigit() or query in self.ids:
+            return [self.find(query)]
+        found: dict[int, None] = {}
+        for matches in self._matches(query.strip()):
+            found.update(dict.fromkeys(matches))
+        return list(found)
+
+    def _checked(self, index: int) -> int:
+        if index < 0 or (self.names and index >= len(self.names)):
+            raise NotFoundError(
+                f"no class {index}; this classifier has {len(self.names)} classes, 0 to {len(self) - 1}"
+            )
+        return index
+
+    def _matches(self, text: str) -> list[list[int]]:
+        """Classes that fit, from the strictest reading of the text to the loosest."""
+        folded = text.casefold()
+        synonyms = self.synonyms or ((),) * len(self.names)
+        every = [
+            [name.casefold(), *(other.casefold() for other in more)]
+            for name, more in zip(self.names, synonyms, strict=True)
+        ]
+        whole_word = [any(f" {folded} " in f" {name.replace('-', ' ')} " for name in names) for names in every]
+        return [
+            [index for index, name in enumerate(self.names) if name == text],
+            [index for index, names in enumerate(every) if names[0] == folded],
+            [index for index, found in enumerate(whole_word) if found],
+            [index for index, names in enumerate(every) if any(folded in name for name in names)],
+        ]
+
+
+class Classifier:
+    """Any image classifier: a module on (N, C, H, W), how to feed it and how to read it. The module is never changed.
+
+    Args:
+        module: the network; maps normalised images (N, C, H, W) to scores (N, K), or to a tuple or dict
+            that holds them.
+        preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are.
+        labels: names of the K classes, a Labels or a sequence of names; None for numbers.
+        head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
+            its negative and its positive class), "score" for plain numbers without a probability.
+        name: what reports call it.
+        output: key or position of the scores where the module returns a dict or a tuple; None finds them.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> classifier = Classifier(net, Preprocess((8, 8)), ["cat", "dog"])
+        >>> classifier.logits(torch.rand(5, 3, 8, 8)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocess: Preprocess | None = None,
+        labels: Labels | Sequence[str] | None = None,
+        head: HeadKind = "softmax",
+        *,
+        name: str | None = None,
+        output: str | int | None = None,
+    ) -> None:
+        if not isinstance(module, nn.Module) and not callable(module):
+            raise ModelError(f"a classifier needs a torch.nn.Module, not {type(module).__name__}")
+        if head not in ("softmax", "sigmoid", "score"):
+            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid or score")
+        self.module = module
+        self.preprocess = preprocess or Preprocess(size=None)
+        self.labels = labels if isinstance(labels, Labels) else Labels(tuple(labels or ()))
+        self.head: HeadKind = head
+        self.name = name or type(module).__name__
+        self.output = output
+
+    def __repr__(self) -> str:
+        size = "any size" if self.preprocess.size is None else "x".join(map(str, self.preprocess.size))
+        return f"Classifier({self.name}, {size}, {len(self.labels) or 'unnamed'} classes, {self.head} head)"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def mean_image(self) -> Tensor:
+        """(C, 1, 1): the image that normalisation maps to zero; fills what is masked out."""
+        return torch.tensor(self.preprocess.mean, device=self.device).view(-1, 1, 1).clamp(0, 1)
+
+    def views(self, pictures: Sequence[Picture], kind: ViewKind = "center") -> tuple[View, ...]:
+        """One View per picture."""
+        return tuple(self.preprocess.view(picture_size(picture), kind) for picture in pictures)
+
+    def look(self, pictures: Sequence[Picture], views: Sequence[View]) -> Tensor:
+        """(N, C, h, w) in [0, 1] on the classifier's device: the pictures as the network sees them."""
+        sizes = {view.size for view in views}
+        if len(sizes) > 1:
+            raise OptionError(f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size")
+        seen = [
+            look(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
+            for picture, view in zip(pictures, views, strict=True)
+        ]
+        return torch.stack(seen).to(self.device)
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is not a batch of images for this network.
+
+        Raises:
+            OptionError: naming the shape that was got and the one expected.
+        """
+        channels = self.preprocess.channels
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise OptionError(f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]")
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1]."""
+        return self.read(self.module(self.preprocess.normalize(images)))
+
+    def read(self, output: Any) -> Tensor:
+        """(N, K) scores out of whatever the module returned.
+
+        A sigmoid head of one output and two labels becomes two scores, (-z, z).
+
+        Raises:
+            ModelError: if no scores are found in it.
+        """
+        scores = _find_scores(output, self.output)
+        if scores.ndim == 1:
+            scores = scores[:, None]
+        if scores.ndim > 2 and scores.shape[2:].numel() == 1:
+            scores = scores.flatten(1)
+        if scores.ndim != 2:
+            raise ModelError(
+                f"{self.name} returned scores of shape {tuple(scores.shape)}, not (N, classes); "
+                "wrap it so that it returns one row of scores per image"
+            )
+        if self.head == "sigmoid" and scores.shape[1] == 1 and len(self.labels) == 2:
+            scores = torch.cat([-scores, scores], dim=1)
+        return scores
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(N, K) in [0, 1]; for a head of plain scores the scores themselves."""
+        if self.head == "softmax":
+            return logits.softmax(dim=1)
+        return logits.sigmoid() if self.head == "sigmoid" else logits
+
+    def score(self, logits: Tensor, target: Target, default: Score = "logit") -> Tensor:
+        """(N,) the number that a target asks for, differentiable.
+
+        "logit" is S_c, "probability" p_c, "margin" S_c - max of the others; with `versus` all three are the
+        difference between the two classes. A head of plain scores has no probability: a method whose
+        default it is uses the score instead; asking for it by name is refused.
+        """
+        kind = target.score or default
+        if kind == "probability" and self.head == "score":
+            if target.score is not None:
+                raise OptionError(f"{self.name} has a head of plain scores: no probability; use score 'logit'")
+            kind = "logit"
+        self.check_target(target, logits.shape[1])
+        target = target.expand(logits.shape[0])
+        values = self.probabilities(logits) if kind == "probability" else logits
+        chosen = _pick(values, target.classes)
+        if target.versus:
+            return chosen - _pick(values, target.versus)
+        return chosen - _best_other(logits, target.classes) if kind == "margin" else chosen
+
+    def check_target(self, target: Target, classes: int) -> None:
+        """Refuse class indices that the network does not have."""
+        for index in (*target.classes, *target.versus):
+            if not 0 <= index < classes:
+                raise NotFoundError(f"no class {index}; {self.name} has {classes} classes, 0 to {classes - 1}")
+
+    def predictions(self, logits: Tensor, count: int = 5) -> list[list[Prediction]]:
+        """The best `count` classes of each row of logits, best first."""
+        probabilities = self.probabilities(logits.float())
+        best = probabilities.topk(min(count, logits.shape[1]), dim=1)
+        return [
+            [Prediction(index, self.labels[index], value) for index, value in zip(indices, values, strict=True)]
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def with_module(self, module: nn.Module) -> Classifier:
+        """The same classifier around another module."""
+        return Classifier(module, self.preprocess, self.labels, self.head, name=self.name, output=self.output)
+
+
+def _pick(values: Tensor, classes: tuple[int, ...]) -> Tensor:
+    index = torch.tensor(classes, device=values.device)
+    return values.gather(1, index[:, None])[:, 0]
+
+
+def _best_other(logits: Tensor, classes: tuple[int, ...]) -> Tensor:
+    if logits.shape[1] < 2:
+        raise OptionError("a margin needs at least two classes; use score 'logit'")
+    index = torch.tensor(classes, device=logits.device)[:, None]
+    return logits.scatter(1, index, float("-inf")).amax(dim=1)
+
+
+def _find_scores(output: Any, key: str | int | None) -> Tensor:
+    if key is not None:
+        try:
+            output = output[key]
+        except (KeyError, IndexError, TypeError):
+            keys = list(output) if isinstance(output, Mapping) else type(output).__name__
+            raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
+    if isinstance(output, Tensor):
+        return output
+    values = _first_known(output)
+    if values is None:
+        raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")
+    return values
+
+
+def _first_known(output: Any) -> Tensor | None:
+    """The logits of a dict, the first tensor of a tuple, or of an object with a field of that name."""
+    if isinstance(output, Mapping):
+        for key in ("logits", "scores", "output", "out", "pred", "prediction"):
+            if isinstance(output.get(key), Tensor):
+                return output[key]  # type: ignore[no-any-return]
+        tensors = [value for value in output.values() if isinstance(value, Tensor)]
+        return tensors[0] if len(tensors) == 1 else None
+    if isinstance(output, tuple | list) and output:
+        return output[0] if isinstance(output[0], Tensor) else _first_known(output[0])
+    logits = getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) else None

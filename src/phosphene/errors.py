@@ -1,0 +1,56 @@
+"""The errors of phosphene: each message names the input, what was wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PhospheneError(Exception):
+    """Base of every error that phosphene raises on purpose; its text is one line for a person."""
+
+
+class InputError(PhospheneError):
+    """A picture, table or folder that was given cannot be used."""
+
+
+class OptionError(PhospheneError):
+    """An option, method spec, target or argument that was given makes no sense."""
+
+
+class NotFoundError(OptionError):
+    """A name (class, layer, method, model) that does not exist, or that fits several."""
+
+
+class ModelError(PhospheneError):
+    """The network cannot do what was asked: its shape, its operations or its weights do not allow it."""
+
+
+class NumericalError(PhospheneError):
+    """A computation gave NaN, infinity or nothing at all."""
+
+
+class OutputError(PhospheneError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingExtraError(PhospheneError):
+    """An optional dependency is not installed; the message holds the install line."""
+
+
+def suggest(name: str, candidates: Iterable[str], limit: int = 3) -> str:
+    """The nearest of `candidates`, ready to end an error message.
+
+    Example:
+        >>> suggest("grad_cm", ["grad_cam", "rise"])
+        "; did you mean 'grad_cam'?"
+        >>> suggest("qqq", ["grad_cam", "rise"])
+        ''
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    folded = name.casefold()
+    near = get_close_matches(folded, by_folded, n=limit, cutoff=0.5)
+    near += [key for key in by_folded if folded and folded in key and key not in near][: limit - len(near)]
+    if not near:
+        return ""
+    return "; did you mean " + " or ".join(f"'{by_folded[key]}'" for key in near) + "?"

@@ -1,0 +1,235 @@
+"""Reading a network without running it on data: FX graph, layer names, default layer, linear head."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.types import Layer
+
+LayerName = str | nn.Module
+
+# Modules whose output is a place to stop at neither for a heat map nor for features.
+_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_PASSIVE_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax)
+_PASSIVE_FUNCTIONS = {torch.flatten, F.dropout, F.dropout2d, torch.reshape, torch.squeeze, operator.getitem}
+_PASSIVE_METHODS = {"flatten", "view", "reshape", "squeeze", "contiguous"}
+
+
+def layer_name(module: nn.Module, layer: LayerName) -> str:
+    """The dotted name of a layer given by name or as the module itself.
+
+    Raises:
+        NotFoundError: with the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> layer_name(net, net[1]), layer_name(net, "0")
+        ('1', '0')
+    """
+    names = dict(module.named_modules(remove_duplicate=False))
+    if isinstance(layer, nn.Module):
+        for name, child in names.items():
+            if child is layer:
+                return str(name)
+        raise NotFoundError(f"the layer {type(layer).__name__} is no part of this {type(module).__name__}")
+    if layer and layer in names:
+        return str(layer)
+    known = [name for name in names if name]
+    shown = suggest(str(layer), known) or f" (there are {len(known)}: {', '.join(known[:6])} ...)"
+    raise NotFoundError(f"no layer '{layer}' in {type(module).__name__}{shown}")
+
+
+def default_layer(layers: Sequence[Layer]) -> str:
+    """The last layer whose output still has places: where heat maps of classes are usually looked at.
+
+    Args:
+        layers: what ran, in the order of completion (hooks.survey).
+
+    Raises:
+        ModelError: if no layer has an output with places.
+    """
+    pools = {kind.__name__ for kind in (*_POOLS, *_PASSIVE_MODULES)}
+    for layer in reversed(layers):
+        if len(layer.shape) == 3 and layer.shape[1] * layer.shape[2] > 1 and layer.kind not in pools:
+            return layer.name
+    raise ModelError("no layer of this network has an output with places (N, C, h, w); name one with layer=")
+
+
+def trace(module: nn.Module) -> fx.GraphModule | None:
+    """The network as an FX graph, or None if its Python code depends on data.
+
+    Leaf modules are those of torch.nn and childless subclasses of them, such as a convolution with padding of
+    its own. The graph shares the module's weights.
+    """
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module))
+    except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
+        return None
+
+
+class _Tracer(fx.Tracer):
+    """Keeps what is in essence a torch.nn layer whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the graph shows the module as one node."""
+        derived = any(
+            base.__module__.startswith("torch.nn.modules") for base in type(m).__mro__[:-2] if base is not nn.Module
+        )
+        childless = next(m.children(), None) is None
+        return super().is_leaf_module(m, module_qualified_name) or (derived and childless)
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The end of a network that class activation maps need: features -> mean over places -> linear.
+
+    Args:
+        node: the FX node whose value (N, k, h, w) is averaged over its places.
+        weight: (K, k), or None where the averaged channels are the classes themselves.
+        bias: (K,) or None.
+        layer: the module the averaged value comes from, for reports.
+    """
+
+    node: str
+    weight: Tensor | None
+    bias: Tensor | None
+    layer: str
+
+
+def linear_head(traced: fx.GraphModule) -> LinearHead:
+    """The linear head of a traced network.
+
+    Raises:
+        ModelError: naming the operation that stands where pooling or a linear layer was expected.
+    """
+    node = _skip_passive(traced, _output_node(traced))
+    weight, bias, features = _linear_parameters(traced, node)
+    pool = _skip_passive(traced, features if weight is not None else node)
+    if not _is_global_average(traced, pool):
+        raise ModelError(
+            f"no class activation map: the network ends in '{_describe(traced, pool)}', not in global average pooling "
+            "and one linear layer; use grad_cam, which needs neither"
+        )
+    averaged = _skip_passive(traced, pool.args[0] if pool.args else pool.kwargs["input"], flatten=False)
+    return LinearHead(averaged.name, weight, bias, _nearest_module(averaged))
+
+
+def with_value(traced: fx.GraphModule, node_name: str) -> fx.GraphModule:
+    """A graph module that returns (output, value of the node), sharing the weights."""
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(traced.graph, mapping)
+    node = next(node for node in traced.graph.nodes if node.name == node_name)
+    graph.output((output, mapping[node]))
+    return fx.GraphModule(traced, graph)
+
+
+def _output_node(traced: fx.GraphModule) -> fx.Node:
+    output = next(node for node in reversed(traced.graph.nodes) if node.op == "output")
+    value: Any = output.args[0]
+    while not isinstance(value, fx.Node):
+        items = list(value.values()) if isinstance(value, dict) else value
+        if not isinstance(items, list | tuple) or not items:
+            raise ModelError("no class activation map: the network's output holds no tensor; use grad_cam")
+        value = items[0]
+    return value
+
+
+def _skip_passive(traced: fx.GraphModule, node: Any, *, flatten: bool = True) -> fx.Node:
+    """Down through what does not change the values: dropout in eval mode, flatten, reshape, identity."""
+    while isinstance(node, fx.Node):
+        if node.op == "call_module":
+            child = traced.get_submodule(str(node.target))
+            passive = isinstance(child, _PASSIVE_MODULES) and not isinstance(child, nn.Softmax | nn.LogSoftmax)
+            passive = passive and (flatten or not isinstance(child, nn.Flatten))
+        elif node.op == "call_function":
+            passive = node.target in _PASSIVE_FUNCTIONS - {operator.getitem} and (
+                flatten or node.target in (F.dropout, F.dropout2d)
+            )
+        else:
+            passive = flatten and node.op == "call_method" and node.target in _PASSIVE_METHODS
+        if not passive or not node.args:
+            return node
+        node = node.args[0]
+    raise ModelError("no class activation map: the network's output does not depend on its input; use grad_cam")
+
+
+def _linear_parameters(traced: fx.GraphModule, node: fx.Node) -> tuple[Tensor | None, Tensor | None, Any]:
+    """(weight, bias, input node) of the last linear layer or 1 x 1 convolution after pooling; else Nones."""
+    if node.op == "call_module":
+        child = traced.get_submodule(str(node.target))
+        if isinstance(child, nn.Linear):
+            return child.weight, child.bias, node.args[0]
+        if (
+            isinstance(child, nn.Conv2d)
+            and _is_pointwise(child)
+            and _is_global_average(traced, _skip_passive(traced, node.args[0]))
+        ):
+            return torch.flatten(child.weight, 1), child.bias, node.args[0]
+    if node.op == "call_function" and node.target is F.linear:
+        weight, bias = (_parameter(traced, argument) for argument in (*node.args[1:3], None)[:2])
+        return weight, bias, node.args[0]
+    return None, None, node
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    return convolution.kernel_size == (1, 1) and convolution.groups == 1
+
+
+def _parameter(traced: fx.GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = traced
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, Tensor) else None
+
+
+def _is_global_average(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        child = traced.get_submodule(str(node.target))
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            return child.output_size in (1, (1, 1))
+        # A pool of fixed size is global on the size it was made for; the method checks the sum.
+        return isinstance(child, nn.AvgPool2d)
+    if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
+        return (*node.args, node.kwargs.get("output_size"))[1] in (1, (1, 1), [1, 1])
+    if node.op == "call_function" and node.target is F.avg_pool2d:
+        return True
+    if node.target in (torch.mean, "mean") and node.op in ("call_function", "call_method"):
+        dims = node.kwargs.get("dim", (node.args[1:2] and node.args[1]) or node.args[1:])
+        return sorted(dims if isinstance(dims, list | tuple) else [dims]) in ([-2, -1], [2, 3])
+    return False
+
+
+def _nearest_module(node: fx.Node) -> str:
+    """The closest module below a node; what functions follow it is appended."""
+    functions: list[str] = []
+    while node.op not in ("call_module", "placeholder"):
+        functions.append(str(getattr(node.target, "__name__", node.target)))
+        below = [argument for argument in node.args if isinstance(argument, fx.Node)]
+        if not below:
+            break
+        node = below[0]
+    return " + ".join([str(node.target), *reversed(functions)])
+
+
+def _describe(traced: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return f"{node.target} ({type(traced.get_submodule(str(node.target))).__name__})"
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def check_layers(module: nn.Module, layers: Sequence[LayerName]) -> tuple[str, ...]:
+    """The dotted names of several layers; none is refused."""
+    if not layers:
+        raise OptionError("no layer was given; name at least one")
+    return tuple(layer_name(module, layer) for layer in layers)

@@ -1,0 +1,324 @@
+"""Which methods, recipes and metrics exist, what options they take, and how a configured one is spelled.
+
+A method is one function with a decorator; its keyword-only arguments are its options. The spelling is
+the same everywhere: ``occlusion:window=10x20,stride=5``, nested ``smoothgrad(saliency:crops=10):samples=8``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types as builtin_types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from phosphene.errors import NotFoundError, OptionError, suggest
+
+Kind = Literal["attribution", "recipe", "metric"]
+
+# Arguments that steer a call but are not part of a method's configuration.
+CALL_ARGUMENTS = frozenset({"generator", "batch_size", "progress"})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method: its name, type, default and the docstring line that explains it."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered method, recipe or metric with all that commands, reports and docs say about it."""
+
+    kind: Kind
+    name: str
+    function: Callable[..., Any]
+    title: str
+    family: str
+    paper: str
+    signed: bool = True
+    display: Literal["signed", "positive"] = "signed"
+    caveat: str = ""
+    traits: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """The options by name, read from the keyword-only arguments and the docstring."""
+        hints = get_type_hints(self.function)
+        docs = _argument_docs(self.function)
+        return {
+            name: Option(name, hints.get(name, str), parameter.default, docs.get(name, ""))
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in CALL_ARGUMENTS
+        }
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def accepts(self, name: str) -> bool:
+        """Whether the function takes an argument of this name."""
+        return name in inspect.signature(self.function).parameters
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A configured method: its name and the options that were set, in the order of its signature."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return format_spec(self)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The options as keyword arguments."""
+        return dict(self.options)
+
+
+_ENTRIES: dict[tuple[Kind, str], Entry] = {}
+
+
+def _register(kind: Kind, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        entry = Entry(kind=kind, name=about.pop("name", function.__name__), function=function, **about)
+        present = _ENTRIES.get((kind, entry.name))
+        if present is not None and present.function.__module__ != function.__module__:
+            raise OptionError(f"{kind} '{entry.name}' is registered already, by {present.function.__module__}")
+        _ENTRIES[kind, entry.name] = entry
+        return function
+
+    return decorate
+
+
+def register_attribution(
+    *,
+    title: str,
+    family: str,
+    paper: str,
+    signed: bool = True,
+    display: Literal["signed", "positive"] = "signed",
+    caveat: str = "",
+    **traits: Any,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register an attribution method: a function of (classifier, images, target, *, options) -> Attribution.
+
+    Args:
+        title: what a person reads above the map.
+        family: "gradient", "perturbation", "cam" or "feature".
+        paper: key into docs/references.bib.
+        signed: whether negative values mean evidence against.
+        display: "signed" for a diverging colour scale, "positive" to colour the positive part alone.
+        caveat: one sentence that keeps a reader from reading too much into the map.
+        traits: more facts; `view` may be a function of the options naming the View the method needs.
+
+    Example:
+        >>> @register_attribution(title="Mine", family="gradient", paper="me2026")
+        ... def my_method(classifier, images, target, *, samples: int = 4): ...
+        >>> entry("attribution", "my_method").options["samples"].default
+        4
+        >>> unregister("attribution", "my_method")
+    """
+    return _register(
+        "attribution",
+        title=title,
+        family=family,
+        paper=paper,
+        signed=signed,
+        display=display,
+        caveat=caveat,
+        traits=traits,
+    )
+
+
+def register_recipe(
+    *, title: str, paper: str, family: str = "synthesis", **traits: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a recipe that synthesises images."""
+    return _register("recipe", title=title, family=family, paper=paper, traits=traits)
+
+
+def register_metric(
+    *, title: str, paper: str, family: str = "metric", **traits: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a metric on maps, masks, boxes or images."""
+    return _register("metric", title=title, family=family, paper=paper, traits=traits)
+
+
+def unregister(kind: Kind, name: str) -> None:
+    """Forget one entry: for tests and interactive work."""
+    _ENTRIES.pop((kind, name), None)
+
+
+def entries(kind: Kind) -> dict[str, Entry]:
+    """All entries of a kind by name, sorted."""
+    return {name: _ENTRIES[found, name] for found, name in sorted(_ENTRIES) if found == kind}
+
+
+def entry(kind: Kind, name: str) -> Entry:
+    """One entry.
+
+    Raises:
+        NotFoundError: with the nearest names, if there is none.
+    """
+    try:
+        return _ENTRIES[kind, name]
+    except KeyError:
+        known = entries(kind)
+        listing = ", ".join(known)
+        raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {listing})") from None
+
+
+def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
+    """Read the spelling of a configured method; options are checked against its signature.
+
+    Raises:
+        OptionError: naming the option, what was got and what is possible.
+    """
+    if isinstance(text, Spec):
+        return text
+    name, inner, settings = _split(text.strip())
+    found = entry(kind, name)
+    values: dict[str, Any] = {}
+    if inner is not None:
+        if "inner" not in found.options:
+            raise OptionError(f"'{text}': {name} wraps no other method; write {name}:option=value")
+        values["inner"] = format_spec(parse_spec(inner, kind))
+    for setting in filter(None, _split_outside_parentheses(settings, ",")):
+        key, separator, raw = setting.partition("=")
+        key = key.strip()
+        if not separator or key not in found.options:
+            known = ", ".join(found.options) or "none"
+            raise OptionError(f"{name} has no option '{key}'{suggest(key, found.options)} (its options: {known})")
+        if key in values:
+            raise OptionError(f"'{text}': option '{key}' is given twice")
+        values[key] = _read(raw.strip(), found.options[key].type, f"{name}:{key}")
+    return make_spec(name, kind, **values)
+
+
+def make_spec(name: str, kind: Kind = "attribution", **options: Any) -> Spec:
+    """A spec from keyword arguments; options that equal the default are left out."""
+    known = entry(kind, name).options
+    for key in options:
+        if key not in known:
+            listing = ", ".join(known) or "none"
+            raise OptionError(f"{name} has no option '{key}'{suggest(key, known)} (its options: {listing})")
+    ordered = ((key, options[key]) for key in known if key in options)
+    return Spec(name, tuple((key, value) for key, value in ordered if value != known[key].default))
+
+
+def format_spec(spec: Spec) -> str:
+    """The spelling of a configured method; parse_spec(format_spec(s)) == s."""
+    options = spec.keywords
+    inner = options.pop("inner", None)
+    head = spec.name if inner is None else f"{spec.name}({inner})"
+    settings = ",".join(f"{key}={_write(value)}" for key, value in options.items())
+    return f"{head}:{settings}" if settings else head
+
+
+def _split(text: str) -> tuple[str, str | None, str]:
+    """'name(inner):settings' taken apart; a ':' that no 'key=' follows belongs to the name (captum:NAME)."""
+    if text.count("(") != text.count(")"):
+        raise OptionError(f"'{text}': brackets do not match; nested methods are written outer(inner):option=value")
+    head, *rest = _split_outside_parentheses(text, ":")
+    while rest and "=" not in rest[0]:
+        head += ":" + rest.pop(0)
+    name, bracket, tail = head.partition("(")
+    return name.strip(), tail.rstrip().removesuffix(")") if bracket else None, ":".join(rest)
+
+
+def _split_outside_parentheses(text: str, separator: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _write(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ("+" if value and isinstance(value[0], str) else "x").join(_write(item) for item in value)
+    return str(value)
+
+
+def _read(raw: str, kind: Any, where: str) -> Any:
+    """A value of the annotated type from its spelling."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, builtin_types.UnionType):
+        return _read_union(raw, arguments, where)
+    if origin is Literal:
+        return _read_choice(raw, arguments, where)
+    if origin is tuple:
+        return _read_tuple(raw, arguments, where)
+    if kind is bool:
+        return _read_choice(raw.lower(), ("true", "false"), where) == "true"
+    try:
+        return kind(raw)
+    except (TypeError, ValueError):
+        wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
+        raise OptionError(f"{where}: '{raw}' is not {wanted}") from None
+
+
+def _read_union(raw: str, arguments: tuple[Any, ...], where: str) -> Any:
+    if builtin_types.NoneType in arguments and raw.lower() == "none":
+        return None
+    errors: list[OptionError] = []
+    # str takes anything, so it is tried last.
+    for option in sorted(arguments, key=lambda item: item is str):
+        if option is builtin_types.NoneType:
+            continue
+        try:
+            return _read(raw, option, where)
+        except OptionError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _read_choice(raw: str, choices: tuple[Any, ...], where: str) -> Any:
+    for choice in choices:
+        if str(choice) == raw:
+            return choice
+    listing = ", ".join(str(choice) for choice in choices)
+    raise OptionError(f"{where}: '{raw}' is not one of {listing}")
+
+
+def _read_tuple(raw: str, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    items = raw.split("+" if arguments[0] is str else "x")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_read(item, arguments[0], where) for item in items)
+    if len(items) == 1:
+        items *= len(arguments)
+    if len(items) != len(arguments):
+        raise OptionError(f"{where}: '{raw}' has {len(items)} values, not {len(arguments)}; write 10 or 10x20")
+    return tuple(_read(item, kind, where) for item, kind in zip(items, arguments, strict=True))
+
+
+def _argument_docs(function: Callable[..., Any]) -> dict[str, str]:
+    """The lines of the docstring's Args section, by argument."""
+    docs: dict[str, str] = {}
+    current, inside = "", False
+    for line in (inspect.getdoc(function) or "").splitlines():
+        if line.strip() in ("Args:",):
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            break
+        elif inside and line.startswith("    ") and not line.startswith("     "):
+            current, _, text = line.strip().partition(":")
+            docs[current] = text.strip()
+        elif inside and line.strip() and current:
+            docs[current] += " " + line.strip()
+    return docs

@@ -1,0 +1,237 @@
+"""The passes that every method is made of: forward, input gradient, layer gradients; in micro-batches.
+
+They work inside no_grad, inference_mode and autocast alike, and leave the model, its gradients and the
+random state as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import NotFoundError
+from phosphene.graph import LinearHead
+from phosphene.hooks import capture
+from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.types import Score, Target, Unit
+
+Progress = Callable[[int, int], None]
+
+# Beyond this the activations of a batch no longer fit the caches and page faults eat the gain.
+_CPU_BATCH = 8
+_GPU_BATCH = 64
+
+
+@dataclass(frozen=True)
+class LayerPass:
+    """What one forward and backward pass gave at the layers: per layer (N, ...) on the device.
+
+    Args:
+        logits: (N, K).
+        score: (N,) of the target.
+        activations: per layer, its output.
+        gradients: per layer, d score / d output.
+    """
+
+    logits: Tensor
+    score: Tensor
+    activations: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+@contextmanager
+def plain_mode(device: torch.device, *, gradients: bool, precision: str = "exact") -> Iterator[None]:
+    """Whatever context the caller is in: no autocast, no inference mode, gradients as said; `fast` is bfloat16."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        fast = precision == "fast"
+        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast))
+        yield
+
+
+def batches(count: int, batch_size: int | None, device: torch.device) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each micro-batch."""
+    step = batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def forward(
+    classifier: Classifier, images: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
+) -> Tensor:
+    """(N, K) logits of images (N, C, H, W) in [0, 1], without gradients."""
+    prepared = prepare(classifier)
+    prepared.check_images(images)
+    rows: list[Tensor] = []
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            rows.append(prepared.logits(ready(prepared, images[start:stop])).float())
+            if progress is not None:
+                progress(stop, len(images))
+    return torch.cat(rows)
+
+
+def activations(
+    classifier: Classifier, images: Tensor, layers: Sequence[str], *, batch_size: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(logits, outputs of the layers) of images (N, C, H, W), without gradients."""
+    prepared = prepare(classifier, keep=layers)
+    prepared.check_images(images)
+    logits: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            with capture(prepared.module, layers) as found:
+                logits.append(prepared.logits(ready(prepared, images[start:stop])).float())
+            for name in layers:
+                parts[name].append(found[name].float())
+    return torch.cat(logits), {name: torch.cat(values) for name, values in parts.items()}
+
+
+def head_features(
+    classifier: Classifier, images: Tensor, *, batch_size: int | None = None
+) -> tuple[Tensor, Tensor, LinearHead]:
+    """(logits (N, K), features (N, k, h, w) that the linear head averages, the head), without gradients.
+
+    Raises:
+        ModelError: if the network cannot be traced or does not end in pooling and one linear layer.
+    """
+    prepared = prepare(classifier)
+    prepared.check_images(images)
+    graph, head = prepared.linear_head
+    logits, features = [], []
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            output, value = graph(prepared.preprocess.normalize(ready(prepared, images[start:stop])))
+            logits.append(prepared.read(output).float())
+            features.append(value.float())
+    return torch.cat(logits), torch.cat(features), head
+
+
+def input_gradient(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    *,
+    score: Score = "logit",
+    batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(score (N,), gradient (N, C, H, W)) of the target's score with respect to the images in [0, 1]."""
+    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    scores, gradients = [], []
+    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            inputs = ready(prepared, images[start:stop]).requires_grad_()
+            _, values = scored(prepared, inputs, target.rows(start, stop), score)
+            (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+            gradients.append(torch.zeros_like(inputs) if gradient is None else gradient)
+            scores.append(values.detach().float())
+    return torch.cat(scores), torch.cat(gradients).float().contiguous()
+
+
+def layer_gradients(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    layers: Sequence[str],
+    *,
+    score: Score = "logit",
+    batch_size: int | None = None,
+) -> LayerPass:
+    """Outputs of the layers and the gradients of the score there; nothing is computed backward below the layers."""
+    prepared = prepare(classifier, keep=(*layers, *unit_layers(target)))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    parts = [
+        _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
+        for start, stop in batches(len(images), batch_size, prepared.device)
+    ]
+    return LayerPass(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.score for part in parts]),
+        {name: torch.cat([part.activations[name] for part in parts]) for name in layers},
+        {name: torch.cat([part.gradients[name] for part in parts]) for name in layers},
+    )
+
+
+def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
+    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        with capture(prepared.module, layers, edit=_start_of_graph) as found:
+            logits, values = scored(prepared, ready(prepared, images), target, score)
+        outputs = [found[name] for name in layers]
+        if values.requires_grad:
+            gradients = torch.autograd.grad(values.sum(), outputs, allow_unused=True)
+        else:
+            gradients = tuple(torch.zeros_like(output) for output in outputs)
+    zeros = (torch.zeros_like(output) for output in outputs)
+    return LayerPass(
+        logits.detach().float(),
+        values.detach().float(),
+        {name: output.detach().float() for name, output in zip(layers, outputs, strict=True)},
+        {
+            name: (zero if gradient is None else gradient).float()
+            for name, gradient, zero in zip(layers, gradients, zeros, strict=True)
+        },
+    )
+
+
+def _start_of_graph(_name: str, output: Tensor) -> Tensor:
+    """The first layer on the way becomes a leaf, so that nothing below it is recorded; later ones stay linked."""
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> tuple[Tensor, Tensor]:
+    """(logits, score (N,)) of one batch, with the graph to differentiate; the score is of a class or of a unit."""
+    if target.unit is None:
+        logits = prepared.logits(inputs)
+        return logits, prepared.score(logits.float(), target, score)
+    with capture(prepared.module, [target.unit.layer]) as found:
+        logits = prepared.logits(inputs)
+    return logits, unit_score(found[target.unit.layer], target.unit)
+
+
+def unit_score(output: Tensor, unit: Unit) -> Tensor:
+    """(N,) activation of a unit in a layer's output (N, C, h, w), (N, T, C) or (N, C).
+
+    A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
+    gradient is the layer's own activation.
+    """
+    if unit.channel is None:
+        return 0.5 * output.float().square().flatten(1).sum(dim=1)
+    values = _channel(output, unit)
+    if unit.place is not None:
+        row, column = unit.place
+        if values.ndim != 3 or not (0 <= row < values.shape[1] and 0 <= column < values.shape[2]):
+            raise _no_such_unit(unit, output)
+        return values[:, row, column]
+    return values.flatten(1).mean(dim=1)
+
+
+def _channel(output: Tensor, unit: Unit) -> Tensor:
+    axis = 2 if output.ndim == 3 else 1
+    if unit.channel is None or not 0 <= unit.channel < output.shape[axis]:
+        raise _no_such_unit(unit, output)
+    return output.select(axis, unit.channel).float()
+
+
+def _no_such_unit(unit: Unit, output: Tensor) -> NotFoundError:
+    return NotFoundError(f"no unit {unit}: the output of {unit.layer} for one image is {tuple(output.shape[1:])}")
+
+
+def unit_layers(target: Target) -> tuple[str, ...]:
+    """The layers that have to be watched for a target."""
+    return () if target.unit is None else (target.unit.layer,)
+
+
+def ready(prepared: Prepared, images: Tensor) -> Tensor:
+    """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
+    ready = images.detach().to(prepared.device, torch.float32)
+    return ready.clone(memory_format=torch.channels_last)

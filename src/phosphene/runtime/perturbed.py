@@ -1,0 +1,93 @@
+"""Scores of many perturbed copies of each image: covered windows, blended masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.runtime.passes import batches, plain_mode, ready, scored, unit_layers
+from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.types import Score, Target
+
+Progress = Callable[[int, int], None]
+Box = tuple[int, int, int, int]
+
+
+def masked_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    boxes: Sequence[Box],
+    fill: Tensor,
+    *,
+    score: Score = "probability",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(clean scores (N,), scores (N, windows)): each box (y0, x0, y1, x1) covered by the color `fill` (C, 1, 1)."""
+
+    def covered(image: Tensor, start: int, stop: int) -> Tensor:
+        copies = image.repeat(stop - start, 1, 1, 1)
+        for copy, (y0, x0, y1, x1) in zip(copies, boxes[start:stop], strict=True):
+            copy[:, y0:y1, x0:x1] = fill.to(copy)
+        return copies
+
+    return _perturbed_scores(classifier, images, target, len(boxes), covered, score, batch_size, progress)
+
+
+def blended_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    masks: Tensor,
+    fill: Tensor,
+    *,
+    score: Score = "probability",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(clean scores (N,), scores (N, masks)) of image * mask + fill * (1 - mask), masks (M, H, W) in [0, 1]."""
+
+    def blended(image: Tensor, start: int, stop: int) -> Tensor:
+        part = masks[start:stop, None].to(image)
+        return torch.lerp(fill.to(image).expand_as(image), image, part)
+
+    return _perturbed_scores(classifier, images, target, len(masks), blended, score, batch_size, progress)
+
+
+def _perturbed_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    count: int,
+    perturb: Callable[[Tensor, int, int], Tensor],
+    score: Score,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    clean = _scores(prepared, (images[i : i + 1] for i in range(len(images))), target, score)
+    rows = []
+    for index, image in enumerate(images):
+        own = target.rows(index, index + 1)
+        parts: list[Tensor] = []
+        for start, stop in batches(count, batch_size, prepared.device):
+            parts.append(_score(prepared, perturb(image.detach().float(), start, stop), own, score))
+            if progress is not None:
+                progress(index * count + stop, len(images) * count)
+        rows.append(torch.cat(parts))
+    return clean, torch.stack(rows)
+
+
+def _scores(prepared: Prepared, singles: Iterator[Tensor], target: Target, score: Score) -> Tensor:
+    return torch.cat([_score(prepared, image, target.rows(i, i + 1), score) for i, image in enumerate(singles)])
+
+
+def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        return scored(prepared, ready(prepared, images), target, score)[1].float()

@@ -1,0 +1,161 @@
+"""One prepared form of a classifier, made once and kept: frozen, in eval mode, laid out for speed.
+
+The user's module is never touched: what runs is a copy of its structure that shares the weights, without
+gradients of its own. A changed weight is noticed and the copy made anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+
+from phosphene.classifier import Classifier
+from phosphene.errors import ModelError, OptionError
+from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, linear_head, trace, with_value
+from phosphene.hooks import survey
+from phosphene.runtime.allocator import keep_freed_memory
+from phosphene.types import Layer
+
+Precision = Literal["exact", "fast"]
+Signature = tuple[object, ...]
+
+
+class Prepared(Classifier):
+    """A classifier ready to run: `prepare` makes it, and every method accepts it where it accepts a Classifier.
+
+    Args:
+        source: the classifier it was made from.
+        keep: layers that exist in it unchanged, so that capture gives the same values as the original.
+        precision: "exact" float32, "fast" bfloat16 where that is faster.
+    """
+
+    def __init__(self, source: Classifier, keep: tuple[str, ...], precision: Precision) -> None:
+        super().__init__(
+            freeze(source.module),
+            source.preprocess,
+            source.labels,
+            source.head,
+            name=source.name,
+            output=source.output,
+        )
+        self.source = source
+        self.keep = keep
+        self.precision: Precision = precision
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Every layer that runs, in the order of completion, with the shape of its output."""
+        size = self.preprocess.size or (224, 224)
+        images = self.mean_image.expand(1, -1, *size)
+        return survey(self.module, self.preprocess.normalize(images))
+
+    @cached_property
+    def traced(self) -> fx.GraphModule | None:
+        """The FX graph, or None where the network's code depends on data."""
+        return trace(self.module)
+
+    @cached_property
+    def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
+        """The linear head, and the network as a graph that also returns the features it averages.
+
+        Raises:
+            ModelError: if the network cannot be traced or ends in something else.
+        """
+        if self.traced is None:
+            raise ModelError(
+                f"no class activation map: the code of {self.name} depends on data and cannot be read; use grad_cam"
+            )
+        head = linear_head(self.traced)
+        return with_value(self.traced, head.node), head
+
+    @property
+    def default_layer(self) -> str:
+        """The layer that CAM methods look at unless told otherwise."""
+        return default_layer(self.layers)
+
+    def layer_name(self, layer: LayerName | None) -> str:
+        """The dotted name of a layer given by name, as a module of the original network, or None for the default."""
+        return self.default_layer if layer is None else layer_name(self.source.module, layer)
+
+
+_PREPARED: WeakKeyDictionary[Classifier, dict[tuple[tuple[str, ...], Precision], tuple[Signature, Prepared]]] = (
+    WeakKeyDictionary()
+)
+
+
+def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: Precision | None = None) -> Prepared:
+    """The prepared form of a classifier, made at the first call and kept until a weight changes.
+
+    Args:
+        classifier: any classifier; a prepared one is returned as it is if it keeps the layers asked for.
+        keep: layers whose outputs must be exactly those of the original.
+        precision: "exact" (default) or "fast".
+
+    Raises:
+        OptionError: for an unknown precision.
+        NotFoundError: for an unknown layer.
+
+    Example:
+        >>> classifier = Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+        >>> prepare(classifier) is prepare(classifier)
+        True
+    """
+    source, kept = classifier, tuple(keep)
+    if isinstance(classifier, Prepared):
+        source, precision = classifier.source, precision or classifier.precision
+        kept = (*classifier.keep, *kept)
+    precision = precision or "exact"
+    if precision not in ("exact", "fast"):
+        raise OptionError(f"precision '{precision}' is unknown; choose exact or fast")
+    names = tuple(sorted({layer_name(source.module, layer) for layer in kept}))
+    if isinstance(classifier, Prepared) and (names, precision) == (classifier.keep, classifier.precision):
+        return classifier
+    return _cached(source, names, precision)
+
+
+def _cached(source: Classifier, names: tuple[str, ...], precision: Precision) -> Prepared:
+    signature = _signature(source.module)
+    known = _PREPARED.setdefault(source, {})
+    found = known.get((names, precision))
+    if found is not None and found[0] == signature:
+        return found[1]
+    keep_freed_memory()
+    prepared = Prepared(source, names, precision)
+    known[names, precision] = (signature, prepared)
+    return prepared
+
+
+def _signature(module: nn.Module) -> Signature:
+    """Changes whenever a weight is replaced, moved or written to."""
+    tensors = (*module.parameters(), *module.buffers())
+    return tuple((tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode that shares the weights of the original but needs no gradients.
+
+    Raises:
+        ModelError: if the module cannot be copied.
+    """
+    shared: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        detached = tensor.detach()
+        shared[id(tensor)] = nn.Parameter(detached, requires_grad=False) if _is_parameter(tensor) else detached
+    try:
+        with torch.inference_mode(False):
+            frozen = copy.deepcopy(module, shared)
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
+        ) from error
+    return frozen.eval()
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)

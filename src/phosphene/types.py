@@ -1,0 +1,260 @@
+"""The few types that everything else passes around: frozen, data only, no model and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from phosphene.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Score = Literal["logit", "probability", "margin"]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A place inside a network: a layer, one of its channels, one position of that channel.
+
+    Args:
+        layer: dotted name of the module.
+        channel: index of the channel; None for the whole layer.
+        place: (row, column) in the layer's own grid; None for the mean over all places.
+    """
+
+    layer: str
+    channel: int | None = None
+    place: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        text = self.layer if self.channel is None else f"{self.layer}={self.channel}"
+        return text if self.place is None else f"{text}@{self.place[0]},{self.place[1]}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is explained: a class, a class against another, or a unit of a layer. Data, never a callable.
+
+    Args:
+        classes: one class index for all images, or one for each image; empty for a unit.
+        versus: the classes to tell apart from, as many as `classes`; empty for none.
+        unit: a unit inside the network, instead of classes.
+        score: what is differentiated or watched: the class's "logit", its "probability", or the
+            "margin" to the best other class. None leaves the choice to the method.
+
+    Example:
+        >>> Target.of(281)
+        Target(classes=(281,), versus=(), unit=None, score=None)
+        >>> Target.of([281, 504]).expand(2).classes
+        (281, 504)
+    """
+
+    classes: tuple[int, ...] = ()
+    versus: tuple[int, ...] = ()
+    unit: Unit | None = None
+    score: Score | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.classes) == (self.unit is not None):
+            raise OptionError("a target is either one or more classes or one unit of a layer; give exactly one of them")
+        if self.score not in (None, "logit", "probability", "margin"):
+            raise OptionError(f"score {self.score!r} is unknown; choose logit, probability or margin")
+        if self.versus and self.unit is not None:
+            raise OptionError("a unit has no class to be told apart from; drop the unit or 'versus'")
+        if self.versus and len(self.versus) not in (1, len(self.classes)):
+            raise OptionError(
+                f"{len(self.versus)} versus-classes for {len(self.classes)} classes; give one, or one for each"
+            )
+
+    @classmethod
+    def of(
+        cls, classes: int | Iterable[int], *, versus: int | Iterable[int] | None = None, score: Score | None = None
+    ) -> Target:
+        """The target for one class index, or for one index per image."""
+        return cls(_indices(classes), () if versus is None else _indices(versus), None, score)
+
+    def expand(self, count: int) -> Target:
+        """The same target with one class for each of `count` images.
+
+        Raises:
+            OptionError: if there are several classes, but not `count` of them; never zipped short.
+        """
+        if self.unit is not None:
+            return self
+        return replace(
+            self,
+            classes=_broadcast(self.classes, count, "target classes"),
+            versus=_broadcast(self.versus, count, "versus classes") if self.versus else (),
+        )
+
+    def rows(self, start: int, stop: int) -> Target:
+        """The part of an expanded target that belongs to images `start` to `stop`."""
+        return replace(self, classes=self.classes[start:stop], versus=self.versus[start:stop])
+
+    def with_default_score(self, score: Score) -> Target:
+        """The same target, `score` filled in where none was chosen."""
+        return self if self.score is not None else replace(self, score=score)
+
+
+def _indices(value: int | Iterable[int]) -> tuple[int, ...]:
+    if isinstance(value, str):
+        raise OptionError(f"class {value!r} is a name; look it up first: classifier.labels.find({value!r})")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    values: Iterable[int] = value if isinstance(value, Iterable) else (value,)
+    return tuple(int(index) for index in values)
+
+
+def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
+    if len(values) == count:
+        return values
+    if len(values) == 1:
+        return values * count
+    raise OptionError(f"{len(values)} {what} for {count} images; give one for all, or one for each")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named module that ran: its kind, the shape of its output for one image, its turn in the order of completion."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    order: int
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a picture the network saw: the whole is resized to `scaled`, then `crop` is cut out.
+
+    Args:
+        original: (height, width) of the picture after EXIF rotation, in pixels.
+        scaled: (height, width) that the whole picture is resized to.
+        crop: (top, left, height, width) of the part shown to the network, in pixels of `scaled`.
+
+    Example:
+        >>> View((300, 451), (256, 384), (16, 80, 224, 224)).box
+        (93.958..., 18.75, 357.041..., 281.25)
+    """
+
+    original: Size
+    scaled: Size
+    crop: tuple[int, int, int, int]
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of what the network sees, in its own pixels."""
+        return self.crop[2], self.crop[3]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Original pixels per network pixel, (vertical, horizontal)."""
+        return self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) of the part that was seen, in original pixels, half-open."""
+        (top, left, height, width), (sy, sx) = self.crop, self.scale
+        return left * sx, top * sy, (left + width) * sx, (top + height) * sy
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps that say how much each place of each image matters to a target: raw, signed, on the device.
+
+    Args:
+        maps: (N, h, w) float32 on the method's native grid; the values the paper defines.
+        target: the resolved target, one class per image.
+        score: (N,) value of the target's score on the clean images.
+        spec: the method and its options, as a spec that parses back to the same.
+        offset: (y, x) of the centre of cell (0, 0), in network pixels (the first pixel's centre is 0.5).
+        stride: (y, x) network pixels between neighbouring cells.
+        size: (height, width) of the images in network pixels.
+        evidence: (N, h', w') what is laid on the picture where that differs from `maps` (occlusion's
+            drop of probability per pixel), one cell a pixel; None where the maps are it.
+        views: one View per image, where the images were cut out of larger pictures.
+        layer: name of the layer that was looked at, if any.
+        signed: whether negative values mean evidence against.
+        display: how it is meant to be coloured: "signed" diverging, "positive" positive part alone.
+        seconds: wall time per image.
+        checks: self-checks per image, such as the completeness error of integrated gradients.
+        problems: one line per image, or None: why a map says nothing (NaN, zero everywhere).
+        notes: what the user should know about how the maps were made.
+    """
+
+    maps: Tensor
+    target: Target
+    score: Tensor
+    spec: str
+    offset: tuple[float, float]
+    stride: tuple[float, float]
+    size: Size
+    evidence: Tensor | None = None
+    views: tuple[View, ...] = ()
+    layer: str | None = None
+    signed: bool = True
+    display: Literal["signed", "positive"] = "signed"
+    seconds: float = 0.0
+    checks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    problems: tuple[str | None, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.maps.shape[0])
+
+    def __getitem__(self, index: int) -> Attribution:
+        """The attribution of one image alone, still with a leading dimension of 1."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"image {index} of {count}")
+        index %= count
+        rows = slice(index, index + 1)
+        classes = self.target if self.target.unit is not None else self.target.rows(index, index + 1)
+        return replace(
+            self,
+            maps=self.maps[rows],
+            target=classes,
+            score=self.score[rows],
+            evidence=None if self.evidence is None else self.evidence[rows],
+            views=self.views[rows],
+            checks={name: values[rows] for name, values in self.checks.items()},
+            problems=self.problems[rows],
+        )
+
+    @property
+    def heat(self) -> Tensor:
+        """(N, h, w) what is laid on the picture: `evidence` where there is one, else `maps`."""
+        return self.maps if self.evidence is None else self.evidence
+
+    @property
+    def heat_grid(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(offset, stride) of `heat` in network pixels."""
+        return (self.offset, self.stride) if self.evidence is None else ((0.5, 0.5), (1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of a classifier's answer."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a run: where it came from, whether it worked, and what it made."""
+
+    path: str
+    status: Literal["ok", "error"]
+    error: str | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+def first_problem(problems: Sequence[str | None]) -> str | None:
+    """The first problem that is one, or None."""
+    return next((problem for problem in problems if problem), None)
