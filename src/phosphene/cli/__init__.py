@@ -1,0 +1,28 @@
+"""The command `phosphene`: parses, calls runs, prints. One file per command, each found by itself.
+
+Nothing heavy is imported before a command really runs, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+from phosphene.cli.app import app
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def main() -> None:
+    """Run the command line; the process exits 0 all well, 1 some inputs failed, 2 usage."""
+    try:
+        app(prog_name="phosphene")
+    except BrokenPipeError:  # the reader of a pipe has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,31 @@
+"""phosphene activations: what the channels of a layer show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, app, command
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+
+@command(app, "activations")
+def activations(
+    common: Common,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture.")],
+    layer: Annotated[list[str] | None, typer.Option("--layer", metavar="NAME", help="A layer; repeatable.")] = None,
+    channel: Annotated[list[int] | None, typer.Option("--channel", help="A channel to draw; repeatable.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many of the strongest channels to draw.")] = 24,
+    scale: Annotated[
+        Literal["shared", "channel"], typer.Option(help="One colour scale for all channels, or each its own.")
+    ] = "shared",
+) -> Answer:
+    """Plot the feature maps of layers for one picture, with statistics of every channel and the raw arrays."""
+    from phosphene.runs.activations import show_activations
+
+    answer = show_activations(image, layer or (), common, channels=channel or (), count=count, shared=scale == "shared")
+    lines = [f"{row['layer']}  {'x'.join(map(str, row['shape']))}: {row['picture']}" for row in answer["layers"]]
+    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]))

@@ -1,0 +1,176 @@
+"""The frame of every command: common options, errors as one line, JSON, progress."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phosphene import __version__
+from phosphene.errors import OptionError, PhospheneError
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Announce, Common
+
+app = typer.Typer(
+    name="phosphene",
+    help="See what an image classifier has learned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command has to say: JSON for programs, lines for people, and whether some inputs failed."""
+
+    json: Mapping[str, Any]
+    text: str
+    failed: bool = False
+
+
+Model = Annotated[str, typer.Option("--model", metavar="SPEC", help="Classifier: embedded, embedded:lite2, ...")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; default where the model loads.")]
+PrecisionOption = Annotated[
+    Literal["exact", "fast"], typer.Option("--precision", help="exact: float32; fast: bfloat16 where that is faster.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run folder [default: ./phosphene-runs/...].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "model": (Model, "embedded"),
+    "device": (Device, None),
+    "precision": (PrecisionOption, "exact"),
+    "seed": (Seed, 0),
+    "out": (Out, None),
+    "overwrite": (Overwrite, False),
+}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"phosphene {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _frame(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def command(
+    group: typer.Typer, name: str, *, common: bool = True
+) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
+    """Make a command of a function that returns an Answer.
+
+    With `common`, the function's first parameter is a Common and the command takes the common options.
+    """
+
+    def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*args: Any, **given: Any) -> None:
+            as_json = given.pop("json")
+            with _one_line_errors(as_json):
+                if common:
+                    with _progress() as announce:
+                        answer = function(_common(given, announce), *args, **given)
+                else:
+                    answer = function(*args, **given)
+                _print(answer, as_json)
+            if answer.failed:
+                raise typer.Exit(1)
+
+        # Annotations are read one by one: that of Common is never needed and would import torch.
+        written = list(inspect.signature(function).parameters.values())[1 if common else 0 :]
+        own = [
+            item.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_evaluated(item.annotation, function))
+            for item in written
+        ]
+        shared = _COMMON if common else {}
+        extra = [_parameter(key, kind, default) for key, (kind, default) in shared.items()]
+        parameters = [*own, *extra, _parameter("json", Json, False)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        group.command(name)(run)
+        return run
+
+    return decorate
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+    return eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _common(given: dict[str, Any], announce: Announce) -> Common:
+    from phosphene.runs.session import Common
+
+    return Common(announce=announce, **{key: given.pop(key) for key in _COMMON})
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        from phosphene.store import without_nan
+
+        print(json.dumps(without_nan(answer.json), allow_nan=False))
+    elif answer.text:
+        print(answer.text)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _one_line_errors(as_json: bool) -> Iterator[None]:
+    """Errors that phosphene raises on purpose become one line; usage errors exit 2, the others 1."""
+    try:
+        yield
+    except PhospheneError as error:
+        message = " ".join(str(error).split("\n"))
+        print(f"phosphene: {message}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": message}))
+        raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
+    except KeyboardInterrupt:
+        print("phosphene: stopped; what was finished is kept", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Announce]:
+    """A progress line with the time that is left, on a terminal; nothing when piped."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total, _text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def announce(done: int, total: int, text: str) -> None:
+            if text not in tasks:
+                for old in tasks.values():
+                    bar.remove_task(old)
+                tasks.clear()
+                tasks[text] = bar.add_task(text, total=total)
+            bar.update(tasks[text], completed=done, total=total)
+
+        yield announce

@@ -1,0 +1,107 @@
+"""phosphene explain: why the classifier says what it says about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, app, command
+from phosphene.errors import OptionError
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+    from phosphene.types import Unit
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")]
+ClassOption = Annotated[
+    str, typer.Option("--class", metavar="CLASS|topK", help="Index, WordNet id, name or part of one; or the K best.")
+]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", metavar="SPEC", help="e.g. occlusion:window=20,stride=10; repeatable.")
+]
+LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help="Layer of the methods that need one.")]
+UnitOption = Annotated[
+    str | None,
+    typer.Option("--unit", metavar="LAYER=CHANNEL", help="A unit instead of a class, or LAYER=CHANNEL@ROW,COLUMN."),
+]
+
+
+@command(app, "explain")
+def explain(
+    common: Common,
+    images: Images,
+    class_: ClassOption = "top1",
+    versus: Annotated[str | None, typer.Option(metavar="CLASS", help="Why the class and not this one.")] = None,
+    unit: UnitOption = None,
+    method: Methods = None,
+    layer: LayerOption = None,
+    score: Annotated[
+        Literal["logit", "probability", "margin"] | None,
+        typer.Option(help="What is explained; default the method's."),
+    ] = None,
+    view: Annotated[
+        Literal["center", "whole"], typer.Option(help="The centre as trained, or the whole frame.")
+    ] = "center",
+    scale: Annotated[
+        Literal["image", "shared"], typer.Option(help="Colour scale: each map its own, or one per method.")
+    ] = "image",
+) -> Answer:
+    """Explain what the classifier sees in pictures: heat maps on the originals, a report, raw maps."""
+    from phosphene.runs.explain import Question, explain_files
+
+    question = Question.of(
+        method or (),
+        classes=class_,
+        versus=versus,
+        unit=parse_unit(unit) if unit else None,
+        layer=layer,
+        score=score,
+        view=view,
+        scale=scale,
+    )
+    return explained(explain_files(images, question, common))
+
+
+@command(app, "demo")
+def demo(common: Common) -> Answer:
+    """The tour: the embedded classifier explained on packaged pictures, with a report to open."""
+    from phosphene.runs.demo import demo as run_demo
+
+    return explained(run_demo(common))
+
+
+def parse_unit(text: str) -> Unit:
+    """A unit from LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN; LAYER alone is the whole layer."""
+    from phosphene.types import Unit
+
+    layer, _, rest = text.partition("=")
+    channel, _, place = rest.partition("@")
+    try:
+        rows = tuple(int(part) for part in place.split(",")) if place else ()
+        if len(rows) not in (0, 2) or not layer:
+            raise ValueError(text)
+        return Unit(layer, int(channel) if channel else None, (rows[0], rows[1]) if rows else None)
+    except ValueError:
+        raise OptionError(f"--unit '{text}' is not LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN") from None
+
+
+def explained(answer: Mapping[str, Any]) -> Answer:
+    """The answer of `explain` for people: predictions, what failed, where the report is."""
+    lines = []
+    for image in answer["images"]:
+        if image["status"] == "error":
+            lines.append(f"{image['path']}\n  failed: {image['error']}")
+            continue
+        lines.append(image["path"])
+        lines += [f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"]]
+        for shown in image["maps"]:
+            what = f"{shown['method']} for {shown['target']['label']}"
+            lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {shown['overlay']}")
+    failed = any(
+        image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
+        for image in answer["images"]
+    )
+    lines.append(f"report: {answer['report']}")
+    return Answer(answer, "\n".join(lines), failed)

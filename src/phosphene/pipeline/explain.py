@@ -1,0 +1,169 @@
+"""explain: pictures and a classifier in, attributions out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+import phosphene.attribution  # noqa: F401  (registers the methods)
+from phosphene.classifier import Classifier, ViewKind
+from phosphene.errors import OptionError
+from phosphene.graph import LayerName
+from phosphene.images import as_pictures
+from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
+from phosphene.runtime import forward, prepare
+from phosphene.runtime.prepare import Precision
+from phosphene.types import Attribution, Target
+from phosphene.zoo import load_classifier
+
+TargetLike = Target | int | str | Sequence[int | str] | None
+
+
+@overload
+def explain(classifier: Classifier | str, images: Any, method: str | Spec = ..., **options: Any) -> Attribution: ...
+
+
+@overload
+def explain(
+    classifier: Classifier | str, images: Any, method: Sequence[str | Spec], **options: Any
+) -> dict[str, Attribution]: ...
+
+
+def explain(
+    classifier: Classifier | str,
+    images: Any,
+    method: str | Spec | Sequence[str | Spec] = "grad_cam",
+    *,
+    target: TargetLike = None,
+    layer: LayerName | None = None,
+    view: ViewKind = "center",
+    precision: Precision | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution | dict[str, Attribution]:
+    """Why the classifier says what it says about one or many pictures.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        images: a path, PIL image, array (H, W, C) or tensor (C, H, W) or (N, C, H, W), or a sequence of them;
+            floats in [0, 1].
+        method: a method spec such as "occlusion:window=20,stride=10", or several of them.
+        target: a class (index, WordNet id or name), one class per picture, or a Target; None explains each
+            picture's best class.
+        layer: for methods that look at a layer: its dotted name or the module itself; None for the default.
+        view: "center" as the network was trained, or "whole" for the entire frame.
+        precision: "exact" or "fast".
+        seed: of the methods that draw random numbers.
+        batch_size: images per pass; None chooses.
+        progress: called with (steps done, steps in all) by methods of many passes.
+
+    Returns:
+        The Attribution of all pictures, or for several methods one per spec.
+
+    Raises:
+        InputError: for a picture that cannot be read.
+        NotFoundError: for an unknown method, class or layer, with the nearest names.
+        OptionError: for a method that does not take a layer, or targets that do not fit the pictures.
+
+    Example:
+        >>> from skimage.data import chelsea
+        >>> result = explain("embedded", chelsea(), "grad_cam")
+        >>> load_classifier("embedded").labels[result.target.classes[0]]
+        'Egyptian cat'
+        >>> result.maps.shape
+        torch.Size([1, 7, 7])
+    """
+    prepared = prepare(load_classifier(classifier), precision=precision)
+    pictures = as_pictures(images)
+    goal = resolve_target(prepared, target)
+    if goal is None:
+        centered = prepared.look(pictures, prepared.views(pictures, view))
+        goal = Target.of(forward(prepared, centered, batch_size=batch_size).argmax(dim=1))
+    goal = goal.expand(len(pictures))
+    single = isinstance(method, str | Spec)
+    results: dict[str, Attribution] = {}
+    for spec in [parse_spec(item) for item in ([method] if single else method)]:  # type: ignore[union-attr,list-item]
+        views = prepared.views(pictures, needed_view(spec, view))
+        result = attribute(
+            prepared,
+            prepared.look(pictures, views),
+            goal,
+            spec,
+            layer=layer,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        results[format_spec(spec)] = replace(result, views=views)
+    return next(iter(results.values())) if single else results
+
+
+def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:
+    """A Target from an index, a class name, several of them, or None for the best class of each picture."""
+    if target is None or isinstance(target, Target):
+        return target
+    if isinstance(target, str | int):
+        return Target.of(classifier.labels.find(target))
+    return Target.of([classifier.labels.find(item) for item in _plain(target)])
+
+
+def _plain(target: Any) -> Sequence[int | str]:
+    return target.tolist() if hasattr(target, "tolist") else target  # type: ignore[no-any-return]
+
+
+def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
+    """The view a configured method has to see: its own if it needs a special one, else the one asked for."""
+    rule = entry("attribution", spec.name).traits.get("view")
+    special: ViewKind | None = rule(spec.keywords) if rule else None
+    return special or view
+
+
+def attribute(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    method: str | Spec,
+    *,
+    layer: LayerName | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution:
+    """The Attribution of one method for images (N, C, H, W) that already are what the network sees.
+
+    Raises:
+        OptionError: if a layer is given to a method that looks at none.
+    """
+    spec = parse_spec(method)
+    found = entry("attribution", spec.name)
+    keywords: dict[str, Any] = spec.keywords
+    if layer is not None and "layer" not in keywords:
+        if "layer" not in found.options:
+            raise OptionError(f"{spec.name} looks at no layer; drop the layer, or choose a method such as grad_cam")
+        keywords["layer"] = layer
+    keywords |= _call_arguments(found, seed, batch_size, progress)
+    start = time.perf_counter()
+    result: Attribution = found.function(classifier, images, target, **keywords)
+    return replace(
+        result,
+        spec=format_spec(spec),
+        signed=found.signed,
+        display=found.display,
+        seconds=(time.perf_counter() - start) / len(images),
+    )
+
+
+def _call_arguments(
+    found: Entry, seed: int, batch_size: int | None, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """What a method takes of the arguments that steer a call."""
+    arguments: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    if found.accepts("generator"):
+        arguments["generator"] = torch.Generator().manual_seed(seed)
+    return {name: value for name, value in arguments.items() if value is not None and found.accepts(name)}

@@ -1,0 +1,77 @@
+"""Pictures put together: channels of a layer as a labelled grid, pictures side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PAPER = (32, 33, 36), (255, 255, 255)
+
+
+def channel_grid(
+    maps: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    shared: bool = True,
+    cell: int = 112,
+    columns: int | None = None,
+) -> Image.Image:
+    """Maps (K, h, w) as a grid of squares, each with its label below.
+
+    Args:
+        maps: one map per channel.
+        labels: one text per map.
+        shared: one color scale for all maps, or each its own.
+        cell: side of a square in pixels.
+        columns: squares per row; None makes the grid about square.
+    """
+    count = len(maps)
+    columns = columns or max(1, math.ceil(math.sqrt(count * 1.4)))
+    rows = math.ceil(count / columns)
+    gap, caption = 8, 18
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + caption + gap) + gap), PAPER)
+    draw, font = ImageDraw.Draw(sheet), font_of(12)
+    low, high = float(maps.min()), float(maps.max())
+    for index, (values, label) in enumerate(zip(maps, labels, strict=True)):
+        if not shared:
+            low, high = float(values.min()), float(values.max())
+        x = gap + index % columns * (cell + gap)
+        y = gap + index // columns * (cell + caption + gap)
+        sheet.paste(_colored(values, low, high).resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + cell + 2), label, fill=INK, font=font)
+    return sheet
+
+
+def side_by_side(
+    pictures: Sequence[Image.Image], labels: Sequence[str] = (), *, height: int = 224, gap: int = 8
+) -> Image.Image:
+    """Pictures in a row at one height, with a label below each."""
+    scaled = [
+        picture.convert("RGB").resize((max(1, round(picture.width * height / picture.height)), height))
+        for picture in pictures
+    ]
+    caption = 20 if labels else 0
+    width = sum(picture.width for picture in scaled) + gap * (len(scaled) + 1)
+    sheet = Image.new("RGB", (width, height + 2 * gap + caption), PAPER)
+    draw, font, x = ImageDraw.Draw(sheet), font_of(13), gap
+    for index, picture in enumerate(scaled):
+        sheet.paste(picture, (x, gap))
+        if labels:
+            draw.text((x, gap + height + 3), labels[index], fill=INK, font=font)
+        x += picture.width + gap
+    return sheet
+
+
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font at a size in pixels."""
+    return ImageFont.load_default(size)
+
+
+def _colored(values: NDArray[np.float32], low: float, high: float) -> Image.Image:
+    share = np.zeros_like(values) if high <= low else (values - low) / (high - low)
+    return Image.fromarray(matplotlib.colormaps["viridis"](share, bytes=True)[..., :3].copy(), "RGB")

@@ -1,0 +1,60 @@
+"""report.html: everything of a run in one file that opens from disk without a network."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from phosphene.errors import InputError
+from phosphene.store import RunFolder, read_manifest
+
+
+def write_report(run: str | os.PathLike[str]) -> Path:
+    """Write report.html into a run folder, from its manifest and pictures alone; the file's path.
+
+    Raises:
+        InputError: if the folder is no run, or of a kind that has no report.
+        OutputError: if the file cannot be written.
+    """
+    folder = Path(run).absolute()
+    manifest = read_manifest(folder)
+    templates = _templates()
+    name = f"{manifest['command']}.html.j2"
+    if name not in templates.list_templates():
+        raise InputError(f"{run}: a run of '{manifest['command']}' has no report")
+    text = templates.get_template(name).render(run=manifest, embed=partial(data_uri, folder))
+    return folder / RunFolder(folder, manifest["command"]).save_text("report.html", text)
+
+
+def data_uri(folder: Path, name: str) -> str:
+    """A file of the run as a data: URI, so that the page needs nothing beside it."""
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode('ascii')}"
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("phosphene.report"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    environment.filters["short"] = _short
+    return environment
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if value >= 0.001 else "< 0.1 %"
+
+
+def _short(value: Any) -> str:
+    """A number in three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,270 @@
+"""The run behind `phosphene explain`: pictures x classes x methods -> maps, overlays, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from phosphene.classifier import ViewKind
+from phosphene.errors import InputError, OptionError, PhospheneError
+from phosphene.geometry import lay_on_original
+from phosphene.images import Picture, expand_paths, read_image
+from phosphene.pipeline import attribute
+from phosphene.pipeline.explain import needed_view
+from phosphene.registry import Spec, entry, format_spec, parse_spec
+from phosphene.render import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
+from phosphene.runs.session import Common, Session, run_name
+from phosphene.runtime import Prepared, forward
+from phosphene.store import file_stem, without_nan
+from phosphene.types import Attribution, Score, Target, Unit, View
+
+# Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
+_OVERLAY_SIDE = 2048
+_REPORT_SIDE = 640
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `explain` was asked: which methods, of which classes or unit, seen how, colored how."""
+
+    methods: tuple[Spec, ...]
+    classes: str = "top1"
+    versus: str | None = None
+    unit: Unit | None = None
+    layer: str | None = None
+    score: Score | None = None
+    view: ViewKind = "center"
+    scale: Literal["image", "shared"] = "image"
+
+    @classmethod
+    def of(cls, methods: Sequence[str] = (), **options: Any) -> Question:
+        """A question from method specs as they are typed; without any it is grad_cam."""
+        return cls(tuple(parse_spec(method) for method in methods or ("grad_cam",)), **options)
+
+
+def explain_files(paths: Sequence[str], question: Question, common: Common) -> dict[str, Any]:
+    """Explain pictures from files; a broken picture becomes a row with its error, the others are done.
+
+    Returns:
+        The JSON answer of the command: {"run", "report", "images": [...]}.
+
+    Raises:
+        PhospheneError: for what concerns the whole run: options, model, output folder.
+    """
+    classifier = common.load()
+    question = checked(question, classifier)
+    files = expand_paths(paths)
+    if not files:
+        raise InputError("no pictures were given; pass at least one")
+    options = {**asdict(replace(question, methods=())), "methods": [str(spec) for spec in question.methods]}
+    session = Session.start("explain", common, classifier, **options)
+    rows = []
+    for index, path in enumerate(files):
+        common.announce(index, len(files), path.name)
+        rows.append(_explained(session, question, run_name(index, path), str(path)))
+    common.announce(len(files), len(files), "")
+    if question.scale == "shared":
+        _color_alike(session, rows)
+    return session.finish(images=rows)
+
+
+def checked(question: Question, classifier: Prepared) -> Question:
+    """The question with layer and unit found and classes understood, before anything is computed."""
+    if question.layer is not None:
+        layer = classifier.layer_name(question.layer)
+        if not any("layer" in entry("attribution", spec.name).options for spec in question.methods):
+            raise OptionError(f"--layer {layer}: none of the methods looks at a layer; drop it or add a method")
+        question = replace(question, layer=layer)
+    if question.unit is not None:
+        if question.versus:
+            raise OptionError("--unit has no class to be told apart from; drop --versus")
+        question = replace(question, unit=replace(question.unit, layer=classifier.layer_name(question.unit.layer)))
+    if _best_count(question.classes) is None:
+        classifier.labels.find(question.classes)
+    if question.versus:
+        classifier.labels.find(question.versus)
+    return question
+
+
+def _best_count(classes: str) -> int | None:
+    """K of 'topK', or None if it is a class."""
+    tail = classes.removeprefix("top")
+    if tail != classes and tail.isdigit():
+        if int(tail) < 1:
+            raise OptionError(f"--class {classes}: top1 is the smallest")
+        return int(tail)
+    return None
+
+
+def _explained(session: Session, question: Question, name: str, path: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": path, "status": "ok", "error": None, "predicted": [], "maps": []}
+    try:
+        picture = read_image(path)
+        classifier = session.classifier
+        views = classifier.views([picture], question.view)
+        logits = forward(classifier, classifier.look([picture], views))
+    except PhospheneError as error:
+        if not isinstance(error, InputError):
+            raise
+        return {**row, "status": "error", "error": str(error)}
+    row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
+    row["size"] = [picture.height, picture.width]
+    row["seen"] = list(views[0].box)
+    row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
+    target = _target(question, classifier, logits)
+    for spec in question.methods:
+        row["maps"] += _maps(session, question, name, picture, spec, target)
+    return row
+
+
+def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
+    if question.unit is not None:
+        return Target(unit=question.unit, score=question.score)
+    best = _best_count(question.classes)
+    if best is None:
+        classes = (classifier.labels.find(question.classes),)
+    else:
+        classes = tuple(logits[0].topk(min(best, logits.shape[1])).indices.tolist())
+    versus = (classifier.labels.find(question.versus),) if question.versus else ()
+    return Target(classes, versus, score=question.score)
+
+
+def _maps(
+    session: Session, question: Question, name: str, picture: Image.Image, spec: Spec, target: Target
+) -> list[dict[str, Any]]:
+    """One row per class: the picture is shown to the method once for each class, in one batch."""
+    classifier, common = session.classifier, session.common
+    count = max(1, len(target.classes))
+    view = classifier.views([picture], needed_view(spec, question.view))[0]
+    images = classifier.look([picture], [view]).expand(count, -1, -1, -1)
+    layer = question.layer if "layer" in entry("attribution", spec.name).options else None
+    label = format_spec(spec)
+
+    def announce(done: int, total: int) -> None:
+        common.announce(done, total, f"{name} {label}")
+
+    try:
+        result = attribute(classifier, images, target, spec, layer=layer, seed=common.seed, progress=announce)
+    except PhospheneError as error:
+        failure = {"status": "error", "error": str(error)}
+        return [{**_identity(spec, target, classifier, index), **failure} for index in range(count)]
+    return [_saved(session, name, picture, view, result[index], spec) for index in range(count)]
+
+
+def _identity(spec: Spec, target: Target, classifier: Prepared, index: int) -> dict[str, Any]:
+    found = entry("attribution", spec.name)
+    row: dict[str, Any] = {"method": format_spec(spec), "title": found.title, "layer": None, "score": None}
+    row |= {"map": None, "overlay": None, "seconds": None, "caveat": found.caveat}
+    if target.unit is not None:
+        return {**row, "target": {"index": None, "label": str(target.unit)}}
+    chosen = target.classes[index]
+    row["target"] = {"index": chosen, "label": classifier.labels[chosen]}
+    if target.versus:
+        other = target.expand(max(1, len(target.classes))).versus[index]
+        row["target"]["versus"] = {"index": other, "label": classifier.labels[other]}
+    return row
+
+
+def _saved(
+    session: Session, name: str, picture: Image.Image, view: View, result: Attribution, spec: Spec
+) -> dict[str, Any]:
+    """Write one map, its heat layer and its overlay; the row that describes them."""
+    row = _identity(spec, result.target, session.classifier, 0)
+    problem = result.problems[0]
+    stem = f"{name}/{file_stem(format_spec(spec))}-{file_stem(_target_name(row['target']), 40)}"
+    row |= {
+        "status": "error" if problem else "ok",
+        "error": problem,
+        "layer": result.layer,
+        "score": without_nan(float(result.score[0])),
+        "seconds": result.seconds,
+        "map": session.folder.save_array(f"{stem}.npy", result.maps[0].cpu().numpy()),
+        "grid": {"offset": result.offset, "stride": result.stride, "size": result.size},
+        "view": {"original": view.original, "scaled": view.scaled, "crop": view.crop},
+        "signed": result.signed,
+        "checks": {check: without_nan(values[0]) for check, values in result.checks.items()},
+        "notes": list(result.notes),
+    }
+    if result.evidence is not None:
+        row["evidence"] = session.folder.save_array(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy())
+    scale = scale_of(result.heat[0], result.display)
+    return row | _colored(session, stem, picture, view, result, scale)
+
+
+def _target_name(target: dict[str, Any]) -> str:
+    text = target["label"] if target["index"] is None else f"{target['index']}-{target['label']}"
+    versus = target.get("versus")
+    return f"{text}-versus-{versus['index']}" if versus else str(text)
+
+
+def _colored(
+    session: Session, stem: str, picture: Image.Image, view: View, result: Attribution, scale: Scale
+) -> dict[str, Any]:
+    layer = laid_layer(result, view, scale, _OVERLAY_SIDE)
+    large = thumbnail(picture, _OVERLAY_SIDE)
+    small = layer.resize(thumbnail(picture, _REPORT_SIDE).size, Image.Resampling.BILINEAR)
+    return {
+        "overlay": session.folder.save_image(f"{stem}.png", overlay(large, layer)),
+        "heat": session.folder.save_image(f"{stem}-heat.png", small),
+        "colorbar": session.folder.save_image(f"{stem}-scale.png", colorbar(scale)),
+        "scale": {**asdict(scale), "text": scale.describe()},
+    }
+
+
+def laid_layer(result: Attribution, view: View, scale: Scale, side: int) -> Image.Image:
+    """The heat layer of the first map of a result, in the original's proportions, at most `side` pixels."""
+    size = fitted(view.original, side)
+    offset, stride = result.heat_grid
+    laid = lay_on_original(result.heat[0], offset, stride, view, size=size)
+    seen = lay_on_original(torch.ones_like(result.heat[0]), offset, stride, view, size=size) > 0
+    return heat_layer(laid, scale, seen.cpu().numpy())
+
+
+def _color_alike(session: Session, rows: list[dict[str, Any]]) -> None:
+    """Color the maps of each method again, by one scale for all images."""
+    done = [(row, shown) for row in rows for shown in row["maps"] if shown.get("scale")]
+    for method in {shown["method"] for _, shown in done}:
+        of_method = [(row, shown) for row, shown in done if shown["method"] == method]
+        common = shared_scale([_scale(shown) for _, shown in of_method])
+        for row, shown in of_method:
+            shown |= _recolored(session, row, shown, common)
+
+
+def _scale(shown: dict[str, Any]) -> Scale:
+    return Scale(**{key: value for key, value in shown["scale"].items() if key != "text"})
+
+
+def _recolored(session: Session, row: dict[str, Any], shown: dict[str, Any], scale: Scale) -> dict[str, Any]:
+    values = torch.from_numpy(np.load(session.folder.path / (shown.get("evidence") or shown["map"])))[None]
+    view = View(**shown["view"])
+    grid = ((0.5, 0.5), (1.0, 1.0)) if "evidence" in shown else (shown["grid"]["offset"], shown["grid"]["stride"])
+    result = Attribution(
+        values, Target.of(0), values.new_zeros(1), shown["method"], *grid, shown["grid"]["size"], display=scale.display
+    )
+    stem = str(PurePath(shown["map"]).with_suffix(""))
+    return _colored(session, stem, read_image(row["path"]), view, result, scale)
+
+
+def thumbnail(picture: Picture, side: int) -> Image.Image:
+    """The picture with its long side at most `side` pixels."""
+    assert isinstance(picture, Image.Image)
+    height, width = fitted((picture.height, picture.width), side)
+    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) in the same proportions with the long side at most `side`.
+
+    Example:
+        >>> fitted((3000, 4000), 2048)
+        (1536, 2048)
+    """
+    factor = min(1.0, side / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

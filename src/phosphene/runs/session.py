@@ -1,0 +1,126 @@
+"""What every run has in common: its options, its classifier, its manifest, its progress."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phosphene.classifier import Classifier
+from phosphene.report import write_report
+from phosphene.runtime import Prepared, prepare
+from phosphene.runtime.prepare import Precision
+from phosphene.store import RunFolder, file_stem
+from phosphene.zoo import load_classifier
+
+# Called with (steps done, steps in all, what is being done).
+Announce = Callable[[int, int, str], None]
+
+
+def quiet(_done: int, _total: int, _text: str) -> None:
+    """The progress of a run that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every command has.
+
+    Args:
+        model: spec for load_classifier, or a Classifier.
+        device: where to run; None leaves the model where it is.
+        precision: "exact" or "fast".
+        seed: of everything random.
+        out: run folder; None makes a new one.
+        overwrite: whether an existing run may be replaced.
+        announce: progress callback.
+    """
+
+    model: str | Classifier = "embedded"
+    device: str | None = None
+    precision: Precision = "exact"
+    seed: int = 0
+    out: str | None = None
+    overwrite: bool = False
+    announce: Announce = quiet
+
+    def load(self) -> Prepared:
+        """The prepared classifier."""
+        return prepare(load_classifier(self.model, device=self.device), precision=self.precision)
+
+
+@dataclass
+class Session:
+    """One run under way: a folder that is being filled and the facts for its manifest."""
+
+    common: Common
+    classifier: Prepared
+    folder: RunFolder
+    options: Mapping[str, Any]
+    started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def start(cls, command: str, common: Common, classifier: Prepared, **options: Any) -> Session:
+        """Make the run folder; nothing is computed before it is known to be writable."""
+        return cls(common, classifier, RunFolder.create(common.out, command, overwrite=common.overwrite), options)
+
+    def finish(self, **content: Any) -> dict[str, Any]:
+        """Write manifest and report; the JSON answer of the command, with absolute paths."""
+        self.folder.save_manifest(
+            model=describe_model(self.common, self.classifier),
+            options=dict(self.options),
+            seed=self.common.seed,
+            threads=torch.get_num_threads(),
+            device=str(self.classifier.device),
+            precision=self.common.precision,
+            seconds=time.perf_counter() - self.started,
+            **content,
+        )
+        write_report(self.folder.path)
+        return {"run": str(self.folder.path), "report": str(self.folder.path / "report.html"), **self.answer(content)}
+
+    def answer(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Content as it is printed."""
+        absolute: dict[str, Any] = self.folder.absolute(content)
+        return absolute
+
+
+def describe_model(common: Common, classifier: Classifier) -> dict[str, Any]:
+    """Name, shape and fingerprint of the network for the manifest."""
+    preprocess = classifier.preprocess
+    return {
+        "spec": common.model if isinstance(common.model, str) else classifier.name,
+        "name": classifier.name,
+        "sha256": weights_hash(classifier),
+        "classes": len(classifier.labels),
+        "head": classifier.head,
+        "size": preprocess.size,
+        "channels": preprocess.channels,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+
+
+def weights_hash(classifier: Classifier) -> str:
+    """SHA-256 over names, shapes and values of all weights: the same network, the same text."""
+    source = classifier.source if isinstance(classifier, Prepared) else classifier
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_name(index: int, path: str | Path) -> str:
+    """The folder of one picture inside a run.
+
+    Example:
+        >>> run_name(0, "photos/My cat.jpg")
+        '001-My-cat'
+    """
+    return f"{index + 1:03d}-{file_stem(Path(path).stem, 40)}"

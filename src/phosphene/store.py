@@ -1,0 +1,193 @@
+"""Run folders: every file whole or not there, and a manifest that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from phosphene import __version__
+from phosphene.errors import InputError, OptionError, OutputError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+class RunFolder:
+    """A folder that a command fills: files appear whole, or not at all.
+
+    Values that are a PurePath stand for files of the run: relative in the manifest, so that the folder can be
+    moved, absolute in what commands print.
+
+    Args:
+        path: the folder.
+        command: what fills it; goes into the manifest.
+
+    Example:
+        >>> folder = RunFolder.create(tmp / "run", "explain")
+        >>> name = folder.save_text("notes/hello.txt", "hello")
+        >>> (folder.path / name).read_text()
+        'hello'
+    """
+
+    def __init__(self, path: Path, command: str) -> None:
+        self.path = path
+        self.command = command
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str] | None, command: str, *, overwrite: bool = False) -> RunFolder:
+        """A new folder; None makes one under ./phosphene-runs, named by command and time.
+
+        Raises:
+            OptionError: if the folder holds a run already and `overwrite` is not set.
+        OutputError: if it is a file, or holds something that is no run of
+                phosphene, or cannot be made.
+        """
+        folder = _fresh_name(command) if path is None else Path(path)
+        try:
+            if folder.exists():
+                _clear(folder, overwrite)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({_reason(error)}); choose another --out") from None
+        return cls(folder.absolute(), command)
+
+    def save_array(self, name: str, array: np.ndarray[Any, Any]) -> PurePath:
+        """Write an array as .npy."""
+        return self._write(name, lambda file: np.save(file, array, allow_pickle=False))
+
+    def save_image(self, name: str, image: Image.Image, **options: Any) -> PurePath:
+        """Write a picture in the format of the name's ending."""
+        kind = Image.registered_extensions()[PurePath(name).suffix.lower()]
+        return self._write(name, lambda file: image.save(file, format=kind, **options))
+
+    def save_text(self, name: str, text: str) -> PurePath:
+        """Write a text file."""
+        return self._write(name, lambda file: file.write(text.encode("utf-8")))
+
+    def save_json(self, name: str, value: Any) -> PurePath:
+        """Write JSON, with the run's own files relative to it."""
+        return self.save_text(name, json.dumps(value, indent=1, default=_relative, allow_nan=False) + "\n")
+
+    def save_manifest(self, **facts: Any) -> PurePath:
+        """Write manifest.json: schema, versions, time, command, and the facts given."""
+        head = {"schema": SCHEMA, "phosphene": __version__, "command": self.command, "versions": versions()}
+        head["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        return self.save_json(MANIFEST, {**head, **without_nan(facts)})
+
+    def absolute(self, value: Any) -> Any:
+        """The value with every file of the run as an absolute path, ready to be printed as JSON."""
+        if isinstance(value, PurePath):
+            return str(self.path / value)
+        if isinstance(value, Mapping):
+            return {key: self.absolute(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.absolute(item) for item in value]
+        return value
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], object]) -> PurePath:
+        target = self.path / name
+        partial = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
+                partial = Path(file.name)
+                write(file)
+            partial.chmod(0o644)
+            os.replace(partial, target)
+        except OSError as error:
+            raise OutputError(
+                f"{target}: cannot be written ({_reason(error)}); free space or choose another --out"
+            ) from None
+        finally:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+        return PurePath(name)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises:
+        InputError: if the folder is no run, or was made by a newer phosphene.
+    """
+    file = Path(path) / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is no run folder (it has no readable {MANIFEST})") from None
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise InputError(f"{path}: was made by a newer phosphene (schema {schema}, this one reads {SCHEMA}); upgrade")
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "pillow")}}
+
+
+def file_stem(text: str, limit: int = 60) -> str:
+    """Any text as a safe part of a file name.
+
+    Example:
+        >>> file_stem("occlusion:window=10x20 / cat")
+        'occlusion-window-10x20-cat'
+    """
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:limit] or "unnamed"
+
+
+def without_nan(value: Any) -> Any:
+    """The value with NaN and infinity as None, which JSON can carry."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
+
+
+def _fresh_name(command: str) -> Path:
+    stem = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    base = Path("phosphene-runs")
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+    return next(base / name for name in names if not (base / name).exists())
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: is a file in the way; choose another --out")
+    content = list(folder.iterdir())
+    if not content:
+        return
+    if not overwrite:
+        raise OptionError(f"{folder}: exists already; add --overwrite or choose another --out")
+    if not (folder / MANIFEST).is_file():
+        raise OutputError(f"{folder}: holds files that are no phosphene run; choose another --out")
+    for item in content:
+        shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+
+def _relative(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} in a manifest")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
