@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from phosphene.errors import PhospheneError
     from phosphene.hooks import capture
     from phosphene.images import read_image
+    from phosphene.pipeline import explain
     from phosphene.registry import register_attribution
     from phosphene.runtime import prepare
     from phosphene.types import Attribution, Target, Unit, View
@@ -28,6 +29,7 @@ _PLACES = {
     "Unit": "types",
     "View": "types",
     "capture": "hooks",
+    "explain": "pipeline",
     "load_classifier": "zoo",
     "prepare": "runtime",
     "read_image": "images",
@@ -44,6 +46,7 @@ __all__ = [
     "Unit",
     "View",
     "capture",
+    "explain",
     "load_classifier",
     "prepare",
     "read_image",

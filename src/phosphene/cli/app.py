@@ -97,10 +97,7 @@ def command(
 
         # Annotations are read one by one: that of Common is never needed and would import torch.
         written = list(inspect.signature(function).parameters.values())[1 if common else 0 :]
-        own = [
-            item.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_evaluated(item.annotation, function))
-            for item in written
-        ]
+        own = [_parameter(item.name, _evaluated(item.annotation, function), item.default) for item in written]
         shared = _COMMON if common else {}
         extra = [_parameter(key, kind, default) for key, (kind, default) in shared.items()]
         parameters = [*own, *extra, _parameter("json", Json, False)]

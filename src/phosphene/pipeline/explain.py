@@ -21,23 +21,46 @@ from phosphene.runtime.prepare import Precision
 from phosphene.types import Attribution, Target
 from phosphene.zoo import load_classifier
 
+Progress = Callable[[int, int], None]
 TargetLike = Target | int | str | Sequence[int | str] | None
 
 
 @overload
-def explain(classifier: Classifier | str, images: Any, method: str | Spec = ..., **options: Any) -> Attribution: ...
+def explain(
+    classifier: Classifier | str,
+    images: Any,
+    method: str | Spec = ...,
+    *,
+    target: TargetLike = ...,
+    layer: LayerName | None = ...,
+    view: ViewKind = ...,
+    precision: Precision | None = ...,
+    seed: int = ...,
+    batch_size: int | None = ...,
+    progress: Progress | None = ...,
+) -> Attribution: ...
 
 
 @overload
 def explain(
-    classifier: Classifier | str, images: Any, method: Sequence[str | Spec], **options: Any
+    classifier: Classifier | str,
+    images: Any,
+    method: list[str | Spec] | list[str] | tuple[str | Spec, ...],
+    *,
+    target: TargetLike = ...,
+    layer: LayerName | None = ...,
+    view: ViewKind = ...,
+    precision: Precision | None = ...,
+    seed: int = ...,
+    batch_size: int | None = ...,
+    progress: Progress | None = ...,
 ) -> dict[str, Attribution]: ...
 
 
 def explain(
     classifier: Classifier | str,
     images: Any,
-    method: str | Spec | Sequence[str | Spec] = "grad_cam",
+    method: str | Spec | list[str | Spec] | list[str] | tuple[str | Spec, ...] = "grad_cam",
     *,
     target: TargetLike = None,
     layer: LayerName | None = None,
@@ -45,7 +68,7 @@ def explain(
     precision: Precision | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Attribution | dict[str, Attribution]:
     """Why the classifier says what it says about one or many pictures.
 
@@ -86,9 +109,8 @@ def explain(
         centered = prepared.look(pictures, prepared.views(pictures, view))
         goal = Target.of(forward(prepared, centered, batch_size=batch_size).argmax(dim=1))
     goal = goal.expand(len(pictures))
-    single = isinstance(method, str | Spec)
     results: dict[str, Attribution] = {}
-    for spec in [parse_spec(item) for item in ([method] if single else method)]:  # type: ignore[union-attr,list-item]
+    for spec in map(parse_spec, [method] if isinstance(method, str | Spec) else method):
         views = prepared.views(pictures, needed_view(spec, view))
         result = attribute(
             prepared,
@@ -101,7 +123,7 @@ def explain(
             progress=progress,
         )
         results[format_spec(spec)] = replace(result, views=views)
-    return next(iter(results.values())) if single else results
+    return next(iter(results.values())) if isinstance(method, str | Spec) else results
 
 
 def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:
@@ -133,7 +155,7 @@ def attribute(
     layer: LayerName | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Attribution:
     """The Attribution of one method for images (N, C, H, W) that already are what the network sees.
 
@@ -159,9 +181,7 @@ def attribute(
     )
 
 
-def _call_arguments(
-    found: Entry, seed: int, batch_size: int | None, progress: Callable[[int, int], None] | None
-) -> dict[str, Any]:
+def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: Progress | None) -> dict[str, Any]:
     """What a method takes of the arguments that steer a call."""
     arguments: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if found.accepts("generator"):

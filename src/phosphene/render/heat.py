@@ -75,7 +75,7 @@ def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | 
     share = _share(_array(values), scale)
     strength = np.abs(share * 2 - 1) if scale.display == "signed" else share
     rgba = _palette(scale.display)[(share * 255).round().astype(np.uint8)].copy()
-    rgba[..., 3] = (np.clip(strength * 1.6, 0, 1) ** 0.75 * 255).astype(np.uint8)
+    rgba[..., 3] = (np.clip(strength * 1.2, 0, 1) * 255).astype(np.uint8)
     if seen is not None:
         rgba[~seen, 3] = 0
     return Image.fromarray(rgba, "RGBA") if rgba.ndim == 3 else Image.new("RGBA", (1, 1))
@@ -106,7 +106,8 @@ def colorbar(scale: Scale, size: tuple[int, int] = (256, 12)) -> Image.Image:
 
 def _array(values: Tensor | Values) -> Values:
     array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
-    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+    finite: Values = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite
 
 
 def _share(array: Values, scale: Scale) -> Values:

@@ -244,10 +244,11 @@ def _scale(shown: dict[str, Any]) -> Scale:
 def _recolored(session: Session, row: dict[str, Any], shown: dict[str, Any], scale: Scale) -> dict[str, Any]:
     values = torch.from_numpy(np.load(session.folder.path / (shown.get("evidence") or shown["map"])))[None]
     view = View(**shown["view"])
-    grid = ((0.5, 0.5), (1.0, 1.0)) if "evidence" in shown else (shown["grid"]["offset"], shown["grid"]["stride"])
-    result = Attribution(
-        values, Target.of(0), values.new_zeros(1), shown["method"], *grid, shown["grid"]["size"], display=scale.display
-    )
+    offset, stride = (shown["grid"]["offset"], shown["grid"]["stride"])
+    if "evidence" in shown:
+        offset, stride = (0.5, 0.5), (1.0, 1.0)
+    facts = {"spec": shown["method"], "size": shown["grid"]["size"], "display": scale.display}
+    result = Attribution(values, Target.of(0), values.new_zeros(1), offset=offset, stride=stride, **facts)
     stem = str(PurePath(shown["map"]).with_suffix(""))
     return _colored(session, stem, read_image(row["path"]), view, result, scale)
 
