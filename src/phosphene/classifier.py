@@ -261,7 +261,7 @@ class Classifier:
         Raises:
             ModelError: if no scores are found in it.
         """
-        scores = _find_scores(output, self.output)
+        scores: Tensor = find_scores(output, self.output)
         if scores.ndim == 1:
             scores = scores[:, None]
         if scores.ndim > 2 and scores.shape[2:].numel() == 1:
@@ -333,30 +333,35 @@ def _best_other(logits: Tensor, classes: tuple[int, ...]) -> Tensor:
     return logits.scatter(1, index, float("-inf")).amax(dim=1)
 
 
-def _find_scores(output: Any, key: str | int | None) -> Tensor:
+def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
+    """The scores in whatever a network returned: of type `kind`, a tensor or a graph's stand-in for one.
+
+    Raises:
+        ModelError: if none is found, or none under `key`.
+    """
     if key is not None:
         try:
             output = output[key]
         except (KeyError, IndexError, TypeError):
             keys = list(output) if isinstance(output, Mapping) else type(output).__name__
             raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
-    if isinstance(output, Tensor):
+    if isinstance(output, kind):
         return output
-    values = _first_known(output)
+    values = _first_known(output, kind)
     if values is None:
         raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")
     return values
 
 
-def _first_known(output: Any) -> Tensor | None:
+def _first_known(output: Any, kind: type) -> Any:
     """The logits of a dict, the first tensor of a tuple, or of an object with a field of that name."""
     if isinstance(output, Mapping):
         for key in ("logits", "scores", "output", "out", "pred", "prediction"):
-            if isinstance(output.get(key), Tensor):
-                return output[key]  # type: ignore[no-any-return]
-        tensors = [value for value in output.values() if isinstance(value, Tensor)]
-        return tensors[0] if len(tensors) == 1 else None
+            if isinstance(output.get(key), kind):
+                return output[key]
+        found = [value for value in output.values() if isinstance(value, kind)]
+        return found[0] if len(found) == 1 else None
     if isinstance(output, tuple | list) and output:
-        return output[0] if isinstance(output[0], Tensor) else _first_known(output[0])
+        return output[0] if isinstance(output[0], kind) else _first_known(output[0], kind)
     logits = getattr(output, "logits", None)
-    return logits if isinstance(logits, Tensor) else None
+    return logits if isinstance(logits, kind) else None

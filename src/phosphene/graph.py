@@ -104,13 +104,17 @@ class LinearHead:
     layer: str
 
 
-def linear_head(traced: fx.GraphModule) -> LinearHead:
+def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:
     """The linear head of a traced network.
+
+    Args:
+        traced: the graph.
+        scores: the node that holds the class scores, out of `outputs(traced)`.
 
     Raises:
         ModelError: naming the operation that stands where pooling or a linear layer was expected.
     """
-    node = _skip_passive(traced, _output_node(traced))
+    node = _skip_passive(traced, scores)
     weight, bias, features = _linear_parameters(traced, node)
     pool = _skip_passive(traced, features if weight is not None else node)
     if not _is_global_average(traced, pool):
@@ -132,15 +136,9 @@ def with_value(traced: fx.GraphModule, node_name: str) -> fx.GraphModule:
     return fx.GraphModule(traced, graph)
 
 
-def _output_node(traced: fx.GraphModule) -> fx.Node:
-    output = next(node for node in reversed(traced.graph.nodes) if node.op == "output")
-    value: Any = output.args[0]
-    while not isinstance(value, fx.Node):
-        items = list(value.values()) if isinstance(value, dict) else value
-        if not isinstance(items, list | tuple) or not items:
-            raise ModelError("no class activation map: the network's output holds no tensor; use grad_cam")
-        value = items[0]
-    return value
+def outputs(traced: fx.GraphModule) -> Any:
+    """What the network returns, as it returns it: a node, or a tuple or dict of nodes."""
+    return next(node for node in reversed(traced.graph.nodes) if node.op == "output").args[0]
 
 
 def _skip_passive(traced: fx.GraphModule, node: Any, *, flatten: bool = True) -> fx.Node:

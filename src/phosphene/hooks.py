@@ -65,7 +65,8 @@ def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
 
     def hook_for(name: str, kind: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
-            value = first_tensor(output)
+            # What returns a dict is a whole network or a part of one, no layer with an output of its own.
+            value = None if isinstance(output, Mapping) else first_tensor(output)
             if value is not None and threading.get_ident() == thread:
                 calls = seen.pop(name).calls + 1 if name in seen else 1
                 seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls)

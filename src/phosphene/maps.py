@@ -51,8 +51,9 @@ def blur(values: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (position / sigma) ** 2)
     kernel = kernel / kernel.sum()
     rows, columns = (_mirrored(length, radius, values.device) for length in values.shape[-2:])
-    smooth = F.conv2d(values[:, None][..., rows, :], kernel[None, None, :, None])
-    return F.conv2d(smooth[..., columns], kernel[None, None, None, :])[:, 0]
+    with torch.autocast(values.device.type, enabled=False):
+        smooth = F.conv2d(values[:, None][..., rows, :], kernel[None, None, :, None])
+        return F.conv2d(smooth[..., columns], kernel[None, None, None, :])[:, 0]
 
 
 def _mirrored(length: int, radius: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LinearHead
 from phosphene.registry import register_attribution
-from phosphene.runtime import head_features
+from phosphene.runtime import head_features, plain_mode
 from phosphene.types import Attribution, Target
 
 # The mean of the map and the bias must give the logit; more than this and the network is not of that form.
@@ -66,11 +66,11 @@ def cam(
         raise OptionError(f"cam takes the logit apart; it has no map of the {target.score}; use grad_cam")
     target = target.expand(len(images))
     logits, features, head = head_features(classifier, images, batch_size=batch_size)
+    score = classifier.score(logits, target)
     maps, bias = _class_maps(classifier, head, features, target.classes)
     if target.versus:
         other, other_bias = _class_maps(classifier, head, features, target.versus)
         maps, bias = maps - other, bias - other_bias
-    score = classifier.score(logits, target)
     error = (maps.mean(dim=(1, 2)) + bias - score).abs()
     if bool((error > _TOLERANCE * score.abs().clamp(min=1)).any()):
         raise ModelError(
@@ -92,4 +92,5 @@ def _class_maps(
     weight, bias = head.weight.float(), features.new_zeros(len(head.weight)) if head.bias is None else head.bias.float()
     if binary and len(weight) == 1:  # one output read as (-z, z)
         weight, bias = torch.cat([-weight, weight]), torch.cat([-bias, bias])
-    return torch.einsum("nk,nkhw->nhw", weight[index], features), bias[index]
+    with plain_mode(features.device, gradients=False):
+        return torch.einsum("nk,nkhw->nhw", weight[index], features), bias[index]

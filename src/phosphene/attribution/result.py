@@ -18,6 +18,7 @@ def attribution(
     score: Tensor,
     *,
     grid: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    evidence: Tensor | None = None,
     **facts: Any,
 ) -> Attribution:
     """An Attribution of maps (N, h, w) for images (N, C, H, W); the registry's facts are added by the pipeline.
@@ -28,21 +29,32 @@ def attribution(
         target: the target, not yet expanded to N.
         score: (N,) on the clean images.
         grid: (offset, stride) of the cells in network pixels; default: the maps cover the whole image evenly.
+        evidence: (N, H, W) what is laid on the picture instead of the maps.
         **facts: further fields of Attribution.
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
     offset, stride = grid or even_grid(size, (int(maps.shape[-2]), int(maps.shape[-1])))
+    maps, score = plain(maps), plain(score)
+    heat = maps if evidence is None else plain(evidence)
     return Attribution(
-        maps=maps.detach(),
+        maps=maps,
         target=target.expand(len(images)),
-        score=score.detach(),
+        score=score,
         spec=facts.pop("spec", ""),
         offset=offset,
         stride=stride,
         size=size,
-        problems=tuple(_problem(row, float(value), facts.get("layer")) for row, value in zip(maps, score, strict=True)),
+        evidence=None if evidence is None else heat,
+        problems=tuple(_problem(row, float(value), facts.get("layer")) for row, value in zip(heat, score, strict=True)),
         **facts,
     )
+
+
+def plain(values: Tensor) -> Tensor:
+    """float32 values without a history, which can be used anywhere even if they were made in inference mode."""
+    with torch.inference_mode(False):
+        values = values.detach().float()
+        return values.clone() if values.is_inference() else values
 
 
 def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -12,7 +12,7 @@ from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
-from phosphene.runtime import blended_scores
+from phosphene.runtime import blended_scores, plain_mode
 from phosphene.types import Attribution, Target
 
 
@@ -75,7 +75,8 @@ def rise(
         classifier, images, target, drawn, classifier.mean_image, batch_size=batch_size, progress=progress
     )
     drawn = drawn.to(values)
-    maps = torch.einsum("nm,mhw->nhw", values, drawn) / (masks * keep)
+    with plain_mode(values.device, gradients=False):
+        maps = torch.einsum("nm,mhw->nhw", values, drawn) / (masks * keep)
     return attribution(maps, images, target, clean)
 
 
@@ -85,5 +86,6 @@ def random_masks(count: int, cells: int, keep: float, size: tuple[int, int], gen
     step = (-(-size[0] // cells), -(-size[1] // cells))
     enlarged = ((cells + 1) * step[0], (cells + 1) * step[1])
     shifts = torch.stack([torch.randint(0, side, (count,), generator=generator) for side in step], dim=1).tolist()
-    large = F.interpolate(grids, enlarged, mode="bilinear", align_corners=False)[:, 0]
+    # Rounding puts some weights a bit above 1.
+    large = F.interpolate(grids, enlarged, mode="bilinear", align_corners=False)[:, 0].clamp(max=1)
     return torch.stack([mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(large, shifts, strict=True)])

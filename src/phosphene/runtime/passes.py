@@ -212,7 +212,7 @@ def unit_score(output: Tensor, unit: Unit) -> Tensor:
         if values.ndim != 3 or not (0 <= row < values.shape[1] and 0 <= column < values.shape[2]):
             raise _no_such_unit(unit, output)
         return values[:, row, column]
-    return values.flatten(1).mean(dim=1)
+    return values.reshape(len(values), -1).mean(dim=1)
 
 
 def _channel(output: Tensor, unit: Unit) -> Tensor:

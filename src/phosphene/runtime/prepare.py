@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from phosphene.classifier import Classifier
+from phosphene.classifier import Classifier, find_scores
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, linear_head, trace, with_value
+from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, linear_head, outputs, trace, with_value
 from phosphene.hooks import survey
 from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.types import Layer
@@ -71,7 +71,7 @@ class Prepared(Classifier):
             raise ModelError(
                 f"no class activation map: the code of {self.name} depends on data and cannot be read; use grad_cam"
             )
-        head = linear_head(self.traced)
+        head = linear_head(self.traced, find_scores(outputs(self.traced), self.output, fx.Node))
         return with_value(self.traced, head.node), head
 
     @property
