@@ -33,7 +33,7 @@ def test_equals_the_literal_procedure(make, window, stride, fill):
 
 
 def test_covering_positions_equal_the_literal_procedure():
-    """The fewest corners whose windows cover the image: 0, 5, 10 and 15 for 7 of 20, where `all` would start at 0..15 too."""
+    """The fewest corners whose windows cover the image; the last window is clipped."""
     classifier, images = classifier_of(pooled(), (20, 20)), torch.rand(1, 3, 20, 20)
     got = occlusion(classifier, images, Target.of(2), window=(7, 7), stride=(6, 6), positions="covering")
     corners = [0, 6, 12, 18]

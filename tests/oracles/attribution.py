@@ -70,6 +70,7 @@ def input_x_gradient(score: Scores, image: Tensor, baseline: Tensor) -> Tensor:
     return out
 
 
+@torch.no_grad()
 def occlusion(
     score: Scores,
     image: Tensor,
@@ -119,6 +120,7 @@ def grad_cam(lower: Callable[[Tensor], Tensor], upper: Scores, image: Tensor, re
     return out.clamp(min=0) if relu else out
 
 
+@torch.no_grad()
 def rise(score: Scores, image: Tensor, masks: Tensor, fill: Tensor, keep: float) -> Tensor:
     """Petsiuk et al. 2018, equation 6: S(p) = 1 / (E[M] N) sum_i f(I * M_i) M_i(p); what is masked shows the fill."""
     out = torch.zeros(image.shape[1:], dtype=torch.float64)
