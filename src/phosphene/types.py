@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -243,6 +243,39 @@ class Prediction:
     index: int
     label: str
     probability: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the original picture, half-open: a box of the whole picture is (0, 0, width, height).
+
+    Args:
+        x0: left edge.
+        y0: upper edge.
+        x1: right edge, beyond the last column.
+        y1: lower edge, beyond the last row.
+
+    Example:
+        >>> Box(10, 20, 30, 60).area
+        800
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not (self.x0 < self.x1 and self.y0 < self.y1):
+            raise OptionError(f"box {tuple(self)} is empty or turned round; give x0 < x1 and y0 < y1")
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.x0, self.y0, self.x1, self.y1))
+
+    @property
+    def area(self) -> float:
+        """In square pixels."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
 @dataclass(frozen=True)
