@@ -63,7 +63,8 @@ def contrast_edges(colors: Array, *, smoothness: float) -> Edges:
     pairs = list(_neighbors(*colors.shape[:2]))
     flat = colors.reshape(-1, colors.shape[-1])
     contrasts = [np.square(flat[first] - flat[second]).sum(axis=1) for first, second, _ in pairs]
-    usual = float(np.mean(np.concatenate(contrasts))) if pairs else 0.0
+    everything = np.concatenate(contrasts)
+    usual = float(everything.mean()) if everything.size else 0.0
     scale = 0.0 if usual == 0 else 0.5 / usual
     weights = [
         smoothness / distance * np.exp(-scale * contrast)

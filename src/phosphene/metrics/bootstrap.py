@@ -30,7 +30,7 @@ def bootstrap_interval(
     Example:
         >>> low, high = bootstrap_interval([1.0] * 75 + [0.0] * 25)
         >>> round(low, 2), round(high, 2)
-        (0.66, 0.83)
+        (0.67, 0.83)
 
     References:
         efron1979.

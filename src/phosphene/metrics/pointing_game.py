@@ -28,6 +28,5 @@ def pointing_hit(point: tuple[float, float], instances: Iterable[Box], *, tolera
         raise OptionError(f"tolerance {tolerance} is negative; give 0 or more pixels")
     x, y = point
     return any(
-        math.hypot(max(box.x0 - x, 0.0, x - box.x1), max(box.y0 - y, 0.0, y - box.y1)) <= tolerance
-        for box in instances
+        math.hypot(max(box.x0 - x, 0.0, x - box.x1), max(box.y0 - y, 0.0, y - box.y1)) <= tolerance for box in instances
     )
