@@ -1,7 +1,10 @@
-"""Touching a running model and leaving no trace: activations of layers, layer shapes."""
+"""Touching a running model and leaving no trace: activations of layers, layer shapes, other rules for ReLUs."""
 
 from __future__ import annotations
 
+import math
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,10 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
 
+from phosphene.errors import ModelError
 from phosphene.types import Layer
 
 Edit = Callable[[str, Tensor], Tensor]
+Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -56,6 +63,28 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
             handle = module.get_submodule(name).register_forward_hook(hook_for(name))
             stack.callback(handle.remove)
         yield found
+
+
+@contextmanager
+def capture_input(module: nn.Module, layer: str, edit: Edit | None = None) -> Iterator[dict[str, Tensor]]:
+    """The first tensor that a named layer is given, filled in while the module runs; else as `capture`."""
+    found: dict[str, Tensor] = {}
+    thread = threading.get_ident()
+
+    def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        source: Any = arguments if first_tensor(arguments) is not None else keywords
+        value = first_tensor(source)
+        if threading.get_ident() != thread or value is None:
+            return None
+        found[layer] = value = value if edit is None else edit(layer, value)
+        changed = _replace_first(source, value.clone())
+        return (changed, keywords) if source is arguments else (arguments, changed)
+
+    handle = module.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
@@ -108,3 +137,213 @@ def _replace_first(output: Any, value: Tensor) -> Any:
 
 def _is_scripted(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
+
+
+# What the autograd graph calls activations that no rule for ReLUs covers, and ReLUs that escaped the rule.
+_NO_RULE = (
+    *("Silu", "Gelu", "Hardswish", "Mish", "Elu", "Celu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Softplus"),
+    *("Softshrink", "Hardshrink", "LogSigmoid", "Tanh", "Erf", "Glu"),
+)
+_ESCAPED = ("Relu", "Hardtanh", "Threshold")
+# Activations written out by hand: x * sigmoid(x), x * relu6(x + 3) / 6, x / (1 + |x|).
+_GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
+_AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
+
+
+@contextmanager
+def relu_rule(rule: Rule) -> Iterator[Callable[[Tensor], None]]:
+    """Every ReLU that this thread runs inside the context passes gradients back by `rule`; yields a check.
+
+    Caught are ReLU, ReLU6, hardtanh and clamp from 0, threshold and maximum at 0, as modules, functions and
+    methods, in place or not, used once or often; the values forward stay the same. The module is not touched, and
+    other threads are not affected. The check looks at the graph behind a result and refuses it if an activation
+    without a rule lies in it, or a ReLU in code that Python does not see (scripted, compiled, an autograd function
+    of the network's own). Gates (sigmoid, softmax) keep their gradient, and so does a ReLU written as a product with
+    its own mask, which cannot be told from a gate.
+
+    Args:
+        rule: (gradient at the ReLU's output, where the ReLU let values through) -> gradient at its input.
+
+    Example:
+        >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(1, 2, requires_grad=True)
+        >>> with relu_rule(lambda gradient, passed: gradient) as check:
+        ...     score = net(x).sum()
+        ...     check(score)
+        >>> torch.equal(torch.autograd.grad(score, x)[0], net[0].weight.sum(0, keepdim=True))
+        True
+    """
+    mode = _ReluRule(rule)
+    with mode:
+        yield mode.check
+
+
+class _ReluRule(TorchFunctionMode):
+    """Sees each torch call of its thread before it runs."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.places: dict[Any, str] = {}  # node of the graph -> the layer that made it, where there may be no rule
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").partition(".")[0]  # relu.default: an operator with its overload
+        relu = _read_relu(name.strip("_"), args, kwargs)
+        if relu is not None:
+            rectified = _Rectify.apply(*relu, self.rule)  # type: ignore[no-untyped-call]
+            in_place = name.endswith("_") or kwargs.get("inplace", False)
+            return relu[0].copy_(rectified) if in_place else rectified
+        output = func(*args, **kwargs)
+        node = output.grad_fn if isinstance(output, Tensor) else None
+        if node is not None and _kind(node) in (*_NO_RULE, "Mul", "Div"):
+            self.places[node] = _running_layer()
+        return output
+
+    def check(self, result: Tensor) -> None:
+        """Refuse a result whose graph holds an activation without a rule.
+
+        Raises:
+            ModelError: naming the activation and its layer.
+        """
+        for node in _graph(result):
+            kind = _kind(node)
+            if kind in _NO_RULE or _is_self_gate(node):
+                what = kind if kind in _NO_RULE else "x * gate(x)"
+                where = self.places.get(node, "code hidden from Python")
+                raise ModelError(
+                    f"no ReLU rule for the activation {what} of {where}: deconvnet and guided_backprop read networks "
+                    "of ReLUs; use saliency, smoothgrad or integrated_gradients"
+                )
+            if _is_escaped(node):
+                raise ModelError(
+                    f"the ReLU rule does not reach {node.name()}: it runs in scripted or compiled code or in an "
+                    "autograd function of the network's own; pass the network as plain Python modules"
+                )
+
+
+class _Rectify(torch.autograd.Function):
+    """min(max(x, 0), upper), whose backward pass is a rule."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, upper: Any, rule: Rule) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward((values > 0) & (values < upper))
+        return values.clamp(min=0, max=None if upper == math.inf else upper)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (passed,) = ctx.saved_tensors
+        return ctx.rule(gradient, passed), None, None
+
+
+def _read_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, float] | None:
+    """(what goes in, where it saturates) if a call is a ReLU of something that needs a gradient, else None."""
+    values, *rest = args or (kwargs.get("input"),)
+
+    def argument(position: int, key: str, default: Any = None) -> Any:
+        return rest[position] if position < len(rest) else kwargs.get(key, default)
+
+    low: Any = None
+    high: Any = math.inf
+    if name in ("relu", "relu6"):
+        low, high = 0, 6.0 if name == "relu6" else math.inf
+    elif name == "hardtanh":
+        low, high = argument(0, "min_val", -1.0), argument(1, "max_val", 1.0)
+    elif name in ("clamp", "clip", "clamp_min"):
+        low, high = argument(0, "min"), argument(1, "max")
+    elif name == "threshold" and argument(0, "threshold") == 0:
+        low = argument(1, "value")
+    elif name in ("maximum", "max") and isinstance(argument(0, "other"), Tensor):
+        values, low = (argument(0, "other"), values) if _is_zero(values) else (values, argument(0, "other"))
+    if not (_is_zero(low) and isinstance(values, Tensor) and values.requires_grad):
+        return None
+    return values, math.inf if high is None else float(high)
+
+
+def _is_zero(bound: Any) -> bool:
+    """Whether a bound is the number 0, or a constant tensor of zeros."""
+    if isinstance(bound, Tensor):
+        return not bound.requires_grad and not bool(bound.any())
+    return isinstance(bound, int | float) and bound == 0
+
+
+def _running_layer() -> str:
+    """The innermost module whose code this thread is running, named as in the outermost that holds it.
+
+    Python's own stack knows it, so no hook has to be laid on any module for the sake of an error message.
+    """
+    owners: list[nn.Module] = []
+    frame = sys._getframe(2)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            owners.append(owner)
+        frame = frame.f_back  # type: ignore[assignment]
+    if not owners:
+        return "a function outside any module"
+    for root in reversed(owners):
+        for name, child in root.named_modules():
+            if child is owners[0]:
+                return f"layer '{name}' ({type(child).__name__})"
+    return f"a layer of type {type(owners[0]).__name__}"
+
+
+def _graph(result: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph behind a result, once."""
+    waiting, seen = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(_below(node))
+
+
+def _below(node: Any) -> list[Any]:
+    return [below for below, _ in node.next_functions if below is not None]
+
+
+def _kind(node: Any) -> str:
+    """'MulBackward0' -> 'Mul'."""
+    return re.sub(r"Backward\d*$", "", node.name())
+
+
+def _is_escaped(node: Any) -> bool:
+    """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
+    if isinstance(node, BackwardCFunction):
+        return _kind(node) != "_Rectify"
+    if _kind(node) in ("Clamp", "ClampMin"):  # a clamp from elsewhere than 0 keeps numbers safe and is no activation
+        return _is_zero(node._saved_min)
+    return _kind(node) in _ESCAPED
+
+
+def _is_self_gate(node: Any) -> bool:
+    """Whether a node multiplies or divides a value by a gate that is a pointwise function of the same value."""
+    if _kind(node) not in ("Mul", "Div") or len(_below(node)) != 2:
+        return False
+    first, second = _below(node)
+    return any(
+        bool(_GATES & (_pointwise_kinds(gate, _unscaled(value)) or set()))
+        for value, gate in ((first, second), (second, first))
+    )
+
+
+def _unscaled(node: Any) -> Any:
+    while _kind(node) in ("Mul", "Div") and len(_below(node)) == 1:
+        (node,) = _below(node)
+    return node
+
+
+def _pointwise_kinds(node: Any, source: Any, depth: int = 8) -> set[str] | None:
+    """The kinds of nodes between a value and a pointwise function of it, or None if it is no such function."""
+    if node is source:
+        return set()
+    if depth == 0 or _kind(node) not in _GATES | _AFFINE or not _below(node):
+        return None
+    kinds = {_kind(node)}
+    for below in _below(node):
+        found = _pointwise_kinds(below, source, depth - 1)
+        if found is None:
+            return None
+        kinds |= found
+    return kinds

@@ -176,6 +176,8 @@ class Attribution:
         size: (height, width) of the images in network pixels.
         evidence: (N, h', w') what is laid on the picture where that differs from `maps` (occlusion's
             drop of probability per pixel), one cell a pixel; None where the maps are it.
+        reconstruction: (N, C, h, w) on the grid of `maps`, signed: all channels of what deconvnet and
+            guided_backprop bring back, which is their picture; None for other methods.
         views: one View per image, where the images were cut out of larger pictures.
         layer: name of the layer that was looked at, if any.
         signed: whether negative values mean evidence against.
@@ -194,6 +196,7 @@ class Attribution:
     stride: tuple[float, float]
     size: Size
     evidence: Tensor | None = None
+    reconstruction: Tensor | None = None
     views: tuple[View, ...] = ()
     layer: str | None = None
     signed: bool = True
@@ -220,6 +223,7 @@ class Attribution:
             target=classes,
             score=self.score[rows],
             evidence=None if self.evidence is None else self.evidence[rows],
+            reconstruction=None if self.reconstruction is None else self.reconstruction[rows],
             views=self.views[rows],
             checks={name: values[rows] for name, values in self.checks.items()},
             problems=self.problems[rows],

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
-from phosphene.errors import ModelError
 from phosphene.graph import LayerName
 from phosphene.registry import register_attribution
-from phosphene.runtime import layer_gradients, prepare
+from phosphene.runtime import layer_gradients, places, prepare
 from phosphene.types import Attribution, Target
 
 
@@ -59,16 +58,7 @@ def grad_cam(
     """
     name = prepare(classifier).layer_name(layer)
     found = layer_gradients(classifier, images, target, [name], batch_size=batch_size)
-    values = places(found.activations[name], name)
-    weights = places(found.gradients[name], name).mean(dim=(2, 3), keepdim=True)
+    values = places(found.activations[name], f"layer {name}", images)
+    weights = places(found.gradients[name], f"layer {name}", images).mean(dim=(2, 3), keepdim=True)
     maps = (weights * values).sum(dim=1)
     return attribution(maps.clamp(min=0) if relu else maps, images, target, found.score, layer=name)
-
-
-def places(output: Tensor, layer: str) -> Tensor:
-    """A layer's output as (N, k, h, w)."""
-    if output.ndim != 4:
-        raise ModelError(
-            f"the output of layer {layer} has no places: {tuple(output.shape[1:])} for one image; name another layer"
-        )
-    return output

@@ -7,8 +7,10 @@ from phosphene.runtime.passes import (
     input_gradient,
     layer_gradients,
     plain_mode,
+    rule_gradient,
 )
 from phosphene.runtime.perturbed import blended_scores, masked_scores
+from phosphene.runtime.places import places
 from phosphene.runtime.prepare import Prepared, prepare
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "input_gradient",
     "layer_gradients",
     "masked_scores",
+    "places",
     "plain_mode",
     "prepare",
+    "rule_gradient",
 ]

@@ -7,16 +7,17 @@ random state as they were.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.errors import NotFoundError
+from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
-from phosphene.hooks import capture
+from phosphene.hooks import Rule, capture, capture_input, relu_rule
+from phosphene.runtime.places import places
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target, Unit
 
@@ -137,6 +138,61 @@ def input_gradient(
     return torch.cat(scores), torch.cat(gradients).float().contiguous()
 
 
+def rule_gradient(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    rule: Rule,
+    *,
+    to: str | None = None,
+    score: Score = "logit",
+    batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
+
+    Raises:
+        ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
+    """
+    prepared = prepare(classifier, keep=(*unit_layers(target), *([] if to is None else [to])))
+    prepared.check_images(images)
+    _refuse_compiled(prepared.module)
+    target = target.expand(len(images))
+    scores, gradients = [], []
+    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            inputs = ready(prepared, images[start:stop]).requires_grad_(to is None)
+            start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
+            with relu_rule(rule) as check, start_of_graph as found:
+                _, values = scored(prepared, inputs, target.rows(start, stop), score)
+                check(values)
+                gradients.append(_gradient_at(values, found, to))
+            scores.append(values.detach().float())
+    return torch.cat(scores), torch.cat(gradients).float().contiguous()
+
+
+def _refuse_compiled(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        if hasattr(child, "_orig_mod"):
+            raise ModelError(
+                f"layer '{name}' is compiled, where no ReLU rule reaches; pass the module it was made of (._orig_mod)"
+            )
+
+
+def _as_leaf(_name: str, value: Tensor) -> Tensor:
+    return value.detach().clone().requires_grad_()
+
+
+def _gradient_at(values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
+    leaf = found.get(layer or "")
+    if leaf is not None and values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        if gradient is not None:
+            return gradient
+    if leaf is None or layer is not None:
+        raise ModelError(f"what is explained does not depend on the input of layer {layer}; name a layer before it")
+    return torch.zeros_like(leaf)
+
+
 def layer_gradients(
     classifier: Classifier,
     images: Tensor,
@@ -195,31 +251,27 @@ def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> 
         return logits, prepared.score(logits.float(), target, score)
     with capture(prepared.module, [target.unit.layer]) as found:
         logits = prepared.logits(inputs)
-    return logits, unit_score(found[target.unit.layer], target.unit)
+    return logits, unit_score(found[target.unit.layer], target.unit, inputs)
 
 
-def unit_score(output: Tensor, unit: Unit) -> Tensor:
-    """(N,) activation of a unit in a layer's output (N, C, h, w), (N, T, C) or (N, C).
+def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
+    """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`places`).
 
     A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
     gradient is the layer's own activation.
     """
     if unit.channel is None:
         return 0.5 * output.float().square().flatten(1).sum(dim=1)
-    values = _channel(output, unit)
-    if unit.place is not None:
-        row, column = unit.place
-        if values.ndim != 3 or not (0 <= row < values.shape[1] and 0 <= column < values.shape[2]):
-            raise _no_such_unit(unit, output)
-        return values[:, row, column]
-    return values.reshape(len(values), -1).mean(dim=1)
-
-
-def _channel(output: Tensor, unit: Unit) -> Tensor:
-    axis = 2 if output.ndim == 3 else 1
-    if unit.channel is None or not 0 <= unit.channel < output.shape[axis]:
+    values = output if output.ndim == 2 else places(output, f"the output of layer {unit.layer}", images)
+    if not 0 <= unit.channel < values.shape[1]:
         raise _no_such_unit(unit, output)
-    return output.select(axis, unit.channel).float()
+    values = values[:, unit.channel].float()
+    if unit.place is None:
+        return values.reshape(len(values), -1).mean(dim=1)
+    row, column = unit.place
+    if values.ndim != 3 or not (0 <= row < values.shape[1] and 0 <= column < values.shape[2]):
+        raise _no_such_unit(unit, output)
+    return values[:, row, column]
 
 
 def _no_such_unit(unit: Unit, output: Tensor) -> NotFoundError:

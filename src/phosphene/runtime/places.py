@@ -1,0 +1,79 @@
+"""Where the places of a layer's output are: channels first, channels last (Swin), or a row of tokens (ViT)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from phosphene.errors import ModelError
+from phosphene.types import Size
+
+# Tokens that are no place of the image: none, the class's, also a teacher's; four or eight registers without and with.
+_EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
+
+
+def places(output: Tensor, what: str, images: Tensor) -> Tensor:
+    """A layer's output, or its gradient, as (N, k, h, w).
+
+    Which axes are places follows from the image's proportions: (N, k, h, w) and (N, h, w, k) are told apart by
+    which pair has them, and the tokens (N, T, k) are laid out as the grid that covers the image with square
+    patches, after the leading class and register tokens, which are left out.
+
+    Args:
+        output: (N, k, h, w), (N, h, w, k) or (N, T, k).
+        what: what it is, for the message.
+        images: (N, C, H, W) that the network saw.
+
+    Raises:
+        ModelError: if the output has no places.
+
+    Example:
+        >>> images = torch.rand(1, 3, 224, 224)
+        >>> [tuple(places(torch.rand(shape), "a layer", images).shape[1:])
+        ...  for shape in ((1, 64, 7, 7), (1, 7, 7, 768), (1, 197, 192))]
+        [(64, 7, 7), (768, 7, 7), (192, 14, 14)]
+    """
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    one_row_each = output.shape[0] == images.shape[0]  # the windows of a Swin block are rows of their own
+    if output.ndim == 4 and one_row_each:
+        return output.permute(0, 3, 1, 2) if _channels_last(tuple(output.shape[1:]), size) else output
+    grid = token_grid(int(output.shape[1]), size) if output.ndim == 3 and one_row_each else None
+    if grid is not None:
+        tokens = output[:, -grid[0] * grid[1] :].transpose(1, 2)  # (N, k, h w)
+        return tokens.reshape(len(output), -1, *grid)
+    raise ModelError(
+        f"{what} has no places: {tuple(output.shape)} for {len(images)} images of {size[0]} x {size[1]}; "
+        "name another layer"
+    )
+
+
+def _channels_last(shape: tuple[int, ...], size: Size) -> bool:
+    return _distortion(shape[:2], size) < _distortion(shape[1:], size)
+
+
+def _distortion(grid: tuple[int, ...], size: Size) -> float:
+    return abs(math.log(grid[0] * size[1]) - math.log(grid[1] * size[0]))
+
+
+def token_grid(count: int, size: Size) -> Size | None:
+    """(h, w) of the square patches that `count` tokens stand for, or None; the fewest extra tokens win.
+
+    Example:
+        >>> token_grid(197, (224, 224)), token_grid(50, (224, 224)), token_grid(1 + 14 * 10, (224, 160))
+        ((14, 14), (7, 7), (14, 10))
+        >>> token_grid(23, (224, 224)) is None
+        True
+    """
+    for extra in _EXTRA_TOKENS:
+        cells = count - extra
+        for rows in range(1, cells + 1):
+            if cells % rows == 0 and _same_patch((rows, cells // rows), size):
+                return rows, cells // rows
+    return None
+
+
+def _same_patch(grid: Size, size: Size) -> bool:
+    """Whether one patch size, of whole pixels, divides the image into this grid, a remainder left over."""
+    patches = [range(side // (cells + 1) + 1, side // cells + 1) for side, cells in zip(size, grid, strict=True)]
+    return max(patches[0].start, patches[1].start) < min(patches[0].stop, patches[1].stop)
