@@ -1,0 +1,290 @@
+"""The one loop that makes images: decode, augment, look, judge, turn the gradient into a direction, step, yield.
+
+    decode parameters -> images -> augmentations -> network (captured layers) -> objective -> gradient
+    -> direction rules (preconditioning, maps of step sizes, masks) -> optimizer -> after rules (priors, clipping)
+
+Everything that a recipe chooses is an argument made of small functions; the loop knows no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import NumericalError, OptionError
+from phosphene.hooks import capture
+from phosphene.runtime import Prepared, plain_mode, prepare
+from phosphene.runtime.passes import batches
+from phosphene.synthesis.augment import Augmentation, augmented
+from phosphene.synthesis.objectives import Objective, Reading
+from phosphene.synthesis.parametrization import Parametrization, Pixel
+from phosphene.synthesis.schedules import Schedule, as_schedule
+from phosphene.synthesis.streams import Draws, Streams
+
+Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+Stop = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Moment:
+    """Where a run stands: what its rules may look at, and what they remember.
+
+    Args:
+        step: the step that is being made, from 0.
+        steps: how many there are.
+        parameters: (N, ...) before the step's change; with pixels the images.
+        gradient: (N, ...) the objective's own gradient, before any rule.
+        draws: the images' random numbers at this step.
+        memory: what rules keep from step to step, by a name of their own.
+    """
+
+    step: int
+    steps: int
+    parameters: Tensor
+    gradient: Tensor
+    draws: Draws
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+
+Rule = Callable[[Tensor, Moment], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step gave.
+
+    Args:
+        index: how many steps are done; a recipe of several runs counts on.
+        steps: how many there will be.
+        images: (N, C, H, W) in [0, 1] after the step, detached.
+        value: (N,) the objective at the augmented images before the step.
+        logits: (N, K) the network's scores there.
+        stage: which part of a recipe made it.
+        extras: further pictures and numbers that a recipe wants shown, by name, one row per image.
+    """
+
+    index: int
+    steps: int
+    images: Tensor
+    value: Tensor
+    logits: Tensor
+    stage: str = ""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+def ascend(
+    classifier: Classifier,
+    objective: Objective,
+    start: Tensor,
+    *,
+    steps: int,
+    streams: Streams,
+    rate: float | Schedule = 1.0,
+    optimizer: Optimizer | None = None,
+    parametrization: Parametrization | None = None,
+    augmentations: Sequence[Augmentation] = (),
+    direction: Sequence[Rule] = (),
+    after: Sequence[Rule] = (),
+    stop: Stop | None = None,
+    batch_size: int | None = None,
+    stage: str = "",
+) -> Iterator[Step]:
+    """Images on their way up the objective: one Step after each step; stop iterating to stop.
+
+    Each step is ``parameters += rate * direction``, or whatever `optimizer` makes of the direction.
+
+    Args:
+        classifier: the network that looks.
+        objective: what is raised, per image.
+        start: (N, C, H, W) images in [0, 1] to start from.
+        steps: number of steps.
+        streams: the images' random numbers; one stream per image.
+        rate: step size, a number or a schedule; multiplies the direction.
+        optimizer: makes a torch optimizer for the parameters; its own rate is replaced by `rate`. None: plain steps.
+        parametrization: what the parameters are; None for pixels.
+        augmentations: done to the images in turn before the network looks.
+        direction: rules that turn the gradient into the direction of the step, in turn.
+        after: rules applied to the parameters after the step, in turn; clip pixels here.
+        stop: logits (N, K) -> (N,) bool: images that are done and no longer change; the run ends when all are.
+        batch_size: images per pass through the network; None chooses.
+        stage: name of this part of a recipe.
+
+    Yields:
+        A Step after each step.
+
+    Raises:
+        NumericalError: if a gradient is NaN, infinite or zero everywhere; naming the image and the step.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+        >>> from phosphene.synthesis.objectives import class_score
+        >>> from phosphene.types import Target
+        >>> classifier = Classifier(net)
+        >>> up = ascend(classifier, class_score(classifier, Target.of(1)), torch.full((1, 3, 2, 2), 0.5),
+        ...             steps=3, streams=Streams.of(0, [1]), rate=0.1, after=[clip])
+        >>> values = [step.value.item() for step in up]
+        >>> values[0] < values[1] < values[2]
+        True
+    """
+    prepared = prepare(classifier, keep=objective.layers)
+    prepared.check_images(start)
+    if len(streams) != len(start):
+        raise OptionError(f"{len(streams)} random streams for {len(start)} images; give one for each")
+    if steps < 0:
+        raise OptionError(f"steps={steps}; give 0 or more")
+    parametrization, schedule = parametrization or Pixel(), as_schedule(rate)
+    with plain_mode(prepared.device, gradients=False):
+        parameters = parametrization.encode(_own_copy(start, prepared.device))
+        stepper = (optimizer or _plain_steps)([parameters])
+        memory: dict[str, Tensor] = {}
+        done = torch.zeros(len(start), dtype=torch.bool, device=prepared.device)
+    for index in range(steps):
+        with plain_mode(prepared.device, gradients=False):
+            draws = streams.at(index).under(stage)
+            look = _Look(prepared, objective, parametrization, augmentations, draws, batch_size)
+            value, logits, gradient = look(parameters)
+            _check_gradient(gradient, done, streams, index, stage)
+            moment = Moment(index, steps, parameters, gradient, draws, memory)
+            done = done | stop(logits) if stop is not None else done
+            before = parameters.clone() if bool(done.any()) else parameters
+            _move(parameters, _in_turn(direction, gradient, moment), stepper, schedule(index, steps))
+            parameters.copy_(_in_turn(after, parameters, moment))
+            if before is not parameters:
+                parameters.copy_(torch.where(_per_image(done, parameters), before, parameters))
+            images = parametrization.decode(parameters).detach().clone()
+        yield Step(index + 1, steps, images, value, logits, stage)
+        if bool(done.all()):
+            return
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look of the network at all images, in micro-batches."""
+
+    prepared: Prepared
+    objective: Objective
+    parametrization: Parametrization
+    augmentations: Sequence[Augmentation]
+    draws: Draws
+    batch_size: int | None
+
+    def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(objective (N,), logits (N, K), gradient like the parameters)."""
+        count = len(parameters)
+        parts = [self._rows(parameters, *span) for span in batches(count, self.batch_size, parameters.device)]
+        value, logits, gradient = (
+            torch.cat(column) if len(column) > 1 else column[0] for column in zip(*parts, strict=True)
+        )
+        return value, logits, gradient
+
+    def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        draws = replace(self.draws, rows=(start, stop))
+        layers = self.objective.layers
+        with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision):
+            leaf = parameters[start:stop].detach().requires_grad_()
+            images = self.parametrization.decode(leaf)
+            seen = augmented(images, self.augmentations, draws)
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            with capture(self.prepared.module, layers) as found:
+                logits = self.prepared.logits(seen).float()
+            values = self.objective(Reading(logits, found, images, start))
+            (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        gradient = torch.zeros_like(leaf) if gradient is None else gradient
+        return values.detach().float(), logits.detach(), gradient.float().contiguous()
+
+
+def _own_copy(images: Tensor, device: torch.device) -> Tensor:
+    return images.detach().to(device, torch.float32, copy=True).contiguous()
+
+
+def _plain_steps(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0, maximize=True)
+
+
+def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Adam, upwards; every pixel has a step size of its own, so images in a batch do not see each other."""
+    return torch.optim.Adam(parameters, lr=1.0, maximize=True)
+
+
+def _move(parameters: Tensor, direction: Tensor, stepper: torch.optim.Optimizer, rate: float) -> None:
+    for group in stepper.param_groups:
+        group["lr"] = rate
+    parameters.grad = direction
+    stepper.step()
+    parameters.grad = None
+
+
+def _in_turn(rules: Sequence[Rule], value: Tensor, moment: Moment) -> Tensor:
+    for rule in rules:
+        value = rule(value, moment)
+    return value
+
+
+def _check_gradient(gradient: Tensor, done: Tensor, streams: Streams, index: int, stage: str) -> None:
+    """Refuse to go on along a gradient that is not one; images that are done may have any."""
+    largest = gradient.flatten(1).abs().amax(dim=1)
+    bad = ~((largest > 0) & torch.isfinite(largest)) & ~done
+    if not bool(bad.any()):
+        return
+    row = int(bad.nonzero()[0, 0])
+    zero = bool(largest[row] == 0)
+    where = f"target {streams.targets[row]}, seed {streams.seeds[row]}, step {index}" + (
+        f" of {stage}" if stage else ""
+    )
+    if zero:
+        raise NumericalError(
+            f"the gradient is zero everywhere ({where}): the objective does not change with the image there; "
+            "start from another image or seed, raise the logit instead of a probability, or choose another unit"
+        )
+    raise NumericalError(
+        f"the gradient holds NaN or infinity ({where}): lower the rate, or look for an operation of the network "
+        "that overflows"
+    )
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+def clip(images: Tensor, _moment: Moment) -> Tensor:
+    """Every value brought back into [0, 1]; for pixels."""
+    return images.clamp(0, 1)
+
+
+def every(interval: int, rule: Rule, offset: int = 0) -> Rule:
+    """A rule that is applied at every `interval`-th step only, first at step `offset`."""
+    if interval < 1:
+        raise OptionError(f"interval={interval}; give 1 or more")
+    return lambda value, moment: rule(value, moment) if (moment.step - offset) % interval == 0 else value
+
+
+def within(mask: Tensor | Callable[[Moment], Tensor], rule: Rule) -> Rule:
+    """A rule whose result counts inside a mask (N or 1, 1, H, W) in [0, 1] only, blended at its soft edge."""
+
+    def masked(value: Tensor, moment: Moment) -> Tensor:
+        where = mask(moment) if callable(mask) else mask
+        return torch.lerp(value, rule(value, moment), where.to(value).expand_as(value))
+
+    return masked
+
+
+def multiply(mask: Tensor | Callable[[Moment], Tensor]) -> Rule:
+    """The direction times a mask, or a map of step sizes."""
+
+    def masked(value: Tensor, moment: Moment) -> Tensor:
+        return value * (mask(moment) if callable(mask) else mask).to(value)
+
+    return masked
+
+
+def unit_rms(value: Tensor, _moment: Moment) -> Tensor:
+    """The direction with a root mean square of 1 in every image; then the rate is a step in units of the pixels."""
+    size = value.square().flatten(1).mean(dim=1).sqrt().clamp(min=1e-30)
+    return value / _per_image(size, value)

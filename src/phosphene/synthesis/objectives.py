@@ -1,0 +1,169 @@
+"""What an image is made to do to the network: objectives, added and scaled like numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import NotFoundError, OptionError
+from phosphene.runtime.passes import unit_score
+from phosphene.types import Score, Target, Unit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the network answered to the augmented images of a batch, with the graph to differentiate.
+
+    Args:
+        logits: (n, K).
+        activations: per captured layer, its output (n, ...).
+        images: (n, C, H, W) the images themselves, not augmented.
+        start: place of the first of them in the whole run, so that per-image data find their rows.
+    """
+
+    logits: Tensor
+    activations: dict[str, Tensor]
+    images: Tensor
+    start: int = 0
+
+    def rows(self, values: Tensor) -> Tensor:
+        """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""
+        part = values if len(values) == 1 else values[self.start : self.start + len(self.images)]
+        return part.to(self.images.device)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A number per image to be raised, and the layers it has to see.
+
+    Args:
+        value: Reading -> (n,).
+        layers: dotted names of the layers that are captured for it.
+
+    Example:
+        >>> both = channel("conv", 3) + 0.5 * energy("conv") - energy("stem")
+        >>> both.layers
+        ('conv', 'stem')
+    """
+
+    value: Callable[[Reading], Tensor]
+    layers: tuple[str, ...] = ()
+
+    def __call__(self, reading: Reading) -> Tensor:
+        return self.value(reading)
+
+    def __add__(self, other: Objective) -> Objective:
+        return Objective(lambda reading: self(reading) + other(reading), _union(self, other))
+
+    def __sub__(self, other: Objective) -> Objective:
+        return self + other * -1.0
+
+    def __neg__(self) -> Objective:
+        return self * -1.0
+
+    def __mul__(self, weight: float | Tensor | Objective) -> Objective:
+        """Scaled by a number, by one number per image (N,), or by another objective."""
+        if isinstance(weight, Objective):
+            return Objective(lambda reading: self(reading) * weight(reading), _union(self, weight))
+        if isinstance(weight, Tensor):
+            return Objective(lambda reading: self(reading) * reading.rows(weight.reshape(-1)), self.layers)
+        return Objective(lambda reading: self(reading) * weight, self.layers)
+
+    __rmul__ = __mul__
+
+
+def _union(*objectives: Objective) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
+
+
+def class_score(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
+    """The score of each image's class: its logit, its log-probability, or its margin to the best other class.
+
+    ``score="probability"`` raises log p_c: the same optimum as the softmax posterior p_c of the paper, but a
+    gradient that does not vanish while p_c is near 0 (ours).
+    """
+
+    def value(reading: Reading) -> Tensor:
+        own = target if len(target.classes) == 1 else target.rows(reading.start, reading.start + len(reading.images))
+        if (target.score or score) == "probability" and not own.versus:
+            return _log_probability(classifier, reading.logits, own)
+        return classifier.score(reading.logits, own, score)
+
+    return Objective(value)
+
+
+def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
+    logs = {"softmax": lambda: logits.log_softmax(dim=1), "sigmoid": lambda: torch.nn.functional.logsigmoid(logits)}
+    if classifier.head not in logs:
+        raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
+    classifier.check_target(target, logits.shape[1])
+    index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
+    return logs[classifier.head]().gather(1, index[:, None])[:, 0]
+
+
+def unit(place: Unit) -> Objective:
+    """The activation of a unit: a neuron, a channel's mean over places, or half the energy of a whole layer."""
+    return Objective(lambda reading: unit_score(reading.activations[place.layer], place), (place.layer,))
+
+
+def channel(layer: str, channel: int | Sequence[int]) -> Objective:
+    """The mean activation of a channel, one for all images or one for each."""
+    if isinstance(channel, int):
+        return unit(Unit(layer, channel))
+    index = torch.tensor(list(channel))
+
+    def value(reading: Reading) -> Tensor:
+        output = reading.activations[layer].float()
+        rows = reading.rows(index)
+        if int(rows.max()) >= output.shape[1] or int(rows.min()) < 0:
+            raise NotFoundError(f"no channel {int(rows.max())} in {layer}: it has {output.shape[1]}")
+        means = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
+        return means.gather(1, rows.expand(len(output))[:, None])[:, 0]
+
+    return Objective(value, (layer,))
+
+
+def neuron(layer: str, channel: int, place: tuple[int, int]) -> Objective:
+    """The activation of one channel at one place (row, column) of the layer's grid."""
+    return unit(Unit(layer, channel, place))
+
+
+def energy(layer: str) -> Objective:
+    """Half the sum of squares of a layer: its gradient is the layer's own activation, as in DeepDream."""
+    return unit(Unit(layer))
+
+
+def direction(layer: str, vectors: Tensor) -> Objective:
+    """The dot product of a layer's output, averaged over places, with a vector (k,) or one per image (N, k).
+
+    A vector of the layer's whole shape (k, h, w) or (N, k, h, w) is compared place by place (mean over places).
+    """
+    vectors = vectors if vectors.ndim in (2, 4) else vectors[None]
+
+    def value(reading: Reading) -> Tensor:
+        output = reading.activations[layer].float()
+        wanted = reading.rows(vectors).to(output)
+        if wanted.ndim == 2 and output.ndim > 2:
+            output = output.flatten(2).mean(dim=2)
+        if wanted.shape[1:] != output.shape[1:]:
+            raise OptionError(
+                f"a direction of shape {tuple(wanted.shape[1:])} in {layer}, whose output for one image is "
+                f"{tuple(output.shape[1:])}"
+            )
+        return (output * wanted).flatten(1).sum(dim=1) / max(1, output[0, 0].numel())
+
+    return Objective(value, (layer,))
+
+
+def squared_norm(center: Tensor) -> Objective:
+    """||I - center||_2^2 of the image itself: subtract it, scaled, as the class model's regularizer."""
+    return Objective(lambda reading: (reading.images - center.to(reading.images)).square().flatten(1).sum(dim=1))
+
+
+def absolute_norm(center: Tensor) -> Objective:
+    """||I - center||_1 of the image itself."""
+    return Objective(lambda reading: (reading.images - center.to(reading.images)).abs().flatten(1).sum(dim=1))

@@ -1,0 +1,92 @@
+"""Maps of step sizes from the gradient's own history: equations 2-4 of saliency-driven class impressions.
+
+Equation 2 as printed multiplies the old value by the iteration and never divides, so that it grows like a factorial
+and keeps only the first gradients. Our reading is the running mean it would be if divided:
+``cumulative_i = (cumulative_{i-1} * i + C * g / ||g||) / (i + 1)``, the norm over the whole image, start 0.1.
+Equation 4 as printed, a signed product, pushes against the gradient where its history is negative. Reading A takes
+'saliency map' at its word and uses magnitudes; reading B moves only where the gradient agrees with its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from phosphene.errors import OptionError
+from phosphene.synthesis.ascent import Moment, Rule
+
+Reading = Literal["A", "B", "none"]
+
+_START = 0.1
+
+
+def share_of_direction(step: int, *, steps: int, late: float = 4.0, turn: int = 150) -> float:
+    """C of equations 2 and 3: C1 = C2 * steps / t before step t, C2 from then on.
+
+    A run of fewer than t steps never gets to C2; there C1 = C2 (our reading).
+
+    Example:
+        >>> share_of_direction(0, steps=300), share_of_direction(150, steps=300), share_of_direction(0, steps=100)
+        (8.0, 4.0, 4.0)
+    """
+    return late * steps / turn if step < turn <= steps else late
+
+
+def running_mean(previous: Tensor, current: Tensor, step: int, share: float) -> Tensor:
+    """Equation 2 in our reading: the mean over steps of C * current / ||current||, and of the start value."""
+    norm = current.square().flatten(1).sum(dim=1).sqrt().clamp(min=1e-30).reshape(-1, *([1] * (current.ndim - 1)))
+    return (previous * step + share * current / norm) / (step + 1)
+
+
+def saliency_weight(
+    reading: Reading = "A",
+    mask: Callable[[Moment], Tensor] | None = None,
+    *,
+    limit: float = 10.0,
+    late: float = 4.0,
+    turn: int = 150,
+) -> Rule:
+    """The direction times a weight per place that favours what has been salient all along (equations 2-4).
+
+    Reading A: ``M = max over channels |g|``, ``W_i = A_{i-1} * M_i`` with A the running mean of C * M / ||M||.
+    Reading B: ``W_i = relu(cum_{i-1} * g_i)`` per channel, cum the running mean of C * g / ||g||.
+    W is scaled to mean 1 inside the mask and cut at `limit` (ours). g is what the rule gets: put it after the
+    preconditioning to weigh by the smooth gradient.
+
+    Args:
+        reading: A, B, or none for no weight.
+        mask: where the mean is taken; None for everywhere.
+        limit: largest weight.
+        late: C2 of equation 3.
+        turn: t of equations 2 and 3.
+
+    References:
+        addepalli2021, equations 2-4.
+    """
+    if reading not in ("A", "B", "none"):
+        raise OptionError(f"weight '{reading}' is unknown; choose A, B or none")
+    if reading == "none":
+        return lambda value, _moment: value
+
+    def weighed(value: Tensor, moment: Moment) -> Tensor:
+        current = value.abs().amax(dim=1, keepdim=True) if reading == "A" else value
+        key = f"saliency_weight.{reading}"
+        previous = moment.memory.get(key)
+        previous = torch.full_like(current, _START) if previous is None else previous
+        share = share_of_direction(moment.step, steps=moment.steps, late=late, turn=turn)
+        moment.memory[key] = running_mean(previous, current, moment.step, share)
+        weight = (previous * current).clamp(min=0)
+        where = torch.ones_like(weight[:, :1]) if mask is None else mask(moment).to(weight)
+        return value * _mean_one(weight, where).clamp(max=limit)
+
+    return weighed
+
+
+def _mean_one(weight: Tensor, where: Tensor) -> Tensor:
+    """The weight scaled so that its mean inside the mask is 1."""
+    where = where.expand_as(weight)
+    mean = (weight * where).flatten(1).sum(dim=1) / where.flatten(1).sum(dim=1).clamp(min=1e-30)
+    return weight / mean.clamp(min=1e-30).reshape(-1, 1, 1, 1)
