@@ -66,7 +66,7 @@ class Fourier:
         values = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
         if self.color and values.shape[1] == 3:
             values = mix_colors(values, color_root())
-        return values.sigmoid()
+        return torch.sigmoid(values)
 
 
 def precondition(gradient: Tensor, power: float = 1.0, color: bool = True) -> Tensor:
