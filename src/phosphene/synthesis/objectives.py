@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
-from phosphene.runtime.passes import unit_score
+from phosphene.runtime.passes import places, unit_score
 from phosphene.types import Score, Target, Unit
 
 
@@ -107,7 +107,19 @@ def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> 
 
 def unit(place: Unit) -> Objective:
     """The activation of a unit: a neuron, a channel's mean over places, or half the energy of a whole layer."""
-    return Objective(lambda reading: unit_score(reading.activations[place.layer], place), (place.layer,))
+    return Objective(lambda reading: _unit_value(reading, place), (place.layer,))
+
+
+def _unit_value(reading: Reading, place: Unit) -> Tensor:
+    return unit_score(reading.activations[place.layer], place, reading.images)
+
+
+def _pooled(reading: Reading, layer: str) -> Tensor:
+    """(n, k) a layer's output averaged over its places."""
+    output = reading.activations[layer].float()
+    if output.ndim == 2:
+        return output
+    return places(output, f"the output of layer {layer}", reading.images).flatten(2).mean(dim=2)
 
 
 def channel(layer: str, channel: int | Sequence[int]) -> Objective:
@@ -117,12 +129,10 @@ def channel(layer: str, channel: int | Sequence[int]) -> Objective:
     index = torch.tensor(list(channel))
 
     def value(reading: Reading) -> Tensor:
-        output = reading.activations[layer].float()
-        rows = reading.rows(index)
-        if int(rows.max()) >= output.shape[1] or int(rows.min()) < 0:
-            raise NotFoundError(f"no channel {int(rows.max())} in {layer}: it has {output.shape[1]}")
-        means = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
-        return means.gather(1, rows.expand(len(output))[:, None])[:, 0]
+        means, rows = _pooled(reading, layer), reading.rows(index)
+        if int(rows.max()) >= means.shape[1] or int(rows.min()) < 0:
+            raise NotFoundError(f"no channel {int(rows.max())} in {layer}: it has {means.shape[1]}, from 0")
+        return means.gather(1, rows.expand(len(means))[:, None])[:, 0]
 
     return Objective(value, (layer,))
 
@@ -145,10 +155,8 @@ def direction(layer: str, vectors: Tensor) -> Objective:
     vectors = vectors if vectors.ndim in (2, 4) else vectors[None]
 
     def value(reading: Reading) -> Tensor:
-        output = reading.activations[layer].float()
+        output = _pooled(reading, layer) if vectors.ndim == 2 else reading.activations[layer].float()
         wanted = reading.rows(vectors).to(output)
-        if wanted.ndim == 2 and output.ndim > 2:
-            output = output.flatten(2).mean(dim=2)
         if wanted.shape[1:] != output.shape[1:]:
             raise OptionError(
                 f"a direction of shape {tuple(wanted.shape[1:])} in {layer}, whose output for one image is "
