@@ -10,7 +10,8 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
-from phosphene.runtime.passes import places, unit_score
+from phosphene.runtime.passes import unit_score
+from phosphene.runtime.places import places
 from phosphene.types import Score, Target, Unit
 
 
