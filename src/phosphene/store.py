@@ -73,9 +73,13 @@ class RunFolder:
         kind = Image.registered_extensions()[PurePath(name).suffix.lower()]
         return self._write(name, lambda file: image.save(file, format=kind, **options))
 
+    def save_bytes(self, name: str, content: bytes) -> PurePath:
+        """Write bytes as they are."""
+        return self._write(name, lambda file: file.write(content))
+
     def save_text(self, name: str, text: str) -> PurePath:
         """Write a text file."""
-        return self._write(name, lambda file: file.write(text.encode("utf-8")))
+        return self.save_bytes(name, text.encode("utf-8"))
 
     def save_json(self, name: str, value: Any) -> PurePath:
         """Write JSON, with the run's own files relative to it."""

@@ -8,7 +8,7 @@ import torch
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, suggest
-from phosphene.zoo import embedded
+from phosphene.zoo import embedded, head
 
 SOURCES: dict[str, Callable[[str], Classifier]] = {"embedded": embedded.load}
 
@@ -17,7 +17,8 @@ def load_classifier(spec: str | Classifier = "embedded", *, device: str | torch.
     """The classifier that a spec names, in eval mode on a device.
 
     Args:
-        spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; a Classifier is returned as it is.
+        spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; a folder made by `phosphene head`; a
+            Classifier is returned as it is.
         device: "cpu", "cuda", ...; None leaves it where it was loaded.
 
     Raises:
@@ -31,6 +32,8 @@ def load_classifier(spec: str | Classifier = "embedded", *, device: str | torch.
     """
     if isinstance(spec, Classifier):
         classifier = spec
+    elif head.is_head(spec):
+        classifier = head.load(spec, load_classifier)
     else:
         source, _, rest = spec.partition(":")
         if source not in SOURCES:

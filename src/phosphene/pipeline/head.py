@@ -1,0 +1,235 @@
+"""head: a folder of pictures per class in, a classifier of these classes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import InputError, ModelError, OptionError
+from phosphene.images import list_images, read_image
+from phosphene.runtime import head_features, prepare
+from phosphene.types import Record
+from phosphene.zoo.head import with_head
+
+Progress = Callable[[int, int], None]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+# Inverse strengths of the penalty that cross-validation chooses from (ours): from hardly any freedom to much.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_FOLDS = 5
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted head, and how well it does on pictures it has not seen.
+
+    Args:
+        classifier: the network with the new head.
+        weight: (1, k) for two classes, (K, k) for more; on the features as the network pools them.
+        bias: (1,) or (K,).
+        labels: names of the classes, those of the folders.
+        counts: pictures of each class that could be read.
+        accuracy: share of the held-out pictures that are right.
+        fitted_accuracy: the same over the pictures it was fitted on.
+        confusion: (K, K) held-out pictures, a row per true and a column per predicted class.
+        held_out: one record per held-out picture: label, predicted, probability of the predicted class.
+        broken: one record per picture that could not be read.
+        strength: the inverse penalty that cross-validation chose.
+    """
+
+    classifier: Classifier
+    weight: Tensor
+    bias: Tensor
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    accuracy: float
+    fitted_accuracy: float
+    confusion: Indices
+    held_out: tuple[Record, ...]
+    broken: tuple[Record, ...]
+    strength: float
+
+
+def fit_head(
+    classifier: Classifier,
+    folder: str | os.PathLike[str],
+    *,
+    held_out: float = 0.2,
+    seed: int = 0,
+    name: str = "head",
+    progress: Progress | None = None,
+) -> Head:
+    """A logistic regression on the network's pooled features, with a folder of pictures for each class.
+
+    Two classes get one output and a sigmoid (positive for the second folder in the order of names), more get a
+    softmax. The features are standardized for the fit, and the standardization folded into the weights, so that the
+    head is one linear layer and class activation maps remain exact. The penalty (L2) is the strongest whose
+    log loss in five-fold cross-validation over the fitted part is within one standard error of the best (ours: the
+    best itself drives probabilities to 0 and 1, where no occluder moves them); the held-out part chooses nothing.
+
+    Args:
+        classifier: a network that ends in global average pooling and one linear layer.
+        folder: has one folder per class.
+        held_out: share of the pictures of each class that is kept for measuring.
+        seed: of the split.
+        name: what reports call the new classifier.
+        progress: called with (pictures seen, pictures in all).
+
+    Returns:
+        A Head.
+
+    Raises:
+        InputError: if there are fewer than two classes, or too few pictures of one.
+        OptionError: if `held_out` leaves nothing to fit on or to measure.
+        ModelError: if the network does not end in pooling and one linear layer.
+    """
+    if not 0 < held_out < 1:
+        raise OptionError(f"held_out={held_out} must lie between 0 and 1, such as 0.2")
+    groups = class_folders(folder)
+    paths = [path for group in groups for path in list_images(group)]
+    labels = [path.relative_to(folder).parts[0] for path in paths]
+    prepared = prepare(classifier)
+    features, kept, broken = _features(prepared, paths, progress)
+    names = tuple(group.name for group in groups)
+    truth = np.array([names.index(labels[index]) for index in kept])
+    counts = np.bincount(truth, minlength=len(names)) if kept else np.zeros(len(names), dtype=np.int64)
+    fitted, kept_out = _split(truth, counts, names, held_out, seed)
+    weight, bias, strength = _logistic(features[fitted], truth[fitted], seed)
+    head = with_head(classifier, weight, bias, names, name)
+    scores = head.probabilities(_scores(torch.from_numpy(features), weight, bias)).numpy()
+    predicted = scores.argmax(axis=1)
+    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(confusion, (truth[kept_out], predicted[kept_out]), 1)
+    records = tuple(
+        Record(
+            str(paths[kept[index]]),
+            "ok",
+            values={
+                "label": names[truth[index]],
+                "predicted": names[predicted[index]],
+                "probability": float(scores[index].max()),
+            },
+        )
+        for index in kept_out
+    )
+    return Head(
+        classifier=head,
+        weight=weight,
+        bias=bias,
+        labels=names,
+        counts=tuple(int(count) for count in counts),
+        accuracy=float((predicted == truth)[kept_out].mean()),
+        fitted_accuracy=float((predicted == truth)[fitted].mean()),
+        confusion=confusion,
+        held_out=records,
+        broken=broken,
+        strength=strength,
+    )
+
+
+def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folders in a folder, one for each class, in the order of their names.
+
+    Raises:
+        InputError: if there are fewer than two.
+    """
+    parent = Path(folder)
+    if not parent.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(found) < 2:
+        raise InputError(f"{folder}: holds {len(found)} folders; expected one for each of at least two classes")
+    return found
+
+
+def _features(
+    classifier: Classifier, paths: Sequence[Path], progress: Progress | None
+) -> tuple[Floats, list[int], tuple[Record, ...]]:
+    """(features (N, k), which paths they are of, the pictures that could not be read)."""
+    rows: list[Floats] = []
+    kept: list[int] = []
+    broken: list[Record] = []
+    for indices, images in _streamed(classifier, paths, broken):
+        _, values, _ = head_features(classifier, images)
+        rows.append(values.mean(dim=(2, 3)).double().cpu().numpy())  # (n, k, h, w) -> (n, k)
+        kept += indices
+        if progress is not None:
+            progress(len(kept) + len(broken), len(paths))
+    return np.concatenate(rows) if rows else np.zeros((0, 0)), kept, tuple(broken)
+
+
+def _streamed(
+    classifier: Classifier, paths: Sequence[Path], broken: list[Record]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches of what the network sees; what cannot be read is added to `broken`."""
+    indices: list[int] = []
+    seen: list[Tensor] = []
+    for index, path in enumerate(paths):
+        try:
+            picture = read_image(path)
+            seen.append(classifier.look([picture], classifier.views([picture])))
+            indices.append(index)
+        except InputError as error:
+            broken.append(Record(str(path), "error", str(error)))
+        if seen and (len(seen) == _BATCH or index == len(paths) - 1 or classifier.preprocess.size is None):
+            yield indices, torch.cat(seen)
+            indices, seen = [], []
+
+
+def _split(
+    truth: Indices, counts: Indices, names: Sequence[str], held_out: float, seed: int
+) -> tuple[Indices, Indices]:
+    """(fitted, held out): of each class the same share, at least one and not all."""
+    generator = np.random.default_rng(seed)
+    fitted: list[Indices] = []
+    kept_out: list[Indices] = []
+    for index, name in enumerate(names):
+        if counts[index] < 2 * _FOLDS:
+            raise InputError(f"class '{name}' has {counts[index]} readable pictures; at least {2 * _FOLDS} are needed")
+        members = generator.permutation(np.flatnonzero(truth == index))
+        cut = min(max(1, round(held_out * len(members))), len(members) - _FOLDS)
+        kept_out.append(members[:cut])
+        fitted.append(members[cut:])
+    return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(kept_out))
+
+
+def _logistic(features: Floats, truth: Indices, seed: int) -> tuple[Tensor, Tensor, float]:
+    """(weight (K, k), bias (K,), chosen inverse penalty) on the raw features; K is 1 for two classes."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    if not np.isfinite(features).all():
+        raise ModelError("the features of this network hold NaN or infinity; no head can be fitted")
+    center, spread = features.mean(axis=0), features.std(axis=0)
+    spread[spread == 0] = 1
+    standard = (features - center) / spread
+    models = [LogisticRegression(C=strength, max_iter=5000) for strength in STRENGTHS]
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    losses = [-cross_val_score(model, standard, truth, scoring="neg_log_loss", cv=folds) for model in models]
+    found = models[_simplest(losses)].fit(standard, truth)
+    weight = found.coef_ / spread
+    bias = found.intercept_ - weight @ center
+    return torch.from_numpy(weight), torch.from_numpy(bias), float(found.C)
+
+
+def _simplest(losses: Sequence[Floats]) -> int:
+    """The strongest penalty whose loss is within one standard error of the best; the strongest comes first."""
+    best = min(losses, key=lambda folds: float(folds.mean()))
+    bound = best.mean() + best.std(ddof=1) / len(best) ** 0.5
+    return next(index for index, folds in enumerate(losses) if folds.mean() <= bound)
+
+
+def _scores(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, K) logits; one output becomes (-z, z)."""
+    scores = features @ weight.T + bias
+    return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
