@@ -18,6 +18,7 @@ from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.places import places
+from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target, Unit
 
@@ -46,13 +47,14 @@ class LayerPass:
 
 
 @contextmanager
-def plain_mode(device: torch.device, *, gradients: bool, precision: str = "exact") -> Iterator[None]:
+def plain_mode(device: torch.device, *, gradients: bool, precision: Precision = "exact") -> Iterator[None]:
     """Whatever context the caller is in: no autocast, no inference mode, gradients as said; `fast` is bfloat16."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
-        fast = precision == "fast"
-        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast))
+        dtype = compute_dtype(precision, device)
+        enabled = dtype != torch.float32
+        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled))
         yield
 
 

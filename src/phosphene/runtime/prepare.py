@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,9 +19,10 @@ from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, linear_head, outputs, trace, with_value
 from phosphene.hooks import survey
 from phosphene.runtime.allocator import keep_freed_memory
+from phosphene.runtime.fusion import fuse
+from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.types import Layer
 
-Precision = Literal["exact", "fast"]
 Signature = tuple[object, ...]
 
 
@@ -47,6 +47,9 @@ class Prepared(Classifier):
         self.source = source
         self.keep = keep
         self.precision: Precision = precision
+        self.traced: fx.GraphModule | None = trace(self.module)
+        """The FX graph, or None where the network's code depends on data."""
+        fuse(self.module, self.traced, compute_dtype(precision, self.device))
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -54,11 +57,6 @@ class Prepared(Classifier):
         size = self.preprocess.size or (224, 224)
         images = self.mean_image.expand(1, -1, *size)
         return survey(self.module, self.preprocess.normalize(images))
-
-    @cached_property
-    def traced(self) -> fx.GraphModule | None:
-        """The FX graph, or None where the network's code depends on data."""
-        return trace(self.module)
 
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:

@@ -1,0 +1,210 @@
+"""A convolution with the norm and activation behind it as one oneDNN operation, and its own way back.
+
+ATen sends most float32 convolutions of one batch to a plain matrix product and runs norm and activation as passes
+of their own over memory. oneDNN does all three in one pass, in the layout of the images (channels last), and the
+gradient for the input of a convolution of stride 1 is again a convolution, of the turned kernel.
+
+Folding changes the last bits of what a ReLU sees. Where a value lies at its kink that decides whether a whole path of
+the gradient is open, and the map moves by up to 1 % of its maximum. So an exact gradient runs forward as the network
+was written, bit for bit, and only the way back, which is linear, goes by the folded weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phosphene.graph import Kernel
+
+_MK = torch.ops.mkldnn
+_LAST = torch.channels_last
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What follows a convolution: cutting its values to [low, high]; high is None for a plain ReLU."""
+
+    low: float = 0.0
+    high: float | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Activation | None:
+        """The activation a module computes, or None if it is another one."""
+        if type(module) is nn.ReLU:
+            return cls()
+        if type(module) in (nn.ReLU6, nn.Hardtanh):
+            return cls(float(module.min_val), float(module.max_val))  # type: ignore[arg-type]
+        return None
+
+    @property
+    def attributes(self) -> tuple[str, list[float], str]:
+        """Name and numbers as oneDNN's operations take them."""
+        return ("relu", [], "") if self.high is None else ("hardtanh", [self.low, self.high], "")
+
+    def cut_(self, values: Tensor) -> Tensor:
+        """The values themselves, cut in place."""
+        return values.clamp_(self.low, self.high)
+
+    def gradient(self, gradient: Tensor, output: Tensor) -> Tensor:
+        """The gradient before the activation, from the one behind it and what the activation returned."""
+        if self.high is None:
+            return torch.ops.aten.threshold_backward(gradient, output, 0.0)  # type: ignore[no-any-return]
+        return torch.ops.aten.hardtanh_backward(gradient, output, self.low, self.high)  # type: ignore[no-any-return]
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """(weight, bias) of the convolution that does what convolution and norm do in eval mode."""
+    weight, bias = convolution.weight.detach(), convolution.bias
+    if norm is None or norm.running_mean is None or norm.running_var is None:
+        return weight, None if bias is None else bias.detach()
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
+    shift = (0 if bias is None else bias.detach().double()) - norm.running_mean.double()
+    shift = shift * scale if norm.bias is None else shift * scale + norm.bias.detach().double()
+    return (weight.double() * scale[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
+
+
+class Convolution:
+    """One folded convolution, ready to run: forward in one operation, backward down to the input.
+
+    Args:
+        weight: (out, in / groups, kh, kw).
+        bias: (out,) or None.
+        kernel: stride, dilation and padding.
+        groups: of channels.
+        activation: cut off behind it, or None.
+        dtype: what it computes in and returns.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        kernel: Kernel,
+        groups: int,
+        activation: Activation | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.kernel, self.groups, self.activation, self.dtype = kernel, groups, activation, dtype
+        self.weight = weight.to(dtype).contiguous(memory_format=_LAST)
+        self.bias = None if bias is None else bias.to(dtype)
+        self._packed: dict[tuple[object, ...], Tensor] = {}
+
+    def run(self, inputs: Tensor) -> Tensor:
+        """The output, without a graph."""
+        inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
+        inputs, weight, padding = self._padded(inputs)
+        weight = self._pack(weight, padding, inputs.shape)
+        attributes = ("none", [], "") if self.activation is None else self.activation.attributes
+        return _MK._convolution_pointwise(  # type: ignore[no-any-return]
+            inputs, weight, self.bias, padding, self.kernel.stride, self.kernel.dilation, self.groups, *attributes
+        )
+
+    def input_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
+        """The gradient for an input of `size`, from the one before the activation."""
+        gradient = gradient.to(self.dtype).contiguous(memory_format=_LAST)
+        turned = self._turned_padding(size)
+        if turned is not None:
+            weight = self._pack(self._turned, turned, gradient.shape, back=True)
+            return _MK._convolution_pointwise(  # type: ignore[no-any-return]
+                gradient, weight, None, turned, (1, 1), self.kernel.dilation, self.groups, "none", [], ""
+            )
+        return self._strided_gradient(gradient, size)
+
+    def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """(input, weight, padding): uneven padding is moved into the kernel of a depthwise one, else into the input."""
+        (top, bottom), (left, right) = self.kernel.pads(inputs.shape[-2:])
+        if (top, left) == (bottom, right):
+            return inputs, self.weight, [top, left]
+        extra = (bottom - top, right - left)
+        if self.groups > 1 and self.kernel.dilation == (1, 1) and set(extra) <= {0, 1}:
+            return inputs, self._grown(extra), [bottom, right]
+        return F.pad(inputs, (left, right, top, bottom)).contiguous(memory_format=_LAST), self.weight, [0, 0]
+
+    def _grown(self, extra: tuple[int, int]) -> Tensor:
+        """The kernel with a row or column of zeros before it: what starts one place later, padded alike all round."""
+        key = ("grown", extra)
+        if key not in self._packed:
+            grown = F.pad(self.weight, (extra[1], 0, extra[0], 0))
+            self._packed[key] = grown.contiguous(memory_format=_LAST)
+        return self._packed[key]
+
+    def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
+        """The weight in oneDNN's own order for inputs of this size; the last two sizes asked for are kept."""
+        stride = (1, 1) if back else self.kernel.stride
+        key = (back, tuple(weight.shape), tuple(size[-2:]))
+        found = self._packed.get(key)
+        if found is None:
+            older = [known for known in self._packed if known[0] is back]
+            for known in older[:-1]:
+                self._packed.pop(known, None)
+            found = _MK._reorder_convolution_weight(
+                weight, padding, stride, self.kernel.dilation, self.groups, list(size)
+            )
+            self._packed[key] = found
+        return found
+
+    @property
+    def _turned(self) -> Tensor:
+        """The kernel upside down, inputs and outputs exchanged within each group."""
+        key = ("turned",)
+        if key not in self._packed:
+            outputs, inputs, rows, columns = self.weight.shape
+            split = self.weight.reshape(self.groups, outputs // self.groups, inputs, rows, columns)
+            turned = split.transpose(1, 2).reshape(inputs * self.groups, outputs // self.groups, rows, columns)
+            self._packed[key] = turned.flip(2, 3).contiguous(memory_format=_LAST)
+        return self._packed[key]
+
+    def _turned_padding(self, size: torch.Size) -> list[int] | None:
+        """Padding of the convolution that goes back, or None where it is not one."""
+        pads = self.kernel.pads(size[-2:])
+        if self.kernel.stride != (1, 1) or any(before != after for before, after in pads):
+            return None
+        reach = [step * (side - 1) for step, side in zip(self.kernel.dilation, self.kernel.size, strict=True)]
+        turned = [far - before for far, (before, _) in zip(reach, pads, strict=True)]
+        return turned if min(turned) >= 0 else None
+
+    def _strided_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
+        # bfloat16 has no fast way back through a strided depthwise convolution: float32 is ten times faster there.
+        dtype = torch.float32 if self.groups > 1 else self.dtype
+        rows, columns = size[-2:]
+        blank = gradient.new_empty(size, dtype=dtype).contiguous(memory_format=_LAST)
+        (top, _), (left, _) = self.kernel.pads((rows, columns))
+        padded, weight, padding = self._padded(blank)
+        found: Tensor = torch.ops.aten.convolution_backward(
+            gradient.to(dtype), padded, weight.to(dtype), None, self.kernel.stride, padding, self.kernel.dilation,
+            False, [0, 0], self.groups, [True, False, False],
+        )[0]  # fmt: skip
+        if found.shape != size:
+            found = found[..., top : top + rows, left : left + columns].contiguous(memory_format=_LAST)
+        return found.to(self.dtype)
+
+
+def differentiable(inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
+    """What `run` makes of the inputs, with `back` as its way back to them."""
+    return _Differentiable.apply(inputs, run, back)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Differentiable(torch.autograd.Function):
+    """Any way forward, and the fast way back: only the output is kept, and only if an activation needs it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
+        output = run(inputs)
+        ctx.back, ctx.size = back, inputs.shape
+        if back.activation is not None:
+            ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        back: Convolution = ctx.back
+        if back.activation is not None:
+            gradient = back.activation.gradient(gradient, ctx.saved_tensors[0])
+        return back.input_gradient(gradient, ctx.size), None, None

@@ -1,0 +1,186 @@
+"""Convolution, norm and activation run as one, unless somebody watches what lies between them.
+
+The modules stay where they are under their names; only how they run is exchanged. A convolution looks at each call
+whether the norm or the activation behind it is being watched (has a hook), and does the work of both if not; they
+then hand on what they get. So whatever is captured is what the original network gives there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from phosphene.graph import Kernel, convolution_kernel
+from phosphene.runtime.convolution import Activation, Convolution, differentiable, folded
+
+# Set on a tensor: the modules whose work is done in it already.
+_DONE = "_phosphene_done"
+
+
+@dataclass
+class _Chain:
+    """A convolution and what follows it, each the only reader of the one before."""
+
+    convolution: nn.Conv2d
+    kernel: Kernel
+    dtype: torch.dtype
+    norm: nn.BatchNorm2d | None = None
+    activation: nn.Module | None = None
+    made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
+
+    @property
+    def followers(self) -> list[nn.Module]:
+        return [module for module in (self.norm, self.activation) if module is not None]
+
+    def swallowed(self) -> list[nn.Module]:
+        """The followers whose work can be done at once: up to the first that is being watched."""
+        taken: list[nn.Module] = []
+        if _watched(self.convolution):
+            return taken
+        for module in self.followers:
+            if _watched(module) or module.training:
+                break
+            taken.append(module)
+        return taken
+
+    def operation(self, taken: list[nn.Module], dtype: torch.dtype) -> Convolution:
+        """The convolution with the first followers folded in."""
+        found = self.made.get((len(taken), dtype))
+        if found is None:
+            activation = Activation.of(taken[-1]) if taken and taken[-1] is self.activation else None
+            with torch.inference_mode(False), torch.no_grad():
+                weight, bias = folded(self.convolution, self.norm if self.norm in taken else None)
+                found = Convolution(weight, bias, self.kernel, self.convolution.groups, activation, dtype)
+            self.made[len(taken), dtype] = found
+        return found
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if not _plain(inputs, self.dtype):
+            return _original(self.convolution)(inputs)
+        taken = self.swallowed()
+        if inputs.requires_grad and torch.is_grad_enabled():
+            exact = self.dtype == torch.float32
+            forward = self.as_written(taken) if exact else self.operation(taken, torch.float32).run
+            output = differentiable(inputs, forward, self.operation(taken, self.dtype))
+        else:
+            output = self.operation(taken, self.dtype).run(inputs)
+        if taken:
+            setattr(output, _DONE, tuple(map(id, taken)))
+        return output
+
+    def as_written(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
+        """Convolution and followers one after the other, with the same last bits as in the original network."""
+
+        def run(inputs: Tensor) -> Tensor:
+            output: Tensor = _original(self.convolution)(inputs.contiguous(memory_format=torch.channels_last))
+            for module in taken:
+                activation = Activation.of(module)
+                output = _original(module)(output) if activation is None else activation.cut_(output)
+            return output
+
+        return run
+
+
+@dataclass
+class _Follower:
+    """A norm or activation that hands on what has had its work done, and does it otherwise."""
+
+    module: nn.Module
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if id(self.module) in getattr(inputs, _DONE, ()):
+            return inputs
+        return _original(self.module)(inputs)
+
+
+def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = torch.float32) -> None:
+    """Make the convolutions of a frozen network run by oneDNN, with what follows them folded in.
+
+    Args:
+        module: a frozen network of one's own, in eval mode; the way its modules run is exchanged.
+        traced: its graph, which tells what follows what; None folds nothing.
+        dtype: what convolutions compute in: float32, or bfloat16.
+    """
+    if not _supported(module):
+        return
+    following = {} if traced is None else _following(traced)
+    for name, child in module.named_modules():
+        kernel = convolution_kernel(child) if isinstance(child, nn.Conv2d) and not _watched(child) else None
+        if kernel is None or child.weight.dtype != torch.float32:
+            continue
+        chain = _Chain(child, kernel, dtype)  # type: ignore[arg-type]
+        for follower in following.get(name, ()):
+            if chain.norm is None and chain.activation is None and _foldable(follower, child):
+                chain.norm = follower  # type: ignore[assignment]
+            elif chain.activation is None and Activation.of(follower) is not None:
+                chain.activation = follower
+            else:
+                break
+            _replace(follower, _Follower(follower))
+        _replace(child, chain)
+
+
+def _following(traced: fx.GraphModule) -> dict[str, list[nn.Module]]:
+    """Per module the modules behind it, as long as each runs once and nobody else reads what lies between."""
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    found = {}
+    for node in traced.graph.nodes:
+        if node.op != "call_module" or calls[str(node.target)] != 1:
+            continue
+        behind, last = [], node
+        while len(last.users) == 1:
+            (user,) = last.users
+            if user.op != "call_module" or calls[str(user.target)] != 1 or user.args != (last,) or user.kwargs:
+                break
+            behind.append(traced.get_submodule(str(user.target)))
+            last = user
+        found[str(node.target)] = behind
+    return found
+
+
+def _foldable(norm: nn.Module, convolution: nn.Module) -> bool:
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.running_mean is not None
+        and isinstance(convolution, nn.Conv2d)
+        and norm.num_features == convolution.out_channels
+    )
+
+
+def _supported(module: nn.Module) -> bool:
+    tensors = [*module.parameters(), *module.buffers()]
+    return torch.backends.mkldnn.is_available() and all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
+    """Whether an input is an ordinary batch and nothing else wants a say in how functions run."""
+    return (
+        type(inputs) in (Tensor, nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
+        and inputs.ndim == 4
+        and inputs.numel() > 0
+        and inputs.device.type == "cpu"
+        and inputs.dtype in (torch.float32, dtype)
+        and torch.backends.mkldnn.enabled
+        and not torch.overrides._len_torch_function_stack()  # type: ignore[attr-defined]
+    )
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _original(module: nn.Module) -> Callable[..., Any]:
+    return type(module).forward.__get__(module)  # type: ignore[no-any-return]
+
+
+def _replace(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+    # On the instance: the class, the name and the weights of the module stay what they are.
+    object.__setattr__(module, "forward", run)

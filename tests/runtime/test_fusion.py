@@ -1,0 +1,209 @@
+"""What runs fast gives what the network as written gives: outputs, gradients and every captured layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import skimage.data
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from phosphene.classifier import Classifier
+from phosphene.graph import convolution_kernel
+from phosphene.hooks import capture, survey
+from phosphene.images import look
+from phosphene.runtime import forward, input_gradient, prepare
+from phosphene.runtime.convolution import Convolution
+from phosphene.runtime.precision import compute_dtype
+from phosphene.types import Target
+from phosphene.zoo import load_classifier
+from phosphene.zoo.efficientnet_lite import SamePadConv2d
+
+
+class Halved(nn.Conv2d):
+    """A subclass whose forward does more than convolve."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / 2
+
+
+class Branching(nn.Module):
+    """A norm that two read, a ReLU that runs twice, and functional ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.second, self.relu = nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        y = self.relu(self.second(self.relu(x.clone())))
+        return F.relu6(x + y).mean((2, 3))
+
+
+def _pooled(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "conv_norm_relu": lambda: _pooled(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)),
+    "conv_relu6": lambda: _pooled(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.Conv2d(8, 4, 3, 2, 1)),
+    "hardtanh": lambda: _pooled(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Hardtanh(-0.5, 0.7)),
+    "norm_alone": lambda: _pooled(nn.BatchNorm2d(3), nn.Conv2d(3, 4, (3, 5), padding=(2, 1)), nn.BatchNorm2d(4)),
+    "grouped_dilated": lambda: _pooled(nn.Conv2d(3, 6, 3, padding=2, dilation=2, groups=3), nn.ReLU()),
+    "too_much_padding": lambda: _pooled(nn.Conv2d(3, 4, 3, padding=4), nn.ReLU(), nn.Conv2d(4, 4, 1, padding=1)),
+    "padding_same": lambda: _pooled(nn.Conv2d(3, 4, 5, padding="same"), nn.ReLU(), nn.Conv2d(4, 4, 4, padding="same")),
+    "reflected": lambda: _pooled(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4), nn.ReLU()),
+    "same_pad": lambda: _pooled(SamePadConv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+    "same_pad_depthwise": lambda: _pooled(
+        nn.Conv2d(3, 8, 1), SamePadConv2d(8, 8, 5, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU6()
+    ),
+    "subclass": lambda: _pooled(Halved(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+    "branching": Branching,
+}
+
+
+def _network(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    network = NETWORKS[name]()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+def _gradient(network: nn.Module, images: Tensor, index: int) -> Tensor:
+    images = images.clone().requires_grad_()
+    return torch.autograd.grad(network(images)[:, index].sum(), images)[0]
+
+
+@pytest.mark.parametrize("side", [11, 12])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_outputs_and_gradients_are_those_of_the_network_as_written(name: str, side: int) -> None:
+    network, images = _network(name), torch.rand(3, 3, side, side + 2)
+    classifier = Classifier(network)
+    with torch.no_grad():
+        wanted = network(images)
+    assert torch.allclose(forward(classifier, images), wanted, atol=2e-6)
+    score, gradient = input_gradient(classifier, images, Target.of(1))
+    assert torch.allclose(score, wanted[:, 1], atol=2e-6)
+    assert torch.allclose(gradient, _gradient(network, images, 1), atol=2e-6)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_each_captured_layer_is_that_of_the_original(name: str) -> None:
+    network, images = _network(name), torch.rand(2, 3, 12, 12)
+    for layer in survey(network, images):
+        prepared = prepare(Classifier(network), keep=[layer.name])
+        with torch.no_grad(), capture(network, [layer.name]) as wanted, capture(prepared.module, [layer.name]) as got:
+            network(images)
+            prepared.module(images)
+        assert torch.allclose(got[layer.name], wanted[layer.name], atol=2e-6), layer.name
+
+
+def test_work_is_swallowed_only_while_nobody_watches() -> None:
+    network = _network("conv_norm_relu")
+    module, images = prepare(Classifier(network)).module, torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        swallowed = module[0](images)
+        assert torch.equal(module[2](module[1](swallowed)), swallowed)
+        with capture(module, ["1"]):
+            alone = module[0](images)
+        assert torch.allclose(alone, network[0](images), atol=1e-6)
+        assert not torch.allclose(alone, swallowed, atol=1e-2)
+
+
+def test_a_function_mode_sees_every_function() -> None:
+    names: list[str] = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    module = prepare(Classifier(_network("conv_relu6"))).module
+    with torch.no_grad(), Seen():
+        module(torch.rand(1, 3, 8, 8))
+    assert "relu6" in names or "hardtanh" in names
+
+
+def test_a_changed_weight_or_statistic_is_noticed() -> None:
+    network, images = _network("conv_norm_relu"), torch.rand(1, 3, 8, 8)
+    classifier = Classifier(network)
+    before = forward(classifier, images)
+    with torch.no_grad():
+        network[1].running_mean.add_(0.5)
+    after = forward(classifier, images)
+    assert not torch.allclose(before, after)
+    assert torch.allclose(after, network(images), atol=2e-6)
+
+
+@pytest.fixture(scope="module")
+def cat() -> Tensor:
+    classifier = load_classifier("embedded")
+    picture = torch.from_numpy(skimage.data.chelsea()).permute(2, 0, 1) / 255
+    return look(picture, classifier.views([picture])[0])[None]
+
+
+def test_saliency_of_the_embedded_network_is_bit_true_at_its_kinks(cat: Tensor) -> None:
+    classifier = load_classifier("embedded")
+    score, gradient = input_gradient(classifier, cat, Target.of(285))
+    wanted = _gradient(nn.Sequential(_Normalized(classifier)), cat, 285)
+    assert float((gradient - wanted).abs().max() / wanted.abs().max()) < 1e-5
+    assert torch.allclose(score, classifier.logits(cat)[:, 285], atol=1e-4)
+
+
+class _Normalized(nn.Module):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier.logits(x)
+
+
+def test_layers_of_the_embedded_network_are_those_of_the_original() -> None:
+    classifier, images = load_classifier("embedded"), torch.rand(1, 3, 64, 64)
+    prepared = prepare(classifier)
+    names = ["stem", "stem.0", "blocks.1.depthwise.0", "blocks.3.depthwise.1", "blocks.5.expand.2"]
+    names += ["blocks.9", "head.1"]
+    with torch.no_grad(), capture(classifier.module, names) as wanted:
+        classifier.module(images)
+    for name in names:
+        with torch.no_grad(), capture(prepared.module, [name]) as got:
+            prepared.module(images)
+        assert torch.allclose(got[name], wanted[name], atol=1e-4), name
+
+
+def test_fast_is_close_to_exact(cat: Tensor) -> None:
+    exact = load_classifier("embedded")
+    fast = prepare(exact, precision="fast")
+    wanted, got = (forward(classifier, cat).softmax(1) for classifier in (exact, fast))
+    assert float((wanted - got).abs().max()) < 0.05
+    maps = [input_gradient(classifier, cat, Target.of(285))[1].abs().amax(1).flatten() for classifier in (exact, fast)]
+    assert float(torch.corrcoef(torch.stack(maps))[0, 1]) > 0.95
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_way_back_is_close_to_the_float32_one(groups: int, stride: int) -> None:
+    if compute_dtype("fast", torch.device("cpu")) == torch.float32:
+        pytest.skip("this processor has no bfloat16")
+    layer = SamePadConv2d(4, 4, 3, stride, groups=groups)
+    kernel = convolution_kernel(layer)
+    assert kernel is not None
+    gradient, size = torch.randn(2, 4, *kernel.outputs((10, 10))), torch.Size((2, 4, 10, 10))
+    exact, fast = (
+        Convolution(layer.weight.detach(), None, kernel, groups, None, dtype).input_gradient(gradient, size)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert fast.dtype == torch.bfloat16
+    assert torch.allclose(fast.float(), exact, atol=0.03 * float(exact.abs().max()))
