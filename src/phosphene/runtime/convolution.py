@@ -187,7 +187,7 @@ class Convolution:
 
 def differentiable(inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
     """What `run` makes of the inputs, with `back` as its way back to them."""
-    return _Differentiable.apply(inputs, run, back)  # type: ignore[no-any-return,no-untyped-call]
+    return _Differentiable.apply(inputs, run, back)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Differentiable(torch.autograd.Function):
@@ -202,7 +202,7 @@ class _Differentiable(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         back: Convolution = ctx.back
         if back.activation is not None:

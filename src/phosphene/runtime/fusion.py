@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,7 +61,7 @@ class _Chain:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if not _plain(inputs, self.dtype):
-            return _original(self.convolution)(inputs)
+            return _as_written(self.convolution, inputs)
         taken = self.swallowed()
         if inputs.requires_grad and torch.is_grad_enabled():
             exact = self.dtype == torch.float32
@@ -77,10 +77,10 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            output: Tensor = _original(self.convolution)(inputs.contiguous(memory_format=torch.channels_last))
+            output = _as_written(self.convolution, inputs.contiguous(memory_format=torch.channels_last))
             for module in taken:
                 activation = Activation.of(module)
-                output = _original(module)(output) if activation is None else activation.cut_(output)
+                output = _as_written(module, output) if activation is None else activation.cut_(output)
             return output
 
         return run
@@ -95,7 +95,7 @@ class _Follower:
     def __call__(self, inputs: Tensor) -> Tensor:
         if id(self.module) in getattr(inputs, _DONE, ()):
             return inputs
-        return _original(self.module)(inputs)
+        return _as_written(self.module, inputs)
 
 
 def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = torch.float32) -> None:
@@ -110,13 +110,15 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = 
         return
     following = {} if traced is None else _following(traced)
     for name, child in module.named_modules():
-        kernel = convolution_kernel(child) if isinstance(child, nn.Conv2d) and not _watched(child) else None
+        if not isinstance(child, nn.Conv2d) or _watched(child):
+            continue
+        kernel = convolution_kernel(child)
         if kernel is None or child.weight.dtype != torch.float32:
             continue
-        chain = _Chain(child, kernel, dtype)  # type: ignore[arg-type]
+        chain = _Chain(child, kernel, dtype)
         for follower in following.get(name, ()):
             if chain.norm is None and chain.activation is None and _foldable(follower, child):
-                chain.norm = follower  # type: ignore[assignment]
+                chain.norm = follower
             elif chain.activation is None and Activation.of(follower) is not None:
                 chain.activation = follower
             else:
@@ -143,23 +145,20 @@ def _following(traced: fx.GraphModule) -> dict[str, list[nn.Module]]:
     return found
 
 
-def _foldable(norm: nn.Module, convolution: nn.Module) -> bool:
+def _foldable(norm: nn.Module, convolution: nn.Conv2d) -> TypeGuard[nn.BatchNorm2d]:
     return (
-        type(norm) is nn.BatchNorm2d
-        and norm.running_mean is not None
-        and isinstance(convolution, nn.Conv2d)
-        and norm.num_features == convolution.out_channels
+        type(norm) is nn.BatchNorm2d and norm.running_mean is not None and norm.num_features == convolution.out_channels
     )
 
 
 def _supported(module: nn.Module) -> bool:
     tensors = [*module.parameters(), *module.buffers()]
-    return torch.backends.mkldnn.is_available() and all(tensor.device.type == "cpu" for tensor in tensors)
+    return torch._C._has_mkldnn and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
     """Whether an input is an ordinary batch and nothing else wants a say in how functions run."""
-    return (
+    return bool(
         type(inputs) in (Tensor, nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
         and inputs.ndim == 4
@@ -177,8 +176,9 @@ def _watched(module: nn.Module) -> bool:
     )
 
 
-def _original(module: nn.Module) -> Callable[..., Any]:
-    return type(module).forward.__get__(module)  # type: ignore[no-any-return]
+def _as_written(module: nn.Module, inputs: Tensor) -> Tensor:
+    output: Tensor = type(module).forward(module, inputs)
+    return output
 
 
 def _replace(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:

@@ -20,7 +20,8 @@ from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, li
 from phosphene.hooks import survey
 from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.runtime.fusion import fuse
-from phosphene.runtime.precision import Precision, compute_dtype
+from phosphene.runtime.precision import Precision as Precision
+from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Layer
 
 Signature = tuple[object, ...]
