@@ -310,8 +310,8 @@ def _kind(node: Any) -> str:
 
 def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
-    if isinstance(node, BackwardCFunction):
-        return _kind(node) != "_Rectify"
+    if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
+        return _kind(node) != "_Rectify" and not getattr(node, "linear", False)
     if _kind(node) in ("Clamp", "ClampMin"):  # a clamp from elsewhere than 0 keeps numbers safe and is no activation
         return _is_zero(node._saved_min)
     return _kind(node) in _ESCAPED

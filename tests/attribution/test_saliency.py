@@ -62,7 +62,7 @@ def test_scores_and_units():
     score = exact_score(classifier, 2, "probability")
     got = saliency(classifier, images, Target.of(2, score="probability"))
     assert map_error(got.maps, oracle.saliency(score, images[0])[None]) < 1e-5
-    assert float(got.score[0]) == pytest.approx(float(score(images.double())), abs=1e-6)
+    assert float(got.score[0]) == pytest.approx(float(score(images.double()).detach()), abs=1e-6)
     unit = saliency(classifier, images, Target(unit=Unit("8", 3)))
     assert unit.maps.any()
     assert "zero everywhere" not in (unit.problems[0] or "")

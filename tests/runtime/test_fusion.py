@@ -121,7 +121,7 @@ def test_work_is_swallowed_only_while_nobody_watches() -> None:
         assert not torch.allclose(alone, swallowed, atol=1e-2)
 
 
-def test_a_function_mode_sees_every_function() -> None:
+def test_a_function_mode_sees_every_activation() -> None:
     names: list[str] = []
 
     class Seen(TorchFunctionMode):

@@ -197,6 +197,7 @@ class _Differentiable(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
         output = run(inputs)
         ctx.back, ctx.size = back, inputs.shape
+        ctx.linear = back.activation is None
         if back.activation is not None:
             ctx.save_for_backward(output)
         return output

@@ -1,8 +1,8 @@
 """Convolution, norm and activation run as one, unless somebody watches what lies between them.
 
 The modules stay where they are under their names; only how they run is exchanged. A convolution looks at each call
-whether the norm or the activation behind it is being watched (has a hook), and does the work of both if not; they
-then hand on what they get. So whatever is captured is what the original network gives there.
+whether the norm or the activation behind it is being watched (has a hook, or a rule for ReLUs is in force), and does
+the work of both if not; they then hand on what they get. So what is captured is what the original network gives.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class _Chain:
         return [module for module in (self.norm, self.activation) if module is not None]
 
     def swallowed(self) -> list[nn.Module]:
-        """The followers whose work can be done at once: up to the first that is being watched."""
+        """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
         taken: list[nn.Module] = []
         if _watched(self.convolution):
             return taken
+        # A function mode, such as a rule for ReLUs, has to see every activation run.
+        ruled = bool(torch.overrides._len_torch_function_stack())  # type: ignore[attr-defined]
         for module in self.followers:
-            if _watched(module) or module.training:
+            if _watched(module) or module.training or (ruled and module is self.activation):
                 break
             taken.append(module)
         return taken
@@ -157,7 +159,7 @@ def _supported(module: nn.Module) -> bool:
 
 
 def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
-    """Whether an input is an ordinary batch and nothing else wants a say in how functions run."""
+    """Whether an input is an ordinary batch on the processor."""
     return bool(
         type(inputs) in (Tensor, nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
@@ -166,7 +168,6 @@ def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
         and inputs.device.type == "cpu"
         and inputs.dtype in (torch.float32, dtype)
         and torch.backends.mkldnn.enabled
-        and not torch.overrides._len_torch_function_stack()  # type: ignore[attr-defined]
     )
 
 
