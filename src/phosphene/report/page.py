@@ -48,13 +48,27 @@ def _templates() -> Environment:
     )
     environment.filters["percent"] = _percent
     environment.filters["short"] = _short
+    environment.filters["duration"] = _duration
+    environment.filters["by_target"] = _by_target
     return environment
+
+
+def _by_target(maps: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Maps of one image grouped by what they explain, best class first as they were computed."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in maps:
+        groups.setdefault((row["target"]["index"], row["target"]["label"]), []).append(row)
+    return list(groups.values())
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value >= 0.001 else "< 0.1 %"
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
 def _short(value: Any) -> str:
-    """A number in three significant digits."""
+    """A number in three significant digits, anything else as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -48,7 +48,7 @@ def load(variant: str = "") -> Classifier:
     mean, std = 127 / 255, 128 / 255
     short_side = round(shape.size * 256 / 224)
     preprocess = Preprocess((shape.size, shape.size), short_side, (mean,) * 3, (std,) * 3, "bicubic")
-    name = "embedded" if variant == "lite0" else f"embedded:{variant}"
+    name = f"EfficientNet-{variant.capitalize()}"
     return Classifier(network.eval(), preprocess, imagenet_labels(), "softmax", name=name)
 
 
