@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.geometry import center_view, whole_view
 from phosphene.images import Interpolation, Picture, look, picture_size
 from phosphene.types import Prediction, Score, Size, Target, View
+
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 HeadKind = Literal["softmax", "sigmoid", "score"]
 ViewKind = Literal["center", "whole", "margin"]
@@ -117,10 +120,13 @@ class Labels:
             NotFoundError: with the nearest names, or with all the classes that fit.
         """
         text = str(query).strip()
-        if text.lstrip("-").isdigit():
+        if not text:
+            raise NotFoundError("a class without a name; give an index, an identifier or a name")
+        if _WHOLE_NUMBER.fullmatch(text):
             return self._checked(int(text))
-        if text in self.ids:
-            return self.ids.index(text)
+        known = self._by_id(text)
+        if known is not None:
+            return known
         for matches in self._matches(text):
             if len(matches) == 1:
                 return matches[0]
@@ -130,23 +136,30 @@ class Labels:
                 raise NotFoundError(f"class '{text}' fits several: {listing}{more}; give an index or a full name")
         if not self.names:
             raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
-        known = [*self.names, *(name for names in self.synonyms for name in names)]
-        raise NotFoundError(f"no class '{text}'{suggest(text, known)}")
+        names = [*self.names, *(name for names in self.synonyms for name in names)]
+        raise NotFoundError(f"no class '{text}'{suggest(text, names)}")
 
     def search(self, query: str) -> list[int]:
         """All classes that fit a query, best first; empty if none does."""
-        if query.strip().isdigit() or query in self.ids:
-            return [self.find(query)]
+        query = query.strip()
+        if _WHOLE_NUMBER.fullmatch(query):
+            return [int(query)] if 0 <= int(query) < len(self) else []
+        known = self._by_id(query)
+        if known is not None:
+            return [known]
         found: dict[int, None] = {}
-        for matches in self._matches(query.strip()):
+        for matches in self._matches(query):
             found.update(dict.fromkeys(matches))
         return list(found)
 
+    def _by_id(self, text: str) -> int | None:
+        folded = [identifier.casefold() for identifier in self.ids]
+        return folded.index(text.casefold()) if text.casefold() in folded else None
+
     def _checked(self, index: int) -> int:
         if index < 0 or (self.names and index >= len(self.names)):
-            raise NotFoundError(
-                f"no class {index}; this classifier has {len(self.names)} classes, 0 to {len(self) - 1}"
-            )
+            known = f"has {len(self)} classes, 0 to {len(self) - 1}" if self.names else "counts its classes from 0"
+            raise NotFoundError(f"no class {index}; this classifier {known}")
         return index
 
     def _matches(self, text: str) -> list[list[int]]:

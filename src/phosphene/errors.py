@@ -7,7 +7,19 @@ from difflib import get_close_matches
 
 
 class PhospheneError(Exception):
-    """Base of every error that phosphene raises on purpose; its text is one line for a person."""
+    r"""Base of every error that phosphene raises on purpose; its text is one line for a person.
+
+    Example:
+        >>> print(PhospheneError("two" + chr(10) + "lines.jpg: no such file"))
+        two\nlines.jpg: no such file
+    """
+
+    def __str__(self) -> str:
+        """The message with whatever a hostile file name may hold (line ends, escape sequences) spelled out."""
+        return "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode()
+            for character in super().__str__()
+        )
 
 
 class InputError(PhospheneError):

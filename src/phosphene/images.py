@@ -5,6 +5,7 @@ Inside phosphene a picture is either a PIL image (8 bits, RGB or grey) or a floa
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,8 @@ _PIL_FILTERS = {
 
 # A photograph of 180 megapixels is real; what claims more is a decompression bomb.
 MAX_PIXELS = 180_000_000
+# A picture of 1 x 10000 pixels would be enlarged to more than this before its centre is cut out.
+_MAX_RESIZED = 16_000_000
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"})
 
 
@@ -151,22 +154,25 @@ def as_pictures(source: Any) -> list[Picture]:
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> list[Picture]:
+    if array.ndim not in (2, 3, 4) or 0 in array.shape:
+        raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C)")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"a picture of type {array.dtype}; pass uint8 in 0..255 or float in [0, 1]")
     if array.ndim == 4:
         return [picture for item in array for picture in _from_array(item)]
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C)")
     if array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2] in (3, 4)):
         return [to_rgb(Image.fromarray(np.ascontiguousarray(array)))]
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    # A copy of its own: torch takes neither foreign byte orders nor read-only memory.
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     tensor = tensor[None] if array.ndim == 2 else tensor.movedim(-1, 0)
     return _from_tensor(tensor)
 
 
 def _from_tensor(tensor: Tensor) -> list[Picture]:
+    if tensor.ndim not in (3, 4) or 0 in tensor.shape:
+        raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W)")
     if tensor.ndim == 4:
         return [picture for item in tensor for picture in _from_tensor(item)]
-    if tensor.ndim != 3 or 0 in tensor.shape:
-        raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W)")
     if tensor.dtype == torch.uint8:
         return [tensor.float() / 255.0]
     if not tensor.is_floating_point():
@@ -219,8 +225,12 @@ def look(picture: Picture, view: View, *, channels: int = 3, interpolation: Inte
         raise OptionError(f"a view of a {view.original} picture was laid on one of {picture_size(picture)}")
     top, left, height, width = view.crop
     if isinstance(picture, Image.Image):
-        resized = picture.resize((view.scaled[1], view.scaled[0]), _PIL_FILTERS[interpolation])
-        return to_tensor(resized.crop((left, top, left + width, top + height)), channels)
+        return to_tensor(_resized_part(picture, view, interpolation), channels)
+    if view.scaled[0] * view.scaled[1] > _MAX_RESIZED:
+        raise InputError(
+            f"a picture of {view.original[0]} x {view.original[1]} is too long and thin for this view; "
+            "use view whole, or cut it first"
+        )
     seen = resize(to_tensor(picture, channels), view.scaled, interpolation)
     if (top, left, height, width) == (0, 0, *view.scaled):
         return seen
@@ -228,6 +238,27 @@ def look(picture: Picture, view: View, *, channels: int = 3, interpolation: Inte
     seen = F.pad(seen, pad)
     top, left = max(0, top), max(0, left)
     return seen[:, top : top + height, left : left + width]
+
+
+def _resized_part(picture: Image.Image, view: View, interpolation: Interpolation) -> Image.Image:
+    """The crop of the resized picture; of a long thin one only what lies around the crop is resized."""
+    top, left, height, width = view.crop
+    rows, columns = (0, view.scaled[0]), (0, view.scaled[1])
+    if view.scaled[0] * view.scaled[1] > _MAX_RESIZED:
+        rows = _with_margin(top, top + height, view.scaled[0], view.scale[0])
+        columns = _with_margin(left, left + width, view.scaled[1], view.scale[1])
+    box = (columns[0] * view.scale[1], rows[0] * view.scale[0], columns[1] * view.scale[1], rows[1] * view.scale[0])
+    size = (columns[1] - columns[0], rows[1] - rows[0])
+    whole = size == (view.scaled[1], view.scaled[0])
+    resized = picture.resize(size, _PIL_FILTERS[interpolation], None if whole else box)
+    top, left = top - rows[0], left - columns[0]
+    return resized.crop((left, top, left + width, top + height))
+
+
+def _with_margin(start: int, stop: int, length: int, scale: float) -> tuple[int, int]:
+    """A stretch of resized pixels and as many around it as the widest filter reaches over."""
+    reach = math.ceil(3 * max(1.0, 1.0 / scale)) + 1
+    return max(0, start - reach), min(length, stop + reach)
 
 
 def resize(image: Tensor, size: Size, interpolation: Interpolation = "bicubic") -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types as builtin_types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -184,7 +184,7 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     """
     if isinstance(text, Spec):
         return text
-    name, inner, settings = _split(text.strip())
+    name, inner, settings = _split(text.strip(), entries(kind))
     found = entry(kind, name)
     values: dict[str, Any] = {}
     if inner is not None:
@@ -194,7 +194,9 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     for setting in filter(None, _split_outside_parentheses(settings, ",")):
         key, separator, raw = setting.partition("=")
         key = key.strip()
-        if not separator or key not in found.options:
+        if key in found.options and not separator:
+            raise OptionError(f"{name}: option '{key}' has no value; write {key}=VALUE")
+        if key not in found.options:
             known = ", ".join(found.options) or "none"
             raise OptionError(f"{name} has no option '{key}'{suggest(key, found.options)} (its options: {known})")
         if key in values:
@@ -203,7 +205,7 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     return make_spec(name, kind, **values)
 
 
-def make_spec(name: str, kind: Kind = "attribution", **options: Any) -> Spec:
+def make_spec(name: str, kind: Kind = "attribution", /, **options: Any) -> Spec:
     """A spec from keyword arguments; options that equal the default are left out."""
     known = entry(kind, name).options
     for key in options:
@@ -223,12 +225,12 @@ def format_spec(spec: Spec) -> str:
     return f"{head}:{settings}" if settings else head
 
 
-def _split(text: str) -> tuple[str, str | None, str]:
-    """'name(inner):settings' taken apart; a ':' that no 'key=' follows belongs to the name (captum:NAME)."""
+def _split(text: str, known: Container[str]) -> tuple[str, str | None, str]:
+    """'name(inner):settings' taken apart; a ':' may belong to the name (captum:NAME)."""
     if text.count("(") != text.count(")"):
         raise OptionError(f"'{text}': brackets do not match; nested methods are written outer(inner):option=value")
     head, *rest = _split_outside_parentheses(text, ":")
-    while rest and "=" not in rest[0]:
+    while rest and "=" not in rest[0] and head.partition("(")[0].strip() not in known:
         head += ":" + rest.pop(0)
     name, bracket, tail = head.partition("(")
     return name.strip(), tail.rstrip().removesuffix(")") if bracket else None, ":".join(rest)
@@ -267,7 +269,10 @@ def _read(raw: str, kind: Any, where: str) -> Any:
     if kind is bool:
         return _read_choice(raw.lower(), ("true", "false"), where) == "true"
     try:
-        return kind(raw)
+        value = kind(raw)
+        if value != value:
+            raise ValueError("NaN is no setting")
+        return value
     except (TypeError, ValueError):
         wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
         raise OptionError(f"{where}: '{raw}' is not {wanted}") from None

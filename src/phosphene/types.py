@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from phosphene.errors import OptionError
 
@@ -105,7 +106,14 @@ def _indices(value: int | Iterable[int]) -> tuple[int, ...]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     values: Iterable[int] = value if isinstance(value, Iterable) else (value,)
-    return tuple(int(index) for index in values)
+    return tuple(_index(item) for item in values)
+
+
+def _index(value: object) -> int:
+    """A whole number; 1.5, True and names are refused, not rounded."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise OptionError(f"class {value!r} is no index; give whole numbers, one for all images or one for each")
+    return operator.index(value)
 
 
 def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phosphene.classifier import Labels
+from phosphene.errors import NotFoundError
+from phosphene.zoo.embedded import imagenet_labels
+
+LABELS = imagenet_labels()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (281, 281),
+        ("281", 281),
+        (" 281 ", 281),
+        ("n02123045", 281),
+        ("N02123045", 281),
+        ("tabby", 281),
+        ("Tabby", 281),
+        ("tabby cat", 281),
+        ("espresso", 967),
+        ("golden retr", 207),
+        ("Egyptian cat", 285),
+    ],
+)
+def test_find(query, index):
+    assert LABELS.find(query) == index
+
+
+def test_every_class_is_found_by_index_and_id_and_by_name_unless_two_share_it():
+    shared = {name for name in LABELS.names if LABELS.names.count(name) > 1}
+    assert len(shared) <= 2
+    for index, name in enumerate(LABELS.names):
+        assert LABELS.find(index) == LABELS.find(LABELS.ids[index]) == index
+        if name not in shared:
+            assert LABELS.find(name) == index, name
+    for name in shared:
+        with pytest.raises(NotFoundError) as caught:
+            LABELS.find(name)
+        listed = [index for index, other in enumerate(LABELS.names) if other == name]
+        assert all(LABELS.ids[index] in str(caught.value) for index in listed)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("tabbi", "did you mean 'tabby'"),
+        ("retriever", "fits several: .*golden retriever"),
+        ("1000", "no class 1000"),
+        (-1, "no class -1"),
+        ("--1", "no class"),
+        ("²", "no class"),
+        ("", "a class without a name"),
+        ("   ", "a class without a name"),
+        ("qzxqzx", "no class 'qzxqzx'"),
+    ],
+)
+def test_misses_are_named(query, message):
+    with pytest.raises(NotFoundError, match=message):
+        LABELS.find(query)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_class_or_a_clear_error(text):
+    try:
+        assert 0 <= LABELS.find(text) < 1000
+    except NotFoundError as error:
+        assert "\n" not in str(error)
+    assert all(0 <= index < 1000 for index in LABELS.search(text))
+
+
+def test_search_lists_what_fits_best_first():
+    assert LABELS.search("281") == [281]
+    assert LABELS.search("n02123045") == [281]
+    assert LABELS.search("tabby")[0] == 281
+    assert 207 in LABELS.search("retriever")
+    assert LABELS.search("5000") == []
+    assert LABELS.search("qzxqzx") == []
+
+
+def test_without_names_only_numbers():
+    empty = Labels()
+    assert empty.find("7") == 7
+    assert empty[7] == "class 7"
+    assert empty.search("cat") == []
+    with pytest.raises(NotFoundError, match="no class names; give an index"):
+        empty.find("cat")
+    with pytest.raises(NotFoundError, match="no class -1"):
+        empty.find(-1)
