@@ -75,7 +75,8 @@ def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | 
     share = _share(_array(values), scale)
     strength = np.abs(share * 2 - 1) if scale.display == "signed" else share
     rgba = _palette(scale.display)[(share * 255).round().astype(np.uint8)].copy()
-    rgba[..., 3] = (np.clip(strength * 1.2, 0, 1) * 255).astype(np.uint8)
+    # Fine signed maps are specks of both signs: without the root they would fade out of sight.
+    rgba[..., 3] = (np.clip(strength * 1.2, 0, 1) ** (0.6 if scale.display == "signed" else 1.0) * 255).astype(np.uint8)
     if seen is not None:
         rgba[~seen, 3] = 0
     return Image.fromarray(rgba, "RGBA") if rgba.ndim == 3 else Image.new("RGBA", (1, 1))

@@ -65,11 +65,14 @@ def explain_files(paths: Sequence[str], question: Question, common: Common) -> d
         raise InputError("no pictures were given; pass at least one")
     options = {**asdict(replace(question, methods=())), "methods": [str(spec) for spec in question.methods]}
     session = Session.start("explain", common, classifier, **options)
-    rows = []
-    for index, path in enumerate(files):
-        common.announce(index, len(files), path.name)
-        rows.append(_explained(session, question, run_name(index, path), str(path)))
-    common.announce(len(files), len(files), "")
+    rows: list[dict[str, Any]] = []
+    try:
+        for index, path in enumerate(files):
+            common.announce(index, len(files), path.name)
+            rows.append(_explained(session, question, run_name(index, path), str(path)))
+    except KeyboardInterrupt:
+        session.finish(complete=False, images=rows)
+        raise
     if question.scale == "shared":
         _color_alike(session, rows)
     return session.finish(images=rows)

@@ -65,12 +65,24 @@ class Session:
 
     @classmethod
     def start(cls, command: str, common: Common, classifier: Prepared, **options: Any) -> Session:
-        """Make the run folder; nothing is computed before it is known to be writable."""
-        return cls(common, classifier, RunFolder.create(common.out, command, overwrite=common.overwrite), options)
+        """Make the run folder; nothing is computed before it is known to be writable.
 
-    def finish(self, **content: Any) -> dict[str, Any]:
+        A manifest is there from the start, so that a run that was cut off is still known as one.
+        """
+        folder = RunFolder.create(common.out, command, overwrite=common.overwrite)
+        session = cls(common, classifier, folder, options)
+        session._save_manifest(complete=False)
+        return session
+
+    def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""
+        self._save_manifest(complete=complete, **content)
+        write_report(self.folder.path)
+        return {"run": str(self.folder.path), "report": str(self.folder.path / "report.html"), **self.answer(content)}
+
+    def _save_manifest(self, *, complete: bool, **content: Any) -> None:
         self.folder.save_manifest(
+            complete=complete,
             model=describe_model(self.common, self.classifier),
             options=dict(self.options),
             seed=self.common.seed,
@@ -80,8 +92,6 @@ class Session:
             seconds=time.perf_counter() - self.started,
             **content,
         )
-        write_report(self.folder.path)
-        return {"run": str(self.folder.path), "report": str(self.folder.path / "report.html"), **self.answer(content)}
 
     def answer(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Content as it is printed."""
