@@ -2,5 +2,6 @@
 
 from phosphene.pipeline.explain import attribute, explain, resolve_target
 from phosphene.pipeline.head import Head, fit_head
+from phosphene.pipeline.stream import Batch, stream
 
-__all__ = ["Head", "attribute", "explain", "fit_head", "resolve_target"]
+__all__ = ["Batch", "Head", "attribute", "explain", "fit_head", "resolve_target", "stream"]

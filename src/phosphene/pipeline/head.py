@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import InputError, ModelError, OptionError
-from phosphene.images import list_images, read_image
+from phosphene.images import list_images
+from phosphene.pipeline.stream import stream
 from phosphene.runtime import head_features, prepare
 from phosphene.types import Record
 from phosphene.zoo.head import with_head
@@ -26,7 +27,6 @@ Indices = NDArray[np.int64]
 # Inverse strengths of the penalty that cross-validation chooses from (ours): from hardly any freedom to much.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FOLDS = 5
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,11 @@ def fit_head(
         raise OptionError(f"held_out={held_out} must lie between 0 and 1, such as 0.2")
     groups = class_folders(folder)
     paths = [path for group in groups for path in list_images(group)]
-    labels = [path.relative_to(folder).parts[0] for path in paths]
     prepared = prepare(classifier)
     features, kept, broken = _features(prepared, paths, progress)
     names = tuple(group.name for group in groups)
-    truth = np.array([names.index(labels[index]) for index in kept])
-    counts = np.bincount(truth, minlength=len(names)) if kept else np.zeros(len(names), dtype=np.int64)
+    truth = np.array([names.index(path.relative_to(folder).parts[0]) for path in kept], dtype=np.int64)
+    counts = np.bincount(truth, minlength=len(names))
     fitted, kept_out = _split(truth, counts, names, held_out, seed)
     weight, bias, strength = _logistic(features[fitted], truth[fitted], seed)
     head = with_head(classifier, weight, bias, names, name)
@@ -112,7 +111,7 @@ def fit_head(
     np.add.at(confusion, (truth[kept_out], predicted[kept_out]), 1)
     records = tuple(
         Record(
-            str(paths[kept[index]]),
+            str(kept[index]),
             "ok",
             values={
                 "label": names[truth[index]],
@@ -154,36 +153,20 @@ def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _features(
     classifier: Classifier, paths: Sequence[Path], progress: Progress | None
-) -> tuple[Floats, list[int], tuple[Record, ...]]:
-    """(features (N, k), which paths they are of, the pictures that could not be read)."""
+) -> tuple[Floats, list[Path], tuple[Record, ...]]:
+    """(features (N, k), the N files they are of, the files that could not be read)."""
     rows: list[Floats] = []
-    kept: list[int] = []
+    kept: list[Path] = []
     broken: list[Record] = []
-    for indices, images in _streamed(classifier, paths, broken):
-        _, values, _ = head_features(classifier, images)
-        rows.append(values.mean(dim=(2, 3)).double().cpu().numpy())  # (n, k, h, w) -> (n, k)
-        kept += indices
+    for batch in stream(classifier, paths):
+        broken += batch.broken
+        if batch.images is not None:
+            _, values, _ = head_features(classifier, batch.images)
+            rows.append(values.mean(dim=(2, 3)).double().cpu().numpy())  # (n, k, h, w) -> (n, k)
+            kept += batch.paths
         if progress is not None:
-            progress(len(kept) + len(broken), len(paths))
+            progress(batch.done, len(paths))
     return np.concatenate(rows) if rows else np.zeros((0, 0)), kept, tuple(broken)
-
-
-def _streamed(
-    classifier: Classifier, paths: Sequence[Path], broken: list[Record]
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of what the network sees; what cannot be read is added to `broken`."""
-    indices: list[int] = []
-    seen: list[Tensor] = []
-    for index, path in enumerate(paths):
-        try:
-            picture = read_image(path)
-            seen.append(classifier.look([picture], classifier.views([picture])))
-            indices.append(index)
-        except InputError as error:
-            broken.append(Record(str(path), "error", str(error)))
-        if seen and (len(seen) == _BATCH or index == len(paths) - 1 or classifier.preprocess.size is None):
-            yield indices, torch.cat(seen)
-            indices, seen = [], []
 
 
 def _split(

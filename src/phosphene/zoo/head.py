@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier, HeadKind, Labels, find_scores
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.graph import linear_head, outputs, trace
+from phosphene.runtime.prepare import Prepared
 
 WEIGHTS, CARD = "head.safetensors", "head.json"
 
@@ -44,6 +45,7 @@ def with_head(base: Classifier, weight: Tensor, bias: Tensor, labels: Sequence[s
     outputs, features = weight.shape
     if len(labels) < 2 or outputs != (1 if len(labels) == 2 else len(labels)):
         raise OptionError(f"a head of {outputs} outputs for {len(labels)} labels; two labels take one output")
+    base = base.source if isinstance(base, Prepared) else base
     place = last_linear(base)
     module = copy.deepcopy(base.module)
     old = module.get_submodule(place)

@@ -1,0 +1,61 @@
+"""Pictures from files a few at a time, so that a folder of any size fits; what cannot be read becomes a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from phosphene.classifier import Classifier, ViewKind
+from phosphene.errors import InputError
+from phosphene.images import Picture, read_image
+from phosphene.types import Record, View
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few pictures that could be read, and some that could not.
+
+    Args:
+        paths: of the pictures that could be read.
+        pictures: as they are in the files.
+        views: what the network sees of each.
+        images: (N, C, H, W) in [0, 1] what it sees; None if no picture of the batch could be read.
+        broken: one record per file that could not be read.
+        done: files read so far, this batch included.
+    """
+
+    paths: tuple[Path, ...]
+    pictures: tuple[Picture, ...]
+    views: tuple[View, ...]
+    images: Tensor | None
+    broken: tuple[Record, ...]
+    done: int
+
+
+def stream(
+    classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, view: ViewKind = "center", size: int = 16
+) -> Iterator[Batch]:
+    """The pictures as the network sees them, `size` files at a time; a network of any input size gets them singly."""
+    size = size if classifier.preprocess.size is not None else 1
+    for start in range(0, len(paths), size):
+        kept: list[tuple[Path, Picture]] = []
+        broken: list[Record] = []
+        for path in map(Path, paths[start : start + size]):
+            try:
+                kept.append((path, read_image(path)))
+            except InputError as error:
+                broken.append(Record(str(path), "error", str(error)))
+        pictures = [picture for _, picture in kept]
+        views = classifier.views(pictures, view)
+        yield Batch(
+            paths=tuple(path for path, _ in kept),
+            pictures=tuple(pictures),
+            views=views,
+            images=classifier.look(pictures, views) if kept else None,
+            broken=tuple(broken),
+            done=min(start + size, len(paths)),
+        )
