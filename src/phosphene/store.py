@@ -34,7 +34,7 @@ class RunFolder:
         command: what fills it; goes into the manifest.
 
     Example:
-        >>> folder = RunFolder.create(tmp / "run", "explain")
+        >>> folder = RunFolder.create(Path(tempfile.mkdtemp()) / "run", "explain")
         >>> name = folder.save_text("notes/hello.txt", "hello")
         >>> (folder.path / name).read_text()
         'hello'

@@ -98,7 +98,7 @@ def explain(
         >>> from skimage.data import chelsea
         >>> result = explain("embedded", chelsea(), "grad_cam")
         >>> load_classifier("embedded").labels[result.target.classes[0]]
-        'Egyptian cat'
+        'tiger cat'
         >>> result.maps.shape
         torch.Size([1, 7, 7])
     """

@@ -1,0 +1,37 @@
+"""Makes docs/images/hero.jpg: a real result on a packaged photograph.
+
+python docs/make_hero.py
+"""
+
+from pathlib import Path
+
+from skimage.data import coffee
+
+import phosphene
+from phosphene.images import as_pictures
+from phosphene.render import overlay, scale_of, side_by_side
+from phosphene.runs.explain import laid_layer
+
+METHODS = {
+    "cam": "class activation map",
+    "saliency:crops=10": "saliency, ten crops",
+    "occlusion:window=40,stride=8": "occlusion",
+}
+
+
+def main() -> None:
+    (picture,) = as_pictures(coffee())
+    results = phosphene.explain("embedded", picture, list(METHODS), target="espresso", view="whole")
+    pictures, labels = [picture], ["espresso, what the classifier saw"]
+    for result, label in zip(results.values(), METHODS.values(), strict=True):
+        layer = laid_layer(result, result.views[0], scale_of(result.heat[0], result.display), 600)
+        pictures.append(overlay(picture, layer))
+        labels.append(label)
+    sheet = side_by_side(pictures, labels, height=200)
+    target = Path(__file__).parent / "images" / "hero.jpg"
+    sheet.save(target, quality=90)
+    print(target, target.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()
