@@ -82,7 +82,7 @@ def test_every_objective_rises_in_a_few_steps(name: str) -> None:
         steps=4,
         streams=Streams.of(0, [1, 2]),
         rate=0.01,
-        direction=[unit_rms],
+        direction=[unit_rms()],
         after=[clip],
     )
     values = torch.stack([step.value for step in rising])
@@ -93,7 +93,7 @@ def noisy_ascent(classifier: Classifier, classes: list[int], steps: int = 6, **s
     arguments: dict[str, object] = {
         "rate": linear(0.1, 0.01),
         "augmentations": [Affine(10, (0.8, 1.2), 2), ColorOffset(0.1), Noise(0.05)],
-        "direction": [unit_rms],
+        "direction": [unit_rms()],
         "after": [clip],
     }
     start = torch.cat([gray(classifier, max(classes) + 1)[index : index + 1] for index in classes])
@@ -142,7 +142,7 @@ def test_images_stay_in_range_and_outside_the_mask_nothing_moves() -> None:
             steps=5,
             streams=Streams.of(0, [0, 1]),
             rate=0.5,
-            direction=[unit_rms, multiply(mask)],
+            direction=[unit_rms(), multiply(mask)],
             after=[clip],
         )
     )

@@ -21,7 +21,7 @@ from phosphene.runtime import Prepared, plain_mode, prepare
 from phosphene.runtime.passes import batches
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
-from phosphene.synthesis.parametrization import Parametrization, Pixel
+from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition
 from phosphene.synthesis.schedules import Schedule, as_schedule
 from phosphene.synthesis.streams import Draws, Streams
 
@@ -161,6 +161,12 @@ def ascend(
             return
 
 
+def part_of(run: Iterator[Step], done: int, steps: int, **extras: Tensor) -> Iterator[Step]:
+    """The steps of one run as part of a recipe of `steps` steps, of which `done` came before; with extras to show."""
+    for step in run:
+        yield replace(step, index=done + step.index, steps=steps, extras={**step.extras, **extras})
+
+
 @dataclass(frozen=True)
 class _Look:
     """One look of the network at all images, in micro-batches."""
@@ -284,7 +290,18 @@ def multiply(mask: Tensor | Callable[[Moment], Tensor]) -> Rule:
     return masked
 
 
-def unit_rms(value: Tensor, _moment: Moment) -> Tensor:
-    """The direction with a root mean square of 1 in every image; then the rate is a step in units of the pixels."""
-    size = value.square().flatten(1).mean(dim=1).sqrt().clamp(min=1e-30)
-    return value / _per_image(size, value)
+def unit_rms(mask: Tensor | Callable[[Moment], Tensor] | None = None) -> Rule:
+    """The direction with a root mean square of 1 in every image, or inside a mask; so the rate is a step of pixels."""
+
+    def scaled(value: Tensor, moment: Moment) -> Tensor:
+        where = torch.ones_like(value[:, :1]) if mask is None else mask(moment) if callable(mask) else mask
+        where = where.to(value).expand_as(value).flatten(1)
+        mean = (value.flatten(1).square() * where).sum(dim=1) / where.sum(dim=1).clamp(min=1e-30)
+        return value / _per_image(mean.sqrt().clamp(min=1e-30), value)
+
+    return scaled
+
+
+def preconditioned(power: float) -> Rule:
+    """The gradient with the spectrum 1/f^power and the colors of natural images; power 0 leaves it as it is."""
+    return lambda gradient, _moment: precondition(gradient, power) if power > 0 else gradient

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
@@ -98,12 +98,38 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
 
 
 def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
-    logs = {"softmax": lambda: logits.log_softmax(dim=1), "sigmoid": lambda: torch.nn.functional.logsigmoid(logits)}
+    logs = {"softmax": lambda: logits.log_softmax(dim=1), "sigmoid": lambda: nn.functional.logsigmoid(logits)}
     if classifier.head not in logs:
         raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
     classifier.check_target(target, logits.shape[1])
     index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
     return logs[classifier.head]().gather(1, index[:, None])[:, 0]
+
+
+def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
+    """The objective that raises a target: the score of a class, or the activation of a unit."""
+    return class_score(classifier, target, score) if target.unit is None else unit(target.unit)
+
+
+def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
+    """The mean log-probability of several classes, highest where they share all the probability evenly.
+
+    With a softmax head this is minus the cross-entropy to the uniform distribution over the classes of the group.
+
+    Args:
+        classifier: knows the head.
+        groups: the classes of each image, the same number for all.
+    """
+    if classifier.head == "score":
+        raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
+    index = torch.tensor([list(group) for group in groups])
+
+    def value(reading: Reading) -> Tensor:
+        softmax = classifier.head == "softmax"
+        logs = reading.logits.log_softmax(dim=1) if softmax else nn.functional.logsigmoid(reading.logits)
+        return logs.gather(1, reading.rows(index)).mean(dim=1)
+
+    return Objective(value)
 
 
 def unit(place: Unit) -> Objective:

@@ -1,0 +1,65 @@
+"""What recipes begin with: the settings of a preset, the image they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
+from phosphene.synthesis.streams import Streams
+from phosphene.types import Size
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Settings = TypeVar("Settings", bound=DataclassInstance)
+
+Preset = Literal["best", "paper"]
+
+
+def settings_of(presets: Mapping[str, Settings], preset: str, **given: Any) -> Settings:
+    """The settings of a preset, with those that were given (not None) in their place.
+
+    Raises:
+        OptionError: for an unknown preset, or a number of steps below 1.
+    """
+    if preset not in presets:
+        raise OptionError(f"preset '{preset}' is unknown; choose {' or '.join(presets)}")
+    steps = given.get("steps")
+    if steps is not None and steps < 1:
+        raise OptionError(f"steps={steps}; give at least 1")
+    return replace(presets[preset], **{name: value for name, value in given.items() if value is not None})
+
+
+def canvas_size(classifier: Classifier) -> Size:
+    """(height, width) of the images a recipe makes: the network's input, or 224 x 224 where it takes any size."""
+    return classifier.preprocess.size or (224, 224)
+
+
+def noisy_mean(classifier: Classifier, streams: Streams, noise: float, kind: str = "uniform") -> Tensor:
+    """(N, C, H, W) the mean image, with each value off by uniform [-noise, noise] or Gaussian noise, kept in [0, 1].
+
+    With ``kind="range"`` the values are uniform over the whole valid range instead: the mean image plus U[0, 255]
+    as the paper prints it would leave that range for half of the values (our reading).
+    """
+    shape = (classifier.preprocess.channels, *canvas_size(classifier))
+    draws = streams.at(0).under("start")
+    if kind == "range":
+        return draws.field("noise", shape).to(classifier.device)
+    drawn = draws.normal_field("noise", shape) if kind == "normal" else 2 * draws.field("noise", shape) - 1
+    return (classifier.mean_image + noise * drawn.to(classifier.device)).clamp(0, 1)
+
+
+def half_side(size: Size, fraction: float) -> int:
+    """A radius given as a fraction of the shorter side, in whole pixels, small enough to fit inside the frame."""
+    return max(0, min(round(fraction * min(size)), (min(size) - 1) // 2))
+
+
+def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
+    """(N,) softmax probability of one class per row."""
+    return torch.softmax(logits, dim=1).gather(1, classes[:, None])[:, 0]

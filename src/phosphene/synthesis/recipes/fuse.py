@@ -1,0 +1,234 @@
+"""Fused images: features of two or more classes in one natural-looking image that is none of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
+from phosphene.registry import register_recipe
+from phosphene.synthesis.ascent import Moment, Step, ascend, clip, multiply, part_of, preconditioned, unit_rms
+from phosphene.synthesis.augment import Affine
+from phosphene.synthesis.canvas import Preset, canvas_size, noisy_mean, settings_of
+from phosphene.synthesis.masks import disc
+from phosphene.synthesis.objectives import class_score, even_share
+from phosphene.synthesis.priors import total_variation_step
+from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.streams import Streams
+from phosphene.types import Size, Target
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a preset; see `fuse`."""
+
+    steps: int
+    rate: float
+    last_rate: float
+    even: float
+    distance: float
+    radius: float
+    first_radius: float
+    soft: float
+    precondition: float
+    noise: float
+    tv: float
+    rotation: float
+    scale: tuple[float, float]
+    shift: float
+
+
+PRESETS = {
+    "best": Settings(
+        steps=200,
+        rate=0.03,
+        last_rate=0.006,
+        even=0.4,
+        distance=0.22,
+        radius=0.3,
+        first_radius=0.05,
+        soft=0.04,
+        precondition=1.0,
+        noise=0.05,
+        tv=0.003,
+        rotation=6.0,
+        scale=(0.92, 1.08),
+        shift=0.05,
+    ),
+    "paper": Settings(
+        steps=300,
+        rate=0.02,
+        last_rate=0.02,
+        even=0.0,
+        distance=0.25,
+        radius=150 / 224,
+        first_radius=1 / 224,
+        soft=0.0,
+        precondition=0.0,
+        noise=1.0,
+        tv=0.004,
+        rotation=5.0,
+        scale=(0.95, 1.05),
+        shift=16 / 224,
+    ),
+}
+
+
+@register_recipe(title="Fused image", paper="addepalli2021", presets=tuple(PRESETS), groups=True)
+def fuse(
+    classifier: Classifier,
+    groups: Sequence[Sequence[int]],
+    streams: Streams,
+    *,
+    preset: Preset = "best",
+    steps: int | None = None,
+    rate: float | None = None,
+    last_rate: float | None = None,
+    even: float | None = None,
+    distance: float | None = None,
+    radius: float | None = None,
+    first_radius: float | None = None,
+    soft: float | None = None,
+    precondition: float | None = None,
+    noise: float | None = None,
+    tv: float | None = None,
+    rotation: float | None = None,
+    scale: tuple[float, float] | None = None,
+    shift: float | None = None,
+) -> Iterator[Step]:
+    """One image with features of several classes, grown from different places: a negative image for both.
+
+    Each class in turn is developed for some iterations within a disc that grows from a single pixel at a place of its
+    own; the places stand evenly on a circle about the image's centre, turned by a random angle. A pixel belongs to
+    the nearest place, so the regions stay apart (ours). Steps, rates, places and discs have no value in the paper:
+    all are ours. In the preset `best` a last share of the steps raises the mean log-probability of all the
+    classes at once over all regions: highest where they share the probability evenly, so that none of them wins.
+
+    Args:
+        classifier: the network that remembers.
+        groups: the classes of each image, two or more, the same number for all.
+        streams: the images' random numbers.
+        preset: best or paper.
+        steps: number of steps in all.
+        rate: root mean square inside the mask of the first step, in [0, 1] units.
+        last_rate: of the last step; linear between.
+        even: share of the steps that even out the classes.
+        distance: of the places from the centre, as a fraction of the shorter side.
+        radius: final radius of each disc, likewise.
+        first_radius: radius at the first step, likewise.
+        soft: width of the discs' edge, likewise.
+        precondition: power of 1/f on the gradient; 0 for the plain gradient.
+        noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
+        tv: size of a step down the total variation on the whole image, in [0, 1] units.
+        rotation: augmentation: degrees.
+        scale: augmentation: low and high.
+        shift: augmentation: fraction of the shorter side.
+
+    Yields:
+        Steps; extras: `places` (N, classes, 2) in pixels.
+
+    Raises:
+        OptionError: for fewer than two classes, one class twice, or groups of different lengths.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        >>> from phosphene.classifier import Preprocess
+        >>> classifier = Classifier(net, Preprocess((32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
+        >>> last = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), steps=10))[-1]
+        >>> last.images.shape, last.extras["places"].shape
+        (torch.Size([1, 3, 32, 32]), torch.Size([1, 2, 2]))
+
+    References:
+        addepalli2021, section 4.1.
+    """
+    given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
+    own = settings_of(PRESETS, preset, **given)
+    count = _checked(groups)
+    size = canvas_size(classifier)
+    places = spread_places(streams, count, size, own.distance * min(size))
+    images = noisy_mean(classifier, streams, own.noise, "range" if own.noise >= 1 else "uniform")
+    side = float(min(size))
+    last_steps = round(own.steps * own.even)
+    lengths = [(own.steps - last_steps) // count + (index < (own.steps - last_steps) % count) for index in range(count)]
+    regions = [nearest(places, index, size) for index in range(count)]
+    done = 0
+    for index, length in enumerate([*lengths, last_steps]):
+        together = index == count
+        step_rate = _slice(linear(own.rate, own.last_rate), done, own.steps)
+        if together:
+            mask = _together(places, own.radius * side, size, own.soft * side)
+            objective = even_share(classifier, groups)
+        else:
+            mask = _growing(places[:, index], regions[index], own, side, size)
+            objective = class_score(classifier, Target.of([group[index] for group in groups]))
+        run = ascend(
+            classifier,
+            objective,
+            images,
+            steps=length,
+            streams=streams,
+            rate=step_rate,
+            augmentations=[Affine(own.rotation, own.scale, own.shift * side)],
+            direction=[preconditioned(own.precondition), unit_rms(mask), multiply(mask)],
+            after=[lambda value, _moment: total_variation_step(value, own.tv), clip],
+            stage="together" if together else f"class {index + 1}",
+        )
+        for step in part_of(run, done, own.steps, places=places):
+            images = step.images
+            yield step
+        done += length
+
+
+def _checked(groups: Sequence[Sequence[int]]) -> int:
+    """How many classes each image has."""
+    lengths = {len(group) for group in groups}
+    if len(lengths) != 1:
+        raise OptionError(f"groups of {sorted(lengths)} classes in one run; give every image the same number")
+    count = lengths.pop()
+    if count < 2:
+        raise OptionError("a fused image needs two classes or more; for one class use impress")
+    for group in groups:
+        if len(set(group)) != count:
+            raise OptionError(f"the classes {tuple(group)} of a fused image are not all different")
+    return count
+
+
+def spread_places(streams: Streams, count: int, size: Size, distance: float) -> Tensor:
+    """(N, count, 2) pixels (row, column), evenly on a circle about the middle, turned by each image's own angle."""
+    turn = streams.at(0).under("places").uniform("turn").double()  # (N, 1)
+    angles = 2 * math.pi * (turn + torch.arange(count, dtype=torch.float64) / count)
+    middle = torch.tensor([(side - 1) / 2 for side in size], dtype=torch.float64)
+    return (middle + distance * torch.stack([angles.sin(), angles.cos()], dim=2)).float()
+
+
+def nearest(places: Tensor, index: int, size: Size) -> Tensor:
+    """(N, 1, H, W) bool: the pixels that are nearer to the place `index` than to any other; of equals the first's."""
+    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None, :]
+    squares = (rows - places[:, :, 0, None, None]) ** 2 + (columns - places[:, :, 1, None, None]) ** 2
+    return (squares.argmin(dim=1) == index)[:, None]
+
+
+def _growing(centers: Tensor, region: Tensor, own: Settings, side: float, size: Size) -> Callable[[Moment], Tensor]:
+    radii = linear(own.first_radius * side, own.radius * side)
+
+    def mask(moment: Moment) -> Tensor:
+        grown = disc(centers, radii(moment.step, moment.steps), size, own.soft * side) * region
+        return grown.to(moment.gradient)
+
+    return mask
+
+
+def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[Moment], Tensor]:
+    discs = [disc(centers, radius, size, soft) for centers in places.unbind(dim=1)]
+    whole = torch.stack(discs).amax(dim=0)
+    return lambda moment: whole.to(moment.gradient)
+
+
+def _slice(whole: Schedule, done: int, steps: int) -> Schedule:
+    """The part of a schedule over all steps that a later run sees."""
+    return lambda step, _steps: whole(done + step, steps)

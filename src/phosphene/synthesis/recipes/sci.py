@@ -1,0 +1,311 @@
+"""Saliency-driven class impressions: one object of a class, grown where a first rough impression was strongest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
+from phosphene.registry import register_recipe
+from phosphene.synthesis.ascent import (
+    Moment,
+    Rule,
+    Step,
+    ascend,
+    clip,
+    every,
+    multiply,
+    part_of,
+    preconditioned,
+    unit_rms,
+    within,
+)
+from phosphene.synthesis.augment import Affine, Augmentation
+from phosphene.synthesis.canvas import Preset, canvas_size, half_side, noisy_mean, settings_of
+from phosphene.synthesis.masks import disc, strongest_disc
+from phosphene.synthesis.objectives import of_target
+from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
+from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.streams import Streams
+from phosphene.synthesis.weights import saliency_weight
+from phosphene.types import Score, Size, Target
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a preset; see `sci`."""
+
+    steps: int
+    pre_steps: int
+    pre_rate: float
+    rate: float
+    last_rate: float
+    score: Score
+    start: Literal["pre_ci", "noise"]
+    noise: float
+    precondition: float
+    mask: Literal["growing", "fixed", "none"]
+    radius: float
+    first_radius: float
+    grow: int
+    soft: float
+    weight: Literal["A", "B", "none"]
+    tv: float
+    tv_every: int
+    tv_where: Literal["everywhere", "inside"]
+    tv_kind: Literal["sign", "meeting"]
+    rotation: float
+    scale: tuple[float, float]
+    shift: float
+
+
+PRESETS = {
+    "best": Settings(
+        steps=224,
+        pre_steps=24,
+        pre_rate=0.06,
+        rate=0.03,
+        last_rate=0.01,
+        score="logit",
+        start="pre_ci",
+        noise=0.05,
+        precondition=1.0,
+        mask="growing",
+        radius=64 / 224,
+        first_radius=20 / 224,
+        grow=100,
+        soft=8 / 224,
+        weight="none",
+        tv=0.003,
+        tv_every=1,
+        tv_where="everywhere",
+        tv_kind="meeting",
+        rotation=8.0,
+        scale=(0.9, 1.1),
+        shift=16 / 224,
+    ),
+    "paper": Settings(
+        steps=400,
+        pre_steps=20,
+        pre_rate=0.1,
+        rate=0.02,
+        last_rate=0.02,
+        score="logit",
+        start="pre_ci",
+        noise=1.0,
+        precondition=0.0,
+        mask="growing",
+        radius=150 / 224,
+        first_radius=1 / 224,
+        grow=150,
+        soft=0.0,
+        weight="A",
+        tv=0.004,
+        tv_every=1,
+        tv_where="everywhere",
+        tv_kind="sign",
+        rotation=5.0,
+        scale=(0.95, 1.05),
+        shift=16 / 224,
+    ),
+}
+
+
+@register_recipe(title="Saliency-driven class impression", paper="addepalli2021", presets=tuple(PRESETS))
+def sci(
+    classifier: Classifier,
+    target: Target,
+    streams: Streams,
+    *,
+    preset: Preset = "best",
+    steps: int | None = None,
+    pre_steps: int | None = None,
+    pre_rate: float | None = None,
+    rate: float | None = None,
+    last_rate: float | None = None,
+    score: Score | None = None,
+    start: Literal["pre_ci", "noise"] | None = None,
+    noise: float | None = None,
+    precondition: float | None = None,
+    mask: Literal["growing", "fixed", "none"] | None = None,
+    radius: float | None = None,
+    first_radius: float | None = None,
+    grow: int | None = None,
+    soft: float | None = None,
+    weight: Literal["A", "B", "none"] | None = None,
+    tv: float | None = None,
+    tv_every: int | None = None,
+    tv_where: Literal["everywhere", "inside"] | None = None,
+    tv_kind: Literal["sign", "meeting"] | None = None,
+    rotation: float | None = None,
+    scale: tuple[float, float] | None = None,
+    shift: float | None = None,
+) -> Iterator[Step]:
+    """One object that the classifier takes for the class, and nothing else: a pre-impression, its best disc, growth.
+
+    A few large steps over the whole image give a pre-CI. The disc that holds most of ``|pre-CI - start|`` (equation 5)
+    is kept, the rest of the image set back, and the object is developed again by small steps inside a growing disc:
+    ``I += rate * W * mask * g / rms(g)``, W the weight of equations 2-4. Apart from that, a step down the total
+    variation (equation 1) is made once in `tv_every` iterations on the whole image, so that what is not
+    held up by the class fades out.
+
+    Where the paper gives a number the preset `paper` has it: t = 150, C2 = 4, the radius 1 to 150 pixels of 224 over
+    150 steps. All other numbers are ours: steps, rates, total variation, augmentation, the disc of equation 5 (as
+    large as the final mask, at most half the frame). The preset `best` differs: its gradient is preconditioned by the
+    spectrum and the colors of natural images, so it is nearly, not wholly, free of data; the last radius is small
+    enough for one object; a step of total variation never overshoots. None of an option takes the preset's value.
+
+    Args:
+        classifier: the network that remembers.
+        target: one class, or unit, per image.
+        streams: the images' random numbers.
+        preset: best or paper.
+        steps: number of steps in all.
+        pre_steps: how many of them make the pre-CI; at most a third.
+        pre_rate: root mean square of a step of the pre-CI, in [0, 1] units.
+        rate: root mean square inside the mask of the first step after it.
+        last_rate: the same of the last step; linear between.
+        score: logit, probability (its logarithm) or margin.
+        start: where the second run starts: pre_ci inside the disc, or noise, the start image everywhere.
+        noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
+        precondition: power of 1/f on the gradient; 0 for the plain gradient.
+        mask: growing or fixed disc, or none.
+        radius: final radius as a fraction of the shorter side.
+        first_radius: radius at the first step, likewise.
+        grow: steps over which the disc grows.
+        soft: width of the disc's edge, as a fraction of the shorter side.
+        weight: A, B or none.
+        tv: size of a step down the total variation, in [0, 1] units.
+        tv_every: once in so many iterations; 0 never.
+        tv_where: everywhere, or inside the mask only.
+        tv_kind: sign, the plain subgradient, or meeting, which does not overshoot.
+        rotation: augmentation: degrees.
+        scale: augmentation: low and high.
+        shift: augmentation: fraction of the shorter side.
+
+    Yields:
+        Steps; extras: `pre_ci` (N, C, H, W), `center` (N, 2) in pixels and `radius` (N,) of the disc.
+
+    Raises:
+        NumericalError: if a gradient is zero, NaN or infinite.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> from phosphene.classifier import Preprocess
+        >>> classifier = Classifier(net, Preprocess((32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
+        >>> last = list(sci(classifier, Target.of(1), Streams.of(0, [1]), steps=6))[-1]
+        >>> last.images.shape, last.stage, sorted(last.extras)
+        (torch.Size([1, 3, 32, 32]), 'post-CI', ['center', 'pre_ci', 'radius'])
+
+    References:
+        addepalli2021; olah2017 for the preconditioning.
+    """
+    given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
+    own = settings_of(PRESETS, preset, **given)
+    size = canvas_size(classifier)
+    begin = noisy_mean(classifier, streams, own.noise, "range" if own.noise >= 1 else "uniform")
+    parts = _Parts(own, size)
+    objective = of_target(classifier, target.expand(len(streams)), own.score)
+    first = min(own.pre_steps, own.steps // 3)
+
+    last = begin
+    pre = ascend(
+        classifier,
+        objective,
+        begin,
+        steps=first,
+        streams=streams,
+        rate=own.pre_rate,
+        augmentations=parts.augmentations,
+        direction=[preconditioned(own.precondition), unit_rms()],
+        after=[*parts.fading(None), clip],
+        stage="pre-CI",
+    )
+    for step in part_of(pre, 0, own.steps):
+        last = step.images
+        yield step
+
+    radius = half_side(size, own.radius)
+    centers = strongest_disc((last - begin).abs().sum(dim=1), radius)
+    where = parts.mask(centers)
+    if own.start == "pre_ci" and own.mask != "none":
+        kept = disc(centers, radius, size, parts.pixels(own.soft))
+        second = torch.lerp(begin, last, kept.expand_as(begin))
+    else:
+        second = last if own.start == "pre_ci" else begin
+    post = ascend(
+        classifier,
+        objective,
+        second,
+        steps=own.steps - first,
+        streams=streams,
+        rate=parts.rate,
+        augmentations=parts.augmentations,
+        direction=[
+            preconditioned(own.precondition),
+            unit_rms(where),
+            saliency_weight(own.weight, where),
+            *([] if where is None else [multiply(where)]),
+        ],
+        after=[*parts.fading(where if own.tv_where == "inside" else None), clip],
+        stage="post-CI",
+    )
+    found = {"pre_ci": last, "center": centers, "radius": torch.full((len(last),), float(radius))}
+    yield from part_of(post, first, own.steps, **found)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The rules that the settings make for images of a size."""
+
+    settings: Settings
+    size: Size
+
+    def pixels(self, fraction: float) -> float:
+        return fraction * min(self.size)
+
+    @property
+    def augmentations(self) -> list[Augmentation]:
+        own = self.settings
+        return [Affine(own.rotation, own.scale, self.pixels(own.shift))]
+
+    @property
+    def rate(self) -> Schedule:
+        return linear(self.settings.rate, self.settings.last_rate)
+
+    def mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
+        """The mask at each step, or None for none."""
+        own = self.settings
+        if own.mask == "none":
+            return None
+        if own.mask not in ("growing", "fixed"):
+            raise OptionError(f"mask '{own.mask}' is unknown; choose growing, fixed or none")
+        radii = linear(own.first_radius if own.mask == "growing" else own.radius, own.radius, max(1, own.grow))
+
+        def at(moment: Moment) -> Tensor:
+            if moment.memory.get("disc.step") is not moment.gradient:
+                edge = self.pixels(own.soft)
+                radius = self.pixels(radii(moment.step, moment.steps))
+                moment.memory["disc.step"] = moment.gradient
+                moment.memory["disc"] = disc(centers, radius, self.size, edge)
+            return moment.memory["disc"]
+
+        return at
+
+    def fading(self, where: Callable[[Moment], Tensor] | None) -> list[Rule]:
+        """The step of total variation: apart from the class's, once in k iterations."""
+        own = self.settings
+        if own.tv_every == 0 or own.tv == 0:
+            return []
+
+        def step(images: Tensor, _moment: Moment) -> Tensor:
+            if own.tv_kind == "meeting":
+                return total_variation_step(images, own.tv)
+            return images - own.tv * total_variation_gradient(images)
+
+        return [every(own.tv_every, step if where is None else within(where, step))]
