@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError, suggest
 from phosphene.geometry import center_view, whole_view
+from phosphene.graph import input_channels
 from phosphene.images import Interpolation, Picture, look, picture_size
 from phosphene.types import Prediction, Score, Size, Target, View
 
@@ -185,7 +187,8 @@ class Classifier:
     Args:
         module: the network; maps normalised images (N, C, H, W) to scores (N, K), or to a tuple or dict
             that holds them.
-        preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are.
+        preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are, of as many
+            channels as the first convolution takes.
         labels: names of the K classes, a Labels or a sequence of names; None for numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
             its negative and its positive class), "score" for plain numbers without a probability.
@@ -209,15 +212,15 @@ class Classifier:
         name: str | None = None,
         output: str | int | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module) and not callable(module):
-            raise ModelError(f"a classifier needs a torch.nn.Module, not {type(module).__name__}")
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
         if head not in ("softmax", "sigmoid", "score"):
             raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid or score")
-        self.module = module
-        self.preprocess = preprocess or Preprocess(size=None)
+        self.module = unwrapped(module)
+        self.preprocess = preprocess or _as_it_is(self.module)
         self.labels = labels if isinstance(labels, Labels) else Labels(tuple(labels or ()))
         self.head: HeadKind = head
-        self.name = name or type(module).__name__
+        self.name = name or type(self.module).__name__
         self.output = output
 
     def __repr__(self) -> str:
@@ -262,9 +265,44 @@ class Classifier:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise OptionError(f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the weights; float32 where there are none."""
+        weights = (tensor.dtype for tensor in (*self.module.parameters(), *self.module.buffers()))
+        return next((kind for kind in weights if kind.is_floating_point), torch.float32)
+
     def logits(self, images: Tensor) -> Tensor:
-        """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1]."""
-        return self.read(self.module(self.preprocess.normalize(images)))
+        """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
+
+        Raises:
+            ModelError: if the network refuses images of this shape.
+        """
+        return self.read(self.run(self.module, images))
+
+    def run(self, module: nn.Module, images: Tensor) -> Any:
+        """What a module (the network or a graph of it) returns for images (N, C, H, W) in [0, 1].
+
+        Raises:
+            ModelError: if it refuses images of this shape.
+        """
+        with self.clear_refusal(images):
+            return module(self.preprocess.normalize(images).to(self.dtype))
+
+    @contextmanager
+    def clear_refusal(self, images: Tensor) -> Iterator[None]:
+        """What a network throws at images of a wrong shape, as one line that says so; want of memory stays as it is."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, PhospheneError):
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if "out of memory" in str(error) or "allocate memory" in str(error):
+                raise
+            reason = str(error).strip().split("\n", 1)[0]
+            raise ModelError(
+                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}"
+                + ("" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for")
+            ) from error
 
     def read(self, output: Any) -> Tensor:
         """(N, K) scores out of whatever the module returned.
@@ -283,6 +321,11 @@ class Classifier:
             raise ModelError(
                 f"{self.name} returned scores of shape {tuple(scores.shape)}, not (N, classes); "
                 "wrap it so that it returns one row of scores per image"
+            )
+        if self.head == "softmax" and scores.shape[1] == 1:
+            raise ModelError(
+                f"{self.name} has one output, whose softmax is always 1; use head='sigmoid' for a binary classifier "
+                "(with two labels: its negative and its positive class), head='score' for a plain number"
             )
         if self.head == "sigmoid" and scores.shape[1] == 1 and len(self.labels) == 2:
             scores = torch.cat([-scores, scores], dim=1)
@@ -332,6 +375,22 @@ class Classifier:
     def with_module(self, module: nn.Module) -> Classifier:
         """The same classifier around another module."""
         return Classifier(module, self.preprocess, self.labels, self.head, name=self.name, output=self.output)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside what training puts around it: DataParallel, DistributedDataParallel, torch.compile."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def _as_it_is(module: nn.Module) -> Preprocess:
+    channels = input_channels(module)
+    return Preprocess(None, None, (0.0,) * channels, (1.0,) * channels)
 
 
 def _pick(values: Tensor, classes: tuple[int, ...]) -> Tensor:

@@ -12,13 +12,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
-from phosphene.types import Layer
 
 LayerName = str | nn.Module
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# Modules whose output is a place to stop at neither for a heat map nor for features.
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+# Modules that pass on values unchanged in eval mode (softmax aside).
 _PASSIVE_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax)
 _PASSIVE_FUNCTIONS = {torch.flatten, F.dropout, F.dropout2d, torch.reshape, torch.squeeze, operator.getitem}
 _PASSIVE_METHODS = {"flatten", "view", "reshape", "squeeze", "contiguous"}
@@ -48,20 +46,15 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
     raise NotFoundError(f"no layer '{layer}' in {type(module).__name__}{shown}")
 
 
-def default_layer(layers: Sequence[Layer]) -> str:
-    """The last layer whose output still has places: where heat maps of classes are usually looked at.
+def input_channels(module: nn.Module) -> int:
+    """Channels of the pictures that a network takes: those of its first convolution, 3 if it has none.
 
-    Args:
-        layers: what ran, in the order of completion (hooks.survey).
-
-    Raises:
-        ModelError: if no layer has an output with places.
+    Example:
+        >>> input_channels(nn.Sequential(nn.Conv2d(5, 4, 3), nn.Conv2d(4, 2, 3)))
+        5
     """
-    pools = {kind.__name__ for kind in (*_POOLS, *_PASSIVE_MODULES)}
-    for layer in reversed(layers):
-        if len(layer.shape) == 3 and layer.shape[1] * layer.shape[2] > 1 and layer.kind not in pools:
-            return layer.name
-    raise ModelError("no layer of this network has an output with places (N, C, h, w); name one with layer=")
+    convolutions = (child for child in module.modules() if isinstance(child, nn.Conv2d))
+    return next((child.in_channels for child in convolutions), 3)
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:

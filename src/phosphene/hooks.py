@@ -60,7 +60,7 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
 
     with ExitStack() as stack:
         for name in dict.fromkeys(layers):
-            handle = module.get_submodule(name).register_forward_hook(hook_for(name))
+            handle = _layer(module, name).register_forward_hook(hook_for(name))
             stack.callback(handle.remove)
         yield found
 
@@ -104,7 +104,7 @@ def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
 
     with ExitStack() as stack:
         for name, child in module.named_modules():
-            if name and not _is_scripted(child):
+            if name and not is_scripted(child):
                 handle = child.register_forward_hook(hook_for(name, type(child).__name__))
                 stack.callback(handle.remove)
         with torch.no_grad():
@@ -135,7 +135,18 @@ def _replace_first(output: Any, value: Tensor) -> Any:
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
 
-def _is_scripted(module: nn.Module) -> bool:
+def _layer(module: nn.Module, name: str) -> nn.Module:
+    layer: nn.Module = dict(module.named_modules(remove_duplicate=False))[name]
+    if is_scripted(layer):
+        raise ModelError(
+            f"layer '{name}' cannot be watched: TorchScript runs as one piece; use a method that looks at input and "
+            "output alone (saliency, occlusion, rise), or the network as torch.export.save writes it"
+        )
+    return layer
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether a module is TorchScript, which takes no hooks."""
     return isinstance(module, torch.jit.ScriptModule)
 
 

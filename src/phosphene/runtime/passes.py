@@ -111,7 +111,7 @@ def head_features(
     logits, features = [], []
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
         for start, stop in batches(len(images), batch_size, prepared.device):
-            output, value = graph(prepared.preprocess.normalize(ready(prepared, images[start:stop])))
+            output, value = prepared.run(graph, ready(prepared, images[start:stop]))
             logits.append(prepared.read(output).float())
             features.append(value.float())
     return torch.cat(logits), torch.cat(features), head
@@ -134,6 +134,11 @@ def input_gradient(
         for start, stop in batches(len(images), batch_size, prepared.device):
             inputs = ready(prepared, images[start:stop]).requires_grad_()
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
+            if not values.requires_grad:
+                raise ModelError(
+                    f"no gradient reaches the pictures: {prepared.name} cuts it off (no_grad, detach, rounding or "
+                    "integer weights in its forward); use a method without gradients: occlusion or rise"
+                )
             (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
             gradients.append(torch.zeros_like(inputs) if gradient is None else gradient)
             scores.append(values.detach().float())

@@ -12,6 +12,9 @@ from phosphene.types import Size
 # Tokens that are no place of the image: none, the class's, also a teacher's; four or eight registers without and with.
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
 
+# A grid's proportions differ from the image's by rounding alone, which is most on the smallest grids.
+_MOST_DISTORTION = math.log(2.1)
+
 
 def places(output: Tensor, what: str, images: Tensor) -> Tensor:
     """A layer's output, or its gradient, as (N, k, h, w).
@@ -46,6 +49,22 @@ def places(output: Tensor, what: str, images: Tensor) -> Tensor:
         f"{what} has no places: {tuple(output.shape)} for {len(images)} images of {size[0]} x {size[1]}; "
         "name another layer"
     )
+
+
+def places_of(shape: tuple[int, ...], size: Size) -> Size | None:
+    """(h, w) of the places in one image's output of a layer, or None if it has none, or not those of the image.
+
+    Example:
+        >>> [places_of(shape, (224, 224)) for shape in ((64, 7, 7), (7, 7, 768), (197, 192), (3, 197, 64), (512,))]
+        [(7, 7), (7, 7), (14, 14), None, None]
+    """
+    if len(shape) == 2:
+        return token_grid(shape[0], size)
+    if len(shape) != 3:
+        return None
+    grid = shape[:2] if _channels_last(shape, size) else shape[1:]
+    similar = _distortion(grid, size) < _MOST_DISTORTION
+    return (grid[0], grid[1]) if similar and grid[0] * grid[1] > 1 else None
 
 
 def _channels_last(shape: tuple[int, ...], size: Size) -> bool:

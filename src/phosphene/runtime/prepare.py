@@ -13,16 +13,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
-from phosphene.classifier import Classifier, find_scores
+from phosphene.classifier import Classifier, find_scores, unwrapped
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import LayerName, LinearHead, default_layer, layer_name, linear_head, outputs, trace, with_value
+from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, trace, with_value
 from phosphene.hooks import survey
 from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.runtime.fusion import fuse
+from phosphene.runtime.layers import default_layer
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import compute_dtype
-from phosphene.types import Layer
+from phosphene.types import Layer, Size
 
 Signature = tuple[object, ...]
 
@@ -55,9 +57,13 @@ class Prepared(Classifier):
     @cached_property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape of its output."""
-        size = self.preprocess.size or (224, 224)
-        images = self.mean_image.expand(1, -1, *size)
-        return survey(self.module, self.preprocess.normalize(images))
+        images = self.mean_image.expand(1, -1, *self._size)
+        with self.clear_refusal(images):
+            return survey(self.module, self.preprocess.normalize(images).to(self.dtype))
+
+    @property
+    def _size(self) -> Size:
+        return self.preprocess.size or (224, 224)
 
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
@@ -73,10 +79,10 @@ class Prepared(Classifier):
         head = linear_head(self.traced, find_scores(outputs(self.traced), self.output, fx.Node))
         return with_value(self.traced, head.node), head
 
-    @property
+    @cached_property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return default_layer(self.layers)
+        return default_layer(self, self.layers, self._size)
 
     def layer_name(self, layer: LayerName | None) -> str:
         """The dotted name of a layer given by name, as a module of the original network, or None for the default."""
@@ -132,29 +138,68 @@ def _cached(source: Classifier, names: tuple[str, ...], precision: Precision) ->
 
 def _signature(module: nn.Module) -> Signature:
     """Changes whenever a weight is replaced, moved or written to."""
-    tensors = (*module.parameters(), *module.buffers())
-    return tuple((tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors)
+    return tuple(_state_of(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _state_of(tensor: Tensor) -> Signature:
+    if is_lazy(tensor):
+        raise ModelError("the network has lazy layers that never ran; run it once on a batch of its own size first")
+    # A tensor made in inference mode does not count its changes: never equal to what it was.
+    version = object() if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.device, tensor.dtype
 
 
 def freeze(module: nn.Module) -> nn.Module:
     """A copy of a module in eval mode that shares the weights of the original but needs no gradients.
 
+    Weights of 16 bits become float32 (and are no longer shared): their gradients would round to zero. What hangs on
+    the module and cannot be copied (locks, files, generators) is shared.
+
     Raises:
         ModelError: if the module cannot be copied.
     """
-    shared: dict[int, object] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        detached = tensor.detach()
-        shared[id(tensor)] = nn.Parameter(detached, requires_grad=False) if _is_parameter(tensor) else detached
+    module = unwrapped(module)
+    with torch.inference_mode(False), torch.no_grad():
+        shared: dict[int, object] = {}
+        for tensor in (*module.parameters(), *module.buffers()):
+            shared[id(tensor)] = _frozen(tensor)
+        try:
+            frozen = _copy(module, shared)
+        except Exception as error:
+            raise ModelError(
+                f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
+            ) from error
+        # TorchScript copies its weights itself, past the shared ones.
+        for tensor in frozen.parameters():
+            tensor.requires_grad_(False)
+        return frozen.eval()
+
+
+def _frozen(tensor: Tensor) -> Tensor:
+    fixed = tensor.detach()
+    if fixed.dtype in (torch.float16, torch.bfloat16):
+        fixed = fixed.float()
+    elif fixed.is_inference():  # autograd refuses them
+        fixed = fixed.clone()
+    return nn.Parameter(fixed, requires_grad=False) if isinstance(tensor, nn.Parameter) else fixed
+
+
+def _copy(module: nn.Module, shared: dict[int, object]) -> nn.Module:
+    """A deep copy; where that fails, one that shares the attributes that are no modules and cannot be copied."""
     try:
-        with torch.inference_mode(False):
-            frozen = copy.deepcopy(module, shared)
-    except Exception as error:
-        raise ModelError(
-            f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
-        ) from error
-    return frozen.eval()
+        return copy.deepcopy(module, dict(shared))
+    except Exception:  # an attribute's own copying code may raise anything
+        kept = dict(shared)
+        for child in module.modules():
+            for value in vars(child).values():
+                if id(value) not in kept and not _copies(value, kept):
+                    kept[id(value)] = value.detach() if isinstance(value, Tensor) else value
+        return copy.deepcopy(module, kept)
 
 
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
+def _copies(value: object, shared: dict[int, object]) -> bool:
+    try:
+        copy.deepcopy(value, dict(shared))
+    except Exception:
+        return False
+    return True

@@ -14,6 +14,7 @@ import torch
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import MissingExtraError, ModelError, NotFoundError, suggest
 from phosphene.zoo.efficientnet_lite import VARIANTS, EfficientNetLite, rename_published
+from phosphene.zoo.weights import Weights, built_for, is_local
 
 _WEIGHTS = {
     "lite0": (
@@ -31,25 +32,34 @@ _WEIGHTS = {
 }
 
 
-def load(variant: str = "") -> Classifier:
+def load(variant: str = "", weights: Weights = None) -> Classifier:
     """EfficientNet-Lite0 ("embedded"), or "lite1" and "lite2" of the extra phosphene[lite].
+
+    Args:
+        variant: "", "lite0", "lite1" or "lite2".
+        weights: a local file instead of the published weights, of any number of classes; "random" for none.
 
     Raises:
         NotFoundError: for another variant.
         MissingExtraError: if the package with the weights is not installed.
-        ModelError: if the weights are not the published ones.
+        ModelError: if the weights are not the published ones, or those of the file do not fit.
     """
     variant = variant or "lite0"
     if variant not in VARIANTS:
         raise NotFoundError(f"no embedded classifier '{variant}'{suggest(variant, VARIANTS)} (lite0, lite1, lite2)")
     shape = VARIANTS[variant]
-    network = EfficientNetLite(shape)
-    network.load_state_dict(rename_published(_published_weights(variant)))
+    if is_local(weights):
+        network, classes = built_for(weights, lambda count: EfficientNetLite(shape, count or 1000))
+    else:
+        network, classes = EfficientNetLite(shape), None
+        if weights is None:
+            network.load_state_dict(rename_published(_published_weights(variant)))
     mean, std = 127 / 255, 128 / 255
     short_side = round(shape.size * 256 / 224)
     preprocess = Preprocess((shape.size, shape.size), short_side, (mean,) * 3, (std,) * 3, "bicubic")
     name = f"EfficientNet-{variant.capitalize()}"
-    return Classifier(network.eval(), preprocess, imagenet_labels(), "softmax", name=name)
+    labels = imagenet_labels() if classes is None else None
+    return Classifier(network.eval(), preprocess, labels, "softmax", name=name)
 
 
 @cache

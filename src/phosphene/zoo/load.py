@@ -2,47 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from phosphene.classifier import Classifier
-from phosphene.errors import ModelError, NotFoundError, suggest
-from phosphene.zoo import embedded, head
+from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
+from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.runtime.prepare import freeze
+from phosphene.zoo import embedded, factory, file, timm, torchvision
+from phosphene.zoo import head as own_head
+from phosphene.zoo.card import Card, Unstated, read_card, read_labels
+from phosphene.zoo.weights import Weights, first_line, is_local
 
-SOURCES: dict[str, Callable[[str], Classifier]] = {"embedded": embedded.load}
+SOURCES: dict[str, Callable[[str, Weights], Classifier]] = {
+    "embedded": embedded.load,
+    "timm": timm.load,
+    "torchvision": torchvision.load,
+}
 
 
-def load_classifier(spec: str | Classifier = "embedded", *, device: str | torch.device | None = None) -> Classifier:
+def load_classifier(
+    spec: str | Classifier = "embedded",
+    *,
+    weights: str | Path | None = None,
+    preprocess: Preprocess | None = None,
+    labels: Labels | Sequence[str] | str | Path | None = None,
+    head: HeadKind | None = None,
+    output: str | int | None = None,
+    device: str | torch.device | None = None,
+) -> Classifier:
     """The classifier that a spec names, in eval mode on a device.
 
+    What stands in the JSON card beside a model or weights file ("net.json" beside "net.pt2": size, short_side, mean,
+    std, interpolation, labels, head, output) goes before what the source publishes, and an argument before both.
+
     Args:
-        spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; a folder made by `phosphene head`; a
-            Classifier is returned as it is.
+        spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
+            with their published weights, preprocessing and labels; "package.module:factory" or "file.py:factory",
+            the user's code that returns a Classifier or an nn.Module; a TorchScript or torch.export file; a folder made
+            by `phosphene head`. A Classifier is returned as it is, or on another device as a copy.
+        weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
+            without running code; "random" for an untrained network.
+        preprocess: how the network is fed, where its source does not say.
+        labels: class names, or a file with them: one a line, or a JSON list.
+        head: "softmax", "sigmoid" or "score".
+        output: key or position of the scores where the network returns a dict or a tuple.
         device: "cpu", "cuda", ...; None leaves it where it was loaded.
 
     Raises:
-        NotFoundError: for an unknown source, with the nearest ones.
+        NotFoundError: for an unknown source or name, with the nearest ones.
         MissingExtraError: if something has to be installed first, with the install line.
-        ModelError: if the device cannot be used.
+        ModelError: if the weights do not fit, need code to be run or cannot be downloaded, or the device cannot be
+            used.
 
     Example:
         >>> load_classifier("embedded").labels.find("tabby")
         281
     """
     if isinstance(spec, Classifier):
-        classifier = spec
-    elif head.is_head(spec):
-        classifier = head.load(spec, load_classifier)
+        if weights is not None:
+            raise OptionError("weights= goes with the name of a network; load them into the Classifier's module")
+        found, card = spec, Card()
     else:
-        source, _, rest = spec.partition(":")
-        if source not in SOURCES:
-            raise NotFoundError(f"no model '{spec}'{suggest(source, SOURCES)} (sources: {', '.join(SOURCES)})")
-        classifier = SOURCES[source](rest)
-    if device is not None:
-        try:
-            classifier.module.to(torch.device(device))
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).split("\n", 1)[0]
-            raise ModelError(f"device '{device}' cannot be used ({reason}); choose cpu") from None
-    return classifier
+        found, card = _source(spec)(weights), _card(spec, weights)
+    if labels is not None and not isinstance(labels, Labels):
+        labels = read_labels(labels) if isinstance(labels, str | Path) else Labels(tuple(labels))
+    given = Card(preprocess, labels, head, output).over(card)
+    if given != Card():
+        found = given.applied_to(found)
+    if isinstance(found.preprocess, Unstated):
+        warnings.warn(
+            f"{found.name} does not say how pictures are prepared for it, so it sees them in [0, 1] as they are; "
+            "pass preprocess=Preprocess(...), or put a JSON card beside the file",
+            stacklevel=2,
+        )
+    return found if device is None else _on_device(found, device)
+
+
+def _card(spec: str, weights: Weights) -> Card:
+    """What stands beside the file that the weights are from."""
+    if is_local(weights):
+        return read_card(Path(weights))
+    return read_card(Path(spec)) if file.is_file(spec) else Card()
+
+
+def _source(spec: str) -> Callable[[Weights], Classifier]:
+    name, _, rest = spec.partition(":")
+    if name in SOURCES:
+        return partial(SOURCES[name], rest)
+    if own_head.is_head(spec):
+        return partial(_with_own_head, spec)
+    if file.is_file(spec):
+        return partial(file.load, spec)
+    if factory.is_factory(spec):
+        return partial(factory.load, spec)
+    raise NotFoundError(
+        f"no model '{spec}'{suggest(name, SOURCES)} (there are: embedded, embedded:lite1, embedded:lite2, timm:NAME, "
+        "torchvision:NAME, package.module:factory, a TorchScript or torch.export file, a folder of phosphene head)"
+    )
+
+
+def _with_own_head(folder: str, weights: Weights) -> Classifier:
+    return own_head.load(folder, partial(load_classifier, weights=weights))
+
+
+def _on_device(classifier: Classifier, device: str | torch.device) -> Classifier:
+    """A copy of the classifier on the device, or itself where it is there already."""
+    try:
+        place = torch.empty(0, device=device).device
+        if classifier.device == place:
+            return classifier
+        return classifier.with_module(freeze(classifier.module).to(place))
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device '{device}' cannot be used ({first_line(error)}); choose cpu") from None

@@ -1,0 +1,113 @@
+"""What a model file does not say by itself: preprocessing, labels and head, from the JSON file of the same name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
+from phosphene.errors import InputError, OptionError, suggest
+
+_PREPROCESS = tuple(field.name for field in fields(Preprocess))
+_KEYS = (*_PREPROCESS, "labels", "head", "output")
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a JSON card: None where it does not give them."""
+
+    preprocess: Preprocess | None = None
+    labels: Labels | None = None
+    head: HeadKind | None = None
+    output: str | int | None = None
+
+    def over(self, other: Card) -> Card:
+        """This card, with the facts of another where it gives none."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(other, **{name: fact for name, fact in own.items() if fact is not None})
+
+    def applied_to(self, classifier: Classifier) -> Classifier:
+        """The classifier as the card describes it."""
+        whole = self.over(Card(classifier.preprocess, classifier.labels, classifier.head, classifier.output))
+        return Classifier(
+            classifier.module,
+            whole.preprocess,
+            whole.labels,
+            whole.head or "softmax",
+            name=classifier.name,
+            output=whole.output,
+        )
+
+
+class Unstated(Preprocess):
+    """Images in [0, 1] as they are, since the source of the network does not say how it is fed."""
+
+
+def read_card(path: Path) -> Card:
+    """The card beside a model or weights file ("net.json" beside "net.safetensors"); an empty one if there is none.
+
+    Its keys, all optional: size, short_side, mean, std, interpolation as in `Preprocess`; labels, a list or the name
+    of a file; head; output.
+
+    Raises:
+        InputError: if it is no JSON object.
+        OptionError: for an unknown key, with the nearest ones.
+    """
+    place = path.with_suffix(".json")
+    if not place.is_file():
+        return Card()
+    facts = _read_json(place)
+    if not isinstance(facts, dict):
+        raise InputError(f'{place}: holds no JSON object; write {{"size": [224, 224], "mean": [...], ...}}')
+    for key in facts:
+        if key not in _KEYS:
+            raise OptionError(f"{place}: unknown key '{key}'{suggest(key, _KEYS)} (keys: {', '.join(_KEYS)})")
+    settings = {key: _frozen(facts[key]) for key in _PREPROCESS if key in facts}
+    labels = facts.get("labels")
+    if isinstance(labels, str):
+        labels = read_labels(place.parent / labels)
+    return Card(
+        Preprocess(**settings) if settings else None,
+        labels if isinstance(labels, Labels) or labels is None else Labels(tuple(str(name) for name in labels)),
+        facts.get("head"),
+        facts.get("output"),
+    )
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Class names from a file: a JSON list, a JSON object index -> name, or one name a line.
+
+    Raises:
+        InputError: if the file cannot be read or holds no names.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        found = _read_json(path)
+        if isinstance(found, dict) and all(key.isdigit() for key in found):
+            found = [found[key] for key in sorted(found, key=int)]
+        names = [str(name) for name in found] if isinstance(found, list) else []
+    else:
+        names = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{path}: holds no class names; write one a line, or a JSON list")
+    return Labels(tuple(names))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: no JSON ({error})") from None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

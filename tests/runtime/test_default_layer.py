@@ -1,0 +1,143 @@
+"""Which layer is looked at unless told otherwise: the last one whose places still matter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import ModelError
+from phosphene.runtime import prepare
+from phosphene.runtime.places import places_of
+from tests.networks import Constant, classifier_of, pooled, vgg_f
+
+
+class Block(nn.Module):
+    """A transformer block without a softmax: norm, mixing of the tokens, norm, a linear layer."""
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.mix = nn.Linear(tokens, tokens)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Tokens of 4 x 4 patches after a class token; the class token alone, or the mean of the others, is read."""
+
+    def __init__(self, read: str = "class", cells: tuple[int, int] = (4, 4)) -> None:
+        super().__init__()
+        self.read = read
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.token = nn.Parameter(torch.rand(1, 1, 8))
+        self.blocks = nn.Sequential(*(Block(8, cells[0] * cells[1] + 1) for _ in range(2)))
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.norm(self.blocks(torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)))
+        return self.head(x[:, 0] if self.read == "class" else x[:, 1:].mean(dim=1))
+
+
+class ChannelsLast(nn.Module):
+    """Ends in a norm over channels that come last, as Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.patches(x).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+
+class SideBranch(nn.Module):
+    """A layer with places that runs last and has no say in the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 5)
+        self.aside = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.features(x)
+        return self.head(x.mean(dim=(2, 3))), self.aside(x)
+
+
+def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
+    return prepare(classifier_of(module, size)).default_layer
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        (pooled(), "5"),
+        (vgg_f(), "5"),
+        (SideBranch(), "features"),
+        (ChannelsLast(), "norm"),
+        # What follows the last mixing reaches the class token alone.
+        (Transformer("class"), "blocks.1.norm1"),
+        (Transformer("mean"), "norm"),
+        (Constant(), "conv"),
+        (nn.Sequential(pooled(), nn.Softmax(dim=1)), "0.5"),
+    ],
+)
+def test_the_last_layer_whose_places_reach_the_scores(module, layer):
+    assert default(module.eval()) == layer
+
+
+def test_tall_and_wide_images():
+    assert default(Transformer("class", (2, 6)), (8, 24)) == "blocks.1.norm1"
+    assert default(ChannelsLast(), (24, 8)) == "norm"
+
+
+def test_a_network_without_places_says_so():
+    with pytest.raises(ModelError, match=r"no layer of Sequential has an output with places: .*saliency"):
+        default(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 5)))
+
+
+def test_a_grid_of_other_proportions_is_taken_where_there_is_none_like_the_image():
+    squeezed = nn.Sequential(nn.Conv2d(3, 4, (1, 16)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert default(squeezed) == "0"
+
+
+def test_it_works_for_weights_of_half_precision_and_inside_no_grad():
+    with torch.inference_mode():
+        assert default(pooled().half()) == "5"
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert default(Transformer("class")) == "blocks.1.norm1"
+
+
+def test_a_size_that_was_never_told_is_asked_for():
+    module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 2))
+    with pytest.raises(ModelError, match="its Preprocess names no size, give the one it was made for"):
+        prepare(Classifier(module)).default_layer  # noqa: B018
+    assert prepare(Classifier(module, Preprocess((8, 8)))).default_layer == "0"
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "grid"),
+    [
+        ((64, 7, 7), (224, 224), (7, 7)),
+        ((7, 7, 64), (224, 224), (7, 7)),
+        ((7, 7, 7), (224, 224), (7, 7)),
+        ((64, 7, 10), (224, 320), (7, 10)),
+        ((7, 10, 64), (224, 320), (7, 10)),
+        ((197, 192), (224, 224), (14, 14)),
+        ((201, 192), (224, 224), (14, 14)),
+        ((3, 197, 64), (224, 224), None),
+        ((512, 1, 1), (224, 224), None),
+        ((512,), (224, 224), None),
+    ],
+)
+def test_the_grid_of_a_shape(shape, size, grid):
+    assert places_of(shape, size) == grid

@@ -1,0 +1,35 @@
+"""Factories as a user would write them, for `tests.zoo.models:NAME`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from phosphene.classifier import Classifier, Preprocess
+from tests.networks import pooled
+
+a_number = 3
+a_module = pooled()
+
+
+def network() -> nn.Module:
+    return pooled()
+
+
+def ten_classes() -> nn.Module:
+    return pooled(classes=10)
+
+
+def four_channels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def classifier() -> Classifier:
+    return Classifier(pooled(), Preprocess((16, 16), 18, (0.5,) * 3, (0.25,) * 3), list("abcde"))
+
+
+def broken() -> nn.Module:
+    raise FileNotFoundError("no such table: weights.db")
+
+
+def a_string() -> str:
+    return "network"

@@ -1,0 +1,306 @@
+"""load_classifier on what a user has: own code, a weights file, a saved network, a missing extra."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from phosphene.attribution.grad_cam import grad_cam
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import InputError, MissingExtraError, ModelError, NotFoundError, OptionError
+from phosphene.runtime import activations, forward, input_gradient
+from phosphene.types import Target
+from phosphene.zoo import load_classifier
+from phosphene.zoo.weights import fit_names, read_state_dict
+from tests.networks import pooled
+from tests.zoo import models
+
+FED = Preprocess((16, 16), None, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+class Payload:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("the file ran code",))
+
+
+def shifted(module: nn.Module) -> nn.Module:
+    """The module with other weights, so that loading them shows."""
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.add_(1)
+    return module
+
+
+def test_a_factory_makes_a_classifier_or_a_module():
+    images = torch.rand(2, 3, 16, 16)
+    made = load_classifier("tests.zoo.models:classifier")
+    assert made.labels.names == tuple("abcde")
+    assert made.preprocess.short_side == 18
+    with pytest.warns(UserWarning, match=r"tests.zoo.models:network does not say how pictures are prepared"):
+        as_it_is = load_classifier("tests.zoo.models:network")
+    assert torch.equal(as_it_is.logits(images), pooled()(images))
+    told = load_classifier("tests.zoo.models:network", preprocess=FED, labels=list("abcde"), head="sigmoid")
+    assert (told.preprocess, told.head, told.name) == (FED, "sigmoid", "tests.zoo.models:network")
+    assert load_classifier("tests.zoo.models:a_module", preprocess=FED).module is models.a_module
+    with pytest.warns(UserWarning, match="as they are"):
+        assert load_classifier("tests.zoo.models:four_channels").preprocess.channels == 4
+
+
+def test_a_factory_in_a_file_and_in_the_current_folder(tmp_path, monkeypatch):
+    code = "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))\n"
+    (tmp_path / "own_models_7.py").write_text(code)
+    made = load_classifier(f"{tmp_path}/own_models_7.py:make", preprocess=Preprocess((2, 2)))
+    assert made.logits(torch.rand(1, 3, 2, 2)).shape == (1, 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert load_classifier("own_models_7:make", preprocess=Preprocess((2, 2))).device.type == "cpu"
+    sys.modules.pop("own_models_7")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "message"),
+    [
+        ("tests.zoo.models:netwrok", NotFoundError, "has no 'netwrok'; did you mean 'network'"),
+        ("tests.zoo.modles:network", ModelError, "cannot be imported"),
+        ("no_such_package_5:network", NotFoundError, "no module 'no_such_package_5'"),
+        ("tests.zoo.models:broken", ModelError, "FileNotFoundError: no such table: weights.db"),
+        ("tests.zoo.models:a_string", ModelError, "returned a str"),
+        ("tests.zoo.models:a_number", ModelError, "is a int, neither a factory nor a classifier"),
+        ("nowhere.py:make", NotFoundError, r"nowhere\.py: no such file"),
+        ("embeded", NotFoundError, "did you mean 'embedded'"),
+        ("embedded:lite7", NotFoundError, "no embedded classifier 'lite7'"),
+        ("nowhere.pt2", ModelError, "no such file"),
+    ],
+)
+def test_what_cannot_be_found_is_named(spec, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        load_classifier(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "checkpoint", "wrapped", "lightning"])
+def test_a_weights_file_is_loaded_into_the_network(tmp_path, kind):
+    state = shifted(pooled()).state_dict()
+    path = tmp_path / ("net.safetensors" if kind == "safetensors" else "net.pt")
+    saved = {
+        "pt": state,
+        "checkpoint": {"epoch": 3, "optimizer": {"lr": 0.1}, "model_state_dict": state},
+        "wrapped": {f"module.{key}": value for key, value in state.items()},
+        "lightning": {"state_dict": {**{f"model.{k}": v for k, v in state.items()}, "loss.weight": torch.ones(3)}},
+    }
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(saved[kind], path)
+    classifier = load_classifier("tests.zoo.models:network", weights=path, preprocess=FED)
+    images = torch.rand(2, 3, 16, 16)
+    expected = Classifier(shifted(pooled()), FED).logits(images)
+    assert torch.equal(classifier.logits(images), expected)
+    assert not torch.equal(expected, Classifier(pooled(), FED).logits(images))
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Linear(2, 2)).state_dict(), path)
+    with pytest.raises(ModelError, match=r"not for this Sequential: of its 11 tensors 6 missing .*2 of another shape"):
+        load_classifier("tests.zoo.models:network", weights=path)
+    torch.save(pooled(classes=7).state_dict(), path)
+    with pytest.raises(ModelError, match=r"of another shape \(9\.weight: \(7, 8\), not \(5, 8\)\)"):
+        load_classifier("tests.zoo.models:network", weights=path)
+    torch.save({"epoch": 1, "notes": "none"}, path)
+    with pytest.raises(ModelError, match=r"no state dict among its entries \(epoch, notes\)"):
+        load_classifier("tests.zoo.models:network", weights=path)
+    torch.save([1, 2], path)
+    with pytest.raises(ModelError, match="holds a list, not a state dict"):
+        load_classifier("tests.zoo.models:network", weights=path)
+
+
+def test_a_longer_network_of_the_same_names_is_refused(tmp_path):
+    """The first layers of a deeper network have the names and shapes of a shallower one."""
+    path = tmp_path / "deep.pt"
+    torch.save({**pooled().state_dict(), "10.weight": torch.ones(5, 5)}, path)
+    with pytest.raises(ModelError, match=r"1 that the network does not have \(10\.weight\)"):
+        load_classifier("tests.zoo.models:network", weights=path)
+
+
+@pytest.mark.parametrize("saved", ["a whole network", "a payload"])
+@pytest.mark.parametrize("how", ["weights", "spec"])
+def test_a_pickle_that_needs_code_is_refused_aloud(tmp_path, capsys, saved, how):
+    path = tmp_path / "net.pt"
+    torch.save(models.network() if saved == "a whole network" else {"weight": Payload()}, path)
+    spec, weights = ("tests.zoo.models:network", path) if how == "weights" else (str(path), None)
+    with pytest.raises(ModelError, match="refused, since reading it would run code") as caught:
+        load_classifier(spec, weights=weights)
+    assert "\n" not in str(caught.value)
+    assert "ran code" not in capsys.readouterr().out
+
+
+def test_damaged_and_empty_files(tmp_path):
+    for name, content in (("a.pt", b"junk"), ("b.safetensors", b"junkjunkjunk"), ("c.pt2", b"PK junk")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=name):
+            read_state_dict(tmp_path / name)
+    (tmp_path / "d.pt").touch()
+    with pytest.raises(ModelError, match="is empty"):
+        read_state_dict(tmp_path / "d.pt")
+    with pytest.raises(ModelError, match="is a directory"):
+        read_state_dict(tmp_path)
+    cut = tmp_path / "cut.pt"
+    torch.save(pooled().state_dict(), cut)
+    cut.write_bytes(cut.read_bytes()[:-200])
+    with pytest.raises(ModelError, match=r"cut\.pt"):
+        read_state_dict(cut)
+
+
+def test_weights_alone_are_no_classifier(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file(pooled().state_dict(), path)
+    with pytest.raises(ModelError, match="holds weights alone; name the network"):
+        load_classifier(str(path))
+
+
+def test_fine_tuned_embedded_weights_bring_their_number_of_classes(tmp_path):
+    from phosphene.zoo.efficientnet_lite import VARIANTS, EfficientNetLite
+
+    network = EfficientNetLite(VARIANTS["lite0"], classes=4).eval()
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    classifier = load_classifier("embedded", weights=tmp_path / "own.pt", labels=["a", "b", "c", "d"])
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(classifier.logits(images), network(classifier.preprocess.normalize(images)))
+    assert classifier.labels.find("c") == 2
+    untrained = load_classifier("embedded", weights="random")
+    assert not torch.equal(untrained.module.classifier.weight, load_classifier("embedded").module.classifier.weight)
+
+
+def test_the_card_says_what_the_file_does_not(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(pooled().state_dict(), path)
+    card = {"size": [16, 20], "short_side": 24, "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3], "labels": "names.txt"}
+    (tmp_path / "net.json").write_text(json.dumps(card | {"head": "sigmoid"}))
+    (tmp_path / "names.txt").write_text("one\ntwo\n\nthree\nfour\nfive\n")
+    classifier = load_classifier("tests.zoo.models:network", weights=path)
+    assert classifier.preprocess == Preprocess((16, 20), 24, (0.1, 0.2, 0.3), (1, 2, 3))
+    assert classifier.labels.find("three") == 2
+    assert classifier.head == "sigmoid"
+    assert load_classifier("tests.zoo.models:network", weights=path, head="score").head == "score"
+    (tmp_path / "net.json").write_text('{"meen": [0, 0, 0]}')
+    with pytest.raises(OptionError, match="unknown key 'meen'; did you mean 'mean'"):
+        load_classifier("tests.zoo.models:network", weights=path)
+    (tmp_path / "net.json").write_text("[]")
+    with pytest.raises(InputError, match="holds no JSON object"):
+        load_classifier("tests.zoo.models:network", weights=path)
+
+
+def test_labels_from_a_file(tmp_path):
+    (tmp_path / "list.json").write_text('["ant", "bee"]')
+    (tmp_path / "dict.json").write_text('{"10": "bee", "2": "ant"}')
+    (tmp_path / "none.txt").touch()
+    for name in ("list.json", "dict.json"):
+        labels = load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name).labels
+        assert labels.names == ("ant", "bee")
+    for name, message in (("none.txt", "holds no class names"), ("nowhere.txt", "cannot be read")):
+        with pytest.raises(InputError, match=message):
+            load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name)
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    path = tmp_path / "net.ts"
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.script(pooled()).save(str(path))
+    return path
+
+
+def test_torchscript_runs_as_one_piece(scripted):
+    images = torch.rand(2, 3, 16, 16)
+    classifier, own = load_classifier(str(scripted), preprocess=FED), Classifier(pooled(), FED)
+    assert torch.allclose(forward(classifier, images), forward(own, images), atol=1e-5)
+    got, expected = (input_gradient(each, images, Target.of(1))[1] for each in (classifier, own))
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in classifier.module.parameters())
+    with pytest.raises(ModelError, match="TorchScript runs as one piece"):
+        activations(classifier, images, ["5"])
+    with pytest.raises(ModelError, match="is TorchScript, which runs as one piece"):
+        grad_cam(classifier, images, Target.of(1))
+
+
+def export(path, example, module=None, dynamic=True):
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    torch.export.save(torch.export.export(module or pooled(), (example,), dynamic_shapes=shapes), path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_exported_network_keeps_its_layers(tmp_path):
+    export(tmp_path / "net.pt2", torch.rand(2, 3, 16, 16))
+    (tmp_path / "net.json").write_text(json.dumps({"size": [16, 16], "mean": FED.mean, "std": FED.std}))
+    classifier, own = load_classifier(str(tmp_path / "net.pt2")), Classifier(pooled(), FED)
+    images = torch.rand(5, 3, 16, 16)
+    got, expected = (activations(each, images, ["5"]) for each in (classifier, own))
+    assert torch.allclose(got[0], expected[0], atol=1e-5)
+    assert torch.allclose(got[1]["5"], expected[1]["5"], rtol=1e-4, atol=1e-5)
+    got, expected = (input_gradient(each, images, Target.of(1))[1] for each in (classifier, own))
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_exports_that_would_be_silently_wrong_are_refused(tmp_path):
+    path = tmp_path / "net.pt2"
+    export(path, torch.rand(1, 3, 16, 16), dynamic=False)
+    with pytest.raises(ModelError, match="exported for batches of exactly 1; export it again with a dynamic one"):
+        load_classifier(str(path))
+    export(path, torch.rand(2, 3, 16, 16), pooled().train())
+    with pytest.raises(ModelError, match=r"exported in training mode .*model\.eval\(\)"):
+        load_classifier(str(path))
+    export(path, torch.rand(2, 12), nn.Linear(12, 2))
+    with pytest.raises(ModelError, match="not one batch of images"):
+        load_classifier(str(path))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_export_that_would_run_code_is_refused(tmp_path, capsys):
+    path, evil = tmp_path / "net.pt2", tmp_path / "evil.pt2"
+    export(path, torch.rand(2, 3, 16, 16))
+    torch.save(Payload(), tmp_path / "payload")
+    with zipfile.ZipFile(path) as good, zipfile.ZipFile(evil, "w", zipfile.ZIP_STORED) as bad:
+        for name in good.namelist():
+            sample = name.endswith("sample_inputs/model.pt")
+            bad.writestr(name, (tmp_path / "payload").read_bytes() if sample else good.read(name))
+    with pytest.raises(ModelError, match="refused, since reading it would run code"):
+        load_classifier(str(evil))
+    assert "ran code" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_a_missing_extra_gives_the_install_line(monkeypatch, source):
+    for name in ("timm", "timm.data", "torchvision", "torchvision.models"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf'pip install "phosphene\[{source}\]"'):
+        load_classifier(f"{source}:resnet18")
+
+
+def test_a_classifier_is_returned_as_it_is_and_never_moved():
+    own = Classifier(pooled(), FED)
+    assert load_classifier(own) is own
+    assert load_classifier(own, device="cpu") is own
+    elsewhere = load_classifier(own, device="meta")
+    assert elsewhere.device.type == "meta"
+    assert own.device.type == "cpu"
+    with pytest.raises(ModelError, match="device 'warp' cannot be used"):
+        load_classifier(own, device="warp")
+    with pytest.raises(OptionError, match="weights= goes with the name of a network"):
+        load_classifier(own, weights="net.pt")
+
+
+def test_names_are_fitted_by_the_longest_match():
+    network = pooled()
+    state = {f"ema.model.{key}": value for key, value in network.state_dict().items()}
+    assert fit_names(state, network).keys() == network.state_dict().keys()
+    assert fit_names({"a": torch.ones(1)}, network).keys() == {"a"}
