@@ -9,8 +9,7 @@ from skimage.data import coffee
 
 import phosphene
 from phosphene.images import as_pictures
-from phosphene.render import overlay, scale_of, side_by_side
-from phosphene.runs.explain import laid_layer
+from phosphene.render import draw, side_by_side
 
 METHODS = {
     "cam": "class activation map",
@@ -24,8 +23,7 @@ def main() -> None:
     results = phosphene.explain("embedded", picture, list(METHODS), target="espresso", view="whole")
     pictures, labels = [picture], ["espresso, what the classifier saw"]
     for result, label in zip(results.values(), METHODS.values(), strict=True):
-        layer = laid_layer(result, result.views[0], scale_of(result.heat[0], result.display), 600)
-        pictures.append(overlay(picture, layer))
+        pictures.append(draw(result, side=600))
         labels.append(label)
     sheet = side_by_side(pictures, labels, height=200)
     target = Path(__file__).parent / "images" / "hero.jpg"

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from phosphene.errors import PhospheneError
     from phosphene.hooks import capture
     from phosphene.images import read_image
-    from phosphene.pipeline import explain
+    from phosphene.pipeline.explain import explain
     from phosphene.registry import register_attribution
+    from phosphene.render import draw
     from phosphene.runtime import prepare
     from phosphene.types import Attribution, Target, Unit, View
     from phosphene.zoo import load_classifier
@@ -29,6 +30,7 @@ _PLACES = {
     "Unit": "types",
     "View": "types",
     "capture": "hooks",
+    "draw": "render",
     "explain": "pipeline",
     "load_classifier": "zoo",
     "prepare": "runtime",
@@ -46,6 +48,7 @@ __all__ = [
     "Unit",
     "View",
     "capture",
+    "draw",
     "explain",
     "load_classifier",
     "prepare",
@@ -57,6 +60,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'phosphene' has no attribute '{name}'")
+    if name == "explain":
+        import_module("phosphene.render")  # results show themselves in notebooks
     return getattr(import_module(f"phosphene.{_PLACES[name]}"), name)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from phosphene.errors import OptionError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
+
+# How results show themselves in notebooks, as PNG: filled in by the room that draws.
+SHOWN_AS: dict[type, Callable[[Any], bytes]] = {}
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ class Attribution:
         reconstruction: (N, C, h, w) on the grid of `maps`, signed: all channels of what deconvnet and
             guided_backprop bring back, which is their picture; None for other methods.
         views: one View per image, where the images were cut out of larger pictures.
+        pictures: the pictures as they were given, for drawing.
         layer: name of the layer that was looked at, if any.
         signed: whether negative values mean evidence against.
         display: how it is meant to be coloured: "signed" diverging, "positive" positive part alone.
@@ -206,6 +210,7 @@ class Attribution:
     evidence: Tensor | None = None
     reconstruction: Tensor | None = None
     views: tuple[View, ...] = ()
+    pictures: tuple[Any, ...] = ()
     layer: str | None = None
     signed: bool = True
     display: Literal["signed", "positive"] = "signed"
@@ -233,9 +238,13 @@ class Attribution:
             evidence=None if self.evidence is None else self.evidence[rows],
             reconstruction=None if self.reconstruction is None else self.reconstruction[rows],
             views=self.views[rows],
+            pictures=self.pictures[rows],
             checks={name: values[rows] for name, values in self.checks.items()},
             problems=self.problems[rows],
         )
+
+    def _repr_png_(self) -> bytes | None:
+        return SHOWN_AS[Attribution](self) if Attribution in SHOWN_AS else None
 
     @property
     def heat(self) -> Tensor:

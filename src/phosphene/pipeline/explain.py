@@ -122,7 +122,7 @@ def explain(
             batch_size=batch_size,
             progress=progress,
         )
-        results[format_spec(spec)] = replace(result, views=views)
+        results[format_spec(spec)] = replace(result, views=views, pictures=tuple(pictures))
     return next(iter(results.values())) if isinstance(method, str | Spec) else results
 
 

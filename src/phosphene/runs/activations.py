@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from phosphene.errors import ModelError, OptionError
 from phosphene.images import read_image
-from phosphene.render import channel_grid
-from phosphene.runs.explain import thumbnail
+from phosphene.render import channel_grid, thumbnail
 from phosphene.runs.session import Common, Session
 from phosphene.runtime import activations
 from phosphene.store import file_stem

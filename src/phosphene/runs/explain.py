@@ -14,12 +14,11 @@ from torch import Tensor
 
 from phosphene.classifier import ViewKind
 from phosphene.errors import InputError, OptionError, PhospheneError
-from phosphene.geometry import lay_on_original
-from phosphene.images import Picture, expand_paths, read_image
+from phosphene.images import expand_paths, read_image
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, format_spec, parse_spec
-from phosphene.render import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
+from phosphene.render import Scale, colorbar, laid_layer, overlay, scale_of, shared_scale, thumbnail
 from phosphene.runs.session import Common, Session, run_name
 from phosphene.runtime import Prepared, forward
 from phosphene.store import file_stem, without_nan
@@ -221,15 +220,6 @@ def _colored(
     }
 
 
-def laid_layer(result: Attribution, view: View, scale: Scale, side: int) -> Image.Image:
-    """The heat layer of the first map of a result, in the original's proportions, at most `side` pixels."""
-    size = fitted(view.original, side)
-    offset, stride = result.heat_grid
-    laid = lay_on_original(result.heat[0], offset, stride, view, size=size)
-    seen = lay_on_original(torch.ones_like(result.heat[0]), offset, stride, view, size=size) > 0
-    return heat_layer(laid, scale, seen.cpu().numpy())
-
-
 def _color_alike(session: Session, rows: list[dict[str, Any]]) -> None:
     """Color the maps of each method again, by one scale for all images."""
     done = [(row, shown) for row in rows for shown in row["maps"] if shown.get("scale")]
@@ -254,21 +244,3 @@ def _recolored(session: Session, row: dict[str, Any], shown: dict[str, Any], sca
     result = Attribution(values, Target.of(0), values.new_zeros(1), offset=offset, stride=stride, **facts)
     stem = str(PurePath(shown["map"]).with_suffix(""))
     return _colored(session, stem, read_image(row["path"]), view, result, scale)
-
-
-def thumbnail(picture: Picture, side: int) -> Image.Image:
-    """The picture with its long side at most `side` pixels."""
-    assert isinstance(picture, Image.Image)
-    height, width = fitted((picture.height, picture.width), side)
-    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) in the same proportions with the long side at most `side`.
-
-    Example:
-        >>> fitted((3000, 4000), 2048)
-        (1536, 2048)
-    """
-    factor = min(1.0, side / max(size))
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

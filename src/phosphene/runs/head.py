@@ -7,7 +7,7 @@ from typing import Any
 from phosphene.errors import OptionError
 from phosphene.images import read_image
 from phosphene.pipeline import fit_head
-from phosphene.runs.explain import thumbnail
+from phosphene.render import thumbnail
 from phosphene.runs.session import Common, Session, run_name
 from phosphene.store import without_nan
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes
