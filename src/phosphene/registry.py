@@ -284,7 +284,7 @@ def _read_union(raw: str, arguments: tuple[Any, ...], where: str) -> Any:
     errors: list[OptionError] = []
     # str takes anything, so it is tried last.
     for option in sorted(arguments, key=lambda item: item is str):
-        if option is builtin_types.NoneType:
+        if option is builtin_types.NoneType or (get_args(option)[:1] == (str,) and "+" not in raw):
             continue
         try:
             return _read(raw, option, where)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from phosphene.attribution.result import attribution
+from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
 from phosphene.graph import LayerName
 from phosphene.hooks import Rule
@@ -85,4 +85,4 @@ def projected(
     if end is not None:
         gradient = places(gradient, f"the input of layer {end}", images)
     maps = gradient.sum(dim=1) if reduce == "sum" else max_over_channels(gradient)
-    return attribution(maps, images, target, score, layer=end, reconstruction=gradient)
+    return attribution(maps, images, target, score, layer=end, reconstruction=plain(gradient))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,8 +71,9 @@ def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[floa
 
 def _problem(row: Tensor, score: float, layer: str | None) -> str | None:
     where = f" at layer {layer}" if layer else ""
+    says_nothing = not math.isfinite(score)
     if not bool(torch.isfinite(row).all()):
-        if score != score or score in (float("inf"), float("-inf")):
+        if says_nothing:
             return f"the map holds NaN or infinity: the network's own score is {score} for this image"
         return f"the map holds NaN or infinity{where} although the score is {score:.4g}: some operation overflows"
     if not bool(row.any()):
@@ -79,6 +81,8 @@ def _problem(row: Tensor, score: float, layer: str | None) -> str | None:
             f"the map is zero everywhere{where}: the score ({score:.4g}) does not change with anything it looks at; "
             "the path is saturated or dead, or the target does not depend on it; try score logit or another layer"
         )
+    if says_nothing:
+        return f"the network's own score is NaN or infinite ({score}) for this image; the map does not depend on it"
     return None
 
 

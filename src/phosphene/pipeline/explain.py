@@ -172,13 +172,10 @@ def attribute(
     keywords |= _call_arguments(found, seed, batch_size, progress)
     start = time.perf_counter()
     result: Attribution = found.function(classifier, images, target, **keywords)
-    return replace(
-        result,
-        spec=format_spec(spec),
-        signed=found.signed,
-        display=found.display,
-        seconds=(time.perf_counter() - start) / len(images),
-    )
+    seconds = (time.perf_counter() - start) / len(images)
+    if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
+        result = replace(result, signed=found.signed, display=found.display)
+    return replace(result, spec=format_spec(spec), seconds=seconds)
 
 
 def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: Progress | None) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def explain_files(paths: Sequence[str], question: Question, common: Common) -> d
 def checked(question: Question, classifier: Prepared) -> Question:
     """The question with layer and unit found and classes understood, before anything is computed."""
     if question.layer is not None:
-        layer = classifier.layer_name(question.layer)
+        layer = "+".join(classifier.layer_name(name) for name in question.layer.split("+"))
         if not any("layer" in entry("attribution", spec.name).options for spec in question.methods):
             raise OptionError(f"--layer {layer}: none of the methods looks at a layer; drop it or add a method")
         question = replace(question, layer=layer)

@@ -1,5 +1,6 @@
 """How a classifier runs fast: its prepared form, and the passes that every method is made of."""
 
+from phosphene.runtime.ablated import ablated_scores
 from phosphene.runtime.passes import (
     activations,
     forward,
@@ -10,13 +11,15 @@ from phosphene.runtime.passes import (
     rule_gradient,
 )
 from phosphene.runtime.perturbed import blended_scores, masked_scores
-from phosphene.runtime.places import places
+from phosphene.runtime.places import channel_axis, places
 from phosphene.runtime.prepare import Prepared, prepare
 
 __all__ = [
     "Prepared",
+    "ablated_scores",
     "activations",
     "blended_scores",
+    "channel_axis",
     "forward",
     "head_features",
     "input_gradient",

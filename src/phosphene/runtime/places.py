@@ -40,7 +40,7 @@ def places(output: Tensor, what: str, images: Tensor) -> Tensor:
     size = (int(images.shape[-2]), int(images.shape[-1]))
     one_row_each = output.shape[0] == images.shape[0]  # the windows of a Swin block are rows of their own
     if output.ndim == 4 and one_row_each:
-        return output.permute(0, 3, 1, 2) if _channels_last(tuple(output.shape[1:]), size) else output
+        return output.movedim(channel_axis(output, images), 1)
     grid = token_grid(int(output.shape[1]), size) if output.ndim == 3 and one_row_each else None
     if grid is not None:
         tokens = output[:, -grid[0] * grid[1] :].transpose(1, 2)  # (N, k, h w)
@@ -65,6 +65,21 @@ def places_of(shape: tuple[int, ...], size: Size) -> Size | None:
     grid = shape[:2] if _channels_last(shape, size) else shape[1:]
     similar = _distortion(grid, size) < _MOST_DISTORTION
     return (grid[0], grid[1]) if similar and grid[0] * grid[1] > 1 else None
+
+
+def channel_axis(output: Tensor, images: Tensor) -> int:
+    """Which axis of a layer's output, with or without places, holds the channels.
+
+    Example:
+        >>> images = torch.rand(1, 3, 224, 224)
+        >>> shapes = (1, 64, 7, 7), (1, 7, 7, 768), (1, 197, 192), (1, 5)
+        >>> [channel_axis(torch.rand(shape), images) for shape in shapes]
+        [1, 3, 2, 1]
+    """
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    if output.ndim == 4:
+        return 3 if _channels_last(tuple(output.shape[1:]), size) else 1
+    return 2 if output.ndim == 3 else 1
 
 
 def _channels_last(shape: tuple[int, ...], size: Size) -> bool:

@@ -1,0 +1,91 @@
+"""Scores with one channel of a layer after the other set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import ModelError
+from phosphene.hooks import capture
+from phosphene.runtime.passes import batches, plain_mode, ready, scored, unit_layers
+from phosphene.runtime.places import channel_axis
+from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.types import Score, Target
+
+Progress = Callable[[int, int], None]
+Replace = Callable[[Tensor], Tensor]
+
+
+def ablated_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    layer: str,
+    *,
+    score: Score = "logit",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(clean scores (N,), scores (N, k) without each channel of the layer, its outputs (N, ...)).
+
+    What comes before the layer runs once per image where the network allows it: the layer's one output is replaced
+    by many. Whether it does is tried out, by whether unchanged copies give the clean score.
+    """
+    prepared = prepare(classifier, keep=(layer, *unit_layers(target)))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    clean, rows, outputs = [], [], []
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        for index in range(len(images)):
+            image, own = images[index : index + 1], target.rows(index, index + 1)
+            value, output = _run(prepared, image, own, layer, score, lambda output: output)
+            once = _runs_once(prepared, image, own, layer, score, value)
+            axis, parts = channel_axis(output, image), []
+            count = int(output.shape[axis])
+            for start, stop in batches(count, batch_size, prepared.device):
+                copies = image if once else image.expand(stop - start, -1, -1, -1)
+                parts.append(_run(prepared, copies, own, layer, score, _without(range(start, stop), axis))[0])
+                if progress is not None:
+                    progress(index * count + stop, len(images) * count)
+            clean.append(value)
+            rows.append(torch.cat(parts))
+            outputs.append(output)
+    return torch.cat(clean).float(), torch.stack(rows).float(), torch.cat(outputs).float()
+
+
+def _without(channels: range, axis: int) -> Replace:
+    """Copies of a layer's output, one for each channel, with that channel set to zero."""
+
+    def replace(output: Tensor) -> Tensor:
+        copies = output.expand(len(channels), *output.shape[1:]).clone()
+        for copy, channel in zip(copies, channels, strict=True):
+            copy.select(axis - 1, channel).zero_()
+        return copies
+
+    return replace
+
+
+def _runs_once(prepared: Prepared, image: Tensor, target: Target, layer: str, score: Score, clean: Tensor) -> bool:
+    try:
+        values, _ = _run(prepared, image, target, layer, score, lambda output: torch.cat([output, output]))
+    except (RuntimeError, ModelError):  # what goes around the layer does not fit the copies
+        return False
+    return values.shape == (2,) and bool(torch.allclose(values, clean.expand(2), rtol=1e-4, atol=1e-5))
+
+
+def _run(
+    prepared: Prepared, images: Tensor, target: Target, layer: str, score: Score, replace: Replace
+) -> tuple[Tensor, Tensor]:
+    """(scores, the layer's output as it was) of a pass in which the output is replaced."""
+    kept: list[Tensor] = []
+
+    def edit(_name: str, output: Tensor) -> Tensor:
+        kept.append(output[:1])
+        return replace(output)
+
+    with capture(prepared.module, [layer], edit=edit):
+        _, values = scored(prepared, ready(prepared, images), target, score)
+    return values, kept[-1]
