@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,23 @@ class Answer:
     failed: bool = False
 
 
-Model = Annotated[str, typer.Option("--model", metavar="SPEC", help="Classifier: embedded, embedded:lite2, ...")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, package.module:factory, "
+        "a TorchScript or torch.export file, or a folder of phosphene head.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Its weights: .safetensors or a state dict; a JSON card of the same name says how it is fed.",
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; default where the model loads.")]
 PrecisionOption = Annotated[
     Literal["exact", "fast"], typer.Option("--precision", help="exact: float32; fast: bfloat16 where that is faster.")
@@ -50,6 +67,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "model": (Model, "embedded"),
+    "weights": (Weights, None),
     "device": (Device, None),
     "precision": (PrecisionOption, "exact"),
     "seed": (Seed, 0),
@@ -135,9 +153,11 @@ def _print(answer: Answer, as_json: bool) -> None:
 
 @contextmanager
 def _one_line_errors(as_json: bool) -> Iterator[None]:
-    """Errors that phosphene raises on purpose become one line; usage errors exit 2, the others 1."""
+    """Errors that phosphene raises on purpose become one line; usage errors exit 2, the others 1; so do warnings."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"phosphene: {message}", file=sys.stderr)
+            yield
     except PhospheneError as error:
         message = " ".join(str(error).split("\n"))
         print(f"phosphene: {message}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from phosphene.errors import OptionError
@@ -11,6 +12,7 @@ from phosphene.render import thumbnail
 from phosphene.runs.session import Common, Session, run_name
 from phosphene.store import without_nan
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes
+from phosphene.zoo.weights import is_local
 
 # Mistakes shown in the report; all of them are in the manifest.
 _SHOWN = 24
@@ -56,6 +58,7 @@ def fit_folder(folder: str, common: Common, *, held_out: float = 0.2) -> dict[st
     session.folder.save_bytes(WEIGHTS, to_bytes(fit.weight, fit.bias))
     card = {
         "base": common.model,
+        "weights": str(Path(common.weights).resolve()) if is_local(common.weights) else common.weights,
         "labels": fit.labels,
         "head": fit.classifier.head,
         "strength": fit.strength,

@@ -32,6 +32,7 @@ class Common:
 
     Args:
         model: spec for load_classifier, or a Classifier.
+        weights: file of weights for the model that a spec names; None for those it comes with.
         device: where to run; None leaves the model where it is.
         precision: "exact" or "fast".
         seed: of everything random.
@@ -41,6 +42,7 @@ class Common:
     """
 
     model: str | Classifier = "embedded"
+    weights: str | None = None
     device: str | None = None
     precision: Precision = "exact"
     seed: int = 0
@@ -50,7 +52,7 @@ class Common:
 
     def load(self) -> Prepared:
         """The prepared classifier."""
-        return prepare(load_classifier(self.model, device=self.device), precision=self.precision)
+        return prepare(load_classifier(self.model, weights=self.weights, device=self.device), precision=self.precision)
 
 
 @dataclass
@@ -104,6 +106,7 @@ def describe_model(common: Common, classifier: Classifier) -> dict[str, Any]:
     preprocess = classifier.preprocess
     return {
         "spec": common.model if isinstance(common.model, str) else classifier.name,
+        "weights": common.weights,
         "name": classifier.name,
         "sha256": weights_hash(classifier),
         "classes": len(classifier.labels),

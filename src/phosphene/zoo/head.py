@@ -90,8 +90,15 @@ def is_head(spec: str | os.PathLike[str]) -> bool:
     return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
 
 
-def load(folder: str | os.PathLike[str], load_base: Callable[[str], Classifier]) -> Classifier:
-    """The classifier in a folder: its head on the network that its card names, loaded by `load_base`.
+def load(
+    folder: str | os.PathLike[str], load_base: Callable[..., Classifier], weights: str | Path | None = None
+) -> Classifier:
+    """The classifier in a folder: its head on the network that its card names.
+
+    Args:
+        folder: what `phosphene head` wrote.
+        load_base: load_classifier, for the network below the head.
+        weights: of that network; None for those it had when the head was fitted.
 
     Raises:
         InputError: if a file is damaged.
@@ -108,4 +115,4 @@ def load(folder: str | os.PathLike[str], load_base: Callable[[str], Classifier])
         raise InputError(
             f"{folder}: holds no head that can be read ({reason}); fit it again with phosphene head"
         ) from None
-    return with_head(load_base(base), weight, bias, labels, name=folder.name)
+    return with_head(load_base(base, weights=weights or card.get("weights")), weight, bias, labels, name=folder.name)

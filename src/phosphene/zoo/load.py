@@ -106,7 +106,7 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
 
 
 def _with_own_head(folder: str, weights: Weights) -> Classifier:
-    return own_head.load(folder, partial(load_classifier, weights=weights))
+    return own_head.load(folder, load_classifier, weights)
 
 
 def _on_device(classifier: Classifier, device: str | torch.device) -> Classifier:
