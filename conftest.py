@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _seeded(doctest_namespace: dict[str, Any]) -> None:
+def _seeded(doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
+    doctest_namespace["tmp"] = tmp_path
     doctest_namespace["torch"] = torch
     doctest_namespace["nn"] = torch.nn
 

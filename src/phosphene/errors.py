@@ -16,10 +16,7 @@ class PhospheneError(Exception):
 
     def __str__(self) -> str:
         """The message with whatever a hostile file name may hold (line ends, escape sequences) spelled out."""
-        return "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in super().__str__()
-        )
+        return printable(super().__str__())
 
 
 class InputError(PhospheneError):
@@ -48,6 +45,16 @@ class OutputError(PhospheneError):
 
 class MissingExtraError(PhospheneError):
     """An optional dependency is not installed; the message holds the install line."""
+
+
+def printable(text: str) -> str:
+    r"""The text on one line that a terminal shows as it is: control characters and broken Unicode spelled out.
+
+    Example:
+        >>> printable("red" + chr(27) + "[31m")
+        'red\\x1b[31m'
+    """
+    return "".join(part if part.isprintable() else part.encode("unicode_escape").decode() for part in text)
 
 
 def suggest(name: str, candidates: Iterable[str], limit: int = 3) -> str:

@@ -80,7 +80,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
-            raise InputError(f"{path}: is a directory; give a picture, or the pictures in it")
+            raise InputError(f"{path}: is a directory, and no picture; give a folder of pictures, or a picture")
         if not path.exists():
             raise InputError(f"{path}: no such file")
         if not path.is_file():
@@ -298,9 +298,15 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def expand_paths(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are, folders replaced by the pictures in them."""
+    """Files as they are, folders replaced by the pictures in them.
+
+    What cannot be used (an empty folder, a name that is too long) stays as it is: read_image says what is wrong.
+    """
     paths: list[Path] = []
     for source in sources:
         path = Path(source)
-        paths += list_images(path) if path.is_dir() else [path]
+        try:
+            paths += list_images(path) if path.is_dir() else [path]
+        except (InputError, OSError):
+            paths.append(path)
     return paths

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,8 +52,7 @@ class RunFolder:
 
         Raises:
             OptionError: if the folder holds a run already and `overwrite` is not set.
-        OutputError: if it is a file, or holds something that is no run of
-                phosphene, or cannot be made.
+            OutputError: if it is a file, holds something that is no run of phosphene, or cannot be made.
         """
         folder = _fresh_name(command) if path is None else Path(path)
         try:
@@ -66,20 +67,41 @@ class RunFolder:
 
     def save_array(self, name: str, array: np.ndarray[Any, Any]) -> PurePath:
         """Write an array as .npy."""
-        return self._write(name, lambda file: np.save(file, array, allow_pickle=False))
+        content = BytesIO()
+        np.save(content, array, allow_pickle=False)
+        return self.save_bytes(name, content.getvalue())
 
     def save_image(self, name: str, image: Image.Image, **options: Any) -> PurePath:
         """Write a picture in the format of the name's ending."""
         kind = Image.registered_extensions()[PurePath(name).suffix.lower()]
-        return self._write(name, lambda file: image.save(file, format=kind, **options))
+        # Not straight to the file: Pillow takes no notice of a short write on a full disk.
+        content = BytesIO()
+        image.save(content, format=kind, **options)
+        return self.save_bytes(name, content.getvalue())
 
     def save_bytes(self, name: str, content: bytes) -> PurePath:
         """Write bytes as they are."""
-        return self._write(name, lambda file: file.write(content))
+        target = self.path / name
+        partial = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
+                partial = Path(file.name)
+                file.write(content)
+            partial.chmod(0o644)
+            os.replace(partial, target)
+        except OSError as error:
+            raise OutputError(
+                f"{target}: cannot be written ({_reason(error)}); free space or choose another --out"
+            ) from None
+        finally:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+        return PurePath(name)
 
     def save_text(self, name: str, text: str) -> PurePath:
-        """Write a text file."""
-        return self.save_bytes(name, text.encode("utf-8"))
+        """Write a text file in UTF-8; what a file name may hold beyond it is spelled out."""
+        return self.save_bytes(name, text.encode("utf-8", "backslashreplace"))
 
     def save_json(self, name: str, value: Any) -> PurePath:
         """Write JSON, with the run's own files relative to it."""
@@ -101,25 +123,6 @@ class RunFolder:
             return [self.absolute(item) for item in value]
         return value
 
-    def _write(self, name: str, write: Callable[[IO[bytes]], object]) -> PurePath:
-        target = self.path / name
-        partial = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
-                partial = Path(file.name)
-                write(file)
-            partial.chmod(0o644)
-            os.replace(partial, target)
-        except OSError as error:
-            raise OutputError(
-                f"{target}: cannot be written ({_reason(error)}); free space or choose another --out"
-            ) from None
-        finally:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
-        return PurePath(name)
-
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a run folder.
@@ -130,7 +133,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = Path(path) / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
+        schema, _ = manifest["schema"], manifest["command"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is no run folder (it has no readable {MANIFEST})") from None
     if not isinstance(schema, int) or schema > SCHEMA:
@@ -146,13 +149,18 @@ def versions() -> dict[str, str]:
 
 
 def file_stem(text: str, limit: int = 60) -> str:
-    """Any text as a safe part of a file name.
+    """Any text as a safe part of a file name; a long one ends in a mark that tells it from others.
 
     Example:
         >>> file_stem("occlusion:window=10x20 / cat")
         'occlusion-window-10x20-cat'
+        >>> file_stem("one name or another", 16)
+        'one-nam-147dd57a'
     """
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:limit] or "unnamed"
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")
+    if len(stem) > limit:
+        stem = f"{stem[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    return stem or "unnamed"
 
 
 def without_nan(value: Any) -> Any:

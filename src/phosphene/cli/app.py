@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from phosphene import __version__
-from phosphene.errors import OptionError, PhospheneError
+from phosphene.errors import OptionError, PhospheneError, printable
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Announce, Common
@@ -147,7 +147,7 @@ def _print(answer: Answer, as_json: bool) -> None:
 
         print(json.dumps(without_nan(answer.json), allow_nan=False))
     elif answer.text:
-        print(answer.text)
+        print("\n".join(map(printable, answer.text.split("\n"))))
     sys.stdout.flush()
 
 
@@ -159,10 +159,9 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
             warnings.showwarning = lambda message, *_: print(f"phosphene: {message}", file=sys.stderr)
             yield
     except PhospheneError as error:
-        message = " ".join(str(error).split("\n"))
-        print(f"phosphene: {message}", file=sys.stderr)
+        print(f"phosphene: {error}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"error": message}))
+            print(json.dumps({"error": str(error)}))
         raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
     except KeyboardInterrupt:
         print("phosphene: stopped; what was finished is kept", file=sys.stderr)

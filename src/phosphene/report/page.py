@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
 from phosphene.errors import InputError
 from phosphene.store import RunFolder, read_manifest
@@ -19,7 +19,7 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     """Write report.html into a run folder, from its manifest and pictures alone; the file's path.
 
     Raises:
-        InputError: if the folder is no run, or of a kind that has no report.
+        InputError: if the folder is no run, of a kind that has no report, or damaged.
         OutputError: if the file cannot be written.
     """
     folder = Path(run).absolute()
@@ -28,12 +28,21 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     name = f"{manifest['command']}.html.j2"
     if name not in templates.list_templates():
         raise InputError(f"{run}: a run of '{manifest['command']}' has no report")
-    text = templates.get_template(name).render(run=manifest, embed=partial(data_uri, folder))
+    try:
+        text = templates.get_template(name).render(run=manifest, embed=partial(data_uri, folder))
+    except (OSError, TypeError, LookupError, ValueError, AttributeError, UndefinedError) as error:
+        raise InputError(f"{run}: the run is damaged ({error}); run the command again") from None
     return folder / RunFolder(folder, manifest["command"]).save_text("report.html", text)
 
 
 def data_uri(folder: Path, name: str) -> str:
-    """A file of the run as a data: URI, so that the page needs nothing beside it."""
+    """A file of the run as a data: URI, so that the page needs nothing beside it.
+
+    Raises:
+        ValueError: for a file that is not in the run, which a manifest from elsewhere may name.
+    """
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} is not in the run")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode('ascii')}"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from phosphene.errors import ModelError, OptionError
 from phosphene.images import read_image
 from phosphene.render import channel_grid, thumbnail
-from phosphene.runs.session import Common, Session
+from phosphene.runs.session import Common, Session, keep_inputs
 from phosphene.runtime import activations
 from phosphene.store import file_stem
 
@@ -41,6 +41,7 @@ def show_activations(
     classifier = common.load()
     names = [classifier.layer_name(layer) for layer in layers] or [classifier.default_layer]
     picture = read_image(path)
+    keep_inputs(common, [path])
     session = Session.start(
         "activations", common, classifier, path=path, layers=names, channels=list(channels), count=count, shared=shared
     )

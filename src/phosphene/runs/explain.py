@@ -19,7 +19,7 @@ from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, format_spec, parse_spec
 from phosphene.render import Scale, colorbar, laid_layer, overlay, scale_of, shared_scale, thumbnail
-from phosphene.runs.session import Common, Session, run_name
+from phosphene.runs.session import Common, Session, keep_inputs, run_name
 from phosphene.runtime import Prepared, forward
 from phosphene.store import file_stem, without_nan
 from phosphene.types import Attribution, Score, Target, Unit, View
@@ -62,6 +62,7 @@ def explain_files(paths: Sequence[str], question: Question, common: Common) -> d
     files = expand_paths(paths)
     if not files:
         raise InputError("no pictures were given; pass at least one")
+    keep_inputs(common, files)
     options = {**asdict(replace(question, methods=())), "methods": [str(spec) for spec in question.methods]}
     session = Session.start("explain", common, classifier, **options)
     rows: list[dict[str, Any]] = []
@@ -98,7 +99,7 @@ def checked(question: Question, classifier: Prepared) -> Question:
 def _best_count(classes: str) -> int | None:
     """K of 'topK', or None if it is a class."""
     tail = classes.removeprefix("top")
-    if tail != classes and tail.isdigit():
+    if tail != classes and tail.isascii() and tail.isdigit():
         if int(tail) < 1:
             raise OptionError(f"--class {classes}: top1 is the smallest")
         return int(tail)

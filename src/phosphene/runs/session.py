@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
 from phosphene.report import write_report
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
@@ -99,6 +101,22 @@ class Session:
         """Content as it is printed."""
         absolute: dict[str, Any] = self.folder.absolute(content)
         return absolute
+
+
+def keep_inputs(common: Common, paths: Sequence[str | Path]) -> None:
+    """Refuse to clear a run folder that holds what is to be read.
+
+    Raises:
+        OptionError: naming the first such picture.
+    """
+    if common.out is None or not common.overwrite:
+        return
+    folder = os.path.realpath(common.out)
+    for path in paths:
+        if Path(os.path.realpath(path)).is_relative_to(folder):
+            raise OptionError(
+                f"{path}: lies in --out {common.out}, which --overwrite would clear; choose another --out"
+            )
 
 
 def describe_model(common: Common, classifier: Classifier) -> dict[str, Any]:

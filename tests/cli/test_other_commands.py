@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import chelsea
+
+from phosphene import __version__
+from tests.cli.running import keys, partial_files, phosphene
+
+
+@pytest.fixture
+def cat(tmp_path):
+    path = tmp_path / "cat.jpg"
+    Image.fromarray(chelsea()).save(path, quality=90)
+    return path
+
+
+def test_activations(tmp_path, cat):
+    run = tmp_path / "run"
+    outcome = phosphene(
+        "activations", cat, "--layer", "blocks.2", "--layer", "head", "--channel", 3, "--out", run, "--json"
+    )
+    assert outcome.code == 0
+    answer = outcome.json
+    keys(answer, ["run", "layers"])
+    assert [row["layer"] for row in answer["layers"]] == ["blocks.2", "head"]
+    for row, shape in zip(answer["layers"], ([24, 56, 56], [1280, 7, 7]), strict=True):
+        keys(row, ["layer", "shape", "channels", "picture", "array"])
+        values = np.load(row["array"])
+        assert row["shape"] == list(values.shape) == shape
+        assert len(row["channels"]) == shape[0]
+        for channel in row["channels"]:
+            keys(channel, ["index", "mean", "max"])
+            assert channel["mean"] == pytest.approx(float(values[channel["index"]].mean()), abs=1e-5)
+            assert channel["max"] == pytest.approx(float(values[channel["index"]].max()), abs=1e-5)
+        with Image.open(row["picture"]) as picture:
+            picture.load()
+    assert not partial_files(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "blocks.77"], "no layer 'blocks.77'"),
+        (["--layer", "head", "--channel", "1280"], "no channel 1280 in layer head; it has 1280"),
+        (["--count", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_activations_usage(tmp_path, cat, arguments, message):
+    outcome = phosphene("activations", cat, *arguments, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_activations_of_a_broken_picture(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    outcome = phosphene("activations", tmp_path / "text.jpg", "--out", tmp_path / "run", "--json")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert "text.jpg" in outcome.json["error"]
+    assert not (tmp_path / "run").exists() or not partial_files(tmp_path / "run")
+
+
+def test_methods():
+    rows = phosphene("methods", "--json").json["methods"]
+    names = [row["name"] for row in rows]
+    assert {"saliency", "occlusion", "cam", "grad_cam", "rise", "input_x_gradient"} <= set(names)
+    for row in rows:
+        assert row["title"]
+        assert all(option["doc"] for option in row["options"])
+    one = phosphene("methods", "occlusion")
+    assert "window" in one.out
+    missing = phosphene("methods", "oclusion")
+    assert missing.code == 2
+    assert "did you mean 'occlusion'" in missing.err
+
+
+def test_layers():
+    answer = phosphene("layers", "--json").json
+    assert answer["default"] == "head"
+    names = [row["name"] for row in answer["layers"]]
+    assert names.index("stem") < names.index("blocks.0") < names.index("blocks.15") < names.index("head")
+    assert [row["order"] for row in answer["layers"]] == list(range(len(names)))
+
+
+@pytest.mark.parametrize(("query", "index"), [("281", 281), ("n02123045", 281), ("tabby", 281), ("Egyptian", 285)])
+def test_classes(query, index):
+    answer = phosphene("classes", query, "--json").json
+    assert answer["classes"][0]["index"] == index
+    keys(answer["classes"][0], ["index", "id", "label", "synonyms"])
+
+
+def test_classes_of_no_or_all_names():
+    outcome = phosphene("classes", "tabbi")
+    assert outcome.code == 2
+    assert "did you mean 'tabby'" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert phosphene("classes", "5000").code == 2
+    assert len(phosphene("classes", "--json").json["classes"]) == 1000
+
+
+def test_report_of_what_is_no_run(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        outcome = phosphene("report", path)
+        assert outcome.code == 1
+        assert outcome.err.count("\n") == 1
+        assert str(path) in outcome.err
+
+
+def test_version_and_help():
+    assert phosphene("--version").out.strip() == f"phosphene {__version__}"
+    for command in ("explain", "activations", "methods", "layers", "classes", "report", "demo"):
+        outcome = phosphene(command, "--help")
+        assert outcome.code == 0
+        assert "--json" in outcome.out
+    assert phosphene("nonsense").code == 2
+
+
+def test_the_command_is_light_until_it_works():
+    """Help imports neither torch nor numpy; a reader of a pipe who has had enough costs no traceback."""
+    code = (
+        "import sys; from phosphene.cli import app\n"
+        "try: app(['explain', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'PIL', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    script = f"{sys.executable} -m phosphene classes | head -1"
+    piped = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert "Traceback" not in piped.stderr
+    assert piped.stdout.startswith("0 n01440764 tench")
