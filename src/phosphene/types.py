@@ -258,6 +258,41 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class Impression:
+    """An image made from a classifier alone, and how it came to be.
+
+    Args:
+        image: (C, H, W) in [0, 1], on the CPU.
+        target: what it was made for: a class, several (a fused image), or a unit.
+        spec: the recipe and its options, as a spec that parses back to the same.
+        preset: the recipe's preset.
+        seed: of its random numbers.
+        steps: steps that were done.
+        scores: the objective at each step, at the augmented image.
+        probabilities: per class of the target, its probability at each step at the augmented image; empty for a unit.
+        frames: (F, C, H, W) the image along the way, or None.
+        frame_steps: the steps at which the frames were taken.
+        extras: what the recipe wants shown, such as the pre-CI and its disc.
+        seconds: wall time, its share of its batch's.
+        stopped: whether it was stopped before its recipe was done.
+    """
+
+    image: Tensor
+    target: Target
+    spec: str
+    preset: str
+    seed: int
+    steps: int
+    scores: tuple[float, ...] = ()
+    probabilities: tuple[tuple[float, ...], ...] = ()
+    frames: Tensor | None = None
+    frame_steps: tuple[int, ...] = ()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One line of a classifier's answer."""
 
