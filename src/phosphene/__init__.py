@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from phosphene.hooks import capture
     from phosphene.images import read_image
     from phosphene.pipeline.explain import explain
+    from phosphene.pipeline.impress import fuse, impress
     from phosphene.registry import register_attribution
     from phosphene.render import draw
     from phosphene.runtime import prepare
-    from phosphene.types import Attribution, Target, Unit, View
+    from phosphene.types import Attribution, Impression, Target, Unit, View
     from phosphene.zoo import load_classifier
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Attribution": "types",
     "Classifier": "classifier",
+    "Impression": "types",
     "Labels": "classifier",
     "PhospheneError": "errors",
     "Preprocess": "classifier",
@@ -32,6 +34,8 @@ _PLACES = {
     "capture": "hooks",
     "draw": "render",
     "explain": "pipeline",
+    "fuse": "pipeline",
+    "impress": "pipeline",
     "load_classifier": "zoo",
     "prepare": "runtime",
     "read_image": "images",
@@ -41,6 +45,7 @@ _PLACES = {
 __all__ = [
     "Attribution",
     "Classifier",
+    "Impression",
     "Labels",
     "PhospheneError",
     "Preprocess",
@@ -50,6 +55,8 @@ __all__ = [
     "capture",
     "draw",
     "explain",
+    "fuse",
+    "impress",
     "load_classifier",
     "prepare",
     "read_image",

@@ -117,7 +117,7 @@ def strongest_disc(values: Tensor, radius: int) -> Tensor:
     spectrum = torch.fft.rfft2(values.double()) * torch.fft.rfft2(kernel, s=shape).conj()
     sums = torch.fft.irfft2(spectrum, s=shape)[:, : height - side + 1, : width - side + 1]  # by the disc's corner
     # Rounded, so that equal sums tie whatever the FFT's last bits are.
-    ceiling = sums.flatten(1).amax(dim=1).clamp(min=1e-30)[:, None]
+    ceiling = values.double().abs().flatten(1).sum(dim=1).clamp(min=1e-30)[:, None]
     best = ((sums.flatten(1) / ceiling * 1e9).round()).argmax(dim=1)
     columns = width - side + 1
     return torch.stack([best // columns, best % columns], dim=1) + radius

@@ -119,4 +119,5 @@ def entropy(probabilities: Tensor) -> Tensor:
         >>> entropy(torch.tensor([[0.5, 0.5, 0.0]]))
         tensor([0.6931])
     """
-    return torch.special.entr(probabilities).sum(dim=1)
+    shares: Tensor = torch.special.entr(probabilities)
+    return shares.sum(dim=1)

@@ -1,0 +1,43 @@
+"""phosphene fuse: images that are of several classes at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phosphene.cli.app import Answer, app, command
+from phosphene.cli.impress import Frames, Judge, Preset, Resume, Steps, drawn
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+
+@command(app, "fuse")
+def fuse(
+    common: Common,
+    classes: Annotated[
+        list[str] | None, typer.Argument(metavar="CLASS CLASS...", help="Two classes or more; none for random pairs.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(metavar="SPEC", help="fuse, with options.")] = "fuse",
+    preset: Preset = None,
+    steps: Steps = None,
+    count: Annotated[int, typer.Option(help="Number of images; without classes each of a random pair.")] = 1,
+    judge: Judge = "auto",
+    frames: Frames = False,
+    resume: Resume = False,
+) -> Answer:
+    """Fuse classes into natural-looking images that are none of them for sure; labels.csv lists what is in them."""
+    from phosphene.runs.impress import Wish, fuse_classes
+
+    wish = Wish(
+        classes=tuple(classes or ()),
+        recipe=recipe,
+        preset=preset,
+        steps=steps,
+        count=count,
+        judge=judge,
+        frames=frames,
+        resume=resume,
+    )
+    return drawn(fuse_classes(wish, common))

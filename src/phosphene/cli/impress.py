@@ -1,0 +1,76 @@
+"""phosphene impress and fuse: what a classifier remembers, drawn from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, app, command
+from phosphene.cli.explain import UnitOption, parse_unit
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+Classes = Annotated[
+    list[str] | None, typer.Argument(metavar="CLASS...", help="Index, WordNet id, name or part of one.")
+]
+Preset = Annotated[
+    Literal["best", "paper"] | None, typer.Option(help="The best pictures, or the paper's own numbers [default: best].")
+]
+Steps = Annotated[int | None, typer.Option(help="Number of steps; default the preset's.")]
+Judge = Annotated[
+    str,
+    typer.Option(metavar="SPEC", help="A network that took no part and reads the pictures; auto, none or a model."),
+]
+Frames = Annotated[bool, typer.Option("--frames", help="Keep the way of each image as an animation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; what is finished stays.")]
+
+
+@command(app, "impress")
+def impress(
+    common: Common,
+    classes: Classes = None,
+    unit: UnitOption = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="SPEC", help="sci, class_impression or class_model, with options.")
+    ] = "sci",
+    preset: Preset = None,
+    steps: Steps = None,
+    count: Annotated[int, typer.Option(help="Images per class, with one seed after another.")] = 1,
+    judge: Judge = "auto",
+    frames: Frames = False,
+    resume: Resume = False,
+) -> Answer:
+    """Draw what the classifier remembers of classes, or what a unit responds to; no picture is needed."""
+    from phosphene.runs.impress import Wish, impress_classes
+
+    wish = Wish(
+        classes=tuple(classes or ()),
+        unit=parse_unit(unit) if unit else None,
+        recipe=recipe,
+        preset=preset,
+        steps=steps,
+        count=count,
+        judge=judge,
+        frames=frames,
+        resume=resume,
+    )
+    return drawn(impress_classes(wish, common))
+
+
+def drawn(answer: Mapping[str, Any]) -> Answer:
+    """The answer for people: one line per image."""
+    lines = []
+    for row in answer["impressions"]:
+        what = " + ".join(f"{share['label']} {share['probability']:.1%}" for share in row["classes"]) or row["unit"]
+        facts = []
+        if row["single_object_index"] is not None:
+            facts.append(f"single-object index {row['single_object_index']:.2f}")
+        if row["judge"] is not None:
+            facts.append(f"{row['judge']['model']} reads {row['judge']['best'][0]['label']}")
+        lines.append(f"{what}" + (f"  ({', '.join(facts)})" if facts else ""))
+        lines.append(f"  {row['image']}")
+    lines.append(f"report: {answer['report']}")
+    return Answer(answer, "\n".join(lines))

@@ -1,0 +1,325 @@
+"""impress and fuse: a classifier alone in, images that it made out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import phosphene.synthesis  # noqa: F401  (registers the recipes)
+from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
+from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
+from phosphene.runtime import Prepared, prepare
+from phosphene.runtime.prepare import Precision
+from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.streams import Streams
+from phosphene.types import Impression, Target
+from phosphene.zoo import load_classifier
+
+# Called with (image-steps done, image-steps in all, what is being done).
+Watch = Callable[[int, int, str], None]
+
+# Images made side by side: as many as one pass of the network takes at its fastest.
+_CPU_BATCH = 8
+_GPU_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to be made.
+
+    Args:
+        target: one class, or a unit; of a fused image all its classes.
+        seed: of its random numbers.
+    """
+
+    target: Target
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What names its random numbers: the target, whatever else is made beside it."""
+        unit = self.target.unit
+        text = "+".join(map(str, self.target.classes)) if unit is None else str(unit)
+        return f"{text}-{'+'.join(map(str, self.target.versus))}" if self.target.versus else text
+
+
+def impress(
+    classifier: Classifier | str,
+    target: Target | int | str | Sequence[int | str],
+    recipe: str | Spec = "sci",
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    count: int = 1,
+    seed: int = 0,
+    frames: int = 0,
+    precision: Precision | None = None,
+    batch_size: int | None = None,
+    watch: Watch | None = None,
+) -> list[Impression]:
+    """What the classifier remembers of classes, drawn from it alone: one image per class and seed.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        target: a class (index, WordNet id or name), several, or a Target; a Target may hold a unit.
+        recipe: a recipe spec such as "sci:radius=0.3".
+        preset: "best" or "paper"; None for the recipe's own.
+        steps: number of steps; None for the preset's.
+        count: images per class, with seeds `seed`, `seed` + 1 ...
+        seed: of the random numbers of each image.
+        frames: keep about so many frames of each image on its way.
+        precision: "exact" or "fast".
+        batch_size: images made side by side; None chooses.
+        watch: called after each step with (image-steps done, in all, a line about it).
+
+    Returns:
+        Impressions, class by class, each with all its seeds.
+
+    Raises:
+        NotFoundError: for an unknown recipe or class.
+        OptionError: for a recipe that fuses classes, or a wrong option.
+        NumericalError: if a gradient is zero, NaN or infinite.
+
+    Example:
+        >>> image = impress("embedded", "ladybug", steps=2)[0]
+        >>> image.image.shape, image.target.classes, image.spec
+        (torch.Size([3, 224, 224]), (301,), 'sci:steps=2')
+    """
+    prepared = prepare(load_classifier(classifier), precision=precision)
+    spec = configured(recipe, preset, steps)
+    jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
+    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
+
+
+def fuse(
+    classifier: Classifier | str,
+    groups: Sequence[int | str] | Sequence[Sequence[int | str]],
+    recipe: str | Spec = "fuse",
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    count: int = 1,
+    seed: int = 0,
+    frames: int = 0,
+    precision: Precision | None = None,
+    batch_size: int | None = None,
+    watch: Watch | None = None,
+) -> list[Impression]:
+    """Images that are of several classes at once, and of none for sure.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier.
+        groups: two or more classes to fuse, or several such groups.
+        recipe: a recipe spec such as "fuse:even=0.3".
+        preset: "best" or "paper"; None for the recipe's own.
+        steps: number of steps; None for the preset's.
+        count: images per group, with seeds `seed`, `seed` + 1 ...
+        seed: of the random numbers of each image.
+        frames: keep about so many frames of each image on its way.
+        precision: "exact" or "fast".
+        batch_size: images made side by side; None chooses.
+        watch: called after each step with (image-steps done, in all, a line about it).
+
+    Returns:
+        Impressions, group by group.
+
+    Raises:
+        NotFoundError: for an unknown recipe or class.
+        OptionError: for a group of fewer than two different classes.
+
+    Example:
+        >>> fuse("embedded", ["hen", "tench"], steps=3)[0].target.classes
+        (8, 0)
+    """
+    prepared = prepare(load_classifier(classifier), precision=precision)
+    nested = [[group] if isinstance(group, str | int) else list(group) for group in groups]
+    if all(isinstance(group, str | int) for group in groups):
+        nested = [[name for group in nested for name in group]]
+    targets = [Target.of([prepared.labels.find(name) for name in group]) for group in nested]
+    jobs = [Job(target, seed + number) for target in targets for number in range(count)]
+    spec = configured(recipe, preset, steps)
+    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
+
+
+def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spec:
+    """The recipe with preset and steps set, where they are given.
+
+    Raises:
+        OptionError: if one is given twice with different values.
+    """
+    spec = parse_spec(recipe, "recipe")
+    options = spec.keywords
+    for name, value in (("preset", preset), ("steps", steps)):
+        if value is None:
+            continue
+        if options.get(name, value) != value:
+            raise OptionError(f"{name}={value} beside {spec}; give it once")
+        options[name] = value
+    found = entry("recipe", spec.name)
+    presets = found.traits.get("presets", ())
+    if options.get("preset", "best") not in presets:
+        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(presets)}")
+    return make_spec(spec.name, "recipe", **options)
+
+
+def single_targets(classifier: Classifier, target: Target | int | str | Sequence[int | str]) -> list[Target]:
+    """One Target per image to be made.
+
+    Raises:
+        NotFoundError: for a class that does not exist.
+    """
+    if isinstance(target, Target):
+        if target.unit is not None:
+            return [target]
+        whole = target.expand(len(target.classes))
+        return [whole.rows(index, index + 1) for index in range(len(whole.classes))]
+    names = [target] if isinstance(target, str | int) else list(target)
+    return [Target.of(classifier.labels.find(name)) for name in names]
+
+
+def synthesize(
+    classifier: Prepared,
+    jobs: Sequence[Job],
+    recipe: str | Spec,
+    *,
+    frames: int = 0,
+    batch_size: int | None = None,
+    watch: Watch | None = None,
+) -> Iterator[Impression]:
+    """The images of all jobs in order, each as soon as its batch is done.
+
+    Interrupted (Ctrl-C), it yields what the batch under way looks like, marked as stopped, and then passes the
+    interruption on.
+    """
+    spec = parse_spec(recipe, "recipe")
+    _check_jobs(jobs, entry("recipe", spec.name))
+    done = 0
+    for batch in batched(jobs, classifier, batch_size):
+        making = _Making(classifier, batch, spec, frames, len(jobs), done, watch)
+        yield from making.run()
+        done += len(batch)
+
+
+def batched(jobs: Sequence[Job], classifier: Prepared, batch_size: int | None = None) -> list[list[Job]]:
+    """The jobs in the batches in which they are made: neighbours of one kind, the same whatever is left to do."""
+    limit = batch_size or (_CPU_BATCH if classifier.device.type == "cpu" else _GPU_BATCH)
+    batches: list[list[Job]] = []
+    for job in jobs:
+        if batches and len(batches[-1]) < limit and _kind(batches[-1][0]) == _kind(job):
+            batches[-1].append(job)
+        else:
+            batches.append([job])
+    return batches
+
+
+def _kind(job: Job) -> object:
+    target = job.target
+    return (target.unit, len(target.classes), len(target.versus), target.score)
+
+
+def _check_jobs(jobs: Sequence[Job], found: Entry) -> None:
+    groups = bool(found.traits.get("groups"))
+    for job in jobs:
+        if not groups and len(job.target.classes) > 1:
+            raise OptionError(f"{found.name} makes images of one class; to fuse {job.name} use fuse")
+        if groups and len(job.target.classes) < 2:
+            raise OptionError(f"{found.name} needs two classes or more, got {job.name}; for one use impress")
+
+
+@dataclass
+class _Making:
+    """One batch on its way."""
+
+    classifier: Prepared
+    jobs: list[Job]
+    spec: Spec
+    frames: int
+    total: int
+    before: int
+    watch: Watch | None
+    last: Step | None = None
+    scores: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+    pictures: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def run(self) -> Iterator[Impression]:
+        """The impressions when all steps are done, or what there is of them when interrupted."""
+        begun, interrupted = time.perf_counter(), None
+        try:
+            for step in self._steps():
+                self._note(step)
+        except KeyboardInterrupt as stop:
+            interrupted = stop
+        seconds = (time.perf_counter() - begun) / len(self.jobs)
+        if self.last is not None:
+            for index in range(len(self.jobs)):
+                made = self._impression(index, self.last)
+                yield replace(made, seconds=seconds, stopped=interrupted is not None)
+        if interrupted is not None:
+            raise interrupted
+
+    def _steps(self) -> Iterator[Step]:
+        streams = Streams(tuple(job.seed for job in self.jobs), tuple(job.name for job in self.jobs))
+        function = entry("recipe", self.spec.name).function
+        steps: Iterator[Step] = function(self.classifier, self._goal(), streams, **self.spec.keywords)
+        return steps
+
+    def _goal(self) -> Any:
+        if entry("recipe", self.spec.name).traits.get("groups"):
+            return [job.target.classes for job in self.jobs]
+        first = self.jobs[0].target
+        if first.unit is not None:
+            return first
+        classes = tuple(job.target.classes[0] for job in self.jobs)
+        versus = tuple(job.target.versus[0] for job in self.jobs if job.target.versus)
+        return replace(first, classes=classes, versus=versus)
+
+    def _note(self, step: Step) -> None:
+        """Keep what the step shows, and say how far things are."""
+        self.last = step
+        self.scores.append(step.value.cpu())
+        shares = self._own_probabilities(step.logits)
+        if shares is not None:
+            self.probabilities.append(shares)
+        if self.frames:
+            interval = max(1, step.steps // self.frames)
+            if step.index == 1 or step.index % interval == 0:
+                self.pictures.append((step.index, (step.images * 255).round().to(torch.uint8).cpu()))
+        if self.watch is not None:
+            whole = self.total * step.steps
+            done = min(whole, self.before * step.steps + step.index * len(self.jobs))
+            self.watch(done, whole, self._line(step, shares))
+
+    def _own_probabilities(self, logits: Tensor) -> Tensor | None:
+        """(N, classes) of the target's classes at this step's augmented image; None for a unit."""
+        if self.jobs[0].target.unit is not None or self.classifier.head == "score":
+            return None
+        classes = torch.tensor([job.target.classes for job in self.jobs], device=logits.device)
+        return self.classifier.probabilities(logits).gather(1, classes).cpu()
+
+    def _line(self, step: Step, shares: Tensor | None) -> str:
+        value = f"p {shares.mean():.2f}" if shares is not None else f"value {step.value.mean():.3g}"
+        return f"{step.stage} {value}"
+
+    def _impression(self, index: int, last: Step) -> Impression:
+        job = self.jobs[index]
+        frames = torch.stack([images[index] for _, images in self.pictures]) if self.pictures else None
+        return Impression(
+            image=last.images[index].cpu(),
+            target=job.target,
+            spec=str(self.spec),
+            preset=str(self.spec.keywords.get("preset", "best")),
+            seed=job.seed,
+            steps=last.index,
+            scores=tuple(float(values[index]) for values in self.scores),
+            probabilities=tuple(tuple(values[index].tolist()) for values in self.probabilities),
+            frames=frames,
+            frame_steps=tuple(number for number, _ in self.pictures),
+            extras={name: values[index].cpu() for name, values in last.extras.items()},
+        )

@@ -1,0 +1,201 @@
+"""impress, fuse and their runs: what comes back, what is written, what resuming and Ctrl-C leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from phosphene.errors import OptionError
+from phosphene.pipeline.impress import Job, batched, configured, fuse, impress, synthesize
+from phosphene.pipeline.read_impressions import judge_impressions, read_impressions, same_class
+from phosphene.runs.impress import Wish, fuse_classes, impress_classes, random_pairs
+from phosphene.runs.session import Common
+from phosphene.runtime import prepare
+from phosphene.types import Target, Unit
+from tests.synthesis.test_ascent import tiny
+
+
+def common(tmp_path: Path, **options: Any) -> Common:
+    return Common(model=tiny(), out=str(tmp_path / "run"), **options)
+
+
+def test_impress_gives_one_image_per_class_and_seed() -> None:
+    made = impress(tiny(), [2, 0], steps=5, count=2, seed=7)
+    assert [(one.target.classes, one.seed) for one in made] == [((2,), 7), ((2,), 8), ((0,), 7), ((0,), 8)]
+    assert all(one.image.shape == (3, 16, 16) and one.steps == 5 and len(one.probabilities) == 5 for one in made)
+    assert made[0].spec == "sci:steps=5"
+    assert not torch.equal(made[0].image, made[1].image)
+
+
+def test_impress_draws_units_and_other_recipes() -> None:
+    unit = impress(tiny(), Target(unit=Unit("2", 3)), "class_model", preset="paper", steps=4)[0]
+    assert (unit.spec, unit.preset, unit.probabilities) == ("class_model:preset=paper,steps=4", "paper", ())
+    assert unit.scores[-1] > unit.scores[0]
+
+
+def test_fuse_takes_one_group_or_several() -> None:
+    assert [made.target.classes for made in fuse(tiny(), [0, 2], steps=4)] == [(0, 2)]
+    assert [made.target.classes for made in fuse(tiny(), [(0, 2), (1, 3, 0)], steps=4)] == [(0, 2), (1, 3, 0)]
+
+
+def test_recipes_of_one_class_and_of_several_are_not_mixed_up() -> None:
+    with pytest.raises(OptionError, match="to fuse 0\\+1 use fuse"):
+        fuse(tiny(), [0, 1], "sci", steps=3)
+    with pytest.raises(OptionError, match="for one use impress"):
+        impress(tiny(), 0, "fuse", steps=3)
+
+
+def test_preset_and_steps_are_set_once() -> None:
+    assert str(configured("sci:radius=0.2", "paper", 9)) == "sci:preset=paper,steps=9,radius=0.2"
+    with pytest.raises(OptionError, match="give it once"):
+        configured("sci:steps=3", None, 4)
+    with pytest.raises(OptionError, match="no preset 'worst'"):
+        configured("sci", "worst", None)
+
+
+def test_batches_depend_on_the_list_alone() -> None:
+    jobs = [Job(Target.of(index % 4)) for index in range(5)] + [Job(Target.of((0, 1)))]
+    sizes = [len(batch) for batch in batched(jobs, prepare(tiny()), 2)]
+    assert sizes == [2, 2, 1, 1]
+
+
+def test_frames_are_kept_along_the_way() -> None:
+    made = impress(tiny(), 1, steps=12, frames=4)[0]
+    assert made.frames is not None
+    assert made.frame_steps == (1, 3, 6, 9, 12)
+    torch.testing.assert_close(made.frames[-1], (made.image * 255).round().to(torch.uint8))
+
+
+def test_an_interruption_yields_what_there_is_and_is_passed_on() -> None:
+    def watch(done: int, _total: int, _text: str) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    jobs = [Job(Target.of(0)), Job(Target.of(1))]
+    rows = []
+    with pytest.raises(KeyboardInterrupt):
+        rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch))
+    making = synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch)
+    first = next(making)
+    assert (first.steps, first.stopped) == (2, True)
+    assert next(making).stopped
+    with pytest.raises(KeyboardInterrupt):
+        next(making)
+
+
+def test_own_reading_is_of_the_picture_as_saved() -> None:
+    classifier = tiny()
+    made = impress(classifier, [1], steps=6)
+    own = read_impressions(classifier, made)[0]
+    saved = (made[0].image * 255).round()[None] / 255
+    expected = prepare(classifier).logits(saved).softmax(dim=1)[0, 1].item()
+    assert own.classes[0].probability == pytest.approx(expected, abs=1e-6)
+    assert own.single_object_index is not None
+    assert own.object_count is not None
+    assert own.entropy is not None
+
+
+def test_heads_without_probabilities_and_units_have_no_index() -> None:
+    scores = tiny(head="score")
+    own = read_impressions(scores, impress(scores, [1], steps=4))[0]
+    assert (own.single_object_index, own.entropy) == (None, None)
+    unit = read_impressions(tiny(), impress(tiny(), Target(unit=Unit("2", 3)), steps=4))[0]
+    assert (unit.classes, unit.single_object_index) == ((), None)
+
+
+def test_a_judge_of_another_size_and_order_of_classes() -> None:
+    maker, judge = tiny(), tiny(classes=4)
+    maker.labels = type(maker.labels)(("ant", "bee", "cat", "dog"))
+    judge.labels = type(judge.labels)(("dog", "cat", "bee", "ant"))
+    judge.preprocess = type(judge.preprocess)((20, 12), mean=(0.5,) * 3, std=(0.25,) * 3)
+    made = impress(maker, "bee", steps=4)
+    read = judge_impressions(judge, made, maker)[0]
+    assert read is not None
+    assert (read.classes[0].index, read.classes[0].label) == (2, "bee")
+    assert read.top5
+    judge.labels = type(judge.labels)(("elk", "fox", "gnu", "hen"))
+    with pytest.raises(OptionError, match="has no class 'bee'"):
+        same_class(judge, maker, 1)
+
+
+def test_a_run_writes_pictures_readings_and_a_report(tmp_path: Path) -> None:
+    wish = Wish(classes=("1", "2"), steps=6, count=2, frames=True)
+    answer = impress_classes(wish, common(tmp_path))
+    assert len(answer["impressions"]) == 4
+    row = answer["impressions"][0]
+    assert {"classes", "entropy", "image", "recipe", "preset", "steps", "seconds", "seed", "judge"} <= set(row)
+    assert {"single_object_index", "object_count"} <= set(row)
+    assert row["judge"] is None
+    with Image.open(row["image"]) as image:
+        assert image.size == (16, 16)
+    with Image.open(row["animation"]) as animation:
+        assert animation.n_frames > 1
+    json.dumps(answer)
+    assert "first impression with its strongest disc" in Path(answer["report"]).read_text()
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["complete"]
+
+
+def stop_after(steps: int) -> Any:
+    def announce(done: int, _total: int, _text: str) -> None:
+        if done >= steps:
+            raise KeyboardInterrupt
+
+    return announce
+
+
+def test_a_stopped_run_keeps_what_is_there_and_resuming_gives_the_same_bits(tmp_path: Path) -> None:
+    wish = Wish(classes=("0", "1", "2", "3"), steps=6, count=3)
+    whole = impress_classes(wish, Common(model=tiny(), out=str(tmp_path / "whole")))
+    with pytest.raises(KeyboardInterrupt):
+        impress_classes(wish, common(tmp_path, announce=stop_after(8 * 6 + 4 * 2)))
+    kept = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert [row["status"] for row in kept["impressions"]] == ["ok"] * 8 + ["stopped"] * 4
+    assert not kept["complete"]
+    assert "stopped after 2 steps" in (tmp_path / "run/report.html").read_text()
+
+    made: list[int] = []
+    resume = Wish(**{**vars(wish), "resume": True})
+    answer = impress_classes(resume, common(tmp_path, announce=lambda done, _total, _text: made.append(done)))
+    assert min(made) > 8 * 6
+    for row, other in zip(answer["impressions"], whole["impressions"], strict=True):
+        assert (row["status"], row["steps"]) == ("ok", 6)
+        assert Path(row["image"]).read_bytes() == Path(other["image"]).read_bytes()
+
+
+def test_a_run_of_something_else_is_not_resumed(tmp_path: Path) -> None:
+    impress_classes(Wish(classes=("0",), steps=3), common(tmp_path))
+    with pytest.raises(OptionError, match="made with another jobs"):
+        impress_classes(Wish(classes=("1",), steps=3, resume=True), common(tmp_path))
+    with pytest.raises(OptionError, match="made with another recipe"):
+        impress_classes(Wish(classes=("0",), steps=4, resume=True), common(tmp_path))
+    with pytest.raises(OptionError, match="--resume needs --out"):
+        impress_classes(Wish(classes=("0",), steps=3, resume=True), Common(model=tiny()))
+
+
+def test_fusing_random_pairs_writes_a_table_of_labels(tmp_path: Path) -> None:
+    answer = fuse_classes(Wish(recipe="fuse", steps=6, count=5), common(tmp_path))
+    with (tmp_path / "run/labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(answer["impressions"]) == 5
+    pairs = ["+".join(map(str, pair)) for pair in random_pairs(4, 5, 0)]
+    assert [row["indices"] for row in rows] == pairs
+    assert all((tmp_path / "run" / row["image"]).is_file() for row in rows)
+    shares = [float(value) for value in rows[0]["probabilities"].split("+")]
+    assert shares == pytest.approx([one["probability"] for one in answer["impressions"][0]["classes"]], abs=1e-5)
+
+
+def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="one or more classes, or --unit"):
+        impress_classes(Wish(), common(tmp_path))
+    with pytest.raises(OptionError, match="--count 0"):
+        impress_classes(Wish(classes=("0",), count=0), common(tmp_path))
+    with pytest.raises(OptionError, match="no recipe of impress"):
+        impress_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))
+    with pytest.raises(OptionError, match="for one use impress"):
+        fuse_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))

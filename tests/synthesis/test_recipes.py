@@ -1,0 +1,157 @@
+"""Recipes on tiny networks: they climb, keep their promises about masks and discs, repeat and batch alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.oracles import synthesis as oracle
+from tests.synthesis.test_ascent import tiny
+from torch import Tensor
+
+from phosphene.errors import OptionError
+from phosphene.registry import entries, parse_spec
+from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.canvas import noisy_mean
+from phosphene.synthesis.recipes.class_impression import class_impression
+from phosphene.synthesis.recipes.class_model import class_model
+from phosphene.synthesis.recipes.fuse import fuse, nearest, spread_places
+from phosphene.synthesis.recipes.sci import sci
+from phosphene.synthesis.streams import Streams
+from phosphene.types import Target, Unit
+
+SINGLE = {"class_model": class_model, "class_impression": class_impression, "sci": sci}
+
+
+def run(name: str, classes: list[int], **options: object) -> list[Step]:
+    return list(SINGLE[name](tiny(), Target.of(classes), Streams.of(0, classes), **options))  # type: ignore[operator]
+
+
+def test_all_recipes_are_registered_with_both_presets() -> None:
+    found = entries("recipe")
+    assert {"class_model", "class_impression", "sci", "fuse"} <= set(found)
+    for name in ("class_model", "class_impression", "sci", "fuse"):
+        assert set(found[name].traits["presets"]) == {"best", "paper"}
+        assert str(parse_spec(f"{name}:preset=paper,steps=7", "recipe")) == f"{name}:preset=paper,steps=7"
+
+
+@pytest.mark.parametrize("preset", ["best", "paper"])
+@pytest.mark.parametrize("name", SINGLE)
+def test_single_recipes_raise_the_score_and_stay_in_range(name: str, preset: str) -> None:
+    options: dict[str, object] = {"early_stop": False} if name == "class_impression" else {}
+    steps = run(name, [1, 2], preset=preset, steps=12, **options)
+    assert [step.index for step in steps] == list(range(1, 13))
+    assert {step.steps for step in steps} == {12}
+    assert bool((steps[-1].value > steps[0].value).all())
+    assert 0 <= float(steps[-1].images.min()) <= float(steps[-1].images.max()) <= 1
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_recipe_repeats_itself_and_does_not_see_the_batch(name: str) -> None:
+    together, again, alone = run(name, [0, 3], steps=6), run(name, [0, 3], steps=6), run(name, [3], steps=6)
+    assert torch.equal(together[-1].images, again[-1].images)
+    torch.testing.assert_close(together[0].images[1:], alone[0].images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[-1].images[1:], alone[-1].images, rtol=0, atol=1e-3)
+
+
+def test_a_recipe_draws_units() -> None:
+    steps = list(sci(tiny(), Target(unit=Unit("2", 3)), Streams.of(0, ["2=3", "2=3"]), steps=9))
+    assert bool((steps[-1].value > steps[0].value).all())
+
+
+def test_the_class_model_starts_from_the_mean_image_and_counts_its_norm() -> None:
+    free = run("class_model", [1], preset="paper", steps=10, penalty=0.0)[-1].images
+    held = run("class_model", [1], preset="paper", steps=10, penalty=1.0)[-1].images
+    assert (held - 0.5).square().sum() < 0.2 * (free - 0.5).square().sum()
+
+
+def test_a_class_impression_ends_when_it_is_sure() -> None:
+    classifier = tiny()
+    with torch.no_grad():
+        classifier.module[-1].weight.mul_(20)  # type: ignore[index]
+    streams = Streams.of(0, [1])
+    steps = list(class_impression(classifier, Target.of(1), streams, preset="paper", steps=200))
+    last = steps[-1]
+    threshold = 0.55 + 0.44 * float(streams.at(0).under("threshold").uniform("t"))
+    assert 1 < last.index < 200
+    assert float(last.logits.softmax(dim=1)[0, 1]) > threshold
+    assert all(float(step.logits.softmax(dim=1)[0, 1]) <= threshold for step in steps[:-1])
+
+
+def test_early_stop_without_a_softmax_is_refused() -> None:
+    with pytest.raises(OptionError, match="early_stop"):
+        list(class_impression(tiny(head="sigmoid"), Target.of(1), Streams.of(0, [1]), preset="paper"))
+
+
+def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> None:
+    options: dict[str, object] = {"steps": 60, "radius": 0.2, "soft": 0.0, "tv": 0.02}
+    last = run("sci", [1], **options)[-1]
+    start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
+    center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
+    change = (last.extras["pre_ci"] - start).abs().sum(dim=1)[0]
+    assert center == oracle.strongest_disc(change, radius)
+    outside = oracle.disc(center, radius + 1, (16, 16)) == 0
+    before, after = (roughness(images, outside) for images in (start, last.images))
+    assert after < 0.3 * before
+
+
+def roughness(images: Tensor, where: Tensor) -> float:
+    """The mean difference of neighbours in a row that both lie in the region."""
+    both = where[:, 1:] & where[:, :-1]
+    return float(images.diff(dim=-1)[0, :, both].abs().mean())
+
+
+def test_without_total_variation_the_outside_stays_as_it_was() -> None:
+    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, start="noise")[-1]
+    start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
+    center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
+    outside = oracle.disc(center, 0.2 * 16, (16, 16)) == 0
+    torch.testing.assert_close(last.images[0][:, outside], start[0][:, outside])
+    assert radius == 3
+
+
+@pytest.mark.parametrize("mask", ["growing", "fixed", "none"])
+@pytest.mark.parametrize("weight", ["A", "B", "none"])
+def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
+    where = "inside" if mask == "growing" else "everywhere"
+    steps = run("sci", [2], steps=9, mask=mask, weight=weight, tv_where=where, tv_every=2, precondition=0.0)
+    assert len(steps) == 9
+    assert bool((steps[-1].value > steps[0].value).all())
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(OptionError, match="preset 'worst'"):
+        run("sci", [1], preset="worst")
+    with pytest.raises(OptionError, match="mask 'square'"):
+        run("sci", [1], mask="square", steps=3)
+    with pytest.raises(OptionError, match="steps=0"):
+        run("sci", [1], steps=0)
+
+
+@pytest.mark.parametrize("preset", ["best", "paper"])
+def test_fused_images_raise_all_their_classes(preset: str) -> None:
+    classifier = tiny()
+    steps = list(fuse(classifier, [(0, 2), (1, 3)], Streams.of(0, ["0+2", "1+3"]), preset=preset, steps=30))
+    assert [step.index for step in steps] == list(range(1, 31))
+    for row, group in enumerate([(0, 2), (1, 3)]):
+        first, last = (step.logits.softmax(dim=1)[row, list(group)].sum() for step in (steps[0], steps[-1]))
+        assert last > first
+
+
+def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:
+    places = spread_places(Streams.of(0, ["a", "b"]), 3, (20, 20), 5.0)
+    radii = (places - 9.5).norm(dim=2)
+    torch.testing.assert_close(radii, torch.full_like(radii, 5.0))
+    sides = (places - places.roll(1, dims=1)).norm(dim=2)
+    torch.testing.assert_close(sides, sides[:, :1].expand_as(sides))
+    shares = sum(nearest(places, index, (20, 20)).int() for index in range(3))
+    assert torch.equal(shares, torch.ones(2, 1, 20, 20, dtype=torch.int32))  # type: ignore[arg-type]
+    assert bool(nearest(places, 1, (20, 20))[0, 0][tuple(places[0, 1].round().long().tolist())])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [([(1,)], "two classes or more"), ([(1, 1)], "not all different"), ([(0, 1), (0, 1, 2)], "the same number")],
+)
+def test_wrong_groups_are_refused(groups: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        list(fuse(tiny(), groups, Streams.of(0, groups), steps=3))
