@@ -201,6 +201,21 @@ def convolution_kernel(convolution: nn.Conv2d) -> Kernel | None:
     return next((found for found in (kernel, replace(kernel, padding=None)) if _behaves(convolution, found)), None)
 
 
+def pooling_kernel(module: nn.Module) -> Kernel | None:
+    """The geometry of a pooling layer with windows of its own, or None for another module.
+
+    Where padding takes part in the mean, or outputs are added at an incomplete edge, the geometry does not say all.
+    """
+    if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d) or type(module) not in (nn.MaxPool2d, nn.AvgPool2d):
+        return None
+    padding, size, stride = _pair(module.padding), _pair(module.kernel_size), _pair(module.stride)
+    if isinstance(module, nn.MaxPool2d):
+        whole = not module.ceil_mode and not module.return_indices
+        return Kernel(size, stride, _pair(module.dilation), padding) if whole else None
+    plain = module.divisor_override is None and (module.count_include_pad or padding == (0, 0))
+    return Kernel(size, stride, padding=padding) if plain and not module.ceil_mode else None
+
+
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 

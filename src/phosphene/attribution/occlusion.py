@@ -73,14 +73,15 @@ def occlusion(
     tops = _corners(height, window[0], stride[0], positions)
     lefts = _corners(width, window[1], stride[1], positions)
     boxes = [(y, x, min(y + window[0], height), min(x + window[1], width)) for y in tops for x in lefts]
-    clean, values = masked_scores(
+    found = masked_scores(
         classifier, images, target, boxes, _fill_color(classifier, fill), batch_size=batch_size, progress=progress
     )
-    maps = values.view(len(images), len(tops), len(lefts))
-    evidence = _spread(clean[:, None] - values, boxes, (height, width))
+    maps = found.covered.view(len(images), len(tops), len(lefts))
+    evidence = _spread(found.clean[:, None] - found.covered, boxes, (height, width))
     offset = (min(window[0], height) / 2, min(window[1], width) / 2)
     grid = (offset, (float(stride[0]), float(stride[1])))
-    return attribution(maps, images, target, clean, grid=grid, evidence=evidence)
+    notes = () if found.note is None else (found.note,)
+    return attribution(maps, images, target, found.clean, grid=grid, evidence=evidence, notes=notes)
 
 
 def _check(window: tuple[int, int], stride: tuple[int, int], size: tuple[int, int]) -> None:

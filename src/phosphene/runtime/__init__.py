@@ -10,11 +10,12 @@ from phosphene.runtime.passes import (
     plain_mode,
     rule_gradient,
 )
-from phosphene.runtime.perturbed import blended_scores, masked_scores
+from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.places import channel_axis, places
 from phosphene.runtime.prepare import Prepared, prepare
 
 __all__ = [
+    "MaskedScores",
     "Prepared",
     "ablated_scores",
     "activations",

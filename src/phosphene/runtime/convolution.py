@@ -95,10 +95,10 @@ class Convolution:
         self.bias = None if bias is None else bias.to(dtype)
         self._packed: dict[tuple[object, ...], Tensor] = {}
 
-    def run(self, inputs: Tensor) -> Tensor:
-        """The output, without a graph."""
+    def run(self, inputs: Tensor, *, padded: bool = False) -> Tensor:
+        """The output, without a graph; for inputs that hold their padding already or not."""
         inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
-        inputs, weight, padding = self._padded(inputs)
+        inputs, weight, padding = (inputs, self.weight, [0, 0]) if padded else self._padded(inputs)
         weight = self._pack(weight, padding, inputs.shape)
         attributes = ("none", [], "") if self.activation is None else self.activation.attributes
         return _MK._convolution_pointwise(  # type: ignore[no-any-return]
@@ -135,13 +135,13 @@ class Convolution:
         return self._packed[key]
 
     def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
-        """The weight in oneDNN's own order for inputs of this size; the last two sizes asked for are kept."""
+        """The weight in oneDNN's own order for inputs of this size; the last three sizes asked for are kept."""
         stride = (1, 1) if back else self.kernel.stride
         key = (back, tuple(weight.shape), tuple(size[-2:]))
         found = self._packed.get(key)
         if found is None:
             older = [known for known in self._packed if known[0] is back]
-            for known in older[:-1]:
+            for known in older[:-2]:
                 self._packed.pop(known, None)
             found = _MK._reorder_convolution_weight(
                 weight, padding, stride, self.kernel.dilation, self.groups, list(size)

@@ -14,8 +14,9 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
-from phosphene.graph import Kernel, convolution_kernel
+from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
 from phosphene.runtime.convolution import Activation, Convolution, differentiable, folded
 
 # Set on a tensor: the modules whose work is done in it already.
@@ -71,9 +72,7 @@ class _Chain:
             output = differentiable(inputs, forward, self.operation(taken, self.dtype))
         else:
             output = self.operation(taken, self.dtype).run(inputs)
-        if taken:
-            setattr(output, _DONE, tuple(map(id, taken)))
-        return output
+        return _done(taken, output)
 
     def as_written(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
@@ -95,7 +94,7 @@ class _Follower:
     module: nn.Module
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if id(self.module) in getattr(inputs, _DONE, ()):
+        if is_done(self.module, inputs):
             return inputs
         return _as_written(self.module, inputs)
 
@@ -127,6 +126,38 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = 
                 break
             _replace(follower, _Follower(follower))
         _replace(child, chain)
+
+
+def is_done(module: nn.Module, value: Tensor) -> bool:
+    """Whether the work of a norm or activation is done already in what it is given."""
+    return id(module) in getattr(value, _DONE, ())
+
+
+def kernel_of(module: nn.Module) -> Kernel | None:
+    """The geometry of a convolution or pooling layer of a fused network; None for any other module."""
+    run = vars(module).get("forward")
+    if isinstance(run, _Chain):
+        return run.kernel
+    return convolution_kernel(module) if isinstance(module, nn.Conv2d) else pooling_kernel(module)
+
+
+def run_valid(module: nn.Module, patches: Tensor) -> Tensor:
+    """A convolution or pooling layer on patches that hold their padding already."""
+    run = vars(module).get("forward")
+    if isinstance(run, _Chain) and _plain(patches, run.dtype):
+        taken = run.swallowed()
+        return _done(taken, run.operation(taken, run.dtype).run(patches, padded=True))
+    if isinstance(module, nn.Conv2d):
+        return F.conv2d(patches, module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
+    if isinstance(module, nn.MaxPool2d):
+        return F.max_pool2d(patches, module.kernel_size, module.stride, 0, module.dilation)
+    return F.avg_pool2d(patches, module.kernel_size, module.stride)  # type: ignore[arg-type]
+
+
+def _done(taken: list[nn.Module], output: Tensor) -> Tensor:
+    if taken:
+        setattr(output, _DONE, tuple(map(id, taken)))
+    return output
 
 
 def _following(traced: fx.GraphModule) -> dict[str, list[nn.Module]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,10 +11,28 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.runtime.passes import batches, plain_mode, ready, scored, unit_layers
 from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.types import Score, Target
 
 Progress = Callable[[int, int], None]
-Box = tuple[int, int, int, int]
+
+# Windows are small: this many at once keep a processor's cores busy and still fit its caches.
+_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class MaskedScores:
+    """What a target's score becomes when windows are covered.
+
+    Args:
+        clean: (N,) of the images as they are.
+        covered: (N, windows).
+        note: how they were computed, where that is not the fastest way.
+    """
+
+    clean: Tensor
+    covered: Tensor
+    note: str | None = None
 
 
 def masked_scores(
@@ -26,8 +45,19 @@ def masked_scores(
     score: Score = "probability",
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(clean scores (N,), scores (N, windows)): each box (y0, x0, y1, x1) covered by the color `fill` (C, 1, 1)."""
+    windowed: bool = True,
+) -> MaskedScores:
+    """Scores with each box (y0, x0, y1, x1) covered by the color `fill` (C, 1, 1).
+
+    Only what a box can change is computed where the network's graph is known (runtime.windowed); a network that
+    cannot be read, or a target inside it, runs on whole covered copies, and the note says why.
+    """
+    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    why = "the target is a unit inside the network" if target.unit is not None else unsupported(prepared.traced)
+    if windowed and why is None:
+        return _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
 
     def covered(image: Tensor, start: int, stop: int) -> Tensor:
         copies = image.repeat(stop - start, 1, 1, 1)
@@ -35,7 +65,35 @@ def masked_scores(
             copy[:, y0:y1, x0:x1] = fill.to(copy)
         return copies
 
-    return _perturbed_scores(classifier, images, target, len(boxes), covered, score, batch_size, progress)
+    clean, values = _perturbed_scores(prepared, images, target, len(boxes), covered, score, batch_size, progress)
+    return MaskedScores(clean, values, f"computed on whole copies of the image: {why}" if windowed else None)
+
+
+def _windowed_scores(
+    prepared: Prepared,
+    images: Tensor,
+    target: Target,
+    boxes: Sequence[Box],
+    fill: Tensor,
+    score: Score,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> MaskedScores:
+    assert prepared.traced is not None
+    clean = _scores(prepared, (images[i : i + 1] for i in range(len(images))), target, score)
+    rows: list[Tensor] = []
+    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+        color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
+        for index in range(len(images)):
+            inputs = prepared.preprocess.normalize(ready(prepared, images[index : index + 1])).to(prepared.dtype)
+            network, parts = WindowedNetwork(prepared.traced, inputs), list[Tensor]()
+            for start, stop in batches(len(boxes), batch_size or _WINDOWS, prepared.device):
+                logits = prepared.read(network.output(boxes[start:stop], color)).float()
+                parts.append(prepared.score(logits, target.rows(index, index + 1).expand(stop - start), score))
+                if progress is not None:
+                    progress(index * len(boxes) + stop, len(images) * len(boxes))
+            rows.append(torch.cat(parts))
+    return MaskedScores(clean, torch.stack(rows))
 
 
 def blended_scores(

@@ -1,0 +1,343 @@
+"""Exact windowed inference: of many copies of one image that differ in small windows only the windows are computed.
+
+The clean image goes through the network once and every feature map is kept. A change of a window of the image touches
+a window of each map, known from the kernels alone; only that is computed, for many positions at once, from the clean
+map around it. Where the windows cover most of a map, or an operation is global, it goes on with whole maps.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from phosphene.graph import Kernel
+from phosphene.runtime.fusion import is_done, kernel_of, run_valid
+
+Box = tuple[int, int, int, int]
+Pads = Sequence[tuple[int, int]]
+# Above this share of a map its windows cost as much as the whole: cutting out and putting back is not free.
+_MOST = 0.6
+
+_POINTWISE_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
+    *(nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.BatchNorm2d),
+)
+_POINTWISE_FUNCTIONS = {
+    *(F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid),
+    *(F.dropout, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.add, torch.sub, torch.mul),
+    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg),
+}
+_POINTWISE_METHODS = {"relu", "sigmoid", "tanh", "clamp", "add", "sub", "mul", "contiguous"}
+# In place they would change clean maps that are needed again: what they return is computed beside them.
+_IN_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    "relu_": "relu",
+    "sigmoid_": "sigmoid",
+    "tanh_": "tanh",
+    "clamp_": "clamp",
+    "add_": "add",
+    "sub_": "sub",
+    "mul_": "mul",
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """What changes of a map: per position a window of it; everything around is the clean map.
+
+    Args:
+        values: (P, C, h, w).
+        tops: (P,) row of the map where the window of each position starts.
+        lefts: (P,) column.
+    """
+
+    values: Tensor
+    tops: Tensor
+    lefts: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return int(self.values.shape[-2]), int(self.values.shape[-1])
+
+
+class WindowedNetwork:
+    """One image's clean pass, ready for any number of covered copies.
+
+    Args:
+        traced: the network as a graph, of which `unsupported` has nothing to say.
+        inputs: (1, C, H, W) the clean image as the network sees it, normalized.
+    """
+
+    def __init__(self, traced: fx.GraphModule, inputs: Tensor) -> None:
+        self.traced = traced
+        self.nodes = [node for node in traced.graph.nodes if node.op != "output"]
+        self.last = _last_use(traced)
+        self._padded: dict[tuple[object, ...], Tensor] = {}
+        self.clean: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            self.clean[node] = inputs if node.op == "placeholder" else _run(traced, node, self.clean)
+
+    def output(self, boxes: Sequence[Box], color: Tensor) -> Any:
+        """What the network returns for copies of the image in which a box is covered by a color.
+
+        Args:
+            boxes: (y0, x0, y1, x1) of each copy's covered window, in network pixels.
+            color: (C, 1, 1) normalized like the image.
+        """
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            covered = node.op == "placeholder"
+            values[node] = self._covered(node, boxes, color) if covered else self._step(node, values, len(boxes))
+            for done in self.last.get(node, ()):
+                del values[done]
+        end = next(node for node in self.traced.graph.nodes if node.op == "output")
+        return fx.map_arg(end.args[0], lambda node: self._as_whole(node, values[node], len(boxes)))
+
+    def _covered(self, node: fx.Node, boxes: Sequence[Box], color: Tensor) -> Window:
+        """The image: windows of the size of the largest box, those cut off at an edge moved inside."""
+        image = self.clean[node]
+        corners = torch.tensor(boxes, device=image.device)
+        starts, ends = corners[:, :2], corners[:, 2:]
+        height, width = (int(side) for side in (ends - starts).amax(0))
+        tops = starts[:, 0].clamp(max=image.shape[2] - height)
+        lefts = starts[:, 1].clamp(max=image.shape[3] - width)
+        rows = tops[:, None] + torch.arange(height, device=image.device)  # (P, h)
+        columns = lefts[:, None] + torch.arange(width, device=image.device)
+        inside = ((rows >= starts[:, :1]) & (rows < ends[:, :1]))[:, :, None, None]
+        inside = inside & ((columns >= starts[:, 1:]) & (columns < ends[:, 1:]))[:, None, :, None]
+        patches = self._cut(node, tops, lefts, (height, width))  # (P, h, w, C)
+        return Window(_channels_second(torch.where(inside, color.flatten().to(patches), patches)), tops, lefts)
+
+    def _step(self, node: fx.Node, values: dict[fx.Node, Any], count: int) -> Any:
+        """The value of one node: windows where that pays, whole maps otherwise, None where nothing changes."""
+        sources = node.all_input_nodes
+        if all(values[source] is None for source in sources):
+            return None
+        if all(values[source] is None or isinstance(values[source], Window) for source in sources):
+            found = self._window(node, values)
+            if found is not None:
+                return found
+        whole = {source: self._as_whole(source, values[source], count) for source in sources}
+        return _run(self.traced, node, whole)
+
+    def _window(self, node: fx.Node, values: dict[fx.Node, Any]) -> Window | None:
+        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        kernel = None if module is None else kernel_of(module)
+        if module is not None and kernel is not None:
+            (source,) = node.all_input_nodes
+            return self._slid(node, module, kernel, source, values[source])
+        if _is_pointwise(node, module) and self._same_places(node):
+            return self._pointwise(node, values)
+        return None
+
+    def _slid(self, node: fx.Node, module: nn.Module, kernel: Kernel, source: fx.Node, window: Window) -> Window | None:
+        """A convolution or pooling over the windows."""
+        sides, ends = self.clean[source].shape[-2:], self.clean[node].shape[-2:]
+        pads = kernel.pads(sides)
+        (tops, height), (lefts, width) = (
+            _reach(kernel, axis, start, window.size[axis], pads[axis][0], ends[axis])
+            for axis, start in enumerate((window.tops, window.lefts))
+        )
+        if height * width > _MOST * ends[0] * ends[1]:
+            return None
+        if kernel == Kernel((1, 1)):
+            return Window(run_valid(module, window.values), tops, lefts)
+        rows, columns = (
+            (count - 1) * step + gap * (taps - 1) + 1
+            for count, step, gap, taps in zip((height, width), kernel.stride, kernel.dilation, kernel.size, strict=True)
+        )
+        blank = float("-inf") if isinstance(module, nn.MaxPool2d) else 0.0
+        above, left = tops * kernel.stride[0], lefts * kernel.stride[1]  # in the padded map
+        patches = self._cut(source, above, left, (rows, columns), pads, blank)
+        patches = _put(patches, window, above - pads[0][0], left - pads[1][0])
+        return Window(run_valid(module, _channels_second(patches)), tops, lefts)
+
+    def _same_places(self, node: fx.Node) -> bool:
+        """Whether all operands have the places of the result, or none at all."""
+        sides = _sides(self.clean[node])
+        return sides is not None and all(
+            _sides(self.clean[source]) == sides or source.op == "get_attr" for source in node.all_input_nodes
+        )
+
+    def _pointwise(self, node: fx.Node, values: dict[fx.Node, Any]) -> Window | None:
+        """An operation place by place, on the smallest windows that hold those of all its operands."""
+        sides = self.clean[node].shape[-2:]
+        first, *others = (values[source] for source in node.all_input_nodes if values[source] is not None)
+        tops, lefts, (height, width) = first.tops, first.lefts, first.size
+        for other in others:
+            tops, height = _union(tops, height, other.tops, other.size[0], sides[0])
+            lefts, width = _union(lefts, width, other.lefts, other.size[1], sides[1])
+        if height * width > _MOST * sides[0] * sides[1]:
+            return None
+        grown = {
+            source: self._grown(source, values[source], tops, lefts, (height, width)) for source in node.all_input_nodes
+        }
+        return Window(_run(self.traced, node, grown), tops, lefts)
+
+    def _grown(self, node: fx.Node, window: Window | None, tops: Tensor, lefts: Tensor, size: tuple[int, int]) -> Any:
+        """A node's value at windows that hold its own; a constant stays what it is."""
+        if node.op == "get_attr":
+            return self.clean[node]
+        if window is None:
+            return _channels_second(self._cut(node, tops, lefts, size))
+        if window.size == size:  # a union no larger than one of its parts is that part
+            return window.values
+        return _channels_second(_put(self._cut(node, tops, lefts, size), window, tops, lefts))
+
+    def _as_whole(self, node: fx.Node, value: Any, count: int) -> Any:
+        """A node's value for all positions as whole maps."""
+        clean = self.clean[node]
+        if isinstance(value, Window):
+            origin = torch.zeros_like(value.tops)
+            maps = clean.permute(0, 2, 3, 1).expand(count, -1, -1, -1).contiguous()
+            return _channels_second(_put(maps, value, origin, origin))
+        if value is None and isinstance(clean, Tensor) and node.op != "get_attr" and clean.ndim and len(clean) == 1:
+            return clean.expand(count, *clean.shape[1:])
+        return clean if value is None else value
+
+    def _cut(
+        self,
+        node: fx.Node,
+        tops: Tensor,
+        lefts: Tensor,
+        size: tuple[int, int],
+        pads: Pads = ((0, 0), (0, 0)),
+        blank: float = 0.0,
+    ) -> Tensor:
+        """(P, h, w, C) cut out of the clean map, padded by `blank`; starts count from the padded corner."""
+        padded = self._padded_clean(node, pads, blank)
+        height, width, channels = padded.shape
+        place = (tops * width + lefts)[:, None, None]
+        place = place + torch.arange(size[0], device=padded.device)[:, None] * width
+        place = place + torch.arange(size[1], device=padded.device)  # (P, h, w)
+        rows = padded.view(height * width, channels)
+        return rows.index_select(0, place.flatten()).view(*place.shape, channels)
+
+    def _padded_clean(self, node: fx.Node, pads: Pads, blank: float) -> Tensor:
+        """(H, W, C) the clean map with its padding, kept for the next positions."""
+        (above, below), (left, right) = pads
+        key = (node, above, below, left, right, blank)
+        if key not in self._padded:
+            padded = F.pad(self.clean[node], (left, right, above, below), value=blank)
+            self._padded[key] = padded[0].permute(1, 2, 0).contiguous()
+        return self._padded[key]
+
+
+def _reach(kernel: Kernel, axis: int, start: Tensor, length: int, pad: int, total: int) -> tuple[Tensor, int]:
+    """(first output (P,), number of outputs) that inputs from `start` on can change; the same number for all."""
+    stride, reach = kernel.stride[axis], kernel.dilation[axis] * (kernel.size[axis] - 1)
+    first = -((reach - pad - start) // stride)  # rounded up
+    last = ((start + length - 1 + pad) // stride).clamp(max=total - 1)
+    first = first.clamp(min=0)
+    count = min(max(int((last - first).amax()) + 1, 1), total)
+    return first.clamp(max=total - count), count
+
+
+def _union(start: Tensor, length: int, other: Tensor, other_length: int, total: int) -> tuple[Tensor, int]:
+    """(start (P,), length) of the smallest stretches that hold both, moved inside where they would stand out."""
+    low = torch.minimum(start, other)
+    high = torch.maximum(start + length, other + other_length)
+    both = int((high - low).amax())
+    return low.clamp(max=total - both), both
+
+
+def _put(patches: Tensor, window: Window, tops: Tensor, lefts: Tensor) -> Tensor:
+    """Patches (P, H, W, C) that start at (tops, lefts) of a map, the windows written into them; in place."""
+    count, height, width, channels = patches.shape
+    rows = (window.tops - tops)[:, None] + torch.arange(window.size[0], device=tops.device)  # (P, h)
+    columns = (window.lefts - lefts)[:, None] + torch.arange(window.size[1], device=tops.device)
+    place = torch.arange(count, device=tops.device)[:, None, None] * (height * width)
+    place = (place + rows[:, :, None] * width + columns[:, None, :]).flatten()
+    values = window.values.permute(0, 2, 3, 1).reshape(-1, channels).to(patches)
+    if int(rows.min()) < 0 or int(columns.min()) < 0 or int(rows.max()) >= height or int(columns.max()) >= width:
+        fits = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        (kept,) = fits.flatten().nonzero(as_tuple=True)
+        place, values = place[kept], values[kept]
+    patches.view(-1, channels).index_copy_(0, place, values)
+    return patches
+
+
+def _channels_second(patches: Tensor) -> Tensor:
+    """(P, h, w, C) -> (P, C, h, w), channels last in memory."""
+    return patches.permute(0, 3, 1, 2)
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    return (int(value.shape[2]), int(value.shape[3])) if isinstance(value, Tensor) and value.ndim == 4 else None
+
+
+def _is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return type(module) in _POINTWISE_MODULES and not module.training
+    if node.target is torch.cat:
+        return node.kwargs.get("dim", (*node.args, 0)[1]) in (1, -3)
+    if node.op == "call_method":
+        return _IN_PLACE.get(str(node.target), node.target) in _POINTWISE_METHODS
+    return _IN_PLACE.get(node.target, node.target) in _POINTWISE_FUNCTIONS
+
+
+def _last_use(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """Per node the nodes that nobody reads after it."""
+    readers = {source: node for node in traced.graph.nodes for source in node.all_input_nodes}
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for source, node in readers.items():
+        found.setdefault(node, []).append(source)
+    return found
+
+
+def unsupported(traced: fx.GraphModule | None) -> str | None:
+    """Why a network cannot be run in windows, or None if it can."""
+    if traced is None:
+        return "the network's code cannot be read as a graph"
+    if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
+        return "the network takes more than one input"
+    for node in traced.graph.nodes:
+        if _changes_its_input(traced, node):
+            return f"'{node.name}' changes in place what others read"
+    return None
+
+
+def _changes_its_input(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.op == "call_module":
+        changes = bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    elif node.op == "call_method":
+        changes = str(node.target).endswith("_") and not str(node.target).endswith("__")
+    else:
+        changes = node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
+    return changes and len(node.args[0].users) > 1
+
+
+def _run(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    """One node of the graph on given values, none of which is changed."""
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(traced)
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        if getattr(module, "inplace", False) and isinstance(module, nn.Module):
+            return _beside(module, args, kwargs)
+        return module(*args, **kwargs)
+    target: Any = _IN_PLACE.get(node.target, node.target)
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if kwargs.get("inplace"):
+        kwargs = {**kwargs, "inplace": False}
+    return target(*args, **kwargs)
+
+
+def _beside(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a module that works in place returns; if the work is done already, it is the input itself."""
+    copies = tuple(arg.clone() if isinstance(arg, Tensor) and not is_done(module, arg) else arg for arg in args)
+    return module(*copies, **kwargs)
