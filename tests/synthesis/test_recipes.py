@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.registry import entries, parse_spec
+from phosphene.runtime import input_gradient
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.canvas import noisy_mean
 from phosphene.synthesis.recipes.class_impression import class_impression
@@ -19,6 +20,8 @@ from phosphene.synthesis.recipes.sci import sci
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 
+# As in the paper: the disc is where the pre-CI changed most, and stays there.
+FOUND = {"activation": "change", "place": "found", "kept": 0.2}
 SINGLE = {"class_model": class_model, "class_impression": class_impression, "sci": sci}
 
 
@@ -83,7 +86,7 @@ def test_early_stop_without_a_softmax_is_refused() -> None:
 
 
 def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> None:
-    options: dict[str, object] = {"steps": 60, "radius": 0.2, "soft": 0.0, "tv": 0.02}
+    options: dict[str, object] = {"steps": 60, "radius": 0.2, "soft": 0.0, "tv": 0.02, **FOUND}
     last = run("sci", [1], **options)[-1]
     start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
     center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
@@ -94,6 +97,20 @@ def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> N
     assert after < 0.3 * before
 
 
+def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
+    classifier, streams = tiny(), Streams.of(0, [1])
+    last = run("sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, rate=0.0, last_rate=0.0)[-1]
+    start, pre_ci = noisy_mean(classifier, streams, 0.05), last.extras["pre_ci"]
+    _, gradient = input_gradient(classifier, pre_ci, Target.of(1))
+    evidence = (gradient * (pre_ci - start)).clamp(min=0).sum(dim=1)[0]
+    center = oracle.strongest_disc(evidence, 3)
+    assert tuple(last.extras["center"][0].tolist()) == center
+    moved = torch.roll(pre_ci[0], (8 - center[0], 8 - center[1]), dims=(1, 2))
+    inside = oracle.disc((8, 8), 3, (16, 16)) > 0
+    torch.testing.assert_close(last.images[0][:, inside], moved[:, inside])
+    torch.testing.assert_close(last.images[0][:, ~inside], start[0][:, ~inside])
+
+
 def roughness(images: Tensor, where: Tensor) -> float:
     """The mean difference of neighbours in a row that both lie in the region."""
     both = where[:, 1:] & where[:, :-1]
@@ -101,7 +118,7 @@ def roughness(images: Tensor, where: Tensor) -> float:
 
 
 def test_without_total_variation_the_outside_stays_as_it_was() -> None:
-    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, start="noise")[-1]
+    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, start="noise", **FOUND)[-1]
     start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
     center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
     outside = oracle.disc(center, 0.2 * 16, (16, 16)) == 0

@@ -3,11 +3,13 @@
 from phosphene.render.grid import channel_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
 from phosphene.render.laid import draw, laid_layer, thumbnail
+from phosphene.render.sheet import contact_sheet
 
 __all__ = [
     "Scale",
     "channel_grid",
     "colorbar",
+    "contact_sheet",
     "draw",
     "heat_layer",
     "laid_layer",

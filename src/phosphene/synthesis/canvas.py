@@ -60,6 +60,22 @@ def half_side(size: Size, fraction: float) -> int:
     return max(0, min(round(fraction * min(size)), (min(size) - 1) // 2))
 
 
+def moved_to_middle(images: Tensor, centers: Tensor) -> Tensor:
+    """Images (N, C, H, W) moved so that each one's center (row, column) is the middle pixel; what leaves comes back.
+
+    Example:
+        >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
+        >>> moved_to_middle(image, torch.tensor([[0, 0]]))[0, 0, 1, 1].item()
+        0.0
+    """
+    height, width = images.shape[-2:]
+    centers = centers.to(images.device)
+    rows = (torch.arange(height, device=images.device) - height // 2 + centers[:, :1]) % height  # (N, H)
+    columns = (torch.arange(width, device=images.device) - width // 2 + centers[:, 1:]) % width  # (N, W)
+    moved = images.gather(2, rows[:, None, :, None].expand_as(images))
+    return moved.gather(3, columns[:, None, None, :].expand_as(images))
+
+
 def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
     """(N,) softmax probability of one class per row."""
     return torch.softmax(logits, dim=1).gather(1, classes[:, None])[:, 0]

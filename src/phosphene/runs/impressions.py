@@ -1,0 +1,94 @@
+"""The run behind `phosphene evaluate impressions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from phosphene.evaluation.impressions import Measured, measure_impressions
+from phosphene.images import to_pil
+from phosphene.pipeline.impress import Job, configured, single_targets
+from phosphene.registry import parse_spec
+from phosphene.render import contact_sheet
+from phosphene.runs.impress import load_judge
+from phosphene.runs.session import Common, Session
+from phosphene.store import file_stem
+
+
+def evaluate_impressions(
+    classes: Sequence[str],
+    recipes: Sequence[str],
+    common: Common,
+    *,
+    count: int = 1,
+    judge: str = "auto",
+) -> dict[str, Any]:
+    """Impressions of classes by recipes: what their maker and a judge read, a contact sheet each, a table.
+
+    Args:
+        classes: names or indices.
+        recipes: recipe specs.
+        common: the common options.
+        count: images per class, with one seed after another.
+        judge: spec of the judge, auto or none.
+
+    Returns:
+        The JSON answer of the command: {"run", "report", "rows": [...]}.
+    """
+    classifier = common.load()
+    targets = single_targets(classifier, list(classes))
+    jobs = [Job(target, common.seed + number) for target in targets for number in range(count)]
+    specs = [configured(recipe, None, None) for recipe in recipes]
+    reader = load_judge(judge, common)
+    session = Session.start(
+        "impressions",
+        common,
+        classifier,
+        classes=[classifier.labels[target.classes[0]] for target in targets],
+        recipes=[str(spec) for spec in specs],
+        count=count,
+        judge=None if reader is None else reader.name,
+    )
+    rows = []
+    for spec in specs:
+
+        def watch(done: int, total: int, _line: str, name: str = str(spec)) -> None:
+            common.announce(done, total, name)
+
+        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, watch=watch)
+        sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
+        shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
+        rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
+    return session.finish(rows=rows)
+
+
+def captions(found: Measured) -> list[str]:
+    """Two lines per image: the class and its probability; the judge's, the index and the count."""
+    lines = []
+    for own, judged in zip(found.own, found.judged, strict=True):
+        first = " + ".join(f"{share.label[:18]} {share.probability:.2f}" for share in own.classes)
+        facts = [] if judged is None else [f"judge {judged.probability:.2f}{'' if judged.top1 else ' (no)'}"]
+        if own.single_object_index is not None:
+            facts.append(f"index {own.single_object_index:.2f}")
+        lines.append(f"{first}\n{' '.join(facts)}")
+    return lines
+
+
+def per_image(found: Measured) -> list[dict[str, Any]]:
+    """One row per image, for tables of one's own."""
+    return [
+        {
+            "classes": [{"index": share.index, "label": share.label} for share in own.classes],
+            "seed": job.seed,
+            "probability": own.classes[0].probability,
+            "judge_probability": None if judged is None else judged.probability,
+            "judge_top1": None if judged is None else judged.top1,
+            "single_object_index": own.single_object_index,
+            "object_count": own.object_count,
+            "steps": steps,
+            "seconds": seconds,
+        }
+        for job, own, judged, steps, seconds in zip(
+            found.jobs, found.own, found.judged, found.steps, found.seconds, strict=True
+        )
+    ]
