@@ -206,7 +206,7 @@ class _ReluRule(TorchFunctionMode):
             return relu[0].copy_(rectified) if in_place else rectified
         output = func(*args, **kwargs)
         node = output.grad_fn if isinstance(output, Tensor) else None
-        if node is not None and _kind(node) in (*_NO_RULE, "Mul", "Div"):
+        if node is not None and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
             self.places[node] = _running_layer()
         return output
 
@@ -216,8 +216,8 @@ class _ReluRule(TorchFunctionMode):
         Raises:
             ModelError: naming the activation and its layer.
         """
-        for node in _graph(result):
-            kind = _kind(node)
+        for node in graph_nodes(result):
+            kind = node_kind(node)
             if kind in _NO_RULE or _is_self_gate(node):
                 what = kind if kind in _NO_RULE else "x * gate(x)"
                 where = self.places.get(node, "code hidden from Python")
@@ -299,7 +299,7 @@ def _running_layer() -> str:
     return f"a layer of type {type(owners[0]).__name__}"
 
 
-def _graph(result: Tensor) -> Iterator[Any]:
+def graph_nodes(result: Tensor) -> Iterator[Any]:
     """Every node of the autograd graph behind a result, once."""
     waiting, seen = [result.grad_fn], set()
     while waiting:
@@ -307,32 +307,36 @@ def _graph(result: Tensor) -> Iterator[Any]:
         if node is not None and node not in seen:
             seen.add(node)
             yield node
-            waiting.extend(_below(node))
+            waiting.extend(nodes_below(node))
 
 
-def _below(node: Any) -> list[Any]:
+def nodes_below(node: Any) -> list[Any]:
+    """What a node of the autograd graph was made from, as far as it needs gradients."""
     return [below for below, _ in node.next_functions if below is not None]
 
 
-def _kind(node: Any) -> str:
-    """'MulBackward0' -> 'Mul'."""
+def node_kind(node: Any) -> str:
+    """What a node of the autograd graph does: 'MulBackward0' -> 'Mul'."""
     return re.sub(r"Backward\d*$", "", node.name())
 
 
 def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
     if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
-        return _kind(node) != "_Rectify" and not getattr(node, "linear", False)
-    if _kind(node) in ("Clamp", "ClampMin"):  # a clamp from elsewhere than 0 keeps numbers safe and is no activation
+        return node_kind(node) != "_Rectify" and not getattr(node, "linear", False)
+    if node_kind(node) in (
+        "Clamp",
+        "ClampMin",
+    ):  # a clamp from elsewhere than 0 keeps numbers safe and is no activation
         return _is_zero(node._saved_min)
-    return _kind(node) in _ESCAPED
+    return node_kind(node) in _ESCAPED
 
 
 def _is_self_gate(node: Any) -> bool:
     """Whether a node multiplies or divides a value by a gate that is a pointwise function of the same value."""
-    if _kind(node) not in ("Mul", "Div") or len(_below(node)) != 2:
+    if node_kind(node) not in ("Mul", "Div") or len(nodes_below(node)) != 2:
         return False
-    first, second = _below(node)
+    first, second = nodes_below(node)
     return any(
         bool(_GATES & (_pointwise_kinds(gate, _unscaled(value)) or set()))
         for value, gate in ((first, second), (second, first))
@@ -340,8 +344,8 @@ def _is_self_gate(node: Any) -> bool:
 
 
 def _unscaled(node: Any) -> Any:
-    while _kind(node) in ("Mul", "Div") and len(_below(node)) == 1:
-        (node,) = _below(node)
+    while node_kind(node) in ("Mul", "Div") and len(nodes_below(node)) == 1:
+        (node,) = nodes_below(node)
     return node
 
 
@@ -349,10 +353,10 @@ def _pointwise_kinds(node: Any, source: Any, depth: int = 8) -> set[str] | None:
     """The kinds of nodes between a value and a pointwise function of it, or None if it is no such function."""
     if node is source:
         return set()
-    if depth == 0 or _kind(node) not in _GATES | _AFFINE or not _below(node):
+    if depth == 0 or node_kind(node) not in _GATES | _AFFINE or not nodes_below(node):
         return None
-    kinds = {_kind(node)}
-    for below in _below(node):
+    kinds = {node_kind(node)}
+    for below in nodes_below(node):
         found = _pointwise_kinds(below, source, depth - 1)
         if found is None:
             return None

@@ -106,6 +106,7 @@ def register_attribution(
     signed: bool = True,
     display: Literal["signed", "positive"] = "signed",
     caveat: str = "",
+    name: str | None = None,
     **traits: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register an attribution method: a function of (classifier, images, target, *, options) -> Attribution.
@@ -117,6 +118,8 @@ def register_attribution(
         signed: whether negative values mean evidence against.
         display: "signed" for a diverging colour scale, "positive" to colour the positive part alone.
         caveat: one sentence that keeps a reader from reading too much into the map.
+        name: what it is called in specs; None for the function's own name. Adapters of other libraries put
+            theirs before it, as in captum:deep_lift.
         traits: more facts; `view` may be a function of the options naming the View the method needs.
 
     Example:
@@ -135,6 +138,7 @@ def register_attribution(
         display=display,
         caveat=caveat,
         traits=traits,
+        **({} if name is None else {"name": name}),
     )
 
 

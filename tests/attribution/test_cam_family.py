@@ -81,6 +81,11 @@ def test_grad_cam_pp_keeps_gradients_that_are_tiny() -> None:
     a = module[:5](normed(images))[0].detach()
     expected = oracle.grad_cam_pp(lambda value: module[5:](value.clone())[0, 1], a)
     assert map_error(got, expected[None]) < 1e-4
+    net = vgg_f()
+    got = grad_cam_pp(classifier_of(net), images, Target.of(1), layer="4", epsilon=1e-2).maps
+    module = net.double()
+    expected = oracle.grad_cam_pp(lambda value: module[5:](value.clone())[0, 1], a, epsilon=1e-2)
+    assert map_error(got, expected[None]) < 1e-4
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -31,7 +31,7 @@ def grad_cam(head: Head, a: Tensor) -> Tensor:
     return _weighted(a, [float(g[k].mean()) for k in range(len(a))])
 
 
-def grad_cam_pp(head: Head, a: Tensor) -> Tensor:
+def grad_cam_pp(head: Head, a: Tensor, epsilon: float = 0.0) -> Tensor:
     """Equations 19 and 6; a zero denominator or gradient gives no weight."""
     g = gradient(head, a)
     weights = []
@@ -39,7 +39,7 @@ def grad_cam_pp(head: Head, a: Tensor) -> Tensor:
         weight = 0.0
         total = float(a[k].sum())
         for value in g[k].flatten().tolist():
-            denominator = 2 * value**2 + total * value**3
+            denominator = 2 * value**2 + total * value**3 + epsilon
             if denominator != 0:
                 weight += value**2 / denominator * max(value, 0.0)
         weights.append(weight)

@@ -25,14 +25,16 @@ def grad_cam_pp(
     *,
     layer: Layers | None = None,
     relu: bool = False,
+    epsilon: float = 0.0,
     batch_size: int | None = None,
 ) -> Attribution:
     """Which places of a layer speak for the class, with places weighted so that several instances all show.
 
     ``L[y, x] = sum_k w_k A_k[y, x]``, ``w_k = sum over places of alpha_k relu(g_k)``, ``g_k = dS/dA_k`` and
     ``alpha_k = g_k^2 / (2 g_k^2 + sum(A_k) g_k^3)``, the sum over all places. A place where the denominator is zero
-    has alpha 0; nothing is added to it, as its terms are far smaller than the epsilons of common implementations.
-    The paper's score ``exp(S)`` is implied in the formula; S is the logit.
+    has alpha 0. Common implementations add an `epsilon` of 1e-6 to the denominator, which on real networks is larger
+    than its terms and makes other weights; by default nothing is added. The paper's score ``exp(S)`` is
+    implied in the formula; S is the logit.
 
     Args:
         classifier: what is explained.
@@ -40,6 +42,7 @@ def grad_cam_pp(
         target: the class or unit whose score is differentiated.
         layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
         relu: keep the positive part of each layer's map alone, as the paper does.
+        epsilon: added to the denominator; 1e-6 gives the maps of pytorch-grad-cam.
         batch_size: images per pass; None chooses.
 
     Returns:
@@ -57,12 +60,18 @@ def grad_cam_pp(
     References:
         chattopadhay2018, equations 5, 6 and 19.
     """
-    return gradient_maps(classifier, images, target, layer, relu, batch_size, _map)
+
+    def map_of(activations: Tensor, gradients: Tensor) -> Tensor:
+        return (_weights(activations, gradients, epsilon) * activations).sum(dim=1)
+
+    return gradient_maps(classifier, images, target, layer, relu, batch_size, map_of)
 
 
-def _map(activations: Tensor, gradients: Tensor) -> Tensor:
-    # Divided by g^2, so that tiny gradients do not underflow: alpha = 1 / (2 + sum(A) g).
-    denominator = 2 + activations.sum(dim=(2, 3), keepdim=True) * gradients
+def _weights(activations: Tensor, gradients: Tensor, epsilon: float) -> Tensor:
+    """(N, k, 1, 1) in float64, where the third power of a small gradient is still a number."""
+    gradients = gradients.double()
+    denominator = 2 + activations.double().sum(dim=(2, 3), keepdim=True) * gradients
+    if epsilon:
+        denominator = denominator + epsilon / gradients.square()
     alpha = torch.where((gradients != 0) & (denominator != 0), 1 / denominator, torch.zeros_like(gradients))
-    weights = (alpha * gradients.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
-    return (weights * activations).sum(dim=1)
+    return (alpha * gradients.clamp(min=0)).sum(dim=(2, 3), keepdim=True).to(activations)

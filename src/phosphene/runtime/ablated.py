@@ -15,6 +15,9 @@ from phosphene.runtime.places import channel_axis
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target
 
+# Copies of the layer's output per pass, where what comes before it runs but once for all of them.
+_COPIES = 64
+
 Progress = Callable[[int, int], None]
 Replace = Callable[[Tensor], Tensor]
 
@@ -45,7 +48,8 @@ def ablated_scores(
             once = _runs_once(prepared, image, own, layer, score, value)
             axis, parts = channel_axis(output, image), []
             count = int(output.shape[axis])
-            for start, stop in batches(count, batch_size, prepared.device):
+            size = batch_size or (_COPIES if once else None)
+            for start, stop in batches(count, size, prepared.device):
                 copies = image if once else image.expand(stop - start, -1, -1, -1)
                 parts.append(_run(prepared, copies, own, layer, score, _without(range(start, stop), axis))[0])
                 if progress is not None:
