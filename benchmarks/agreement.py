@@ -1,7 +1,8 @@
 """Agreement with captum, image by image, and seconds beside captum's, on real photographs.
 
-Run `python benchmarks/agreement.py FOLDER`. The error of a map is max|a - b| / max|b|, the worst image counts; captum is called on normalisation and network together, in float32, one image at a time as
-phosphene is, so that the seconds can be compared. The first call of each side is not timed.
+Run `python benchmarks/agreement.py FOLDER`. The error of a map is max|a - b| / max|b|, the worst image counts; captum
+is called on normalisation and network together, in float32, one image at a time as phosphene is, so that the seconds
+can be compared. The first call of each side is not timed.
 """
 
 from __future__ import annotations

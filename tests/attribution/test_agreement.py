@@ -1,4 +1,4 @@
-"""Agreement with captum on the real network and three photographs that come with pip; on more: benchmarks/agreement.py."""
+"""Agreement with captum on the real network and three photographs; on more: benchmarks/agreement.py."""
 
 from __future__ import annotations
 
