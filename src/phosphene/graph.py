@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.types import Layer
 
 LayerName = str | nn.Module
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -336,3 +337,29 @@ def check_layers(module: nn.Module, layers: Sequence[LayerName]) -> tuple[str, .
     if not layers:
         raise OptionError("no layer was given; name at least one")
     return tuple(layer_name(module, layer) for layer in layers)
+
+
+def layer_before(layers: Sequence[Layer], name: str) -> str | None:
+    """The layer that finished last before a layer began: its neighbour or that of the block it begins, or None.
+
+    What lies inside the layer does not count, and a block that the layer is part of has not finished yet.
+
+    Args:
+        layers: what ran, in the order of completion (hooks.survey).
+        name: one of them.
+
+    Raises:
+        NotFoundError: if no such layer ran.
+
+    Example:
+        >>> names = ("stem", "block.0.conv", "block.0", "block.1.conv", "block.1", "block")
+        >>> ran = [Layer(name, "Module", (1,), turn) for turn, name in enumerate(names)]
+        >>> [layer_before(ran, name) for name in ("block.1", "block.1.conv", "block", "stem")]
+        ['block.0', 'block.0', 'stem', None]
+    """
+    names = [layer.name for layer in layers]
+    if name not in names:
+        raise NotFoundError(f"layer '{name}' did not run{suggest(name, names)}")
+    inside = f"{name}."
+    before = [other for other in names[: names.index(name)] if not other.startswith(inside)]
+    return before[-1] if before else None

@@ -145,7 +145,7 @@ def ascend(
     for index in range(steps):
         with plain_mode(prepared.device, gradients=False):
             draws = streams.at(index).under(stage)
-            look = _Look(prepared, objective, parametrization, augmentations, draws, batch_size)
+            look = _Look(prepared, objective, parametrization, augmentations, draws, steps, batch_size)
             value, logits, gradient = look(parameters)
             _check_gradient(gradient, done, streams, index, stage)
             moment = Moment(index, steps, parameters, gradient, draws, memory)
@@ -176,6 +176,7 @@ class _Look:
     parametrization: Parametrization
     augmentations: Sequence[Augmentation]
     draws: Draws
+    steps: int
     batch_size: int | None
 
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,7 +198,7 @@ class _Look:
             seen = seen.contiguous(memory_format=torch.channels_last)
             with capture(self.prepared.module, layers) as found:
                 logits = self.prepared.logits(seen).float()
-            values = self.objective(Reading(logits, found, images, start))
+            values = self.objective(Reading(logits, found, images, start, self.draws.step, self.steps))
             (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
         return values.detach().float(), logits.detach(), gradient.float().contiguous()

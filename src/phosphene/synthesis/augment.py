@@ -127,6 +127,11 @@ class Crop:
         return tall.gather(3, columns[:, None, None, :].expand(-1, images.shape[1], self.size[0], -1))
 
 
+def until(step: int, augmentation: Augmentation) -> Augmentation:
+    """An augmentation that is done before a step only, so that a run may end on the image as it is."""
+    return lambda images, draws: augmentation(images, draws) if draws.step < step else images
+
+
 def augmented(images: Tensor, augmentations: Sequence[Augmentation], draws: Draws) -> Tensor:
     """The images after all augmentations in turn."""
     for index, augmentation in enumerate(augmentations):

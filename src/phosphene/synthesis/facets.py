@@ -82,7 +82,8 @@ def exemplar_weights(distances: Tensor, gamma: float = 1e-5) -> Tensor:
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     """(...) sum over n of w_n * values_n, for values (n, ...) and weights (n,)."""
-    return torch.tensordot(weights.to(values), values, dims=1)
+    total: Tensor = torch.tensordot(weights.to(values), values, dims=1)
+    return total
 
 
 def find_facets(
@@ -155,8 +156,13 @@ def _check(activations: Tensor, facets: int, exemplars: int) -> None:
         )
     if not bool(torch.isfinite(activations).all()):
         raise NumericalError("the layer's activations hold NaN or infinity for some of the images; choose another")
-    if count > 1 and bool((activations == activations[0]).all()):
-        raise InputError(f"all {count} images give the same activations; pass different images, or choose another layer")
+    distinct = len(torch.unique(activations, dim=0))
+    if distinct == 1 < count:
+        raise InputError(
+            f"all {count} images give the same activations; pass different images, or choose another layer"
+        )
+    if distinct < facets:
+        raise OptionError(f"only {distinct} of the {count} images differ at this layer: ask for at most as many facets")
 
 
 def _embedded(activations: Floats, components: int, perplexity: float, seed: int) -> Floats:
@@ -165,7 +171,9 @@ def _embedded(activations: Floats, components: int, perplexity: float, seed: int
     from sklearn.manifold import TSNE
 
     count, channels = activations.shape
-    kept = max(1, min(components, count, channels))
+    if count == 1:
+        return np.zeros((1, 2))
+    kept = min(components, count, channels)
     reduced: Floats = PCA(kept, svd_solver="full", random_state=seed).fit_transform(activations)
     if count < 4:
         points = np.zeros((count, 2))
@@ -181,9 +189,6 @@ def _clusters(points: Floats, facets: int, seed: int) -> tuple[NDArray[np.int64]
     """(cluster of each point, centers); none is empty."""
     from sklearn.cluster import KMeans
 
-    distinct = len(np.unique(points, axis=0))
-    if distinct < facets:
-        raise OptionError(f"only {distinct} of the images differ at this layer: too few for {facets} facets; ask for less")
     fitted = KMeans(facets, n_init=10, random_state=seed).fit(points)
     return fitted.labels_.astype(np.int64), fitted.cluster_centers_.astype(np.float64)
 

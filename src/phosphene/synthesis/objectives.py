@@ -24,12 +24,16 @@ class Reading:
         activations: per captured layer, its output (n, ...).
         images: (n, C, H, W) the images themselves, not augmented.
         start: place of the first of them in the whole run, so that per-image data find their rows.
+        step: the step that is being made, from 0, so that weights of terms may follow a schedule.
+        steps: how many there are.
     """
 
     logits: Tensor
     activations: dict[str, Tensor]
     images: Tensor
     start: int = 0
+    step: int = 0
+    steps: int = 1
 
     def rows(self, values: Tensor) -> Tensor:
         """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""

@@ -12,7 +12,6 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from phosphene.errors import OptionError
 
@@ -64,7 +63,7 @@ def _general(squared: Tensor, shape: Tensor) -> Tensor:
 
 
 def log_partition(shape: Tensor) -> Tensor:
-    """log Z(b), Z(b) the integral of exp(-rho(x, b, 1)) over all x; differentiable.
+    """Logarithm of Z(b), the integral of exp(-rho(x, b, 1)) over all x; differentiable.
 
     By the trapezoid rule after ``x = sinh(pi/2 * sinh(t))`` (double-exponential quadrature): no table, and exact to
     the last digits of float64 although the tails reach from 1/x^2 to a Gaussian's.
@@ -114,9 +113,10 @@ def negative_log_likelihood(distance: Tensor, shape: Tensor, scale: Tensor) -> T
 class AdaptiveDistance:
     """The trainable shape b and scale r of each image's distances, kept and fitted over all steps.
 
-    b = 2 sigmoid(.) is kept in [0.001, 1.999] and begins at 1; r = softplus(.) + 1e-5 begins at `scale`. Adam fits
-    both, one step for each step of the images; the images of a batch do not see each other. The paper names neither
-    optimizer nor start (ours).
+    b = 2 sigmoid(.) is kept in [0.001, 1.999] and begins at 1; r = exp(.) + 1e-5 begins at `scale` (barron2019 has a
+    softplus; a logarithm finds far scales sooner). Adam fits both, one step for each step of the images; the images
+    of a batch do not see each other. The paper names neither optimizer nor start (ours); Adam forgets the large first
+    gradients sooner than usual, or the scale would stand still.
 
     Args:
         rows: (N,), or (N, k) for a shape and scale per channel: the form of the distances.
@@ -137,8 +137,8 @@ class AdaptiveDistance:
             raise OptionError("the first scale of an adaptive distance is not a finite number")
         with torch.inference_mode(False), torch.enable_grad():
             self._shape = torch.zeros(rows, dtype=torch.float64, requires_grad=True)
-            self._scale = _inverse_softplus(first - _SCALE_FLOOR).requires_grad_()
-        self._optimizer = torch.optim.Adam([self._shape, self._scale], lr=rate)
+            self._scale = (first - _SCALE_FLOOR).log().requires_grad_()
+        self._optimizer = torch.optim.Adam([self._shape, self._scale], lr=rate, betas=(0.9, 0.99))
 
     @property
     def shape(self) -> Tensor:
@@ -148,7 +148,7 @@ class AdaptiveDistance:
     @property
     def scale(self) -> Tensor:
         """r, (N,) or (N, k)."""
-        return F.softplus(self._scale) + _SCALE_FLOOR
+        return self._scale.exp() + _SCALE_FLOOR
 
     def loss(self, distance: Tensor, rows: slice = slice(None)) -> Tensor:
         """The negative log-likelihood of distances (n,) or (n, k) of some images, b and r held fixed."""
@@ -162,8 +162,3 @@ class AdaptiveDistance:
             self._optimizer.zero_grad()
             negative_log_likelihood(distance, self.shape, self.scale).sum().backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
-
-
-def _inverse_softplus(values: Tensor) -> Tensor:
-    """log(exp(v) - 1), safe for small and large v."""
-    return values + torch.log(-torch.expm1(-values))
