@@ -78,14 +78,19 @@ def disc(centers: Tensor, radius: float | Tensor, size: Size, softness: float = 
         >>> disc(torch.tensor([[1, 1]]), 1, (3, 3))[0, 0].tolist()
         [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]]
     """
-    centers = centers.float()
-    rows = torch.arange(size[0], device=centers.device)[None, :, None] - centers[:, 0, None, None]
-    columns = torch.arange(size[1], device=centers.device)[None, None, :] - centers[:, 1, None, None]
-    distance = torch.hypot(rows, columns)[:, None]
+    distance = distance_from(centers, size)
     limit = torch.as_tensor(radius, dtype=torch.float32, device=centers.device).reshape(-1, 1, 1, 1)
     if softness <= 0:
         return (distance <= limit).float()
     return ((limit - distance) / softness + 0.5).clamp(0, 1)
+
+
+def distance_from(centers: Tensor, size: Size) -> Tensor:
+    """(N, 1, H, W): how many pixels each place is away from each center (N, 2) (row, column)."""
+    centers = centers.float()
+    rows = torch.arange(size[0], device=centers.device)[None, :, None] - centers[:, 0, None, None]
+    columns = torch.arange(size[1], device=centers.device)[None, None, :] - centers[:, 1, None, None]
+    return torch.hypot(rows, columns)[:, None]
 
 
 def strongest_disc(values: Tensor, radius: int) -> Tensor:

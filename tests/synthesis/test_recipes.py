@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.oracles import synthesis as oracle
 from tests.synthesis.test_ascent import tiny
-from torch import Tensor
+from torch import Tensor, nn
 
+from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import entries, parse_spec
 from phosphene.runtime import input_gradient
 from phosphene.synthesis.ascent import Step
-from phosphene.synthesis.canvas import noisy_mean
+from phosphene.synthesis.canvas import noisy_mean, takes_size
 from phosphene.synthesis.recipes.class_impression import class_impression
 from phosphene.synthesis.recipes.class_model import class_model
 from phosphene.synthesis.recipes.fuse import fuse, nearest, spread_places
@@ -99,7 +102,7 @@ def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> N
 
 def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
     classifier, streams = tiny(), Streams.of(0, [1])
-    last = run("sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, rate=0.0, last_rate=0.0)[-1]
+    last = run("sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, pull=0.0, rate=0.0, last_rate=0.0)[-1]
     start, pre_ci = noisy_mean(classifier, streams, 0.05), last.extras["pre_ci"]
     _, gradient = input_gradient(classifier, pre_ci, Target.of(1))
     evidence = (gradient * (pre_ci - start)).clamp(min=0).sum(dim=1)[0]
@@ -118,7 +121,7 @@ def roughness(images: Tensor, where: Tensor) -> float:
 
 
 def test_without_total_variation_the_outside_stays_as_it_was() -> None:
-    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, start="noise", **FOUND)[-1]
+    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, pull=0.0, start="noise", **FOUND)[-1]
     start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
     center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
     outside = oracle.disc(center, 0.2 * 16, (16, 16)) == 0
@@ -130,9 +133,28 @@ def test_without_total_variation_the_outside_stays_as_it_was() -> None:
 @pytest.mark.parametrize("weight", ["A", "B", "none"])
 def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
     where = "inside" if mask == "growing" else "everywhere"
-    steps = run("sci", [2], steps=9, mask=mask, weight=weight, tv_where=where, tv_every=2, precondition=0.0)
+    steps = run("sci", [2], steps=9, mask=mask, weight=weight, tv_where=where, tv_every=2, precondition=0.0, pull=0.0)
     assert len(steps) == 9
-    assert bool((steps[-1].value > steps[0].value).all())
+    assert bool(torch.isfinite(steps[-1].images).all())
+    assert not torch.equal(steps[-1].images, steps[0].images)
+
+
+def test_the_pull_takes_the_surroundings_back_to_the_mean_image_and_leaves_the_center() -> None:
+    still: dict[str, object] = {"steps": 30, "rate": 0.0, "last_rate": 0.0, "tv": 0.0, "kept": 0.4, "soft": 0.0}
+    free, pulled = (run("sci", [1], pull=pull, reach=0.2, **still)[-1].images[0] - 0.5 for pull in (0.0, 0.02))
+    first = 30 // 3
+    distance = 5 / (0.2 * 16)
+    expected = math.exp(-0.02 * distance**2 * (30 - first))
+    torch.testing.assert_close(pulled[:, 8, 8], free[:, 8, 8])
+    torch.testing.assert_close(pulled[:, 8, 13], expected * free[:, 8, 13])
+
+
+def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
+    fixed = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), tiny().preprocess)
+    assert takes_size(tiny(), (12, 12))
+    assert not takes_size(fixed, (12, 12))
+    last = list(sci(fixed, Target.of(1), Streams.of(0, [1]), steps=6))[-1]
+    assert last.images.shape == (1, 3, 16, 16)
 
 
 def test_wrong_options_are_refused() -> None:

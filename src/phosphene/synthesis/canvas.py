@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
+from phosphene.runtime import forward
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Size
 
@@ -58,6 +59,16 @@ def noisy_mean(classifier: Classifier, streams: Streams, noise: float, kind: str
 def half_side(size: Size, fraction: float) -> int:
     """A radius given as a fraction of the shorter side, in whole pixels, small enough to fit inside the frame."""
     return max(0, min(round(fraction * min(size)), (min(size) - 1) // 2))
+
+
+def takes_size(classifier: Classifier, size: Size) -> bool:
+    """Whether the network answers to images of a size that is not its own."""
+    image = classifier.mean_image.expand(1, -1, *size)
+    try:
+        forward(classifier, image)
+    except Exception:  # the network's own code runs on a size it may not know: anything may be raised
+        return False
+    return True
 
 
 def moved_to_middle(images: Tensor, centers: Tensor) -> Tensor:

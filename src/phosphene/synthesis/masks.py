@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phosphene.maps import disc, strongest_disc
+from phosphene.maps import disc, distance_from, strongest_disc
 from phosphene.types import Size
 
-__all__ = ["centered", "disc", "strongest_disc"]
+__all__ = ["centered", "disc", "distance_from", "strongest_disc"]
 
 
 def centered(size: Size, sigma: float) -> Tensor:

@@ -26,9 +26,17 @@ from phosphene.synthesis.ascent import (
     unit_rms,
     within,
 )
-from phosphene.synthesis.augment import Affine, Augmentation
-from phosphene.synthesis.canvas import Preset, canvas_size, half_side, moved_to_middle, noisy_mean, settings_of
-from phosphene.synthesis.masks import disc, strongest_disc
+from phosphene.synthesis.augment import Affine, Augmentation, Crop
+from phosphene.synthesis.canvas import (
+    Preset,
+    canvas_size,
+    half_side,
+    moved_to_middle,
+    noisy_mean,
+    settings_of,
+    takes_size,
+)
+from phosphene.synthesis.masks import disc, distance_from, strongest_disc
 from phosphene.synthesis.objectives import of_target
 from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
@@ -63,6 +71,9 @@ class Settings:
     tv_every: int
     tv_where: Literal["everywhere", "inside"]
     tv_kind: Literal["sign", "meeting"]
+    pull: float
+    reach: float
+    view: float
     rotation: float
     scale: tuple[float, float]
     shift: float
@@ -92,6 +103,9 @@ PRESETS = {
         tv_every=1,
         tv_where="everywhere",
         tv_kind="meeting",
+        pull=0.005,
+        reach=48 / 224,
+        view=160 / 224,
         rotation=8.0,
         scale=(0.9, 1.1),
         shift=16 / 224,
@@ -119,6 +133,9 @@ PRESETS = {
         tv_every=1,
         tv_where="everywhere",
         tv_kind="sign",
+        pull=0.0,
+        reach=1.0,
+        view=1.0,
         rotation=5.0,
         scale=(0.95, 1.05),
         shift=16 / 224,
@@ -155,6 +172,9 @@ def sci(
     tv_every: int | None = None,
     tv_where: Literal["everywhere", "inside"] | None = None,
     tv_kind: Literal["sign", "meeting"] | None = None,
+    pull: float | None = None,
+    reach: float | None = None,
+    view: float | None = None,
     rotation: float | None = None,
     scale: tuple[float, float] | None = None,
     shift: float | None = None,
@@ -203,6 +223,11 @@ def sci(
         tv_every: once in so many iterations; 0 never.
         tv_where: everywhere, or inside the mask only.
         tv_kind: sign, the plain subgradient, or meeting, which does not overshoot.
+        pull: how strongly each step pulls what lies far from the disc's center back to the mean image: a value keeps
+            exp(-pull * (distance / reach)^2) of its difference.
+        reach: distance at which the pull is `pull`, as a fraction of the shorter side.
+        view: side of the part, about the disc's center, that the network looks at, as a fraction of the image's; for
+            discs in the middle, and only where the network takes images of other sizes.
         rotation: augmentation: degrees.
         scale: augmentation: low and high.
         shift: augmentation: fraction of the shorter side.
@@ -259,6 +284,7 @@ def sci(
     if own.start == "pre_ci" and own.mask != "none":
         inside = disc(centers, radius, size, parts.pixels(own.soft))
         last = torch.lerp(begin, last, inside.to(begin).expand_as(begin))
+    looked_at = parts.looking(classifier) if own.place == "middle" else []
     post = ascend(
         classifier,
         objective,
@@ -266,14 +292,18 @@ def sci(
         steps=own.steps - first,
         streams=streams,
         rate=parts.rate,
-        augmentations=parts.augmentations,
+        augmentations=[*parts.augmentations, *looked_at],
         direction=[
             preconditioned(own.precondition),
             unit_rms(where),
             saliency_weight(own.weight, where),
             *([] if where is None else [multiply(where)]),
         ],
-        after=[*parts.fading(where if own.tv_where == "inside" else None), clip],
+        after=[
+            *parts.fading(where if own.tv_where == "inside" else None),
+            *parts.pulling(centers, classifier.mean_image),
+            clip,
+        ],
         stage="post-CI",
     )
     radii = torch.full((len(pre_ci),), float(radius))
@@ -328,6 +358,23 @@ class _Parts:
             return moment.memory["disc"]
 
         return at
+
+    def looking(self, classifier: Classifier) -> list[Augmentation]:
+        """The part in the middle that the network looks at; all of it where the network takes one size only."""
+        part = (round(self.settings.view * self.size[0]), round(self.settings.view * self.size[1]))
+        if self.settings.view >= 1 or not takes_size(classifier, part):
+            return []
+        corner = ((self.size[0] - part[0]) // 2, (self.size[1] - part[1]) // 2)
+        return [Crop(part, corner)]
+
+    def pulling(self, centers: Tensor, fill: Tensor) -> list[Rule]:
+        """Far from the centers every step goes a little back to the mean image."""
+        own = self.settings
+        if own.pull == 0:
+            return []
+        squares = distance_from(centers, self.size).square() / max(self.pixels(own.reach), 1e-6) ** 2
+        share = torch.exp(-own.pull * squares)
+        return [lambda images, _moment: torch.lerp(fill.to(images).expand_as(images), images, share.to(images))]
 
     def fading(self, where: Callable[[Moment], Tensor] | None) -> list[Rule]:
         """The step of total variation: apart from the class's, once in k iterations."""
