@@ -16,7 +16,7 @@ from phosphene.classifier import Classifier
 from phosphene.graph import convolution_kernel
 from phosphene.hooks import capture, survey
 from phosphene.images import look
-from phosphene.runtime import forward, input_gradient, prepare
+from phosphene.runtime import forward, input_gradient, plain_mode, prepare
 from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Target
@@ -207,3 +207,25 @@ def test_bfloat16_way_back_is_close_to_the_float32_one(groups: int, stride: int)
     )
     assert fast.dtype == torch.bfloat16
     assert torch.allclose(fast.float(), exact, atol=0.03 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("loose", [False, True])
+def test_a_fast_network_works_outside_of_passes_too(loose: bool) -> None:
+    prepared = prepare(load_classifier("embedded"), precision="fast")
+    images = torch.rand(1, 3, 64, 64)
+    assert prepared.module(images).dtype == torch.float32
+    with plain_mode(prepared.device, gradients=True, precision="fast", loose=loose):
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(prepared.logits(leaf)[:, 0].float().sum(), leaf)
+    assert bool(gradient.any())
+    assert bool(torch.isfinite(gradient).all())
+
+
+def test_loose_gradients_are_those_of_the_network_between_the_kinks() -> None:
+    torch.manual_seed(5)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(-9, 9), nn.Conv2d(4, 2, 6), nn.Flatten())
+    network.eval()[1].running_mean.normal_()
+    images = torch.rand(2, 3, 8, 8)
+    with plain_mode(torch.device("cpu"), gradients=True, loose=True):
+        got = _gradient(prepare(Classifier(network)).module, images, 1)
+    assert torch.allclose(got, _gradient(network, images, 1), atol=1e-6)

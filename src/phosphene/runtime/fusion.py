@@ -7,8 +7,10 @@ the work of both if not; they then hand on what they get. So what is captured is
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -18,6 +20,31 @@ from torch.nn import functional as F
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
 from phosphene.runtime.convolution import Activation, Convolution, differentiable, folded
+
+_MANY_TAPS = 256
+
+
+class _State(threading.local):
+    """Whether gradients of this thread may be taken at a network folded forward too."""
+
+    loose = False
+
+
+_STATE = _State()
+
+
+@contextmanager
+def loose_kinks() -> Iterator[None]:
+    """Gradients inside are those of the folded network: the same but where a value lies at the kink of a ReLU.
+
+    For loops that step along the gradient: nobody asks there on which side of a kink the last bit fell.
+    """
+    before, _STATE.loose = _STATE.loose, True
+    try:
+        yield
+    finally:
+        _STATE.loose = before
+
 
 # Set on a tensor: the modules whose work is done in it already.
 _DONE = "_phosphene_done"
@@ -29,7 +56,6 @@ class _Chain:
 
     convolution: nn.Conv2d
     kernel: Kernel
-    dtype: torch.dtype
     norm: nn.BatchNorm2d | None = None
     activation: nn.Module | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
@@ -63,16 +89,28 @@ class _Chain:
         return found
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if not _plain(inputs, self.dtype):
+        dtype = _compute_dtype()
+        if not _plain(inputs, dtype):
             return _as_written(self.convolution, inputs)
         taken = self.swallowed()
-        if inputs.requires_grad and torch.is_grad_enabled():
-            exact = self.dtype == torch.float32
-            forward = self.as_written(taken) if exact else self.operation(taken, torch.float32).run
-            output = differentiable(inputs, forward, self.operation(taken, self.dtype))
-        else:
-            output = self.operation(taken, self.dtype).run(inputs)
-        return _done(taken, output)
+        if not (inputs.requires_grad and torch.is_grad_enabled()):
+            return _done(taken, self.operation(taken, dtype).run(inputs))
+        return _done(taken, differentiable(inputs, self.forward(taken, dtype), self.operation(taken, dtype)))
+
+    def forward(self, taken: list[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The way forward of a pass that will come back."""
+        if _STATE.loose:
+            return self.operation(taken, dtype).run
+        if dtype == torch.float32:
+            return self.as_written(taken)
+        # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
+        # kept for the large kernels, whose sums are long and where it saves most.
+        return self.operation(taken, dtype if self._is_large else torch.float32).run
+
+    @property
+    def _is_large(self) -> bool:
+        taps = self.convolution.weight[0].numel()
+        return self.kernel.size != (1, 1) and taps >= _MANY_TAPS
 
     def as_written(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
@@ -99,13 +137,14 @@ class _Follower:
         return _as_written(self.module, inputs)
 
 
-def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = torch.float32) -> None:
+def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     """Make the convolutions of a frozen network run by oneDNN, with what follows them folded in.
+
+    They compute in float32, or under autocast in bfloat16.
 
     Args:
         module: a frozen network of one's own, in eval mode; the way its modules run is exchanged.
         traced: its graph, which tells what follows what; None folds nothing.
-        dtype: what convolutions compute in: float32, or bfloat16.
     """
     if not _supported(module):
         return
@@ -116,7 +155,7 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None, dtype: torch.dtype = 
         kernel = convolution_kernel(child)
         if kernel is None or child.weight.dtype != torch.float32:
             continue
-        chain = _Chain(child, kernel, dtype)
+        chain = _Chain(child, kernel)
         for follower in following.get(name, ()):
             if chain.norm is None and chain.activation is None and _foldable(follower, child):
                 chain.norm = follower
@@ -144,9 +183,9 @@ def kernel_of(module: nn.Module) -> Kernel | None:
 def run_valid(module: nn.Module, patches: Tensor) -> Tensor:
     """A convolution or pooling layer on patches that hold their padding already."""
     run = vars(module).get("forward")
-    if isinstance(run, _Chain) and _plain(patches, run.dtype):
+    if isinstance(run, _Chain) and _plain(patches, dtype := _compute_dtype()):
         taken = run.swallowed()
-        return _done(taken, run.operation(taken, run.dtype).run(patches, padded=True))
+        return _done(taken, run.operation(taken, dtype).run(patches, padded=True))
     if isinstance(module, nn.Conv2d):
         return F.conv2d(patches, module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
     if isinstance(module, nn.MaxPool2d):
@@ -197,9 +236,14 @@ def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
         and inputs.ndim == 4
         and inputs.numel() > 0
         and inputs.device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
         and inputs.dtype in (torch.float32, dtype)
         and torch.backends.mkldnn.enabled
     )
+
+
+def _compute_dtype() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _watched(module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
+from phosphene.runtime.fusion import loose_kinks
 from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
@@ -47,14 +48,25 @@ class LayerPass:
 
 
 @contextmanager
-def plain_mode(device: torch.device, *, gradients: bool, precision: Precision = "exact") -> Iterator[None]:
-    """Whatever context the caller is in: no autocast, no inference mode, gradients as said; `fast` is bfloat16."""
+def plain_mode(
+    device: torch.device, *, gradients: bool, precision: Precision = "exact", loose: bool = False
+) -> Iterator[None]:
+    """Whatever context the caller is in: no autocast, no inference mode, gradients as said; `fast` is bfloat16.
+
+    Args:
+        device: where the network is.
+        gradients: whether they are recorded.
+        precision: "exact" or "fast".
+        loose: whether the gradient may be that of the folded network, which differs at the kinks of ReLUs.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         dtype = compute_dtype(precision, device)
         enabled = dtype != torch.float32
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled))
+        if loose:
+            stack.enter_context(loose_kinks())
         yield
 
 

@@ -23,7 +23,6 @@ from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.runtime.fusion import fuse
 from phosphene.runtime.layers import default_layer
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Layer, Size
 
 Signature = tuple[object, ...]
@@ -52,7 +51,7 @@ class Prepared(Classifier):
         self.precision: Precision = precision
         self.traced: fx.GraphModule | None = trace(self.module)
         """The FX graph, or None where the network's code depends on data."""
-        fuse(self.module, self.traced, compute_dtype(precision, self.device))
+        fuse(self.module, self.traced)
 
     @cached_property
     def layers(self) -> list[Layer]:

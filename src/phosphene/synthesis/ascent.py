@@ -191,7 +191,8 @@ class _Look:
     def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         draws = replace(self.draws, rows=(start, stop))
         layers = self.objective.layers
-        with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision):
+        # A step of an ascent may as well be taken along the gradient of the folded network.
+        with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision, loose=True):
             leaf = parameters[start:stop].detach().requires_grad_()
             images = self.parametrization.decode(leaf)
             seen = augmented(images, self.augmentations, draws)
