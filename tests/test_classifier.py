@@ -1,0 +1,146 @@
+"""Every kind of head and of output: softmax, sigmoid, plain scores; tensors, tuples, dicts, objects."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phosphene.attribution.cam import cam
+from phosphene.attribution.grad_cam import grad_cam
+from phosphene.attribution.occlusion import occlusion
+from phosphene.attribution.saliency import saliency
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import ModelError, NotFoundError, OptionError
+from phosphene.runtime import forward, prepare
+from phosphene.types import Target
+from tests.comparing import map_error
+from tests.networks import classifier_of, one_channel, pooled
+
+Pair = namedtuple("Pair", "logits features")
+
+
+class Returns(nn.Module):
+    """The scores of `pooled`, packed by a function."""
+
+    def __init__(self, pack) -> None:
+        super().__init__()
+        self.inner = pooled()
+        self.pack = pack
+
+    def forward(self, x: Tensor):
+        return self.pack(self.inner(x), x)
+
+
+PACKED = {
+    "tensor": (lambda scores, x: scores, None),
+    "tuple": (lambda scores, x: (scores, x), None),
+    "named tuple": (lambda scores, x: Pair(scores, x), None),
+    "nested": (lambda scores, x: [(scores, x), x], None),
+    "dict": (lambda scores, x: {"features": x, "logits": scores}, None),
+    "dict of one": (lambda scores, x: {"anything": scores, "count": 3}, None),
+    "object": (lambda scores, x: SimpleNamespace(logits=scores), None),
+    "named by key": (lambda scores, x: {"logits": x, "mine": scores}, "mine"),
+    "named by place": (lambda scores, x: (x, scores), 1),
+    "with places of one": (lambda scores, x: scores[..., None, None], None),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_scores_are_found_in_any_output(kind):
+    pack, output = PACKED[kind]
+    classifier, images, target = (
+        classifier_of(Returns(pack), output=output),
+        torch.rand(2, 3, 16, 16),
+        Target.of([1, 4]),
+    )
+    plain = classifier_of(pooled())
+    assert torch.allclose(forward(classifier, images), forward(plain, images), atol=1e-5)
+    for method in (saliency, grad_cam):
+        assert map_error(method(classifier, images, target).maps, method(plain, images, target).maps) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("pack", "output", "message"),
+    [
+        (lambda scores, x: {"a": x, "b": scores}, None, "returned dict without scores; name them with output='key'"),
+        (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: \['a'\]\)"),
+        (lambda scores, x: (scores,), 3, "has no '3'"),
+        (lambda scores, x: x, None, r"returned scores of shape \(1, 3, 16, 16\), not \(N, classes\)"),
+    ],
+)
+def test_what_holds_no_scores_is_named(pack, output, message):
+    with pytest.raises(ModelError, match=message):
+        classifier_of(Returns(pack), output=output).logits(torch.rand(1, 3, 16, 16))
+
+
+def test_a_binary_network_of_one_output_has_two_classes():
+    classifier = classifier_of(pooled(classes=1), head="sigmoid", labels=["cat", "dog"])
+    images = torch.rand(3, 3, 16, 16)
+    scores = forward(classifier, images)
+    raw = pooled(classes=1)(classifier.preprocess.normalize(images))
+    assert torch.allclose(scores, torch.cat([-raw, raw], dim=1), atol=1e-5)
+    assert torch.allclose(classifier.probabilities(scores).sum(dim=1), torch.ones(3))
+    dog, cat = (saliency(classifier, images, Target.of(index), sign="positive").maps for index in (1, 0))
+    assert map_error(dog, saliency(classifier, images, Target.of(0), sign="negative").maps) < 1e-6
+    assert not torch.allclose(dog, cat)
+    both = [cam(classifier, images, Target.of(index)).maps for index in (0, 1)]
+    assert torch.allclose(both[0], -both[1], atol=1e-6)
+
+
+def test_independent_classes():
+    classifier = classifier_of(pooled(), head="sigmoid", labels=list("abcde"))
+    scores = forward(classifier, torch.rand(2, 3, 16, 16))
+    assert torch.equal(classifier.probabilities(scores), scores.sigmoid())
+    best = classifier.predictions(scores, 2)[0]
+    assert best[0].probability == pytest.approx(float(scores[0].max().sigmoid()), abs=1e-6)
+    assert torch.equal(classifier.score(scores, Target.of(2, score="probability")), scores[:, 2].sigmoid())
+
+
+def test_a_regression_is_explained_by_its_score():
+    classifier, images = classifier_of(pooled(classes=1), head="score"), torch.rand(2, 3, 16, 16)
+    scores = forward(classifier, images)
+    assert torch.equal(occlusion(classifier, images, Target.of(0), window=(8, 8), stride=(8, 8)).score, scores[:, 0])
+    assert saliency(classifier, images, Target.of(0)).maps.shape == (2, 16, 16)
+    with pytest.raises(OptionError, match="plain scores: no probability"):
+        saliency(classifier, images, Target.of(0, score="probability"))
+    with pytest.raises(OptionError, match="at least two classes"):
+        saliency(classifier, images, Target.of(0, score="margin"))
+
+
+def test_one_output_and_softmax_is_refused_aloud():
+    """Its probability would be 1 whatever the image, and every map of it zero."""
+    with pytest.raises(ModelError, match=r"one output, whose softmax is always 1; use head='sigmoid'"):
+        forward(classifier_of(pooled(classes=1)), torch.rand(1, 3, 16, 16))
+
+
+def test_grey_and_many_channels():
+    images = torch.rand(2, 1, 16, 16)
+    assert saliency(one_channel(), images, Target.of([0, 1])).maps.shape == (2, 16, 16)
+    with pytest.raises(OptionError, match=r"images of shape \(2, 3, 16, 16\); expected a tensor \(N, 1, H, W\)"):
+        saliency(one_channel(), torch.rand(2, 3, 16, 16), Target.of(0))
+    many = Classifier(
+        nn.Sequential(nn.Conv2d(7, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    )
+    assert many.preprocess.channels == 7
+    assert many.mean_image.shape == (7, 1, 1)
+    images = torch.rand(2, 7, 32, 48)
+    for method in (saliency, grad_cam, occlusion):
+        got = method(many, images, Target.of([0, 1]))
+        assert bool(got.heat.any(dim=-1).any())
+        assert got.size == (32, 48)
+    assert prepare(many).preprocess.channels == 7
+
+
+def test_a_classifier_is_refused_what_makes_no_sense():
+    with pytest.raises(ModelError, match=r"needs a torch\.nn\.Module, not a function"):
+        Classifier(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="head 'soft' is unknown"):
+        Classifier(pooled(), head="soft")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="2 means but 1 standard deviations"):
+        Preprocess(mean=(0, 0), std=(1,))
+    with pytest.raises(NotFoundError, match="no class 9; Sequential has 5 classes, 0 to 4"):
+        saliency(classifier_of(pooled()), torch.rand(1, 3, 16, 16), Target.of(9))
