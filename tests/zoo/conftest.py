@@ -1,0 +1,9 @@
+"""The tests of real architectures need timm and torchvision: `make test-zoo` installs them and runs these."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+collect_ignore = (
+    [] if find_spec("timm") and find_spec("torchvision") else ["networks.py", "test_networks.py", "test_published.py"]
+)

@@ -1,0 +1,60 @@
+"""The architectures people use, with random weights and few pixels, so that every check runs on every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torchvision import models
+
+from phosphene.classifier import Classifier, Preprocess
+from tests.networks import MEAN, STD
+
+SIZE = 64
+CLASSES = 10
+
+# (builder of 64 pixels and ten classes, name of the published network for load_classifier)
+_BUILDERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "VGG-16": (lambda: models.vgg16(num_classes=CLASSES, init_weights=False), "torchvision:vgg16"),
+    "ResNet-18": (lambda: models.resnet18(num_classes=CLASSES), "torchvision:resnet18"),
+    "DenseNet-121": (lambda: models.densenet121(num_classes=CLASSES), "torchvision:densenet121"),
+    "MobileNetV3": (lambda: models.mobilenet_v3_small(num_classes=CLASSES), "torchvision:mobilenet_v3_small"),
+    "SqueezeNet 1.1": (lambda: models.squeezenet1_1(num_classes=CLASSES), "torchvision:squeezenet1_1"),
+    "EfficientNet-B0": (lambda: models.efficientnet_b0(num_classes=CLASSES), "torchvision:efficientnet_b0"),
+    "ConvNeXt-Tiny": (lambda: models.convnext_tiny(num_classes=CLASSES), "torchvision:convnext_tiny"),
+    "ViT-Tiny": (lambda: _small("vit_tiny_patch16_224"), "timm:vit_tiny_patch16_224"),
+    "Swin-Tiny": (lambda: _small("swin_tiny_patch4_window7_224"), "timm:swin_tiny_patch4_window7_224"),
+}
+SPECS = {name: spec for name, (_, spec) in _BUILDERS.items()}
+
+
+def _small(name: str, **options: Any) -> nn.Module:
+    return timm.create_model(name, img_size=SIZE, num_classes=CLASSES, **options)  # type: ignore[no-any-return]
+
+
+@cache
+def classifier(name: str) -> Classifier:
+    """One network, made once and given to every test; no test may change it (the contract checks that)."""
+    module = alive(_BUILDERS[name][0]())
+    return Classifier(module, Preprocess((SIZE, SIZE), None, MEAN, STD), name=name)
+
+
+def alive(module: nn.Module) -> nn.Module:
+    """Random weights under which signals neither die nor explode: He's scale, norms with statistics of their own."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, nn.Conv2d | nn.Linear):
+                fan_in = child.weight[0].numel()
+                child.weight.copy_(torch.randn(child.weight.shape, generator=generator) * (2.0 / fan_in) ** 0.5)
+            if isinstance(child, nn.BatchNorm2d):
+                child.momentum = None  # one batch gives the statistics
+        module.eval()
+        for child in module.modules():
+            child.train(isinstance(child, nn.BatchNorm2d))  # no dropout, and no block left out
+        module(torch.randn(8, 3, SIZE, SIZE, generator=generator))
+    return module.eval()

@@ -1,0 +1,106 @@
+"""The contract of the methods on the architectures people use; run by `make test-zoo`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from phosphene.errors import ModelError
+from phosphene.runtime import activations, forward, prepare
+from phosphene.types import Target
+from tests.contract import checks
+from tests.zoo.networks import SIZE, SPECS, classifier
+
+# Every architecture has to give right maps. That nothing is left behind is compared byte by byte over all weights: on
+# the light networks, and on each kind of them. Two methods take as many passes as the layer has channels.
+_EVERYWHERE = (checks.shape_and_device, checks.batch_equals_singles, checks.any_context)
+_LIGHT = ("ResNet-18", "SqueezeNet 1.1", "MobileNetV3", "ViT-Tiny")
+_PASSES_PER_CHANNEL = ("score_cam", "ablation_cam")
+
+
+def cases():
+    for network in SPECS:
+        for method in checks.method_names():
+            if method in _PASSES_PER_CHANNEL:
+                chosen = (checks.shape_and_device,)
+            else:
+                chosen = checks.CHECKS if network in _LIGHT else _EVERYWHERE
+            for check in chosen:
+                yield pytest.param(method, network, check, id=f"{network}-{method}-{check.__name__}")
+
+
+def quick_spec(method):
+    """A method with options that make it quick on 64 pixels."""
+    return checks.quick_spec(method, **({"window": (24, 24), "stride": (24, 24)} if method == "occlusion" else {}))
+
+
+DEFAULT_LAYERS = {
+    "VGG-16": "features",
+    "ResNet-18": "layer4",
+    "DenseNet-121": "features",
+    "MobileNetV3": "features",
+    "SqueezeNet 1.1": "classifier.2",
+    "EfficientNet-B0": "features",
+    "ConvNeXt-Tiny": "features",
+    "ViT-Tiny": "blocks.11.norm1",
+    "Swin-Tiny": "norm",
+}
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("method", "network", "check"), cases())
+def test_contract(method, network, check):
+    spec, target = quick_spec(method), Target.of([3, 1, 2])
+    if checks.applies(spec, classifier(network), images(), target):
+        check(spec, classifier(network), images(), target)
+
+
+@pytest.mark.parametrize("network", SPECS)
+def test_the_default_layer(network):
+    assert prepare(classifier(network)).default_layer == DEFAULT_LAYERS[network]
+
+
+@pytest.mark.parametrize("network", SPECS)
+def test_prepared_gives_what_the_original_gives(network):
+    """Logits and every captured layer, also those that are not kept in memory one by one."""
+    own = classifier(network)
+    layer = prepare(own).default_layer
+    with torch.no_grad():
+        expected = own.logits(images())
+    assert torch.allclose(forward(own, images()), expected, rtol=1e-4, atol=1e-3 * float(expected.abs().max()))
+    seen = {}
+    handle = own.module.get_submodule(layer).register_forward_hook(
+        lambda _m, _a, output: seen.update(value=output.clone())
+    )
+    with torch.no_grad():
+        own.logits(images())
+    handle.remove()
+    got = activations(own, images(), [layer])[1][layer]
+    assert torch.allclose(got, seen["value"], rtol=1e-3, atol=1e-3 * float(seen["value"].abs().max()))
+
+
+REFUSED = {
+    "deconvnet": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
+    "guided_backprop": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
+    "cam": {"VGG-16", "MobileNetV3", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
+}
+
+
+@pytest.mark.parametrize("method", [name for name in checks.method_names() if name not in _PASSES_PER_CHANNEL])
+def test_who_works_where(method):
+    """The methods that make no sense on a network refuse it; the others work on all nine."""
+    target = Target.of([3])
+    spec = quick_spec(method)
+    refused = {name for name in SPECS if not checks.applies(spec, classifier(name), images(1), target)}
+    assert refused == REFUSED.get(method, set())
+
+
+def test_a_layer_without_places_is_refused():
+    vit = classifier("ViT-Tiny")
+    with pytest.raises(ModelError, match="head"):
+        checks.explain(checks.quick_spec("grad_cam", layer="head"), vit, images(1), Target.of(1))
+    assert isinstance(vit.module.head, nn.Linear)
