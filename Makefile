@@ -2,15 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-zoo zoo-table check format clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB.
+test-zoo: $(ZOO)/.made
+	$(ZOO)/bin/python -m pytest -n 2 --dist worksteal tests/zoo
+
+# What works on which of them, measured anew for docs/zoo.md.
+zoo-table: $(ZOO)/.made
+	$(ZOO)/bin/python -m tests.zoo.table
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -24,7 +33,7 @@ format: $(VENV)/.check
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ZOO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("phosphene needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -42,3 +51,8 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.check: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[check]'
 	touch $@ $(VENV)/.core $(VENV)/.test
+
+$(ZOO)/.made: pyproject.toml constraints.txt constraints-zoo.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision]'
+	touch $@

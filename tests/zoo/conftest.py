@@ -5,5 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 collect_ignore = (
-    [] if find_spec("timm") and find_spec("torchvision") else ["networks.py", "test_networks.py", "test_published.py"]
+    []
+    if find_spec("timm") and find_spec("torchvision")
+    else ["networks.py", "table.py", "test_networks.py", "test_published.py"]
 )

@@ -11,12 +11,13 @@ from phosphene.runtime import activations, forward, prepare
 from phosphene.types import Target
 from tests.contract import checks
 from tests.zoo.networks import SIZE, SPECS, classifier
+from tests.zoo.table import method_names
 
 # Every architecture has to give right maps. That nothing is left behind is compared byte by byte over all weights: on
 # the light networks, and on each kind of them. Two methods take as many passes as the layer has channels.
 _EVERYWHERE = (checks.shape_and_device, checks.batch_equals_singles, checks.any_context)
 _LIGHT = ("ResNet-18", "SqueezeNet 1.1", "MobileNetV3", "ViT-Tiny")
-METHODS = [name for name in checks.method_names() if not name.startswith("captum:")]  # adapters: captum's own affair
+METHODS = method_names()
 _PASSES_PER_CHANNEL = ("score_cam", "ablation_cam")
 
 
@@ -53,7 +54,7 @@ def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("method", "network", "check"), cases())
+@pytest.mark.parametrize(("method", "network", "check"), list(cases()))
 def test_contract(method, network, check):
     spec, target = quick_spec(method), Target.of([3, 1, 2])
     if checks.applies(spec, classifier(network), images(), target):
