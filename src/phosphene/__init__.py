@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from phosphene.images import read_image
     from phosphene.pipeline.explain import explain
     from phosphene.pipeline.impress import fuse, impress
+    from phosphene.pipeline.locate import Located, locate
     from phosphene.registry import register_attribution
     from phosphene.render import draw
     from phosphene.runtime import prepare
@@ -26,6 +27,7 @@ _PLACES = {
     "Classifier": "classifier",
     "Impression": "types",
     "Labels": "classifier",
+    "Located": "pipeline",
     "PhospheneError": "errors",
     "Preprocess": "classifier",
     "Target": "types",
@@ -37,6 +39,7 @@ _PLACES = {
     "fuse": "pipeline",
     "impress": "pipeline",
     "load_classifier": "zoo",
+    "locate": "pipeline",
     "prepare": "runtime",
     "read_image": "images",
     "register_attribution": "registry",
@@ -47,6 +50,7 @@ __all__ = [
     "Classifier",
     "Impression",
     "Labels",
+    "Located",
     "PhospheneError",
     "Preprocess",
     "Target",
@@ -58,6 +62,7 @@ __all__ = [
     "fuse",
     "impress",
     "load_classifier",
+    "locate",
     "prepare",
     "read_image",
     "register_attribution",

@@ -3,6 +3,19 @@
 from phosphene.pipeline.explain import attribute, explain, resolve_target
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
+from phosphene.pipeline.locate import Located, locate
 from phosphene.pipeline.stream import Batch, stream
 
-__all__ = ["Batch", "Head", "attribute", "explain", "fit_head", "fuse", "impress", "resolve_target", "stream"]
+__all__ = [
+    "Batch",
+    "Head",
+    "Located",
+    "attribute",
+    "explain",
+    "fit_head",
+    "fuse",
+    "impress",
+    "locate",
+    "resolve_target",
+    "stream",
+]

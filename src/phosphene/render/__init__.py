@@ -3,6 +3,7 @@
 from phosphene.render.grid import channel_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
 from phosphene.render.laid import draw, laid_layer, thumbnail
+from phosphene.render.object import draw_boxes, steps_picture
 from phosphene.render.sheet import contact_sheet
 
 __all__ = [
@@ -11,11 +12,13 @@ __all__ = [
     "colorbar",
     "contact_sheet",
     "draw",
+    "draw_boxes",
     "heat_layer",
     "laid_layer",
     "overlay",
     "scale_of",
     "shared_scale",
     "side_by_side",
+    "steps_picture",
     "thumbnail",
 ]

@@ -89,14 +89,14 @@ def checked(question: Question, classifier: Prepared) -> Question:
         if question.versus:
             raise OptionError("--unit has no class to be told apart from; drop --versus")
         question = replace(question, unit=replace(question.unit, layer=classifier.layer_name(question.unit.layer)))
-    if _best_count(question.classes) is None:
+    if best_count(question.classes) is None:
         classifier.labels.find(question.classes)
     if question.versus:
         classifier.labels.find(question.versus)
     return question
 
 
-def _best_count(classes: str) -> int | None:
+def best_count(classes: str) -> int | None:
     """K of 'topK', or None if it is a class."""
     tail = classes.removeprefix("top")
     if tail != classes and tail.isascii() and tail.isdigit():
@@ -130,7 +130,7 @@ def _explained(session: Session, question: Question, name: str, path: str) -> di
 def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
     if question.unit is not None:
         return Target(unit=question.unit, score=question.score)
-    best = _best_count(question.classes)
+    best = best_count(question.classes)
     if best is None:
         classes = (classifier.labels.find(question.classes),)
     else:

@@ -1,0 +1,68 @@
+"""phosphene evaluate localization: boxes from maps against boxes from people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phosphene.cli.app import Answer, command
+from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Methods
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+
+@command(evaluate, "localization")
+def localization(
+    common: Common,
+    images: Annotated[str, typer.Option("--images", metavar="DIR", help="Folder of pictures.")],
+    boxes: Annotated[
+        str, typer.Option("--boxes", metavar="FILE", help="CSV, folder of ILSVRC XML, or COCO JSON; original pixels.")
+    ],
+    method: Methods = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(help="graphcut, threshold; repeatable; default the preset's way.")
+    ] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="best, paper; repeatable.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of the pointing game, in pixels; published games allow 15.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+) -> Answer:
+    """Measure localization: GT-known accuracy, top-1 and top-5 error, pointing game; one row per method."""
+    from phosphene.runs.localization import evaluate_localization
+
+    answer = evaluate_localization(
+        images,
+        boxes,
+        common,
+        methods=method or (),
+        segments=segment or (),
+        presets=preset or ("best",),
+        tolerance=tolerance,
+        limit=limit,
+    )
+    return Answer(answer, "\n".join(_lines(answer)), bool(answer["failed"]))
+
+
+def _lines(answer: Mapping[str, Any]) -> list[str]:
+    head = f"{'preset method':44} segment    GT-known        top-1 err top-5 err pointing  .3   .5   .7   s/image"
+    lines = [
+        f"{answer['images']} pictures; the class is first in {answer['class_top1']:.3f}, "
+        f"among five in {answer['class_top5']:.3f}",
+        head,
+    ]
+    lines += [_line(f"{row['preset']} {row['method']}", row["segment"], row) for row in answer["rows"]]
+    lines += [_line(name, "-", row) for name, row in answer["baselines"].items()]
+    lines += [f"failed: {item['error']}" for item in answer["failed"]]
+    return [*lines, f"report: {answer['report']}"]
+
+
+def _line(name: str, segment: str, row: Mapping[str, Any]) -> str:
+    low, high = row["gt_known_ci"]
+    accuracies = " ".join(f"{value:.2f}" for value in row["box_accuracy"].values())
+    return (
+        f"{name:44} {segment:10} {row['gt_known']:.3f} {low:.2f}-{high:.2f} {row['top1_error']:9.3f} "
+        f"{row['top5_error']:9.3f} {row['pointing_game']:8.3f} {accuracies} {row['seconds_per_image']:7.2f}"
+    )

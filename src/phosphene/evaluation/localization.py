@@ -1,0 +1,224 @@
+"""Localization measured: do masks cut from maps give the boxes that people drew?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from phosphene.errors import InputError, NumericalError
+from phosphene.evaluation.ground_truth import Truth
+from phosphene.images import Picture, picture_size, read_image
+from phosphene.localization.presets import Preset
+from phosphene.metrics.bootstrap import bootstrap_interval
+from phosphene.metrics.iou import best_iou
+from phosphene.metrics.pointing_game import pointing_hit
+from phosphene.pipeline.locate import cut_out, evidence, posteriors
+from phosphene.runtime import Prepared
+from phosphene.types import Box, Prediction, Record, Size
+
+Progress = Callable[[int, int, str], None]
+OVERLAPS = (0.3, 0.5, 0.7)
+_BATCH = 8
+
+
+@dataclass
+class Measured:
+    """What one way to localize got, picture by picture.
+
+    Args:
+        name: of the baseline, or of the way.
+        way: the preset with its methods and segmentation; None for a baseline.
+        overlaps: best intersection over union of the true class's box with an instance; 0 where there was no box.
+        hits: whether the map's largest value fell on an instance.
+        best: whether the true class is the classifier's first answer.
+        among: whether it is among the first five.
+        dead: how many maps said nothing; they count as wrong.
+        seconds: in all.
+    """
+
+    name: str
+    way: Preset | None = None
+    overlaps: list[float] = field(default_factory=list)
+    hits: list[bool] = field(default_factory=list)
+    best: list[bool] = field(default_factory=list)
+    among: list[bool] = field(default_factory=list)
+    dead: int = 0
+    seconds: float = 0.0
+
+    def add(
+        self, box: Box | None, point: tuple[float, float] | None, truth: Truth, rank: int, tolerance: float
+    ) -> None:
+        """Count one picture: its box, the map's largest place, and where the true class stood in the ranking."""
+        self.overlaps.append(0.0 if box is None else best_iou(box, truth.boxes))
+        self.hits.append(point is not None and pointing_hit(point, truth.boxes, tolerance=tolerance))
+        self.best.append(rank < 1)
+        self.among.append(rank < 5)
+
+    def row(self) -> dict[str, object]:
+        """The measures, as the command prints them.
+
+        Only the true class's box can be right, so the localization error follows from that box and the ranking.
+        """
+        count = len(self.overlaps)
+        right = [overlap >= 0.5 for overlap in self.overlaps]
+        top5 = [1.0 - (box and named) for box, named in zip(right, self.among, strict=True)]
+        row: dict[str, object] = {} if self.way is None else _identity(self.way)
+        return row | {
+            "gt_known": sum(right) / count,
+            "gt_known_ci": bootstrap_interval(right),
+            "top1_error": 1 - sum(box and named for box, named in zip(right, self.best, strict=True)) / count,
+            "top5_error": sum(top5) / count,
+            "top5_error_ci": bootstrap_interval(top5),
+            "pointing_game": sum(self.hits) / count,
+            "box_accuracy": {str(least): sum(value >= least for value in self.overlaps) / count for least in OVERLAPS},
+            "mean_overlap": sum(self.overlaps) / count,
+            "dead": self.dead,
+            "seconds_per_image": self.seconds / count,
+        }
+
+
+def _identity(way: Preset) -> dict[str, object]:
+    return {"method": "+".join(way.methods), "segment": way.segment, "preset": way.name}
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The measurements of all ways and of the trivial baselines, and the pictures that could not be used.
+
+    Args:
+        images: pictures measured.
+        class_top1: share of them whose class the classifier names first.
+        class_top5: among the first five.
+        rows: one Measured per way.
+        baselines: whole_frame and centre_box.
+        broken: what could not be read, or is not the picture that the boxes were drawn on.
+    """
+
+    images: int
+    class_top1: float
+    class_top5: float
+    rows: tuple[Measured, ...]
+    baselines: tuple[Measured, ...]
+    broken: tuple[Record, ...]
+
+
+def localization(
+    classifier: Prepared,
+    truths: Sequence[Truth],
+    ways: Sequence[Preset],
+    *,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Localization:
+    """GT-known accuracy, top-1 and top-5 localization error, the pointing game: of ways to localize and of none.
+
+    GT-known: the true class is given, its box must overlap an instance by half. Errors: the class must also be the
+    first answer, or among the first five; each answer may have one box, as in the paper. Any instance may match.
+    Beside them stand two boxes that no network is needed for: the whole frame, and the centered one of half its area.
+
+    Args:
+        classifier: whose answers are measured.
+        truths: pictures, classes and true boxes; pictures are read a few at a time.
+        ways: presets, configured.
+        tolerance: of the pointing game, in pixels.
+        seed: of methods that draw random numbers.
+        progress: called with (pictures done, in all, what is being done).
+
+    Raises:
+        InputError: if no picture could be used.
+
+    References:
+        russakovsky2015, section 4.2; simonyan2014, section 3.2; zhang2018 for the pointing game.
+    """
+    rows = tuple(Measured(" ".join(map(str, _identity(way).values())), way) for way in ways)
+    baselines = (Measured("whole_frame"), Measured("centre_box"))
+    broken: list[Record] = []
+    for batch, done in _batches(truths, broken):
+        pictures = [picture for _, picture in batch]
+        if batch:
+            classes = [truth.index for truth, _ in batch]
+            odds = posteriors(classifier, pictures)
+            ranks = [int((row > row[index]).sum()) for row, index in zip(odds, classes, strict=True)]
+            for group in _sharing_maps(rows):
+                _measure(classifier, batch, ranks, group, tolerance, seed)
+            for measured in baselines:
+                for (truth, picture), rank in zip(batch, ranks, strict=True):
+                    box = _trivial_box(measured.name, picture_size(picture))
+                    measured.add(box, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2), truth, rank, tolerance)
+        if progress is not None:
+            progress(done, len(truths), "localization")
+    known = baselines[0]
+    if not known.overlaps:
+        raise InputError(f"none of the {len(truths)} pictures could be used; the first: {broken[0].error}")
+    count = len(known.overlaps)
+    return Localization(count, sum(known.best) / count, sum(known.among) / count, rows, baselines, tuple(broken))
+
+
+def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
+    """(pictures that could be used, pictures done) a few at a time; the others go to `broken`."""
+    rest, done = iter(truths), 0
+    while part := list(islice(rest, _BATCH)):
+        done += len(part)
+        kept: list[tuple[Truth, Picture]] = []
+        for truth in part:
+            try:
+                kept.append((truth, _read(truth)))
+            except InputError as error:
+                broken.append(Record(str(truth.path), "error", str(error)))
+        yield kept, done
+
+
+def _read(truth: Truth) -> Picture:
+    picture = read_image(truth.path)
+    if truth.size is not None and truth.size != picture_size(picture):
+        (height, width), (rows, columns) = picture_size(picture), truth.size
+        raise InputError(f"{truth.path}: is {width} x {height}, but its boxes were drawn on {columns} x {rows} pixels")
+    return picture
+
+
+def _sharing_maps(rows: Sequence[Measured]) -> list[list[Measured]]:
+    """Ways that differ in the segmentation alone, together: their maps are made once."""
+    groups: dict[object, list[Measured]] = {}
+    for measured in rows:
+        assert measured.way is not None
+        way = measured.way
+        groups.setdefault((way.methods, way.sizes, way.mirror, way.blur), []).append(measured)
+    return list(groups.values())
+
+
+def _measure(
+    classifier: Prepared,
+    batch: Sequence[tuple[Truth, Picture]],
+    ranks: Sequence[int],
+    group: Sequence[Measured],
+    tolerance: float,
+    seed: int,
+) -> None:
+    pictures = [picture for _, picture in batch]
+    start = time.perf_counter()
+    assert group[0].way is not None
+    maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], group[0].way, seed=seed)
+    shared = time.perf_counter() - start
+    for measured in group:
+        assert measured.way is not None
+        start = time.perf_counter()
+        for (truth, picture), rank, seen in zip(batch, ranks, maps, strict=True):
+            try:
+                found = cut_out(picture, seen, measured.way, Prediction(truth.index, "", 0.0))
+                measured.add(found.box, found.point, truth, rank, tolerance)
+            except NumericalError:
+                measured.dead += 1
+                measured.add(None, None, truth, rank, tolerance)
+        measured.seconds += shared + time.perf_counter() - start
+
+
+def _trivial_box(name: str, size: Size) -> Box:
+    """The whole frame, or the box of half its area in the middle."""
+    height, width = size
+    if name == "whole_frame":
+        return Box(0, 0, width, height)
+    margin = (1 - 0.5**0.5) / 2
+    return Box(margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)

@@ -1,0 +1,94 @@
+"""Named ways from a picture to a box: which maps are made, how they are put together, how they are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from phosphene.errors import NotFoundError, suggest
+from phosphene.localization.segment import GraphCut, SegmentName, Threshold
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One way to localize; data, so that it can be read, changed and written down.
+
+    Args:
+        name: what it is called.
+        methods: specs of attribution methods; the maps of several are put together.
+        sizes: sides of the squares that the whole frame is resized to, in multiples of the network's input.
+        mirror: whether the mirrored frame is looked at too.
+        blur: Gaussian laid on maps that are finer than it, as a share of the side; 0 for none.
+        segment: how the mask is found unless asked otherwise.
+        graph_cut: settings of "graphcut".
+        threshold: settings of "threshold".
+        other_level: level of both segmentations for other methods than the preset's own, whose maps it was chosen on.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    sizes: tuple[float, ...] = (1.0,)
+    mirror: bool = False
+    blur: float = 0.0
+    segment: SegmentName = "graphcut"
+    graph_cut: GraphCut = field(default_factory=GraphCut)
+    threshold: Threshold = field(default_factory=Threshold)
+    other_level: float = 0.25
+
+    def with_methods(self, methods: tuple[str, ...]) -> Preset:
+        """The same way with other maps."""
+        return replace(
+            self,
+            methods=methods,
+            graph_cut=replace(self.graph_cut, level=self.other_level),
+            threshold=replace(self.threshold, level=self.other_level),
+        )
+
+    def settings(self, segment: SegmentName | None = None) -> GraphCut | Threshold:
+        """The settings of the segmentation asked for, or of the preset's own."""
+        return self.graph_cut if (segment or self.segment) == "graphcut" else self.threshold
+
+
+# The paper, literally: ten-crop saliency, samples above 95 % and below 30 %, two fixed mixtures, one cut on color.
+# It gives neither the number of components nor the smoothness: 5 and 50 are those of GrabCut, in RGB as there.
+_PAPER = Preset("paper", ("saliency:crops=10",))
+
+# Chosen on 300 ILSVRC validation images: see docs/localization.md.
+_BEST = Preset(
+    "best",
+    ("layer_saliency",),
+    sizes=(1.0, 1.5, 2.0),
+    mirror=True,
+    blur=0.05,
+    graph_cut=GraphCut(
+        foreground=0.85,
+        background=0.40,
+        components=3,
+        space="lab",
+        color=0.7,
+        limit=3.0,
+        saliency=10.0,
+        level=0.47,
+        smoothness=3.5,
+    ),
+    threshold=Threshold(0.40),
+    other_level=0.30,
+)
+
+PRESETS = {preset.name: preset for preset in (_PAPER, _BEST)}
+
+
+def preset(name: str | Preset) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        NotFoundError: with the nearest name.
+
+    Example:
+        >>> preset("paper").methods
+        ('saliency:crops=10',)
+    """
+    if isinstance(name, Preset):
+        return name
+    if name not in PRESETS:
+        raise NotFoundError(f"no preset '{name}'{suggest(name, PRESETS)} (there are: {', '.join(PRESETS)})")
+    return PRESETS[name]

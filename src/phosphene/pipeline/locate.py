@@ -1,0 +1,277 @@
+"""locate: where in a picture the classes are. Maps of the whole frame, put together, cut out, boxed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phosphene.classifier import Classifier
+from phosphene.errors import NumericalError, OptionError
+from phosphene.geometry import lay_on_original, whole_view
+from phosphene.images import Picture, as_pictures, look, picture_size
+from phosphene.localization.box import bounding_box
+from phosphene.localization.presets import Preset, preset
+from phosphene.localization.segment import Segmentation, SegmentName, segment
+from phosphene.maps import blur, normalize
+from phosphene.pipeline.explain import TargetLike, attribute, needed_view, resolve_target
+from phosphene.registry import Spec, entry, parse_spec
+from phosphene.runtime import Prepared, forward, prepare
+from phosphene.types import Attribution, Box, Prediction, Size, Target, View
+from phosphene.zoo import load_classifier
+
+# The long side of the grid on which maps are put together and pictures are cut: finer than any map, and small
+# enough for an exact cut in hundredths of a second.
+GRID_SIDE = 96
+_ANY_SIZE = 224
+_NOTHING = "nothing in the whole frame speaks for the class"
+_SIZES: WeakKeyDictionary[Classifier, dict[Size, bool]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Located:
+    """One object of one class in one picture.
+
+    Args:
+        index: of the class.
+        label: its name.
+        probability: of the class, in the mean over whole frame and centre crop and their mirror images.
+        box: in pixels of the picture, half-open.
+        mask: (H, W) boolean at the picture's size.
+        evidence: (h, w) in [0, 1], the map that was cut, on a grid over the whole picture.
+        segmentation: the cut on that grid.
+        point: (x, y) of the map's largest value, in pixels of the picture.
+    """
+
+    index: int
+    label: str
+    probability: float
+    box: Box
+    mask: NDArray[np.bool_]
+    evidence: NDArray[np.float32]
+    segmentation: Segmentation
+    point: tuple[float, float]
+
+
+def locate(
+    classifier: Classifier | str,
+    image: Any,
+    *,
+    target: TargetLike = None,
+    method: str | Spec | Sequence[str | Spec] | None = None,
+    segment: SegmentName | None = None,
+    preset: str | Preset = "best",
+    seed: int = 0,
+) -> list[Located]:
+    """Where the classes are in one picture: masks and boxes in its own pixels.
+
+    The whole frame is looked at, squashed to squares; nothing is cropped away.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        image: a path, PIL image, array (H, W, C) or tensor (C, H, W).
+        target: one class or several, by index, WordNet id or name; None for the best one.
+        method: attribution methods instead of the preset's; the maps of several are put together.
+        segment: "graphcut" or "threshold" instead of the preset's own.
+        preset: "best", "paper" as Simonyan et al. describe it, or a Preset.
+        seed: of methods that draw random numbers.
+
+    Returns:
+        One Located per class.
+
+    Raises:
+        InputError: for a picture that cannot be read.
+        NotFoundError: for an unknown class, method or preset.
+        NumericalError: if the maps say nothing about where the class is.
+
+    Example:
+        >>> from skimage.data import chelsea
+        >>> (found,) = locate("embedded", chelsea(), target="Egyptian cat", preset="best")
+        >>> found.mask.shape, found.box.x1 <= 451
+        ((300, 451), True)
+
+    References:
+        simonyan2014, section 3.2.
+    """
+    prepared = prepare(load_classifier(classifier))
+    (picture,) = _one(as_pictures(image))
+    odds = posteriors(prepared, [picture])[0]
+    goal = resolve_target(prepared, target)
+    classes = (int(odds.argmax()),) if goal is None else goal.classes
+    if not classes:
+        raise OptionError("a unit has no box; name a class")
+    way = configured(preset, method, segment)
+    maps = evidence(prepared, [picture] * len(classes), classes, way, seed=seed)
+    return [
+        cut_out(picture, seen, way, Prediction(index, prepared.labels[index], float(odds[index])))
+        for index, seen in zip(classes, maps, strict=True)
+    ]
+
+
+def _one(pictures: list[Picture]) -> list[Picture]:
+    if len(pictures) != 1:
+        raise OptionError(f"{len(pictures)} pictures; locate takes one at a time")
+    return pictures
+
+
+def configured(
+    name: str | Preset, method: str | Spec | Sequence[str | Spec] | None = None, segment: SegmentName | None = None
+) -> Preset:
+    """The preset with other methods or another segmentation, as asked for.
+
+    Example:
+        >>> configured("paper", "cam", "threshold").methods
+        ('cam',)
+    """
+    way = preset(name)
+    methods = [method] if isinstance(method, str | Spec) else method or ()
+    specs = tuple(str(parse_spec(item)) for item in methods)
+    if specs and specs != way.methods:
+        way = way.with_methods(specs)
+    return way if segment is None else replace(way, segment=segment)
+
+
+def posteriors(classifier: Prepared, pictures: Sequence[Picture]) -> Tensor:
+    """(N, K) probabilities, the mean over the whole frame, the centre crop and the mirror images of both.
+
+    The centre is what the network was trained on, the whole frame what is localized in; both together know a little
+    more than either.
+    """
+    parts = []
+    for view in ("center", "whole"):
+        images = classifier.look(pictures, classifier.views(pictures, view))
+        parts += [classifier.probabilities(forward(classifier, seen)) for seen in (images, images.flip(-1))]
+    return torch.stack(parts).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What all maps of one picture and class say together.
+
+    Args:
+        values: (h, w) in [0, 1] on the working grid over the whole picture.
+        problem: why it says nothing, or None.
+    """
+
+    values: NDArray[np.float32]
+    problem: str | None
+
+
+def evidence(
+    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: Preset, *, seed: int = 0
+) -> list[Evidence]:
+    """The maps of each picture and class, put together on a grid of at most 96 cells a side over the whole picture.
+
+    The maps of all methods, sizes and mirror images, each stretched to [0, 1], are averaged: what is hot at one size
+    alone is left behind. Sizes that the network does not take are left out.
+    """
+    target = Target.of(classes)
+    grids = [grid_size(picture_size(picture)) for picture in pictures]
+    sums = [torch.zeros(grid, dtype=torch.float64) for grid in grids]
+    problems: list[str | None] = [None] * len(pictures)
+    for spec in map(parse_spec, way.methods):
+        for size in _looks(classifier, spec, way):
+            views = [whole_view(picture_size(picture), size) for picture in pictures]
+            images = classifier.look(pictures, views)
+            for mirrored in (False, True) if way.mirror and not _is_slow(spec) else (False,):
+                seen = images.flip(-1) if mirrored else images
+                result = attribute(classifier, seen, target, spec, seed=seed)
+                for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
+                    problems[index] = problems[index] or result.problems[index]
+                    laid = _laid(result, index, view, grid, way.blur, mirrored).double().cpu()
+                    sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
+    return [
+        Evidence(normalize(values[None])[0].float().numpy(), None if bool(values.any()) else problem or _NOTHING)
+        for values, problem in zip(sums, problems, strict=True)
+    ]
+
+
+def grid_size(original: Size) -> Size:
+    """(h, w) of the working grid: the picture's proportions, at most 96 cells a side, never finer than the picture.
+
+    Example:
+        >>> grid_size((300, 451)), grid_size((8, 20))
+        ((64, 96), (8, 20))
+    """
+    factor = min(1.0, GRID_SIDE / max(original))
+    return max(1, round(original[0] * factor)), max(1, round(original[1] * factor))
+
+
+def _looks(classifier: Prepared, spec: Spec, way: Preset) -> list[Size]:
+    """The sizes at which the whole frame is shown to a method."""
+    base = classifier.preprocess.size or (_ANY_SIZE, _ANY_SIZE)
+    if needed_view(spec, "whole") == "margin":
+        return [classifier.preprocess.view(base, "margin").size]
+    factors = (1.0,) if _is_slow(spec) else way.sizes
+    sizes = [(round(base[0] * factor), round(base[1] * factor)) for factor in factors]
+    return [size for size in sizes if size == base or _takes(classifier, size)] or [base]
+
+
+def _is_slow(spec: Spec) -> bool:
+    """Methods of hundreds of passes a map: one look is all that can be afforded."""
+    return entry("attribution", spec.name).family == "perturbation"
+
+
+def _takes(classifier: Prepared, size: Size) -> bool:
+    """Whether the network runs on images of another size than its own; tried once."""
+    known = _SIZES.setdefault(classifier, {})
+    if size not in known:
+        try:
+            forward(classifier, classifier.mean_image.expand(1, -1, *size))
+            known[size] = True
+        except Exception:  # a network that wants its own size fails in its own way
+            known[size] = False
+    return known[size]
+
+
+def _laid(result: Attribution, index: int, view: View, grid: Size, share: float, mirrored: bool) -> Tensor:
+    """One map of a result on the working grid, the positive part; blurred where its cells are finer than the blur."""
+    offset, stride = result.heat_grid
+    values = result.heat[index].clamp(min=0)
+    if mirrored:
+        values = values.flip(-1)
+        offset = (offset[0], result.size[1] - offset[1] - stride[1] * (values.shape[-1] - 1))
+    # Sampled on a coarser grid, single pixels would be picked at random: at least half a cell of blur.
+    width = max(share * max(view.size), 0.5 * max(view.size) / max(grid)) / max(stride)
+    values = blur(values[None], width)[0] if width >= 1 else values
+    return lay_on_original(values, offset, stride, view, size=grid)
+
+
+def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Prediction) -> Located:
+    """The object that the evidence points at, as a mask and a box in the picture's pixels.
+
+    Raises:
+        NumericalError: if the evidence says nothing, and why.
+    """
+    if seen.problem is not None:
+        raise NumericalError(f"{prediction.label}: {seen.problem}")
+    original, values = picture_size(picture), seen.values
+    grid = (values.shape[0], values.shape[1])
+    colors = look(picture, whole_view(original, grid), channels=3, interpolation="lanczos")
+    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings())
+    mask = to_original(found.mask, original)
+    row, column = np.unravel_index(int(values.argmax()), grid)
+    point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])
+    return Located(
+        prediction.index,
+        prediction.label,
+        prediction.probability,
+        box=bounding_box(mask),
+        mask=mask,
+        evidence=values,
+        segmentation=found,
+        point=(float(point[0]), float(point[1])),
+    )
+
+
+def to_original(mask: NDArray[np.bool_], original: Size) -> NDArray[np.bool_]:
+    """A mask on the working grid at the picture's size, its outline smooth."""
+    view = whole_view(original, (mask.shape[0], mask.shape[1]))
+    laid = lay_on_original(torch.from_numpy(mask.astype(np.float32)), (0.5, 0.5), (1.0, 1.0), view)
+    return np.asarray(laid.numpy() >= 0.5)

@@ -1,0 +1,83 @@
+"""The run behind `phosphene evaluate localization`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from phosphene.errors import InputError, OptionError
+from phosphene.evaluation.ground_truth import read_truth
+from phosphene.evaluation.localization import localization
+from phosphene.images import list_images
+from phosphene.localization.presets import Preset
+from phosphene.localization.segment import segment_name
+from phosphene.pipeline.locate import configured
+from phosphene.runs.session import Common, Session
+
+
+def evaluate_localization(
+    images: str,
+    boxes: str,
+    common: Common,
+    *,
+    methods: Sequence[str] = (),
+    segments: Sequence[str] = (),
+    presets: Sequence[str] = ("best",),
+    tolerance: float = 0.0,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Boxes from maps against boxes from people, in one table.
+
+    Args:
+        images: folder of pictures.
+        boxes: CSV file, folder of ILSVRC XML files, or COCO JSON.
+        common: the common options.
+        methods: method specs, one row each; none for the presets' own maps.
+        segments: "graphcut", "threshold", one row each; none for the presets' own.
+        presets: "best", "paper", one row each.
+        tolerance: of the pointing game, in original pixels.
+        limit: only the first so many pictures.
+
+    Returns:
+        The JSON answer of the command: {"images", "class_top1", "class_top5", "rows": [...], "baselines": {...}}.
+    """
+    ways = ways_of(methods, segments, presets)
+    if tolerance < 0:
+        raise OptionError(f"tolerance {tolerance} is negative; give 0 or more pixels")
+    classifier = common.load()
+    truths = read_truth(boxes, list_images(images), classifier.labels)[:limit]
+    if not truths:
+        raise InputError(f"{boxes}: no boxes for the pictures in {images}")
+    options = {"images": images, "boxes": boxes, "tolerance": tolerance, "limit": limit}
+    session = Session.start("localization", common, classifier, **options)
+    found = localization(classifier, truths, ways, tolerance=tolerance, seed=common.seed, progress=common.announce)
+    return session.finish(
+        images=found.images,
+        class_top1=found.class_top1,
+        class_top5=found.class_top5,
+        rows=[measured.row() for measured in found.rows],
+        baselines={measured.name: measured.row() for measured in found.baselines},
+        failed=[{"path": record.path, "error": record.error} for record in found.broken],
+    )
+
+
+def ways_of(methods: Sequence[str], segments: Sequence[str], presets: Sequence[str]) -> tuple[Preset, ...]:
+    """Every preset with every method and every segmentation.
+
+    Raises:
+        OptionError: if two rows would be the same.
+
+    Example:
+        >>> [(way.methods[0], way.segment) for way in ways_of(["cam", "grad_cam"], ["threshold"], ["best"])]
+        [('cam', 'threshold'), ('grad_cam', 'threshold')]
+    """
+    ways = tuple(
+        configured(preset, method, None if segment is None else segment_name(segment))
+        for preset in presets or ("best",)
+        for method in methods or (None,)
+        for segment in segments or (None,)
+    )
+    for way in ways:
+        if ways.count(way) > 1:
+            raise OptionError(f"{'+'.join(way.methods)} with {way.segment} would be measured twice; name each once")
+    return ways

@@ -1,0 +1,144 @@
+"""True boxes out of three kinds of files, and the measures of a network that sees red."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from phosphene.classifier import Labels
+from phosphene.errors import InputError
+from phosphene.evaluation.ground_truth import Truth, read_truth
+from phosphene.evaluation.localization import localization
+from phosphene.pipeline.locate import configured
+from phosphene.runtime import prepare
+from phosphene.types import Box
+from tests.pipeline.test_locate import picture, red_detector
+
+LABELS = Labels(("grey", "red"), ("n01", "n02"))
+XML = """<annotation><filename>{name}</filename><size><width>200</width><height>120</height></size>
+<object><name>n02</name><bndbox><xmin>91</xmin><ymin>31</ymin><xmax>150</xmax><ymax>80</ymax></bndbox></object>
+</annotation>"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    for name in ("a.png", "b.png"):
+        picture().save(pictures / name)
+    return pictures
+
+
+def sources(place):
+    """The same boxes in the three forms."""
+    table = place / "boxes.csv"
+    table.write_text(
+        "file,width,height,class_index,x0,y0,x1,y1\n" + "".join(f"{n}.png,200,120,1,90,30,150,80\n" for n in "ab")
+    )
+    xml = place / "xml"
+    xml.mkdir()
+    for name in "ab":
+        (xml / f"{name}.xml").write_text(XML.format(name=name))
+    coco = place / "coco.json"
+    image = {"height": 120, "width": 200}
+    shared = {"category_id": 7, "bbox": [90, 30, 60, 50]}
+    coco.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "x/a.png", **image}, {"id": 2, "file_name": "b.png", **image}],
+                "annotations": [{"id": 1, "image_id": 1, **shared}, {"id": 2, "image_id": 2, **shared}],
+                "categories": [{"id": 7, "name": "red"}],
+            }
+        )
+    )
+    return table, xml, coco
+
+
+def test_three_kinds_of_files_give_the_same_boxes(folder, tmp_path):
+    images = sorted(folder.iterdir())
+    expected = [Truth(path, 1, (Box(90, 30, 150, 80),), (120, 200)) for path in images]
+    for source in sources(tmp_path):
+        assert read_truth(source, images, LABELS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,x0,y0\n", "without the column x1, y1"),
+        ("file,x0,y0,x1,y1\n", "without the column class_index"),
+        ("file,class_index,x0,y0,x1,y1\na.png,1,1,2,three,4\n", "line 2: 'three' is not a number"),
+        ("file,class_index,x0,y0,x1,y1\na.png,1,9,2,3,4\n", "line 2: box"),
+        ("file,class_index,x0,y0,x1,y1\na.png,cat,1,2,3,4\n", "no class 'cat'"),
+        ("file,class_index,x0,y0,x1,y1\nz.png,1,1,2,3,4\n", "none of its pictures is among the 2"),
+        ("file,class_index,x0,y0,x1,y1\na.png,1\n", "line 2"),
+    ],
+)
+def test_tables_that_cannot_be_used(folder, tmp_path, text, message):
+    table = tmp_path / "boxes.csv"
+    table.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_truth(table, sorted(folder.iterdir()), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("boxes.json", '{"images": []}', "no COCO JSON"),
+        ("boxes.json", "[1", "no COCO JSON"),
+        ("boxes.xml", "<annotation>", "is no XML"),
+        ("boxes.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a/>', "document type"),
+        ("boxes.xml", "<annotation><object><name>n01</name></object></annotation>", "without bndbox"),
+    ],
+)
+def test_files_that_cannot_be_used(folder, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_truth(tmp_path / name, sorted(folder.iterdir()), LABELS)
+
+
+def test_a_folder_without_xml_is_refused(folder):
+    with pytest.raises(InputError, match="holds no XML"):
+        read_truth(folder, sorted(folder.iterdir()), LABELS)
+
+
+def test_measures_of_a_network_that_sees_red(folder):
+    images = sorted(folder.iterdir())
+    right, wrong_class = Truth(images[0], 1, (Box(90, 30, 150, 80),)), Truth(images[1], 0, (Box(0, 0, 20, 20),))
+    ways = [configured("best", "cam", "threshold"), configured("best", "cam", "graphcut")]
+    found = localization(prepare(red_detector()), [right, wrong_class], ways)
+    assert (found.images, found.class_top1, found.class_top5) == (2, 0.5, 1.0)
+    for measured in found.rows:
+        row = measured.row()
+        assert row["method"] == "cam"
+        assert row["gt_known"] == 0.5
+        assert row["top1_error"] == row["top5_error"] == 0.5
+        assert row["pointing_game"] == 0.5
+        assert row["box_accuracy"]["0.3"] == 0.5
+        assert row["seconds_per_image"] > 0
+    whole, centre = (measured.row() for measured in found.baselines)
+    assert whole["gt_known"] == centre["gt_known"] == 0.0
+    assert whole["box_accuracy"] == {"0.3": 0.0, "0.5": 0.0, "0.7": 0.0}
+    assert centre["pointing_game"] == 0.5  # (100, 60) lies on the red
+
+
+def test_pictures_that_cannot_be_used_are_told(folder):
+    images = sorted(folder.iterdir())
+    images[1].write_bytes(b"no picture")
+    Image.new("RGB", (10, 10)).save(folder / "c.png")
+    truths = [Truth(path, 1, (Box(90, 30, 150, 80),), (120, 200)) for path in (*images, folder / "c.png")]
+    found = localization(prepare(red_detector()), truths, [configured("best", "cam")])
+    assert found.images == 1
+    assert [record.path for record in found.broken] == [str(images[1]), str(folder / "c.png")]
+    assert "10 x 10, but its boxes were drawn on 200 x 120" in found.broken[1].error
+    with pytest.raises(InputError, match="none of the 2 pictures"):
+        localization(prepare(red_detector()), truths[1:], [configured("best", "cam")])
+
+
+def test_a_map_that_says_nothing_counts_as_wrong(folder):
+    path = folder / "black.png"
+    Image.new("RGB", (64, 64)).save(path)
+    found = localization(prepare(red_detector()), [Truth(path, 1, (Box(0, 0, 64, 64),))], [configured("best", "cam")])
+    row = found.rows[0].row()
+    assert (row["dead"], row["gt_known"], row["pointing_game"]) == (1, 0.0, 0.0)

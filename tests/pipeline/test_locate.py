@@ -1,0 +1,109 @@
+"""locate on a network that sees red: where it says the object is, is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import NumericalError, OptionError
+from phosphene.localization.presets import PRESETS
+from phosphene.pipeline.locate import configured, evidence, grid_size, locate, to_original
+from phosphene.runtime import prepare
+
+
+def red_detector(*, flattened: bool = False) -> Classifier:
+    """Class 1 is the amount of red beyond the other colors; nothing else matters."""
+    convolution = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.tensor([[0.1, 0.1, 0.1], [2.0, -1.0, -1.0]]).view(2, 3, 1, 1))
+        convolution.bias.copy_(torch.tensor([0.0, -0.5]))
+    head = [nn.Flatten(), nn.Linear(2 * 32 * 32, 2)] if flattened else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(convolution, nn.ReLU(), *head)
+    return Classifier(net, Preprocess((32, 32), 36), ["grey", "red"])
+
+
+def picture(left: int = 90, right: int = 150, size: tuple[int, int] = (120, 200)) -> Image.Image:
+    pixels = np.full((*size, 3), 110, np.uint8) + np.random.default_rng(0).integers(0, 20, (*size, 3), np.uint8)
+    pixels[30:80, left:right] = [220, 40, 30]
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("segment", ["graphcut", "threshold"])
+@pytest.mark.parametrize("method", ["saliency", "cam", "layer_saliency:layer=0", "occlusion:window=6,stride=3"])
+def test_the_object_is_found_in_pixels_of_the_picture(method, segment):
+    (found,) = locate(red_detector(), picture(), target="red", method=method, segment=segment)
+    assert found.index == 1
+    assert found.mask.shape == (120, 200)
+    np.testing.assert_allclose(tuple(found.box), (90, 30, 150, 80), atol=12)
+    assert 90 <= found.point[0] <= 150
+    assert 30 <= found.point[1] <= 80
+
+
+def test_what_the_centre_crop_would_lose_is_found():
+    (found,) = locate(red_detector(), picture(left=2, right=40), target=1, method="cam")
+    assert found.box.x0 < 10
+    np.testing.assert_allclose(tuple(found.box), (2, 30, 40, 80), atol=12)
+
+
+def test_paper_preset_runs_ten_crops_on_the_whole_frame():
+    (found,) = locate(red_detector(), picture(left=2, right=40), target=1, preset="paper")
+    np.testing.assert_allclose(tuple(found.box), (2, 30, 40, 80), atol=8)
+
+
+def test_mirror_image_of_the_picture_gives_the_mirrored_map():
+    prepared, shown = prepare(red_detector()), picture(left=20, right=50)
+    way = configured("best", "layer_saliency:layer=0")
+    (plain,) = evidence(prepared, [shown], [1], way)
+    (mirrored,) = evidence(prepared, [shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], [1], way)
+    np.testing.assert_allclose(mirrored.values[:, ::-1], plain.values, atol=1e-5)
+
+
+def test_a_batch_of_pictures_gives_the_maps_of_single_ones():
+    prepared, way = prepare(red_detector()), configured("best", "cam")
+    pictures = [picture(), picture(left=10, right=70, size=(150, 90))]
+    together = evidence(prepared, pictures, [1, 1], way)
+    for shown, seen in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(evidence(prepared, [shown], [1], way)[0].values, seen.values, atol=1e-6)
+
+
+def test_a_network_of_one_size_is_shown_that_size_alone():
+    (found,) = locate(red_detector(flattened=True), picture(), target="red", method="saliency", segment="threshold")
+    assert found.mask.any()
+
+
+def test_a_class_that_nothing_speaks_for_is_an_error():
+    grey = Image.new("RGB", (64, 64), (10, 10, 10))
+    with pytest.raises(NumericalError, match="red: the map is zero everywhere"):
+        locate(red_detector(), grey, target="red", method="cam")
+
+
+def test_several_classes_and_no_unit():
+    found = locate(red_detector(), picture(), target=["red", "grey"], method="cam")
+    assert [thing.label for thing in found] == ["red", "grey"]
+    assert sum(thing.probability for thing in found) == pytest.approx(1.0)
+    with pytest.raises(OptionError, match="one at a time"):
+        locate(red_detector(), [picture(), picture()])
+
+
+def test_another_method_gets_the_level_for_other_methods():
+    best = PRESETS["best"]
+    assert configured("best", "cam").threshold.level == best.other_level
+    assert configured("best", list(best.methods)) == best
+    assert configured("best", segment="threshold") == replace(best, segment="threshold")
+
+
+def test_masks_at_the_pictures_size_keep_their_place():
+    mask = np.zeros(grid_size((120, 200)), bool)
+    mask[10:20, 30:60] = True
+    large = to_original(mask, (120, 200))
+    rows, columns = np.flatnonzero(large.any(1)), np.flatnonzero(large.any(0))
+    scale = 200 / mask.shape[1]
+    np.testing.assert_allclose(
+        [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1], np.array([10, 20, 30, 60]) * scale, atol=1
+    )
