@@ -36,14 +36,19 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
         spearman1904.
     """
     check_pair(first, second)
-    a, b = (_ranks(maps.flatten(1).double()) for maps in (first, second))  # (N, h * w)
+    a, b = (_ranks(maps.flatten(1)) for maps in (first, second))  # (N, h * w)
     a, b = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (a, b))
     return ((a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()).clamp(-1, 1)
 
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks from 1 along rows; equal values get the mean of the ranks they take up together."""
-    ordered = values.contiguous().sort(dim=1).values
-    below = torch.searchsorted(ordered, values.contiguous(), right=False)
-    up_to = torch.searchsorted(ordered, values.contiguous(), right=True)
-    return (below + up_to + 1).double() / 2
+    ordered, order = values.sort(dim=1)
+    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # Each run of equal values: where it begins, and, read from the right, where it ends.
+    first = torch.where(new, place, 0).cummax(dim=1).values
+    ends = torch.cat([new[:, 1:], new[:, :1]], dim=1)
+    last = torch.where(ends, place, values.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    return torch.empty_like(ordered, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)

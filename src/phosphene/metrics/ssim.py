@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from phosphene.errors import OptionError
 from phosphene.maps import normalize
@@ -61,8 +60,15 @@ def ssim(first: Tensor, second: Tensor, *, stretch: bool = True) -> Tensor:
 
 def _windowed(values: Tensor) -> Tensor:
     """Gaussian means (N, h - 10, w - 10) of maps (N, h, w), where the window fits."""
-    position = torch.arange(-_RADIUS, _RADIUS + 1, device=values.device, dtype=values.dtype)
-    kernel = torch.exp(-0.5 * (position / _SIGMA) ** 2)
-    kernel = kernel / kernel.sum()
-    rows = F.conv2d(values[:, None], kernel[None, None, :, None])
-    return F.conv2d(rows, kernel[None, None, None, :])[:, 0]
+    position = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
+    bell = torch.exp(-0.5 * (position / _SIGMA) ** 2)
+    weights = (bell / bell.sum()).tolist()
+    height, width = values.shape[-2] - 2 * _RADIUS, values.shape[-1] - 2 * _RADIUS
+    # Shifted copies are added: several times faster than a convolution in float64.
+    rows = torch.zeros_like(values[:, :height])
+    for shift, weight in enumerate(weights):
+        rows.add_(values[:, shift : shift + height], alpha=weight)
+    means = torch.zeros_like(rows[:, :, :width])
+    for shift, weight in enumerate(weights):
+        means.add_(rows[:, :, shift : shift + width], alpha=weight)
+    return means

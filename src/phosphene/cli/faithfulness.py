@@ -1,0 +1,66 @@
+"""phosphene evaluate faithfulness: does the network's answer hang on what a method marks?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, command
+from phosphene.cli.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+DEFAULT_METHODS = ("grad_cam", "saliency", "input_x_gradient")
+
+Pictures = Annotated[
+    list[str], typer.Option("--images", metavar="DIR", help="A folder of pictures, or a picture; repeatable.")
+]
+Methods = Annotated[list[str] | None, typer.Option("--method", metavar="SPEC", help="A method to measure; repeatable.")]
+ClassOption = Annotated[str, typer.Option("--class", metavar="CLASS|top1", help="Explained class; or each best one.")]
+Limit = Annotated[int, typer.Option(help="How many pictures, taken evenly from all; 0 for all.")]
+Masks = Annotated[int | None, typer.Option(help="Masks of the methods that draw masks; default their own.")]
+
+
+@command(evaluate, "faithfulness")
+def faithfulness(
+    common: Common,
+    images: Pictures,
+    method: Methods = None,
+    class_: ClassOption = "top1",
+    protocol: Annotated[
+        Literal["coarse", "rise"], typer.Option(help="Pixels at a time: 1/32 of the image, or RISE's one row's worth.")
+    ] = "coarse",
+    limit: Limit = 50,
+    masks: Masks = None,
+) -> Answer:
+    """Insertion and deletion areas, average drop and increase of methods, beside maps that know nothing."""
+    from phosphene.runs.faithfulness import measure_faithfulness
+
+    answer = measure_faithfulness(
+        images,
+        method or DEFAULT_METHODS,
+        common,
+        classes=class_,
+        protocol=protocol,
+        limit=limit,
+        masks=masks,
+    )
+    lines = [f"{'method':32} deletion  insertion  drop    increase  s/image"]
+    lines += [_line(row) for row in (*answer["rows"], *answer["baselines"].values())]
+    lines += [f"failed: {row['error']}" for row in answer["errors"]]
+    failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
+    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    if not row["images"]:
+        return f"{row['method']:32} {row['error'] or 'every map was empty'}"
+    drop = "  -   " if row["average_drop"] is None else f"{row['average_drop']:6.1%}"
+    increase = "  -   " if row["average_increase"] is None else f"{row['average_increase']:6.1%}"
+    return (
+        f"{row['method']:32} {row['deletion']:8.3f}  {row['insertion']:9.3f}  {drop}  {increase}    "
+        f"{row['seconds_per_image']:7.2f}"
+    )

@@ -1,0 +1,49 @@
+"""phosphene evaluate sanity: does a method notice that the network has forgotten everything?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, command
+from phosphene.cli.evaluate import evaluate
+from phosphene.cli.faithfulness import DEFAULT_METHODS, ClassOption, Limit, Masks, Methods, Pictures
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+
+@command(evaluate, "sanity")
+def sanity(
+    common: Common,
+    images: Pictures,
+    method: Methods = None,
+    mode: Annotated[
+        Literal["both", "cascading", "independent"],
+        typer.Option(help="Randomize from the head down, or each stage alone."),
+    ] = "both",
+    class_: ClassOption = "top1",
+    limit: Limit = 50,
+    masks: Masks = None,
+) -> Answer:
+    """Randomize the network's weights stage by stage and see which methods notice."""
+    from phosphene.evaluation.sanity import MODES
+    from phosphene.runs.sanity import check_sanity
+
+    answer = check_sanity(
+        images,
+        method or DEFAULT_METHODS,
+        common,
+        modes=MODES if mode == "both" else (mode,),
+        classes=class_,
+        limit=limit,
+        masks=masks,
+    )
+    lines = [
+        f"{row['method']}: {row['error'] or row['verdict'] or 'no verdict without the cascade'}"
+        for row in answer["rows"]
+    ]
+    lines += [f"failed: {row['error']}" for row in answer["errors"]]
+    failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
+    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)

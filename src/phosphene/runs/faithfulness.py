@@ -1,0 +1,71 @@
+"""The run behind `phosphene evaluate faithfulness`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from phosphene.evaluation.faithfulness import CURVE_POINTS, Measured, Protocol, faithfulness
+from phosphene.render.chart import line_chart
+from phosphene.runs.samples import chosen_files, target_of
+from phosphene.runs.session import Common, Session
+
+
+def measure_faithfulness(
+    images: Sequence[str],
+    methods: Sequence[str],
+    common: Common,
+    *,
+    classes: str = "top1",
+    protocol: Protocol = "coarse",
+    limit: int = 50,
+    masks: int | None = None,
+) -> dict[str, Any]:
+    """Insertion, deletion, average drop and increase of methods over pictures; a table, curves and a report.
+
+    Returns:
+        The JSON answer of the command: {"run", "report", "images", "rows", "baselines", "errors", "charts"}.
+    """
+    classifier = common.load()
+    target = target_of(classes, classifier)
+    files = chosen_files(images, limit)
+    session = Session.start(
+        "faithfulness", common, classifier, images=list(images), methods=list(methods), classes=classes,
+        protocol=protocol, limit=limit, masks=masks,
+    )  # fmt: skip
+    found = faithfulness(
+        classifier,
+        files,
+        methods,
+        target=target,
+        protocol=protocol,
+        masks=masks,
+        seed=common.seed,
+        progress=common.announce,
+    )
+    charts = {
+        kind: session.folder.save_image(
+            f"{kind}.png",
+            line_chart(
+                _curves((*found.methods, *found.baselines), kind),
+                xs=np.linspace(0, 1, CURVE_POINTS).tolist(),
+                xlabel=f"share of the pixels {'replaced' if kind == 'deletion' else 'put back'}, most important first",
+                ylabel="probability of the class",
+                quiet=[one.method for one in found.baselines],
+            ),
+        )
+        for kind in ("deletion", "insertion")
+    }
+    return session.finish(
+        images=found.images,
+        rows=[one.row() for one in found.methods],
+        baselines={one.method: one.row() for one in found.baselines},
+        errors=[{"path": record.path, "error": record.error} for record in found.broken],
+        charts=charts,
+    )
+
+
+def _curves(measured: Sequence[Measured], kind: str) -> Mapping[str, Sequence[float]]:
+    return {one.method: one.curves[kind].tolist() for one in measured if kind in one.curves}

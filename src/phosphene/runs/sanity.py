@@ -1,0 +1,121 @@
+"""The run behind `phosphene evaluate sanity`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from phosphene.evaluation.sanity import MODES, Mode, Sanity, SanityChecks, sanity
+from phosphene.images import to_pil
+from phosphene.registry import entry, parse_spec
+from phosphene.render import heat_layer, overlay, scale_of, side_by_side
+from phosphene.render.chart import line_chart
+from phosphene.runs.samples import chosen_files, target_of
+from phosphene.runs.session import Common, Session
+from phosphene.store import file_stem
+
+# Maps shown of each cascade, the true one aside.
+_SHOWN = 6
+
+
+def check_sanity(
+    images: Sequence[str],
+    methods: Sequence[str],
+    common: Common,
+    *,
+    modes: Sequence[Mode] = MODES,
+    classes: str = "top1",
+    limit: int = 50,
+    masks: int | None = None,
+) -> dict[str, Any]:
+    """Parameter randomization of methods over pictures; likeness per stage, a verdict each, and a report.
+
+    Returns:
+        The JSON answer of the command: {"run", "report", "images", "stages", "rows", "errors", "charts"}.
+    """
+    classifier = common.load()
+    target = target_of(classes, classifier)
+    files = chosen_files(images, limit)
+    session = Session.start(
+        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes), classes=classes,
+        limit=limit, masks=masks,
+    )  # fmt: skip
+    found = sanity(
+        classifier,
+        files,
+        methods,
+        modes=modes,
+        target=target,
+        masks=masks,
+        seed=common.seed,
+        progress=common.announce,
+    )
+    names = [stage.name for stage in found.stages]
+    charts = {
+        mode: session.folder.save_image(
+            f"{mode}.png",
+            line_chart(
+                _lines(found, mode),
+                ticks=["intact", *names],
+                xlabel="randomized, from the head down" if mode == "cascading" else "the one randomized stage",
+                ylabel="rank correlation of magnitudes",
+                bounds=(-0.25, 1.05),
+            ),
+        )
+        for mode in modes
+    }
+    rows = [_row(one) | {"pictures": _strip(session, found, one)} for one in found.methods]
+    return session.finish(
+        images=found.images,
+        stages=names,
+        rows=rows,
+        errors=[{"path": record.path, "error": record.error} for record in found.broken],
+        charts=charts,
+    )
+
+
+def _row(one: Sanity) -> dict[str, Any]:
+    return {
+        "method": one.method,
+        "error": one.error,
+        "verdict": one.verdict,
+        "chance": one.chance.row(),
+        "modes": {
+            mode: [{"stage": name, **likeness.row()} for name, likeness in stages.items()]
+            for mode, stages in one.stages.items()
+        },
+        "seconds_per_image": one.seconds,
+    }
+
+
+def _lines(found: SanityChecks, mode: Mode) -> Mapping[str, Sequence[float]]:
+    return {
+        one.method: [1.0, *(_or_nan(likeness.row()["spearman_abs"]) for likeness in one.stages[mode].values())]
+        for one in found.methods
+        if one.error is None
+    }
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _strip(session: Session, found: SanityChecks, one: Sanity) -> Any:
+    """The first picture's maps along the cascade, each on its own scale."""
+    if len(one.examples) < 2:
+        return None
+    picture = to_pil(found.example)
+    display = entry("attribution", parse_spec(one.method).name).display
+    steps = torch.linspace(0, len(one.examples) - 1, min(_SHOWN + 1, len(one.examples))).round().int().tolist()
+    tiles: list[Image.Image] = []
+    for step in steps:
+        values = one.examples[step]
+        tiles.append(overlay(picture, heat_layer(values, scale_of(values, display))))
+    labels = ["intact" if step == 0 else f"down to {found.stages[step - 1].name}" for step in steps]
+    return session.folder.save_image(
+        f"{file_stem(one.method)}.jpg", side_by_side(tiles, labels, height=180), quality=88
+    )
