@@ -22,6 +22,7 @@ from phosphene.pipeline import resolve_target, stream
 from phosphene.pipeline.explain import TargetLike
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward, prepare
+from phosphene.runtime.prepare import forget
 from phosphene.types import Record, Target
 
 Mode = Literal["cascading", "independent"]
@@ -210,6 +211,7 @@ def sanity(
                     compare(results[spec].stages[mode][parts[index].name], found, true[spec], pairs)
                     if mode == "cascading" and len(results[spec].examples) == index + 1:
                         results[spec].examples.append(found.pixels[0].cpu())
+            forget(network)
             if progress is not None:
                 done = (batch.done - files) * len(plan) + files * step
                 progress(done, len(paths) * len(plan), f"{mode}, {parts[index].name}")

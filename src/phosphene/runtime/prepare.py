@@ -135,6 +135,11 @@ def _cached(source: Classifier, names: tuple[str, ...], precision: Precision) ->
     return prepared
 
 
+def forget(classifier: Classifier) -> None:
+    """Let go of what was prepared of a classifier: for those who go through many of them."""
+    _PREPARED.pop(classifier.source if isinstance(classifier, Prepared) else classifier, None)
+
+
 def _signature(module: nn.Module) -> Signature:
     """Changes whenever a weight is replaced, moved or written to."""
     return tuple(_state_of(tensor) for tensor in (*module.parameters(), *module.buffers()))
