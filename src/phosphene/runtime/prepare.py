@@ -7,9 +7,10 @@ gradients of its own. A changed weight is noticed and the copy made anew.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Sequence
 from functools import cached_property
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,12 +33,11 @@ class Prepared(Classifier):
     """A classifier ready to run: `prepare` makes it, and every method accepts it where it accepts a Classifier.
 
     Args:
-        source: the classifier it was made from.
-        keep: layers that exist in it unchanged, so that capture gives the same values as the original.
+        source: the classifier it is made from.
         precision: "exact" float32, "fast" bfloat16 where that is faster.
     """
 
-    def __init__(self, source: Classifier, keep: tuple[str, ...], precision: Precision) -> None:
+    def __init__(self, source: Classifier, precision: Precision) -> None:
         super().__init__(
             freeze(source.module),
             source.preprocess,
@@ -46,8 +46,8 @@ class Prepared(Classifier):
             name=source.name,
             output=source.output,
         )
-        self.source = source
-        self.keep = keep
+        # A twin around the original's module: the original itself, were it held here, would hold its own cache.
+        self.source = source.with_module(source.module)
         self.precision: Precision = precision
         self.traced: fx.GraphModule | None = trace(self.module)
         """The FX graph, or None where the network's code depends on data."""
@@ -88,17 +88,17 @@ class Prepared(Classifier):
         return self.default_layer if layer is None else layer_name(self.source.module, layer)
 
 
-_PREPARED: WeakKeyDictionary[Classifier, dict[tuple[tuple[str, ...], Precision], tuple[Signature, Prepared]]] = (
-    WeakKeyDictionary()
-)
+_PREPARED: WeakKeyDictionary[Classifier, dict[Precision, tuple[Signature, Prepared]]] = WeakKeyDictionary()
+_DROPPED: list[None] = []  # one entry per prepared form that nobody holds any more
 
 
 def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: Precision | None = None) -> Prepared:
     """The prepared form of a classifier, made at the first call and kept until a weight changes.
 
     Args:
-        classifier: any classifier; a prepared one is returned as it is if it keeps the layers asked for.
-        keep: layers whose outputs must be exactly those of the original.
+        classifier: any classifier; a prepared one is returned as it is unless another precision is asked for.
+        keep: layers that will be captured; they must exist. What is captured is always what the original gives
+            there: nothing is folded across a layer while it is being watched (runtime.fusion).
         precision: "exact" (default) or "fast".
 
     Raises:
@@ -110,28 +110,34 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
         >>> prepare(classifier) is prepare(classifier)
         True
     """
-    source, kept = classifier, tuple(keep)
-    if isinstance(classifier, Prepared):
-        source, precision = classifier.source, precision or classifier.precision
-        kept = (*classifier.keep, *kept)
-    precision = precision or "exact"
+    source = classifier.source if isinstance(classifier, Prepared) else classifier
+    if precision is None:
+        precision = classifier.precision if isinstance(classifier, Prepared) else "exact"
     if precision not in ("exact", "fast"):
         raise OptionError(f"precision '{precision}' is unknown; choose exact or fast")
-    names = tuple(sorted({layer_name(source.module, layer) for layer in kept}))
-    if isinstance(classifier, Prepared) and (names, precision) == (classifier.keep, classifier.precision):
+    for layer in keep:
+        layer_name(source.module, layer)
+    if isinstance(classifier, Prepared) and precision == classifier.precision:
         return classifier
-    return _cached(source, names, precision)
+    return _cached(source, precision)
 
 
-def _cached(source: Classifier, names: tuple[str, ...], precision: Precision) -> Prepared:
+def _cached(source: Classifier, precision: Precision) -> Prepared:
     signature = _signature(source.module)
     known = _PREPARED.setdefault(source, {})
-    found = known.get((names, precision))
+    found = known.get(precision)
     if found is not None and found[0] == signature:
         return found[1]
     keep_freed_memory()
-    prepared = Prepared(source, names, precision)
-    known[names, precision] = (signature, prepared)
+    if found is not None or _DROPPED:
+        known.pop(precision, None)
+        del found
+        # A graph and its nodes hold each other, and with them the weights: Python would let go of them much later.
+        _DROPPED.clear()
+        gc.collect()
+    prepared = Prepared(source, precision)
+    finalize(prepared, _DROPPED.append, None)
+    known[precision] = (signature, prepared)
     return prepared
 
 
