@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-zoo zoo-table check format clean
+.PHONY: demo test test-zoo zoo-table check format bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -32,8 +32,17 @@ format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Another environment: two of the peers need torchvision, whose wheel loads only beside the CUDA build of torch.
+bench: .venv-bench/.made
+	.venv-bench/bin/python -m benchmarks --save
+
+.venv-bench/.made: pyproject.toml benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ZOO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench $(ZOO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("phosphene needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

@@ -1,0 +1,56 @@
+"""Works of many steps that make an image of a class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.work import Run, Work
+from benchmarks.works.networks import Normalized, embedded
+
+IMAGES = 8
+LABEL = 281
+
+
+def our_class_model(precision: str, count: int) -> Run:
+    """`count` steps of the recipe class_model as it is, eight images at once."""
+    from phosphene.runtime import prepare
+    from phosphene.synthesis.recipes.class_model import class_model
+    from phosphene.synthesis.streams import Streams
+    from phosphene.types import Target
+
+    classifier = prepare(embedded(), precision=precision)  # type: ignore[arg-type]
+
+    def run() -> np.ndarray:
+        streams = Streams.of(0, list(range(IMAGES)))
+        *_, last = class_model(classifier, Target.of([LABEL] * IMAGES), streams, steps=count)
+        return last.images.numpy()
+
+    return run
+
+
+def lucent(batch: int, count: int) -> Run:
+    """`count` steps of lucent's feature visualisation with its own parametrization and transforms."""
+    from lucent.optvis import objectives, param, render
+
+    network = Normalized(embedded()).eval()
+
+    def run() -> np.ndarray:
+        found = render.render_vis(
+            network,
+            objectives.channel("network_classifier", LABEL),
+            lambda: param.image(224, batch=batch),
+            preprocess=False,
+            thresholds=(count,),
+            fixed_image_size=224,
+            progress=False,
+            show_image=False,
+        )
+        return np.asarray(found[-1])
+
+    return run
+
+
+WORKS = [
+    Work("synthesis", "efficientnet_lite0", "lucent", our_class_model, lucent, count=5, probe=1,
+         unit="step and image", units=lambda count: count * IMAGES, batches=(IMAGES,), compared=False),
+]  # fmt: skip
