@@ -4,6 +4,7 @@ from phosphene.render.grid import channel_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
 from phosphene.render.laid import draw, laid_layer, thumbnail
 from phosphene.render.object import draw_boxes, steps_picture
+from phosphene.render.scatter import group_color, thumbnail_map
 from phosphene.render.sheet import contact_sheet
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "contact_sheet",
     "draw",
     "draw_boxes",
+    "group_color",
     "heat_layer",
     "laid_layer",
     "overlay",
@@ -20,5 +22,6 @@ __all__ = [
     "shared_scale",
     "side_by_side",
     "steps_picture",
+    "thumbnail_map",
     "thumbnail",
 ]

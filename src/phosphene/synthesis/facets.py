@@ -145,8 +145,12 @@ def find_facets(
     )
 
 
-def _check(activations: Tensor, facets: int, exemplars: int) -> None:
-    count = len(activations)
+def check_counts(count: int, facets: int, exemplars: int) -> None:
+    """Refuse to look for more facets or exemplars than there are images.
+
+    Raises:
+        OptionError: naming how many there are and how many are needed.
+    """
     if facets < 1 or exemplars < 1:
         raise OptionError(f"{facets} facets of {exemplars} exemplars; give at least 1 of each")
     if count < max(facets, exemplars):
@@ -154,6 +158,11 @@ def _check(activations: Tensor, facets: int, exemplars: int) -> None:
             f"{count} readable images are too few for {facets} facets of {exemplars} exemplars; "
             f"give at least {max(facets, exemplars)} images, or ask for less"
         )
+
+
+def _check(activations: Tensor, facets: int, exemplars: int) -> None:
+    count = len(activations)
+    check_counts(count, facets, exemplars)
     if not bool(torch.isfinite(activations).all()):
         raise NumericalError("the layer's activations hold NaN or infinity for some of the images; choose another")
     distinct = len(torch.unique(activations, dim=0))

@@ -1,0 +1,68 @@
+"""phosphene features: what a layer responds to in a set of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from phosphene.cli.app import Answer, app, command
+
+if TYPE_CHECKING:
+    from phosphene.runs.session import Common
+
+
+@command(app, "features")
+def features(
+    common: Common,
+    folder: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders of pictures, or pictures.")],
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", metavar="NAME|default", help="A layer; repeatable.")
+    ] = None,
+    facets: Annotated[int, typer.Option(help="Kinds of pictures to tell apart; an image is drawn for each.")] = 3,
+    exemplars: Annotated[int, typer.Option(help="Pictures that stand for a facet.")] = 10,
+    top_k: Annotated[int | None, typer.Option(help="Channels that the dot product looks at [default: 50].")] = None,
+    terms: Annotated[
+        Literal["full", "dot", "distance"] | None, typer.Option(help="Terms of the loss [default: full].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps; default the preset's.")] = None,
+    preset: Annotated[
+        Literal["best", "paper"] | None, typer.Option(help="The best pictures, or the paper's numbers [default: best].")
+    ] = None,
+    previous: Annotated[
+        str, typer.Option(metavar="NAME", help="The layer before; auto finds it, none leaves its term out.")
+    ] = "auto",
+    recipe: Annotated[str, typer.Option(metavar="SPEC", help="minds_eye, with options.")] = "minds_eye",
+) -> Answer:
+    """Find the kinds of pictures that a layer tells apart, and draw what it responds to in each."""
+    from phosphene.runs.features import Wish, draw_features
+
+    wish = Wish(
+        pictures=tuple(folder),
+        layers=tuple(layer or ()),
+        facets=facets,
+        exemplars=exemplars,
+        recipe=recipe,
+        preset=preset,
+        terms=terms,
+        top_k=top_k,
+        steps=steps,
+        previous=previous,
+    )
+    return drawn(draw_features(wish, common))
+
+
+def drawn(answer: Mapping[str, Any]) -> Answer:
+    """The answer for people: per layer and facet how close the image came, and where it is."""
+    lines = []
+    for layer in answer["layers"]:
+        lines.append(f"{layer['layer']}  (layer before: {layer['previous'] or 'none'})")
+        lines += [
+            f"  facet {number}, {facet['members']} pictures, cosine {facet['target_cosine']:.3f}: {facet['image']}"
+            for number, facet in enumerate(layer["facets"])
+        ]
+        lines += [f"  note: {note}" for note in layer["notes"]]
+    lines += [f"failed: {row['error']}" for row in answer["errors"]]
+    lines.append(f"report: {answer['report']}")
+    return Answer(answer, "\n".join(lines), failed=bool(answer["errors"]))

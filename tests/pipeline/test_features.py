@@ -1,0 +1,117 @@
+"""features: folders of pictures to drawn facets, on a tiny network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from phosphene.errors import InputError, NotFoundError, OptionError
+from phosphene.images import list_images
+from phosphene.pipeline.features import collect, drawing_spec, features
+from phosphene.runtime import activations, prepare
+from tests import networks
+from tests.oracles import features as oracle
+
+QUICK = "minds_eye:steps=12,top_k=3"
+
+
+def folder_of(path: Path, counts: tuple[int, ...] = (7, 9)) -> Path:
+    """Pictures of several colors, a little noise on each."""
+    generator = np.random.default_rng(0)
+    colors = [(200, 40, 40), (40, 60, 210), (40, 200, 60)]
+    for kind, count in enumerate(counts):
+        for index in range(count):
+            noise = generator.integers(-30, 30, (20, 24, 3))
+            picture = np.clip(np.array(colors[kind]) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(picture).save(path / f"{kind}-{index}.png")
+    return path
+
+
+def test_each_kind_of_picture_becomes_a_drawn_facet(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(networks.pooled())
+    found = features(classifier, folder_of(tmp_path), ["4", "default"], facets=2, exemplars=4, recipe=QUICK)
+    assert [layer.layer for layer in found] == ["4", prepare(classifier).default_layer]
+    first = found[0]
+    assert (first.previous, first.steps, first.notes) == ("3", 12, ())
+    assert [len(facet.facet.members) for facet in first.facets] == [9, 7]
+    for kind, facet in zip((1, 0), first.facets, strict=True):
+        assert all(Path(path).name.startswith(f"{kind}-") for path in facet.exemplars)
+        assert facet.image.shape == (3, 16, 16)
+        assert len(facet.channels) == len(facet.wanted) == len(facet.reached) == 3
+        assert list(facet.wanted) == sorted(facet.wanted, reverse=True)
+        assert {name: len(values) for name, values in facet.losses.items()} == dict.fromkeys(
+            ("distance", "dot", "previous", "mismatch"), 12
+        )
+        assert len(facet.exemplar_cosines) == 4
+        torch.testing.assert_close(facet.frames[-1], facet.image)
+
+
+def test_the_cosine_is_of_the_finished_image_with_the_exemplars_mean(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(networks.pooled())
+    facet = features(classifier, folder_of(tmp_path), "4", facets=2, exemplars=4, recipe=QUICK)[0].facets[0]
+    rows = collect(prepare(classifier), [Path(path) for path in facet.exemplars], ["4"]).pooled["4"]
+    target = oracle.weighted_sum(list(rows), facet.facet.weights.tolist())
+    _, found = activations(classifier, facet.image[None], ["4"])
+    reached = found["4"].mean(dim=(2, 3))[0].double()
+    expected = float(reached @ target / (reached.norm() * target.norm()))
+    assert facet.target_cosine == pytest.approx(expected, abs=1e-5)
+
+
+def test_pooled_activations_do_not_depend_on_the_batches(tmp_path: Path) -> None:
+    classifier = prepare(networks.classifier_of(networks.pooled()))
+    paths = list_images(folder_of(tmp_path, (20,)))
+    together = collect(classifier, paths, ["4"])
+    alone = torch.cat([collect(classifier, [path], ["4"]).pooled["4"] for path in paths])
+    torch.testing.assert_close(together.pooled["4"], alone, rtol=1e-5, atol=1e-6)
+    assert list(together.paths) == [str(path) for path in paths]
+
+
+def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(networks.pooled())
+    folder_of(tmp_path)
+    first, again = (features(classifier, tmp_path, "4", facets=2, exemplars=3, recipe=QUICK)[0] for _ in range(2))
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first.facets, again.facets, strict=True))
+
+
+def test_the_layer_before_is_found_named_or_left_out(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(networks.pooled())
+    folder_of(tmp_path)
+    wanted = {"auto": "3", "0": "0", "none": None}
+    for previous, expected in wanted.items():
+        drawn = features(classifier, tmp_path, "4", facets=1, exemplars=3, recipe=QUICK, previous=previous)[0]
+        assert drawn.previous == expected
+        assert (max(drawn.facets[0].losses["previous"]) > 0) == (expected is not None)
+    first = features(classifier, tmp_path, "0", facets=1, exemplars=3, recipe=QUICK)[0]
+    assert first.previous is None
+    assert "no layer ran before 0" in first.notes[0]
+
+
+def test_a_broken_file_is_a_record_and_the_others_count(tmp_path: Path) -> None:
+    (folder_of(tmp_path, (4,)) / "broken.png").write_bytes(b"no picture")
+    found = collect(prepare(networks.classifier_of(networks.pooled())), list_images(tmp_path), ["4"])
+    assert len(found.paths) == 4
+    assert [Path(record.path).name for record in found.broken] == ["broken.png"]
+
+
+def test_clear_errors(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(networks.pooled())
+    with pytest.raises(InputError, match="none of the 1 files"):
+        features(classifier, tmp_path / "missing", "4")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of the 1 files is a picture"):
+        features(classifier, tmp_path, "4")
+    folder_of(tmp_path, (5,))
+    with pytest.raises(OptionError, match="5 readable images are too few for 3 facets of 10 exemplars"):
+        features(classifier, tmp_path, "4")
+    with pytest.raises(NotFoundError, match="no layer 'blocks'"):
+        features(classifier, tmp_path, "blocks", exemplars=2)
+    with pytest.raises(NotFoundError, match="no layer 'before'"):
+        features(classifier, tmp_path, "4", exemplars=2, previous="before")
+    with pytest.raises(OptionError, match="needs no pictures"):
+        drawing_spec("class_model")
+    with pytest.raises(OptionError, match="no option 'stepz'"):
+        drawing_spec("minds_eye:stepz=3")
