@@ -204,9 +204,11 @@ class _ReluRule(TorchFunctionMode):
             rectified = _Rectify.apply(*relu, self.rule)  # type: ignore[no-untyped-call]
             in_place = name.endswith("_") or kwargs.get("inplace", False)
             return relu[0].copy_(rectified) if in_place else rectified
+        given = [value.grad_fn for value in args if isinstance(value, Tensor)]
         output = func(*args, **kwargs)
         node = output.grad_fn if isinstance(output, Tensor) else None
-        if node is not None and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
+        # What hands on what it was given, such as dropout in eval mode, did not make it.
+        if node is not None and node not in given and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
             self.places[node] = _running_layer()
         return output
 

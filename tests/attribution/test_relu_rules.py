@@ -189,6 +189,15 @@ def test_without_relu_it_is_the_gradient_exactly(method: Any) -> None:
     assert torch.equal(method(classifier, images, Target.of(2)).reconstruction, gradient)
 
 
+def test_without_max_pooling_deconvnet_does_not_see_the_image() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    classifier, images = Classifier(net), torch.rand(2, 3, 8, 8)
+    pictures = deconvnet(classifier, images, Target.of(2)).reconstruction
+    assert torch.equal(pictures[0], pictures[1])
+    guided = guided_backprop(classifier, images, Target.of(2)).reconstruction
+    assert not torch.equal(guided[0], guided[1])
+
+
 def test_forward_values_are_those_of_the_network() -> None:
     for form in (RELUS | RELU6S).values():
         net, images = small(form(), 30), torch.rand(2, 3, 8, 8)
@@ -272,6 +281,7 @@ def test_what_has_no_rule_is_refused_and_named(name: str) -> None:
     net.add_module("body", nn.Sequential())
     net.body.add_module("conv", nn.Conv2d(3, 4, 3))
     net.body.add_module("act", make())
+    net.body.add_module("drop", nn.Dropout())
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))
     net.add_module("flatten", nn.Flatten())
     classifier, images = Classifier(net), torch.rand(1, 3, 8, 8)

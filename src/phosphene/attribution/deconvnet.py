@@ -22,7 +22,7 @@ Reduce = Literal["sum", "max_abs"]
     title="DeconvNet",
     family="gradient",
     paper="zeiler2014",
-    caveat="Shows what excites the layers below, much the same for every class: edges are recovered, not chosen.",
+    caveat="Only max-pooling ties it to the image: without any, it is one picture for all images; classes look alike.",
 )
 def deconvnet(
     classifier: Classifier,
@@ -38,8 +38,9 @@ def deconvnet(
     Back-propagation but at each ReLU, where ``R_n = R_{n+1} * 1(R_{n+1} > 0)`` takes the place of the gradient's
     ``R_n = R_{n+1} * 1(X_n > 0)``; max-pooling goes back to the arg-max of the forward pass. ReLU6 follows the same
     rule. Without ReLUs it is the gradient. Any form of ReLU is caught, and activations without such a rule (SiLU,
-    GELU) are refused. The paper divides nothing by the standard deviation of the input; here the map is with respect
-    to the image in [0, 1], so it is the paper's divided by it (ours).
+    GELU) are refused. Only the arg-max of max-pooling depends on the image: in a network without max-pooling the
+    picture of a class is the same for every image. The paper works on normalized input; here the map is with respect
+    to the image in [0, 1], so it is the paper's divided by the standard deviation (ours).
 
     Args:
         classifier: what is explained.
