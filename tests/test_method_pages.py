@@ -30,6 +30,7 @@ COSTS = json.loads((PAGES / "costs.json").read_text())
 
 @pytest.mark.parametrize("name", MAKE.methods())
 def test_page_is_up_to_date(name: str) -> None:
+    assert name in COSTS, f"run python docs/make_method_pages.py --draw {name}"
     entry = MAKE.methods()[name]
     written = (PAGES / MAKE.page_name(entry)).read_text(encoding="utf-8")
     assert written == MAKE.page(entry, COSTS.get(name)), "run python docs/make_method_pages.py"
