@@ -225,7 +225,8 @@ def _foldable(norm: nn.Module, convolution: nn.Conv2d) -> TypeGuard[nn.BatchNorm
 
 def _supported(module: nn.Module) -> bool:
     tensors = [*module.parameters(), *module.buffers()]
-    return torch._C._has_mkldnn and all(tensor.device.type == "cpu" for tensor in tensors)
+    operation = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return operation and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
