@@ -50,6 +50,7 @@ def compare(work: Work, rounds: int, known_batches: dict[str, int], say: Say) ->
             side.run(precision, work.count)
         times: dict[str, list[float]] = {name: [] for name in ("peer", *ours)}
         results: dict[str, np.ndarray] = {}
+        rounds = min(rounds, work.rounds)
         for turn in range(rounds):
             for name, side in (("peer", peer), *ours.items()):
                 seconds, results[name] = side.run(batch if name == "peer" else name, work.count)
@@ -65,8 +66,9 @@ def _best_batch(work: Work, peer: Side, say: Say) -> int:
         return work.batches[0]
     seconds = {}
     for batch in work.batches:
-        seconds[batch] = min(peer.run(batch, max(work.probe, batch))[0] / max(work.probe, batch) for _ in range(2))
-        say(f"{work.name}: {work.peer} at batch {batch}: {1e3 * seconds[batch] / work.units(1):.1f} ms per {work.unit}")
+        count = max(work.probe, batch) if work.of_images else work.probe
+        seconds[batch] = min(peer.run(batch, count)[0] for _ in range(2)) / work.units(count)
+        say(f"{work.name}: {work.peer} at batch {batch}: {1e3 * seconds[batch]:.1f} ms per {work.unit}")
     return min(seconds, key=seconds.__getitem__)
 
 

@@ -27,6 +27,8 @@ class Work:
         batches: sizes at which the peer is tried.
         precisions: of ours.
         compared: whether both sides' results are the same thing and can be subtracted.
+        of_images: whether the peer's batch is one of images, of which a probe then needs that many.
+        rounds: how often both sides run at most, where one run is long.
         batch_of: another work on the same network whose best batch size is taken over, instead of a probe.
     """
 
@@ -42,4 +44,6 @@ class Work:
     batches: tuple[int, ...] = (1, 8, 32)
     precisions: tuple[str, ...] = ("exact", "fast")
     compared: bool = True
+    of_images: bool = True
+    rounds: int = 100
     batch_of: str | None = None

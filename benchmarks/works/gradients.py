@@ -94,7 +94,8 @@ WORKS = [
          captum(embedded, "Saliency", lambda found: found.amax(1)), count=64, probe=8),
     Work("input_gradient", "efficientnet_lite0", "plain PyTorch", gradient_ours, gradient_plain, count=32, probe=8),
     Work("integrated_gradients", "efficientnet_lite0", "captum IntegratedGradients",
-         ours(embedded, "integrated_gradients:steps=50"), integrated, count=2, probe=1, precisions=("exact",)),
+         ours(embedded, "integrated_gradients:steps=50"), integrated, count=2, probe=1, precisions=("exact",),
+         of_images=False),
     Work("guided_backprop", "vgg16 (random weights)", "captum GuidedBackprop", ours(vgg, "guided_backprop"),
          captum(vgg, "GuidedBackprop", lambda found: found.sum(1)), count=8, probe=8, batches=(1, 8)),
 ]  # fmt: skip

@@ -64,6 +64,8 @@ def _work(window: int, stride: int, batch_of: str | None) -> Work:
         probe=1,
         unit="window",
         units=lambda count: count * windows(window, stride),
+        of_images=False,
+        rounds=5 if batch_of is None else 2,
         batch_of=batch_of,
     )
 
