@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from phosphene.errors import ModelError
-from phosphene.runtime import activations, forward, prepare
+from phosphene.runtime import activations, forward, masked_scores, prepare
 from phosphene.types import Target
 from tests.contract import checks
 from tests.zoo.networks import SIZE, SPECS, classifier
@@ -59,6 +59,19 @@ def test_contract(method, network, check):
     spec, target = quick_spec(method), Target.of([3, 1, 2])
     if checks.applies(spec, classifier(network), images(), target):
         check(spec, classifier(network), images(), target)
+
+
+@pytest.mark.parametrize("network", SPECS)
+def test_occlusion_in_windows_is_exact(network):
+    """Computing only what a window touches gives what whole covered copies give."""
+    boxes, fill = [(0, 0, 16, 16), (20, 40, 36, 56), (48, 48, 64, 64)], torch.full((3, 1, 1), 0.5)
+    fast, slow = (
+        masked_scores(
+            classifier(network), images(2), Target.of([1, 2]), boxes, fill, score="logit", windowed=way
+        ).covered
+        for way in (True, False)
+    )
+    assert float((fast - slow).abs().max()) < 1e-3 * float(slow.abs().max())
 
 
 @pytest.mark.parametrize("network", SPECS)

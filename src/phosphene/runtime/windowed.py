@@ -201,8 +201,7 @@ class WindowedNetwork:
             origin = torch.zeros_like(value.tops)
             maps = clean.permute(0, 2, 3, 1).expand(count, -1, -1, -1).contiguous()
             return _channels_second(_put(maps, value, origin, origin))
-        if value is None and isinstance(clean, Tensor) and node.op != "get_attr" and clean.ndim and len(clean) == 1:
-            return clean.expand(count, *clean.shape[1:])
+        # What does not depend on the image (a position embedding, a bias of windows) is the same for any batch.
         return clean if value is None else value
 
     def _cut(
