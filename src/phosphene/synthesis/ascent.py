@@ -304,6 +304,6 @@ def unit_rms(mask: Tensor | Callable[[Moment], Tensor] | None = None) -> Rule:
     return scaled
 
 
-def preconditioned(power: float) -> Rule:
+def preconditioned(power: float, color: float = 1.0) -> Rule:
     """The gradient with the spectrum 1/f^power and the colors of natural images; power 0 leaves it as it is."""
-    return lambda gradient, _moment: precondition(gradient, power) if power > 0 else gradient
+    return lambda gradient, _moment: precondition(gradient, power, color) if power > 0 else gradient

@@ -69,7 +69,7 @@ class Fourier:
         return torch.sigmoid(values)
 
 
-def precondition(gradient: Tensor, power: float = 1.0, color: bool = True) -> Tensor:
+def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0) -> Tensor:
     """The gradient (N, C, H, W) with the spectrum and the color statistics of natural images.
 
     Its spectrum is multiplied by 1 / f^power, its colors by the covariance of natural colors; both are symmetric
@@ -79,20 +79,19 @@ def precondition(gradient: Tensor, power: float = 1.0, color: bool = True) -> Te
     Args:
         gradient: any number of channels; colors are mixed for three only.
         power: 0 leaves the spectrum as it is.
-        color: whether colors are mixed.
+        color: power of the color covariance; 0 leaves colors as they are, 1/2 lets saturated ones come sooner than 1.
 
     Example:
         >>> gradient = torch.rand(1, 3, 8, 8)
-        >>> torch.allclose(precondition(gradient, power=0.0, color=False), gradient, atol=1e-6)
+        >>> torch.allclose(precondition(gradient, power=0.0, color=0.0), gradient, atol=1e-6)
         True
     """
     if power != 0:
         size = (int(gradient.shape[-2]), int(gradient.shape[-1]))
         spectrum = torch.fft.rfft2(gradient) * spectrum_scale(size, power).to(gradient)
         gradient = torch.fft.irfft2(spectrum, s=size)
-    if color and gradient.shape[1] == 3:
-        root = color_root()
-        gradient = mix_colors(gradient, root @ root.T)
+    if color > 0 and gradient.shape[1] == 3:
+        gradient = mix_colors(gradient, color_covariance(color))
     return gradient
 
 
@@ -110,6 +109,13 @@ def color_root() -> Tensor:
     root = torch.tensor(_COLOR_ROOT)
     root /= root.norm(dim=0).max()
     return root
+
+
+def color_covariance(power: float = 1.0) -> Tensor:
+    """(3, 3) symmetric: the color covariance, its largest eigenvalue about 1, raised to a power."""
+    root = color_root().double()
+    values, vectors = torch.linalg.eigh(root @ root.T)
+    return (vectors * values**power @ vectors.T).float()
 
 
 def mix_colors(values: Tensor, matrix: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Settings:
     first_radius: float
     soft: float
     precondition: float
+    color: float
     noise: float
     tv: float
     rotation: float
@@ -54,6 +55,7 @@ PRESETS = {
         first_radius=0.05,
         soft=0.04,
         precondition=1.0,
+        color=0.5,
         noise=0.05,
         tv=0.003,
         rotation=6.0,
@@ -70,6 +72,7 @@ PRESETS = {
         first_radius=1 / 224,
         soft=0.0,
         precondition=0.0,
+        color=0.0,
         noise=1.0,
         tv=0.004,
         rotation=5.0,
@@ -95,6 +98,7 @@ def fuse(
     first_radius: float | None = None,
     soft: float | None = None,
     precondition: float | None = None,
+    color: float | None = None,
     noise: float | None = None,
     tv: float | None = None,
     rotation: float | None = None,
@@ -123,6 +127,7 @@ def fuse(
         first_radius: radius at the first step, likewise.
         soft: width of the discs' edge, likewise.
         precondition: power of 1/f on the gradient; 0 for the plain gradient.
+        color: power of the natural colors' covariance on the gradient, where it is preconditioned.
         noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
         tv: size of a step down the total variation on the whole image, in [0, 1] units.
         rotation: augmentation: degrees.
@@ -174,7 +179,7 @@ def fuse(
             streams=streams,
             rate=step_rate,
             augmentations=[Affine(own.rotation, own.scale, own.shift * side)],
-            direction=[preconditioned(own.precondition), unit_rms(mask), multiply(mask)],
+            direction=[preconditioned(own.precondition, own.color), unit_rms(mask), multiply(mask)],
             after=[lambda value, _moment: total_variation_step(value, own.tv), clip],
             stage="together" if together else f"class {index + 1}",
         )

@@ -61,6 +61,7 @@ class Settings:
     kept: float
     noise: float
     precondition: float
+    color: float
     mask: Literal["growing", "fixed", "none"]
     radius: float
     first_radius: float
@@ -93,6 +94,7 @@ PRESETS = {
         kept=64 / 224,
         noise=0.05,
         precondition=1.0,
+        color=0.5,
         mask="growing",
         radius=64 / 224,
         first_radius=20 / 224,
@@ -123,6 +125,7 @@ PRESETS = {
         kept=48 / 224,
         noise=1.0,
         precondition=0.0,
+        color=0.0,
         mask="growing",
         radius=150 / 224,
         first_radius=1 / 224,
@@ -162,6 +165,7 @@ def sci(
     kept: float | None = None,
     noise: float | None = None,
     precondition: float | None = None,
+    color: float | None = None,
     mask: Literal["growing", "fixed", "none"] | None = None,
     radius: float | None = None,
     first_radius: float | None = None,
@@ -213,6 +217,7 @@ def sci(
         kept: radius of the disc of equation 5, as a fraction of the shorter side, at most half of it.
         noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
         precondition: power of 1/f on the gradient; 0 for the plain gradient.
+        color: power of the natural colors' covariance on the gradient, where it is preconditioned.
         mask: growing or fixed disc, or none.
         radius: final radius as a fraction of the shorter side.
         first_radius: radius at the first step, likewise.
@@ -267,7 +272,7 @@ def sci(
         streams=streams,
         rate=own.pre_rate,
         augmentations=parts.augmentations,
-        direction=[preconditioned(own.precondition), unit_rms()],
+        direction=[preconditioned(own.precondition, own.color), unit_rms()],
         after=[*parts.fading(None), clip],
         stage="pre-CI",
     )
@@ -294,7 +299,7 @@ def sci(
         rate=parts.rate,
         augmentations=[*parts.augmentations, *looked_at],
         direction=[
-            preconditioned(own.precondition),
+            preconditioned(own.precondition, own.color),
             unit_rms(where),
             saliency_weight(own.weight, where),
             *([] if where is None else [multiply(where)]),
