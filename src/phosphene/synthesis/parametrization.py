@@ -115,7 +115,8 @@ def color_covariance(power: float = 1.0) -> Tensor:
     """(3, 3) symmetric: the color covariance, its largest eigenvalue about 1, raised to a power."""
     root = color_root().double()
     values, vectors = torch.linalg.eigh(root @ root.T)
-    return (vectors * values**power @ vectors.T).float()
+    raised: Tensor = vectors * values**power @ vectors.T
+    return raised.float()
 
 
 def mix_colors(values: Tensor, matrix: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Settings:
     rate: float
     last_rate: float
     even: float
+    settle: int
     distance: float
     radius: float
     first_radius: float
@@ -50,6 +51,7 @@ PRESETS = {
         rate=0.03,
         last_rate=0.006,
         even=0.4,
+        settle=20,
         distance=0.22,
         radius=0.3,
         first_radius=0.05,
@@ -67,6 +69,7 @@ PRESETS = {
         rate=0.02,
         last_rate=0.02,
         even=0.0,
+        settle=0,
         distance=0.25,
         radius=150 / 224,
         first_radius=1 / 224,
@@ -93,6 +96,7 @@ def fuse(
     rate: float | None = None,
     last_rate: float | None = None,
     even: float | None = None,
+    settle: int | None = None,
     distance: float | None = None,
     radius: float | None = None,
     first_radius: float | None = None,
@@ -122,6 +126,8 @@ def fuse(
         rate: root mean square inside the mask of the first step, in [0, 1] units.
         last_rate: of the last step; linear between.
         even: share of the steps that even out the classes.
+        settle: how many of these, the last, see the image as it is, without augmentation, so that the shares are even
+            in the finished picture too.
         distance: of the places from the centre, as a fraction of the shorter side.
         radius: final radius of each disc, likewise.
         first_radius: radius at the first step, likewise.
@@ -162,8 +168,10 @@ def fuse(
     lengths = [(own.steps - last_steps) // count + (index < (own.steps - last_steps) % count) for index in range(count)]
     regions = [nearest(places, index, size) for index in range(count)]
     done = 0
-    for index, length in enumerate([*lengths, last_steps]):
-        together = index == count
+    settling = min(own.settle, last_steps)
+    moves = [Affine(own.rotation, own.scale, own.shift * side)]
+    for index, length in enumerate([*lengths, last_steps - settling, settling]):
+        together = index >= count
         step_rate = _slice(linear(own.rate, own.last_rate), done, own.steps)
         if together:
             mask = _together(places, own.radius * side, size, own.soft * side)
@@ -178,7 +186,7 @@ def fuse(
             steps=length,
             streams=streams,
             rate=step_rate,
-            augmentations=[Affine(own.rotation, own.scale, own.shift * side)],
+            augmentations=moves if index <= count else [],
             direction=[preconditioned(own.precondition, own.color), unit_rms(mask), multiply(mask)],
             after=[lambda value, _moment: total_variation_step(value, own.tv), clip],
             stage="together" if together else f"class {index + 1}",
