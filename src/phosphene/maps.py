@@ -108,7 +108,7 @@ def strongest_disc(values: Tensor, radius: int) -> Tensor:
         tensor([[4, 5]])
 
     References:
-        addepalli2021, equation 5.
+        addepalli2020, equation 5.
     """
     height, width = values.shape[-2:]
     side = 2 * radius + 1

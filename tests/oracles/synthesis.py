@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def total_variation(image: Tensor) -> float:
-    """Equation 1 of addepalli2021 for one image (C, H, W), pixel by pixel."""
+    """Equation 1 of addepalli2020 for one image (C, H, W), pixel by pixel."""
     channels, height, width = image.shape
     total = 0.0
     for c in range(channels):
@@ -23,7 +23,7 @@ def total_variation(image: Tensor) -> float:
 
 
 def disc(center: tuple[int, int], radius: float, size: tuple[int, int]) -> Tensor:
-    """circ(x, y, r) of addepalli2021, pixel by pixel."""
+    """circ(x, y, r) of addepalli2020, pixel by pixel."""
     mask = torch.zeros(size, dtype=torch.float64)
     for i in range(size[0]):
         for j in range(size[1]):

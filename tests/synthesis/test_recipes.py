@@ -102,7 +102,9 @@ def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> N
 
 def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
     classifier, streams = tiny(), Streams.of(0, [1])
-    last = run("sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, pull=0.0, rate=0.0, last_rate=0.0)[-1]
+    last = run(
+        "sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, pull=0.0, last_pull=0.0, rate=0.0, last_rate=0.0
+    )[-1]
     start, pre_ci = noisy_mean(classifier, streams, 0.05), last.extras["pre_ci"]
     _, gradient = input_gradient(classifier, pre_ci, Target.of(1))
     evidence = (gradient * (pre_ci - start)).clamp(min=0).sum(dim=1)[0]
@@ -121,7 +123,7 @@ def roughness(images: Tensor, where: Tensor) -> float:
 
 
 def test_without_total_variation_the_outside_stays_as_it_was() -> None:
-    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, pull=0.0, start="noise", **FOUND)[-1]
+    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, pull=0.0, last_pull=0.0, start="noise", **FOUND)[-1]
     start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
     center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
     outside = oracle.disc(center, 0.2 * 16, (16, 16)) == 0
@@ -133,7 +135,18 @@ def test_without_total_variation_the_outside_stays_as_it_was() -> None:
 @pytest.mark.parametrize("weight", ["A", "B", "none"])
 def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
     where = "inside" if mask == "growing" else "everywhere"
-    steps = run("sci", [2], steps=9, mask=mask, weight=weight, tv_where=where, tv_every=2, precondition=0.0, pull=0.0)
+    steps = run(
+        "sci",
+        [2],
+        steps=9,
+        mask=mask,
+        weight=weight,
+        tv_where=where,
+        tv_every=2,
+        precondition=0.0,
+        pull=0.0,
+        last_pull=0.0,
+    )
     assert len(steps) == 9
     assert bool(torch.isfinite(steps[-1].images).all())
     assert not torch.equal(steps[-1].images, steps[0].images)
@@ -141,7 +154,9 @@ def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
 
 def test_the_pull_takes_the_surroundings_back_to_the_mean_image_and_leaves_the_center() -> None:
     still: dict[str, object] = {"steps": 30, "rate": 0.0, "last_rate": 0.0, "tv": 0.0, "kept": 0.4, "soft": 0.0}
-    free, pulled = (run("sci", [1], pull=pull, reach=0.2, **still)[-1].images[0] - 0.5 for pull in (0.0, 0.02))
+    free, pulled = (
+        run("sci", [1], pull=pull, last_pull=pull, reach=0.2, **still)[-1].images[0] - 0.5 for pull in (0.0, 0.02)
+    )
     first = 30 // 3
     distance = 5 / (0.2 * 16)
     expected = math.exp(-0.02 * distance**2 * (30 - first))

@@ -40,7 +40,7 @@ def salient_discs(evidence: Tensor, radius: float = _RADIUS) -> Tensor:
     return disc(strongest_disc(evidence, pixels), pixels, size)
 
 
-@register_metric(title="Single-object index", paper="addepalli2021")
+@register_metric(title="Single-object index", paper="addepalli2020")
 def single_object_index(
     images: Tensor,
     evidence: Tensor,
@@ -73,7 +73,7 @@ def single_object_index(
         1.0
 
     References:
-        addepalli2021, section 3.2.
+        addepalli2020, section 3.2.
     """
     if evidence.shape != images[:, 0].shape:
         raise OptionError(f"evidence of shape {tuple(evidence.shape)} for images of {tuple(images.shape)}")
@@ -84,7 +84,7 @@ def single_object_index(
     return alone - without
 
 
-@register_metric(title="Object count", paper="addepalli2021")
+@register_metric(title="Object count", paper="addepalli2020")
 def object_count(evidence: Tensor, *, sigma: float = 0.04, level: float = 0.5) -> Tensor:
     """How many separate places hold the evidence: connected parts of the blurred map above half of its maximum.
 
@@ -111,7 +111,7 @@ def _parts(values: np.ndarray, level: float) -> int:
     return int(ndimage.label(values > level * peak)[1]) if peak > 0 else 0
 
 
-@register_metric(title="Entropy of a fused image", paper="addepalli2021")
+@register_metric(title="Entropy of a fused image", paper="addepalli2020")
 def entropy(probabilities: Tensor) -> Tensor:
     """(N,) in nats: how undecided a classifier is, from its probabilities (N, K); log 2 between two classes.
 

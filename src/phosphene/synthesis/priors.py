@@ -14,7 +14,7 @@ def total_variation(images: Tensor) -> Tensor:
         tensor([2.])
 
     References:
-        addepalli2021, equation 1.
+        addepalli2020, equation 1.
     """
     vertical = images.diff(dim=-2).abs().flatten(1).sum(dim=1)
     horizontal = images.diff(dim=-1).abs().flatten(1).sum(dim=1)

@@ -64,7 +64,7 @@ def saliency_weight(
         turn: t of equations 2 and 3.
 
     References:
-        addepalli2021, equations 2-4.
+        addepalli2020, equations 2-4.
     """
     if reading not in ("A", "B", "none"):
         raise OptionError(f"weight '{reading}' is unknown; choose A, B or none")

@@ -111,7 +111,7 @@ def class_impression(
     after 1500 steps. Scale and rotation are one warp here, with reflection beyond the border (ours).
 
     The preset `best` is ours but for the idea: plain steps along a preconditioned gradient, a random crop as in
-    addepalli2021, no noise, a fixed number of steps. None of an option takes the preset's value.
+    addepalli2020, no noise, a fixed number of steps. None of an option takes the preset's value.
 
     Args:
         classifier: the network that remembers.
@@ -150,7 +150,7 @@ def class_impression(
         torch.Size([1, 3, 32, 32])
 
     References:
-        mopuri2018; addepalli2021, section 2.3; olah2017 for the preconditioning.
+        mopuri2018; addepalli2020, section 2.3; olah2017 for the preconditioning.
     """
     given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
     own = settings_of(PRESETS, preset, **given)

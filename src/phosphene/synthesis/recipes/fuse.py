@@ -85,7 +85,7 @@ PRESETS = {
 }
 
 
-@register_recipe(title="Fused image", paper="addepalli2021", presets=tuple(PRESETS), groups=True)
+@register_recipe(title="Fused image", paper="addepalli2020", presets=tuple(PRESETS), groups=True)
 def fuse(
     classifier: Classifier,
     groups: Sequence[Sequence[int]],
@@ -155,7 +155,7 @@ def fuse(
         (torch.Size([1, 3, 32, 32]), torch.Size([1, 2, 2]))
 
     References:
-        addepalli2021, section 4.1.
+        addepalli2020, section 4.1.
     """
     given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
     own = settings_of(PRESETS, preset, **given)

@@ -73,6 +73,7 @@ class Settings:
     tv_where: Literal["everywhere", "inside"]
     tv_kind: Literal["sign", "meeting"]
     pull: float
+    last_pull: float
     reach: float
     view: float
     rotation: float
@@ -82,21 +83,21 @@ class Settings:
 
 PRESETS = {
     "best": Settings(
-        steps=224,
+        steps=200,
         pre_steps=24,
-        pre_rate=0.06,
-        rate=0.03,
+        pre_rate=0.03,
+        rate=0.045,
         last_rate=0.01,
         score="logit",
         start="pre_ci",
         activation="evidence",
         place="middle",
-        kept=64 / 224,
+        kept=40 / 224,
         noise=0.05,
         precondition=1.0,
-        color=0.5,
+        color=0.7,
         mask="growing",
-        radius=64 / 224,
+        radius=72 / 224,
         first_radius=20 / 224,
         grow=100,
         soft=8 / 224,
@@ -105,12 +106,13 @@ PRESETS = {
         tv_every=1,
         tv_where="everywhere",
         tv_kind="meeting",
-        pull=0.005,
+        pull=0.006,
+        last_pull=0.001,
         reach=48 / 224,
         view=160 / 224,
         rotation=8.0,
         scale=(0.9, 1.1),
-        shift=16 / 224,
+        shift=8 / 224,
     ),
     "paper": Settings(
         steps=400,
@@ -137,6 +139,7 @@ PRESETS = {
         tv_where="everywhere",
         tv_kind="sign",
         pull=0.0,
+        last_pull=0.0,
         reach=1.0,
         view=1.0,
         rotation=5.0,
@@ -146,7 +149,7 @@ PRESETS = {
 }
 
 
-@register_recipe(title="Saliency-driven class impression", paper="addepalli2021", presets=tuple(PRESETS))
+@register_recipe(title="Saliency-driven class impression", paper="addepalli2020", presets=tuple(PRESETS))
 def sci(
     classifier: Classifier,
     target: Target,
@@ -177,6 +180,7 @@ def sci(
     tv_where: Literal["everywhere", "inside"] | None = None,
     tv_kind: Literal["sign", "meeting"] | None = None,
     pull: float | None = None,
+    last_pull: float | None = None,
     reach: float | None = None,
     view: float | None = None,
     rotation: float | None = None,
@@ -230,6 +234,8 @@ def sci(
         tv_kind: sign, the plain subgradient, or meeting, which does not overshoot.
         pull: how strongly each step pulls what lies far from the disc's center back to the mean image: a value keeps
             exp(-pull * (distance / reach)^2) of its difference.
+        last_pull: the same at the last step; linear between. Strong at first so that one object forms, weak at last so
+            that it keeps its contrast.
         reach: distance at which the pull is `pull`, as a fraction of the shorter side.
         view: side of the part, about the disc's center, that the network looks at, as a fraction of the image's; for
             discs in the middle, and only where the network takes images of other sizes.
@@ -252,7 +258,7 @@ def sci(
         (torch.Size([1, 3, 32, 32]), 'post-CI', ['center', 'pre_ci', 'radius'])
 
     References:
-        addepalli2021; olah2017 for the preconditioning.
+        addepalli2020; olah2017 for the preconditioning.
     """
     given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
     own = settings_of(PRESETS, preset, **given)
@@ -375,11 +381,16 @@ class _Parts:
     def pulling(self, centers: Tensor, fill: Tensor) -> list[Rule]:
         """Far from the centers every step goes a little back to the mean image."""
         own = self.settings
-        if own.pull == 0:
+        if own.pull == own.last_pull == 0:
             return []
         squares = distance_from(centers, self.size).square() / max(self.pixels(own.reach), 1e-6) ** 2
-        share = torch.exp(-own.pull * squares)
-        return [lambda images, _moment: torch.lerp(fill.to(images).expand_as(images), images, share.to(images))]
+        pull = linear(own.pull, own.last_pull)
+
+        def pulled(images: Tensor, moment: Moment) -> Tensor:
+            share = torch.exp(-pull(moment.step, moment.steps) * squares)
+            return torch.lerp(fill.to(images).expand_as(images), images, share.to(images))
+
+        return [pulled]
 
     def fading(self, where: Callable[[Moment], Tensor] | None) -> list[Rule]:
         """The step of total variation: apart from the class's, once in k iterations."""
