@@ -127,7 +127,7 @@ def fuse(
         last_rate: of the last step; linear between.
         even: share of the steps that even out the classes.
         settle: how many of these, the last, see the image as it is, without augmentation, so that the shares are even
-            in the finished picture too.
+            in the finished picture too; their steps shrink from a quarter to a fortieth of `last_rate`.
         distance: of the places from the centre, as a fraction of the shorter side.
         radius: final radius of each disc, likewise.
         first_radius: radius at the first step, likewise.
@@ -173,6 +173,8 @@ def fuse(
     for index, length in enumerate([*lengths, last_steps - settling, settling]):
         together = index >= count
         step_rate = _slice(linear(own.rate, own.last_rate), done, own.steps)
+        if index > count:  # without augmentation the shares swing at steps of the usual size
+            step_rate = linear(own.last_rate / 4, own.last_rate / 40)
         if together:
             mask = _together(places, own.radius * side, size, own.soft * side)
             objective = even_share(classifier, groups)
