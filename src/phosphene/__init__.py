@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phosphene.hooks import capture
     from phosphene.images import read_image
     from phosphene.pipeline.explain import explain
+    from phosphene.pipeline.features import features
     from phosphene.pipeline.impress import fuse, impress
     from phosphene.pipeline.locate import Located, locate
     from phosphene.registry import register_attribution
@@ -36,6 +37,7 @@ _PLACES = {
     "capture": "hooks",
     "draw": "render",
     "explain": "pipeline",
+    "features": "pipeline",
     "fuse": "pipeline",
     "impress": "pipeline",
     "load_classifier": "zoo",
@@ -59,6 +61,7 @@ __all__ = [
     "capture",
     "draw",
     "explain",
+    "features",
     "fuse",
     "impress",
     "load_classifier",

@@ -47,3 +47,9 @@ def test_wrong_wishes_are_one_line_and_exit_2(tmp_path, pictures):
         assert message in outcome.err
         assert outcome.err.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_its_recipe_draws_no_classes(tmp_path):
+    outcome = phosphene("impress", "tench", "--recipe", "minds_eye", "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "use features" in outcome.err

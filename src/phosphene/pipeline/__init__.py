@@ -1,6 +1,7 @@
 """The verbs of the library: each looks its method up, feeds it, times it; one file per verb."""
 
 from phosphene.pipeline.explain import attribute, explain, resolve_target
+from phosphene.pipeline.features import features
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
 from phosphene.pipeline.locate import Located, locate
@@ -12,6 +13,7 @@ __all__ = [
     "Located",
     "attribute",
     "explain",
+    "features",
     "fit_head",
     "fuse",
     "impress",

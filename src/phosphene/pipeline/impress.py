@@ -162,6 +162,8 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
             raise OptionError(f"{name}={value} beside {spec}; give it once")
         options[name] = value
     found = entry("recipe", spec.name)
+    if found.family != "synthesis":
+        raise OptionError(f"{spec.name} draws what a layer responds to in a folder of pictures; use features")
     presets = found.traits.get("presets", ())
     if options.get("preset", "best") not in presets:
         raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(presets)}")
