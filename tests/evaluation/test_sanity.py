@@ -162,6 +162,9 @@ def test_verdicts_follow_the_figures():
     assert words(1.0, 0.9, 0.9, 0.1).startswith("does not notice that half of the network is random:")
     assert words(1.0, 0.4, 0.4).startswith("notices random weights in part:")
     assert words(0.9, -0.9, -0.9).startswith("does not notice random weights:")
+    steps = {"head": Likeness([0.1], [0.1], [1.0])}
+    same = Sanity("x", {"cascading": steps}, chance=Likeness([1.0], [1.0], [1.0]))
+    assert same.verdict.startswith("gives different pictures much the same map:")
     assert Sanity("x", {"independent": {}}).verdict is None
     assert Sanity("x", {"cascading": {"a": Likeness(dead=3)}}).verdict is None
 

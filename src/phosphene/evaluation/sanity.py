@@ -101,7 +101,9 @@ class Sanity:
         head, half, end = (self.left(share) for share in (0, 0.5, 1))
         if head is None or half is None or end is None:
             return None
-        if end >= BLIND:
+        if (_strongest(self.chance) or 0) >= BLIND:
+            word = "gives different pictures much the same map"
+        elif end >= BLIND:
             word = "does not notice random weights"
         elif end >= NOTICES:
             word = "notices random weights in part"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 # Distinct in hue and in lightness, so that they survive grey printing and most color blindness.
-_COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be185d", "#4d7c0f", "#525252", "#a16207")
+_COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0e7490", "#be185d", "#a16207", "#4d7c0f", "#525252", "#111827")
 
 
 def line_chart(
