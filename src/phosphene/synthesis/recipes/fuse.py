@@ -48,7 +48,7 @@ class Settings:
 PRESETS = {
     "best": Settings(
         steps=200,
-        rate=0.03,
+        rate=0.04,
         last_rate=0.006,
         even=0.4,
         settle=20,
