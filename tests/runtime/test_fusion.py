@@ -16,7 +16,7 @@ from phosphene.classifier import Classifier
 from phosphene.graph import convolution_kernel
 from phosphene.hooks import capture, survey
 from phosphene.images import look
-from phosphene.runtime import forward, input_gradient, plain_mode, prepare
+from phosphene.runtime import forward, input_gradient, layer_gradients, plain_mode, prepare
 from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Target
@@ -159,6 +159,16 @@ def test_saliency_of_the_embedded_network_is_bit_true_at_its_kinks(cat: Tensor) 
     wanted = _gradient(nn.Sequential(_Normalized(classifier)), cat, 285)
     assert float((gradient - wanted).abs().max() / wanted.abs().max()) < 1e-5
     assert torch.allclose(score, classifier.logits(cat)[:, 285], atol=1e-4)
+
+
+def test_layer_gradients_of_the_embedded_network_are_bit_true_at_its_kinks(cat: Tensor) -> None:
+    classifier, name = load_classifier("embedded"), "blocks.9"
+    found = layer_gradients(classifier, cat, Target.of(285), [name])
+    with capture(classifier.module, [name]) as wanted:
+        score = classifier.logits(cat)[:, 285]
+    gradient = torch.autograd.grad(score.sum(), wanted[name])[0]
+    assert torch.allclose(found.activations[name], wanted[name], atol=1e-5)
+    assert float((found.gradients[name] - gradient).abs().max() / gradient.abs().max()) < 1e-5
 
 
 class _Normalized(nn.Module):

@@ -239,8 +239,10 @@ def layer_gradients(
 
 def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        # The whole way up is then run as written: what a ReLU above the layers sees has the original's last bits.
+        inputs = ready(prepared, images).requires_grad_(_kinks_above(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
-            logits, values = scored(prepared, ready(prepared, images), target, score)
+            logits, values = scored(prepared, inputs, target, score)
         outputs = [found[name] for name in layers]
         if values.requires_grad:
             gradients = torch.autograd.grad(values.sum(), outputs, allow_unused=True)
@@ -256,6 +258,15 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
             for name, gradient, zero in zip(layers, gradients, zeros, strict=True)
         },
     )
+
+
+def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
+    """Whether a ReLU runs above the lowest of the layers, so that an exact gradient depends on its last bits."""
+    if prepared.precision != "exact":
+        return False
+    order = {layer.name: layer.order for layer in prepared.layers}
+    lowest = min((order.get(name, -1) for name in layers), default=-1)
+    return any(layer.kind in ("ReLU", "ReLU6", "Hardtanh") and layer.order > lowest for layer in prepared.layers)
 
 
 def _start_of_graph(_name: str, output: Tensor) -> Tensor:
