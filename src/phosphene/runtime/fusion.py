@@ -116,7 +116,10 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            output = _as_written(self.convolution, inputs.contiguous(memory_format=torch.channels_last))
+            # Large kernels sum in another order in channels last; the original runs on plain images.
+            dense = self.kernel.size != (1, 1) and self.convolution.groups == 1
+            layout = torch.contiguous_format if dense else torch.channels_last
+            output = _as_written(self.convolution, inputs.contiguous(memory_format=layout))
             for module in taken:
                 activation = Activation.of(module)
                 output = _as_written(module, output) if activation is None else activation.cut_(output)
