@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from importlib import import_module
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,8 +26,24 @@ def test_a_forgotten_classifier_takes_its_prepared_forms_along() -> None:
     modules = [weakref.ref(reference().module) for reference in found]  # type: ignore[union-attr]
     del classifier
     assert all(reference() is None for reference in found)
-    prepare(_classifier())
+    gc.collect()
     assert all(reference() is None for reference in modules)
+
+
+def test_enough_dropped_weights_are_collected_at_the_next_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        classifier = _classifier()
+        module = weakref.ref(prepare(classifier).module)
+        del classifier
+        prepare(_classifier())
+        assert module() is not None  # a few bytes are not worth looking for
+        monkeypatch.setattr(import_module("phosphene.runtime.prepare"), "_COLLECT_ABOVE", 0)
+        prepare(_classifier())
+        assert module() is None
+    finally:
+        gc.enable()
 
 
 def test_weights_that_keep_changing_leave_nothing_behind() -> None:

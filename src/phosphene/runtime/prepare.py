@@ -89,7 +89,8 @@ class Prepared(Classifier):
 
 
 _PREPARED: WeakKeyDictionary[Classifier, dict[Precision, tuple[Signature, Prepared]]] = WeakKeyDictionary()
-_DROPPED: list[None] = []  # one entry per prepared form that nobody holds any more
+_DROPPED: list[int] = []  # bytes of weights of each prepared form that nobody holds any more
+_COLLECT_ABOVE = 128 << 20
 
 
 def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: Precision | None = None) -> Prepared:
@@ -129,14 +130,15 @@ def _cached(source: Classifier, precision: Precision) -> Prepared:
     if found is not None and found[0] == signature:
         return found[1]
     keep_freed_memory()
-    if found is not None or _DROPPED:
-        known.pop(precision, None)
-        del found
-        # A graph and its nodes hold each other, and with them the weights: Python would let go of them much later.
+    known.pop(precision, None)
+    del found
+    # A graph and its nodes hold each other, and with them the weights: Python would let go of them much later. Looking
+    # for them takes a tenth of a second, so it waits until there is something to gain.
+    if sum(_DROPPED) > _COLLECT_ABOVE:
         _DROPPED.clear()
         gc.collect()
     prepared = Prepared(source, precision)
-    finalize(prepared, _DROPPED.append, None)
+    finalize(prepared, _DROPPED.append, sum(tensor.nbytes for tensor in source.module.parameters()))
     known[precision] = (signature, prepared)
     return prepared
 
