@@ -116,10 +116,9 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            # Large kernels sum in another order in channels last; the original runs on plain images.
-            dense = self.kernel.size != (1, 1) and self.convolution.groups == 1
-            layout = torch.contiguous_format if dense else torch.channels_last
-            output = _as_written(self.convolution, inputs.contiguous(memory_format=layout))
+            # In the layout of the original: in channels last the sums run in another order, with several threads
+            # also those of 1 x 1 kernels, and a value at a kink may come to lie on its other side.
+            output = _as_written(self.convolution, inputs.contiguous())
             for module in taken:
                 activation = Activation.of(module)
                 output = _as_written(module, output) if activation is None else activation.cut_(output)
