@@ -60,7 +60,7 @@ def captum(load: Load, name: str, read: Callable[[Tensor], Tensor], **keywords: 
 def integrated(batch: int, count: int) -> Run:
     """Captum's integrated gradients, `batch` points of the path at a time."""
     return captum(embedded, "IntegratedGradients", lambda found: found.sum(1), n_steps=50, internal_batch_size=batch,
-                  method="riemann_middle")(1, count)  # fmt: skip
+                  method="gausslegendre")(1, count)  # fmt: skip
 
 
 def gradient_ours(precision: str, count: int) -> Run:
