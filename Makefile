@@ -64,4 +64,5 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml constraints.txt
 $(ZOO)/.made: pyproject.toml constraints.txt constraints-zoo.txt
 	$(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision]'
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 ttach==0.0.3  # (it wants another build of OpenCV)
 	touch $@

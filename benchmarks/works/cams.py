@@ -10,11 +10,11 @@ from benchmarks.works.gradients import ours
 from benchmarks.works.networks import Normalized, best_classes, embedded
 
 
-def shown(maps: np.ndarray) -> np.ndarray:
-    """Raw maps as pytorch-grad-cam shows them: the positive part, stretched to [0, 1], enlarged."""
+def shown(maps: np.ndarray, side: int = 224) -> np.ndarray:
+    """Raw maps as pytorch-grad-cam shows them: the positive part, stretched to [0, 1], enlarged, stretched again."""
     from pytorch_grad_cam.utils.image import scale_cam_image
 
-    return np.asarray(scale_cam_image(np.maximum(maps, 0), (224, 224)))
+    return np.asarray(scale_cam_image(scale_cam_image(np.maximum(maps, 0), (side, side))))
 
 
 def our_grad_cam(precision: str, count: int) -> Run:
@@ -39,11 +39,11 @@ def pytorch_grad_cam(batch: int, count: int) -> Run:
     return run
 
 
-def stretched(maps: np.ndarray) -> np.ndarray:
-    """Raw maps as torchcam returns them: the positive part of each, stretched to [0, 1]."""
-    positive = np.maximum(maps, 0)
-    low, high = (reduce(positive, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
-    return (positive - low) / (high - low + 1e-8)
+def stretched(maps: np.ndarray, positive: bool = True) -> np.ndarray:
+    """Raw maps as torchcam returns them: the positive part of each (of its CAM, all), stretched to [0, 1]."""
+    kept = np.maximum(maps, 0) if positive else maps
+    low, high = (reduce(kept, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
+    return (kept - low) / (high - low + 1e-8)
 
 
 def our_small_grad_cam(precision: str, count: int) -> Run:

@@ -15,7 +15,7 @@ from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.grad_cam_pp import grad_cam_pp
 from phosphene.attribution.hires_cam import hires_cam
 from phosphene.attribution.layer_cam import layer_cam
-from phosphene.attribution.score_cam import score_cam
+from phosphene.attribution.score_cam import channel_masks, score_cam
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.registry import format_spec, make_spec, parse_spec
@@ -62,6 +62,17 @@ def test_score_cam_equals_the_literal_formula() -> None:
         widest = (a.amax((1, 2)) - a.amin((1, 2))).topk(3).indices.sort().values
         expected = oracle.score_cam(score, images[index], a[widest], mean)
         assert map_error(fewer.maps[index : index + 1], expected[None]) < 2e-5
+
+
+@pytest.mark.parametrize("cells", [(4, 5), (1, 3)])
+def test_masks_of_score_cam_as_libraries_make_them(cells: tuple[int, int]) -> None:
+    channels, size = torch.rand(3, *cells) - 0.3, (20, 17)
+    low, high = channels.amin((1, 2), keepdim=True), channels.amax((1, 2), keepdim=True)
+    before = F.interpolate(((channels - low) / (high - low))[None], size, mode="bilinear", align_corners=False)[0]
+    assert torch.allclose(channel_masks(channels, size, "before"), before, atol=1e-5)
+    corners = F.interpolate(channels[None], size, mode="bilinear", align_corners=True)[0]
+    low, high = corners.amin((1, 2), keepdim=True), corners.amax((1, 2), keepdim=True)
+    assert torch.allclose(channel_masks(channels, size, align_corners=True), (corners - low) / (high - low), atol=1e-5)
 
 
 def test_eigen_cam_centered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from phosphene.maps import normalize
 from phosphene.registry import register_attribution
 from phosphene.runtime import activations, blended_scores, places
 from phosphene.types import Attribution, Target
+
+Stretch = Literal["after", "before"]
 
 # Masks of image size that exist at a time.
 _MASKS = 64
@@ -35,6 +38,8 @@ def score_cam(
     *,
     layer: Layers | None = None,
     channels: int | None = None,
+    stretch: Stretch = "after",
+    align_corners: bool = False,
     relu: bool = False,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -44,6 +49,8 @@ def score_cam(
     ``L[y, x] = sum_k a_k A_k[y, x]``, ``a = softmax over k of S(I * H_k)``, H_k being channel k enlarged to the image
     and stretched to [0, 1]; the paper's baseline score cancels in the softmax. What is masked shows the classifier's
     mean image, which normalization maps to the paper's zero. S is the logit unless the target says otherwise.
+    Libraries make H_k otherwise: ``stretch=before`` gives the maps of torchcam, ``align_corners=true`` those of
+    pytorch-grad-cam.
 
     Args:
         classifier: what is explained.
@@ -51,6 +58,8 @@ def score_cam(
         target: the class or unit that is watched.
         layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
         channels: use only so many channels, those with the widest range of activations (ours); None for all.
+        stretch: whether a channel is stretched to [0, 1] after it is enlarged, as in the paper, or before.
+        align_corners: enlarge so that the outer cells lie on the border pixels; else the cells tile the image.
         relu: keep the positive part of each layer's map alone, as the paper does.
         batch_size: masked images per pass; None chooses.
         progress: called with (masks done, masks in all).
@@ -90,7 +99,7 @@ def score_cam(
                     classifier,
                     images[index : index + 1],
                     target.rows(index, index + 1),
-                    channel_masks(part, (int(images.shape[-2]), int(images.shape[-1]))),
+                    channel_masks(part, (int(images.shape[-2]), int(images.shape[-1])), stretch, align_corners),
                     classifier.mean_image,
                     score="logit",
                     batch_size=batch_size,
@@ -112,7 +121,20 @@ def _widest(channels: Tensor, count: int) -> Tensor:
     return channels[best.sort().values]
 
 
-def channel_masks(channels: Tensor, size: tuple[int, int]) -> Tensor:
+def channel_masks(
+    channels: Tensor, size: tuple[int, int], stretch: Stretch = "after", align_corners: bool = False
+) -> Tensor:
     """(k, H, W) in [0, 1]: channels (k, h, w) enlarged to the image, each stretched; a constant one is 0."""
-    grid = even_grid(size, (int(channels.shape[-2]), int(channels.shape[-1])))
+    cells = (int(channels.shape[-2]), int(channels.shape[-1]))
+    grid = _corner_grid(size, cells) if align_corners else even_grid(size, cells)
+    if stretch == "before":
+        return to_network_size(normalize(channels), *grid, size)
     return normalize(to_network_size(channels, *grid, size))
+
+
+def _corner_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(offset, stride) of a grid whose outer cells lie on the border pixels; of one row, anywhere."""
+    rows, columns = (
+        (pixels - 1) / (count - 1) if count > 1 else 1.0 for pixels, count in zip(size, cells, strict=True)
+    )
+    return (0.5, 0.5), (rows, columns)
