@@ -22,6 +22,8 @@ from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
 from phosphene.runtime.convolution import Activation, Convolution, differentiable, folded
 
 _MANY_TAPS = 256
+# Images of a probe: one runs on other kernels than several.
+_PROBED = 2
 
 
 class _State(threading.local):
@@ -59,6 +61,7 @@ class _Chain:
     norm: nn.BatchNorm2d | None = None
     activation: nn.Module | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
+    alike: dict[tuple[tuple[int, ...], int, int], bool] = field(default_factory=dict)
 
     @property
     def followers(self) -> list[nn.Module]:
@@ -116,15 +119,31 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            # In the layout of the original: in channels last the sums run in another order, with several threads
-            # also those of 1 x 1 kernels, and a value at a kink may come to lie on its other side.
-            output = _as_written(self.convolution, inputs.contiguous())
+            alike = self.operation([], torch.float32).run if self.sums_alike(inputs) else self._original
+            output = alike(inputs)
             for module in taken:
                 activation = Activation.of(module)
                 output = _as_written(module, output) if activation is None else activation.cut_(output)
             return output
 
         return run
+
+    def sums_alike(self, inputs: Tensor) -> bool:
+        """Whether the fast convolution adds up in the original's order: a value at a kink has to stay on its side.
+
+        Which of PyTorch's kernels the original runs on hangs on the layout, the size, the threads and whether there is
+        one image; so it is asked of a probe, once for each of these, and not derived.
+        """
+        case = (tuple(inputs.shape[1:]), min(len(inputs), _PROBED), torch.get_num_threads())
+        if case not in self.alike:
+            probe = torch.empty(case[1], *case[0]).normal_(generator=torch.Generator().manual_seed(0))
+            fast = self.operation([], torch.float32).run
+            self.alike[case] = torch.equal(fast(probe), self._original(probe))
+        return self.alike[case]
+
+    def _original(self, inputs: Tensor) -> Tensor:
+        # Peers and users run the network on contiguous images, where sums run in another order than in channels last.
+        return _as_written(self.convolution, inputs.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass
