@@ -64,6 +64,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "subclass": lambda: _pooled(Halved(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
     "branching": Branching,
+    "containers": lambda: _pooled(
+        nn.Sequential(nn.Conv2d(3, 6, 3)),
+        nn.Sequential(nn.BatchNorm2d(6), nn.Sequential(nn.ReLU()), nn.Conv2d(6, 6, 3, groups=6)),
+        nn.Sequential(nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4)), nn.ReLU6(), nn.Conv2d(4, 5, 1)),
+    ),
 }
 
 
@@ -107,6 +112,31 @@ def test_each_captured_layer_is_that_of_the_original(name: str) -> None:
             network(images)
             prepared.module(images)
         assert torch.allclose(got[layer.name], wanted[layer.name], atol=2e-6), layer.name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_gradients_at_each_layer_are_those_of_the_original(name: str) -> None:
+    network, images = _network(name), torch.rand(2, 3, 12, 12)
+    for layer in survey(network, images):
+        with capture(network, [layer.name], edit=_leaf) as wanted:
+            score = network(images)[:, 1].sum()
+        (expected,) = torch.autograd.grad(score, wanted[layer.name])
+        found = layer_gradients(Classifier(network), images, Target.of(1), [layer.name])
+        assert torch.allclose(found.gradients[layer.name], expected, atol=2e-6), layer.name
+
+
+def _leaf(_name: str, output: Tensor) -> Tensor:
+    return output.detach().requires_grad_()
+
+
+def test_a_sequence_of_convolutions_is_one_step_of_the_way_back() -> None:
+    module = prepare(Classifier(_network("conv_norm_relu"))).module
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    first = module[0](images)
+    assert all(module[place](first) is first for place in (1, 2, 3)), "the first convolution did the work of all"
+    with capture(module, ["2"]):
+        assert module[2](module[1](module[0](images))).shape[1] == 8
 
 
 def test_work_is_swallowed_only_while_nobody_watches() -> None:

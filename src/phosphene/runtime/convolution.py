@@ -11,7 +11,7 @@ was written, bit for bit, and only the way back, which is linear, goes by the fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,14 @@ class Activation:
         """The values themselves, cut in place."""
         return values.clamp_(self.low, self.high)
 
-    def gradient(self, gradient: Tensor, output: Tensor) -> Tensor:
-        """The gradient before the activation, from the one behind it and what the activation returned."""
+    def gradient(self, gradient: Tensor, output: Tensor, *, own: bool = False) -> Tensor:
+        """The gradient before the activation, from the one behind it, overwritten if `own`, and the output."""
+        into = {"grad_input": gradient} if own else {}
         if self.high is None:
-            return torch.ops.aten.threshold_backward(gradient, output, 0.0)  # type: ignore[no-any-return]
-        return torch.ops.aten.hardtanh_backward(gradient, output, self.low, self.high)  # type: ignore[no-any-return]
+            overload = torch.ops.aten.threshold_backward
+            return (overload.grad_input if own else overload)(gradient, output, 0.0, **into)  # type: ignore[no-any-return]
+        backward = torch.ops.aten.hardtanh_backward
+        return (backward.grad_input if own else backward)(gradient, output, self.low, self.high, **into)  # type: ignore[no-any-return]
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
@@ -185,27 +188,44 @@ class Convolution:
         return found.to(self.dtype)
 
 
-def differentiable(inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
-    """What `run` makes of the inputs, with `back` as its way back to them."""
-    return _Differentiable.apply(inputs, run, back)  # type: ignore[no-any-return, no-untyped-call]
+@dataclass(frozen=True)
+class Link:
+    """One convolution of a sequence: any way forward, and the fast way back."""
+
+    run: Callable[[Tensor], Tensor]
+    back: Convolution
+
+    def kept(self, output: Tensor) -> Tensor | None:
+        """What the way back needs of the output: where the activation let values through, if there is one."""
+        return None if self.back.activation is None else output.to(self.back.dtype)
+
+
+def differentiable(inputs: Tensor, links: Sequence[Link]) -> Tensor:
+    """What the links make of the inputs one after the other, with their way back to them."""
+    return _Differentiable.apply(inputs, links)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Differentiable(torch.autograd.Function):
-    """Any way forward, and the fast way back: only the output is kept, and only if an activation needs it."""
+    """A sequence is one node of the graph: between its links gradients keep their type and are overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, run: Callable[[Tensor], Tensor], back: Convolution) -> Tensor:
-        output = run(inputs)
-        ctx.back, ctx.size = back, inputs.shape
-        ctx.linear = back.activation is None
-        if back.activation is not None:
-            ctx.save_for_backward(output)
-        return output
+    def forward(ctx: Any, inputs: Tensor, links: Sequence[Link]) -> Tensor:
+        ctx.links, ctx.sizes, kept = links, [], []
+        ctx.linear = all(link.back.activation is None for link in links)
+        for link in links:
+            ctx.sizes.append(inputs.shape)
+            inputs = link.run(inputs)
+            kept.append(link.kept(inputs))
+        ctx.save_for_backward(*kept)
+        return inputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        back: Convolution = ctx.back
-        if back.activation is not None:
-            gradient = back.activation.gradient(gradient, ctx.saved_tensors[0])
-        return back.input_gradient(gradient, ctx.size), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        own = False
+        for link, size, kept in zip(reversed(ctx.links), reversed(ctx.sizes), reversed(ctx.saved_tensors), strict=True):
+            if kept is not None:
+                given = gradient.to(kept.dtype)
+                gradient = link.back.activation.gradient(given, kept, own=own or given is not gradient)
+            gradient, own = link.back.input_gradient(gradient, size), True
+        return gradient, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
-from phosphene.runtime.convolution import Activation, Convolution, differentiable, folded
+from phosphene.runtime.convolution import Activation, Convolution, Link, differentiable, folded
 
 _MANY_TAPS = 256
 # Images of a probe: one runs on other kernels than several.
@@ -53,19 +53,35 @@ _DONE = "_phosphene_done"
 
 
 @dataclass
+class _Behind:
+    """A module that is the only reader of the one before it.
+
+    Args:
+        module: itself.
+        walls: the modules that one of the two lies in and the other does not. What these take or give lies between.
+    """
+
+    module: nn.Module
+    walls: list[nn.Module]
+
+    @property
+    def joined(self) -> bool:
+        """Whether nobody looks at what lies between."""
+        return not any(map(_watched, self.walls))
+
+
+@dataclass
 class _Chain:
-    """A convolution and what follows it, each the only reader of the one before."""
+    """A convolution and what follows it, each the only reader of the one before; then maybe another chain."""
 
     convolution: nn.Conv2d
     kernel: Kernel
     norm: nn.BatchNorm2d | None = None
     activation: nn.Module | None = None
+    followers: list[_Behind] = field(default_factory=list)
+    then: tuple[_Behind, _Chain] | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
     alike: dict[tuple[tuple[int, ...], int, int], bool] = field(default_factory=dict)
-
-    @property
-    def followers(self) -> list[nn.Module]:
-        return [module for module in (self.norm, self.activation) if module is not None]
 
     def swallowed(self) -> list[nn.Module]:
         """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
@@ -74,11 +90,22 @@ class _Chain:
             return taken
         # A function mode, such as a rule for ReLUs, has to see every activation run.
         ruled = bool(torch.overrides._len_torch_function_stack())  # type: ignore[attr-defined]
-        for module in self.followers:
-            if _watched(module) or module.training or (ruled and module is self.activation):
+        for behind in self.followers:
+            module = behind.module
+            if not behind.joined or _watched(module) or module.training or (ruled and module is self.activation):
                 break
             taken.append(module)
         return taken
+
+    def sequence(self) -> list[tuple[_Chain, list[nn.Module]]]:
+        """This chain and those behind it that a gradient can pass in one go, each with the followers it swallows."""
+        taken = self.swallowed()
+        if self.then is None or len(taken) < len(self.followers) or _watched(self.convolution):
+            return [(self, taken)]
+        behind, chain = self.then
+        if not behind.joined or _watched(behind.module):
+            return [(self, taken)]
+        return [(self, taken), *chain.sequence()]
 
     def operation(self, taken: list[nn.Module], dtype: torch.dtype) -> Convolution:
         """The convolution with the first followers folded in."""
@@ -92,13 +119,18 @@ class _Chain:
         return found
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        if is_done(self.convolution, inputs):
+            return inputs
         dtype = _compute_dtype()
         if not _plain(inputs, dtype):
             return _as_written(self.convolution, inputs)
-        taken = self.swallowed()
         if not (inputs.requires_grad and torch.is_grad_enabled()):
+            taken = self.swallowed()
             return _done(taken, self.operation(taken, dtype).run(inputs))
-        return _done(taken, differentiable(inputs, self.forward(taken, dtype), self.operation(taken, dtype)))
+        sequence = self.sequence()
+        links = [Link(chain.forward(taken, dtype), chain.operation(taken, dtype)) for chain, taken in sequence]
+        done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
+        return _done(done[1:], differentiable(inputs, links))
 
     def forward(self, taken: list[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The way forward of a pass that will come back."""
@@ -123,7 +155,7 @@ class _Chain:
             output = alike(inputs)
             for module in taken:
                 activation = Activation.of(module)
-                output = _as_written(module, output) if activation is None else activation.cut_(output)
+                output = _normed_(module, output) if activation is None else activation.cut_(output)
             return output
 
         return run
@@ -169,23 +201,36 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     """
     if not _supported(module):
         return
-    following = {} if traced is None else _following(traced)
-    for name, child in module.named_modules():
+    following = {} if traced is None else _following(module, traced)
+    names = {child: name for name, child in module.named_modules()}
+    chains: dict[nn.Module, _Chain] = {}
+    for child, name in names.items():
         if not isinstance(child, nn.Conv2d) or _watched(child):
             continue
         kernel = convolution_kernel(child)
-        if kernel is None or child.weight.dtype != torch.float32:
-            continue
-        chain = _Chain(child, kernel)
-        for follower in following.get(name, ()):
-            if chain.norm is None and chain.activation is None and _foldable(follower, child):
-                chain.norm = follower
-            elif chain.activation is None and Activation.of(follower) is not None:
-                chain.activation = follower
-            else:
-                break
-            _replace(follower, _Follower(follower))
-        _replace(child, chain)
+        if kernel is not None and child.weight.dtype == torch.float32:
+            chains[child] = _Chain(child, kernel)
+            _attach(chains[child], following.get(name, ()))
+    for chain in chains.values():
+        behind = following.get(names[chain.convolution], [])[len(chain.followers) :]
+        if behind and behind[0].module in chains:
+            chain.then = (behind[0], chains[behind[0].module])
+        _replace(chain.convolution, chain)
+        for follower in chain.followers:
+            _replace(follower.module, _Follower(follower.module))
+
+
+def _attach(chain: _Chain, behind: Sequence[_Behind]) -> None:
+    """The norm and the activation right behind a convolution become its followers."""
+    for follower in behind:
+        module = follower.module
+        if chain.norm is None and chain.activation is None and _foldable(module, chain.convolution):
+            chain.norm = module
+        elif chain.activation is None and Activation.of(module) is not None:
+            chain.activation = module
+        else:
+            return
+        chain.followers.append(follower)
 
 
 def is_done(module: nn.Module, value: Tensor) -> bool:
@@ -220,7 +265,7 @@ def _done(taken: list[nn.Module], output: Tensor) -> Tensor:
     return output
 
 
-def _following(traced: fx.GraphModule) -> dict[str, list[nn.Module]]:
+def _following(module: nn.Module, traced: fx.GraphModule) -> dict[str, list[_Behind]]:
     """Per module the modules behind it, as long as each runs once and nobody else reads what lies between."""
     calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     found = {}
@@ -232,16 +277,38 @@ def _following(traced: fx.GraphModule) -> dict[str, list[nn.Module]]:
             (user,) = last.users
             if user.op != "call_module" or calls[str(user.target)] != 1 or user.args != (last,) or user.kwargs:
                 break
-            behind.append(traced.get_submodule(str(user.target)))
+            behind.append(_behind(module, str(last.target), str(user.target)))
             last = user
         found[str(node.target)] = behind
     return found
+
+
+def _behind(module: nn.Module, before: str, name: str) -> _Behind:
+    # Of the module itself: its graph has the same layers, but containers of its own, which nobody watches.
+    walls = _containers(before) ^ _containers(name)
+    return _Behind(module.get_submodule(name), [module.get_submodule(wall) for wall in sorted(walls)])
+
+
+def _containers(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:depth]) for depth in range(1, len(parts))}
 
 
 def _foldable(norm: nn.Module, convolution: nn.Conv2d) -> TypeGuard[nn.BatchNorm2d]:
     return (
         type(norm) is nn.BatchNorm2d and norm.running_mean is not None and norm.num_features == convolution.out_channels
     )
+
+
+def _normed_(norm: nn.Module, values: Tensor) -> Tensor:
+    """The values themselves, normed in place: the same operation that the norm runs, without a second copy."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    unused = values.new_empty(0)
+    torch.native_batch_norm(
+        values, norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.0, norm.eps,
+        out=(values, unused, unused.clone()),
+    )  # fmt: skip
+    return values
 
 
 def _supported(module: nn.Module) -> bool:

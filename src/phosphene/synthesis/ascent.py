@@ -89,6 +89,7 @@ def ascend(
     augmentations: Sequence[Augmentation] = (),
     direction: Sequence[Rule] = (),
     after: Sequence[Rule] = (),
+    looks: int = 1,
     stop: Stop | None = None,
     batch_size: int | None = None,
     stage: str = "",
@@ -109,6 +110,8 @@ def ascend(
         augmentations: done to the images in turn before the network looks.
         direction: rules that turn the gradient into the direction of the step, in turn.
         after: rules applied to the parameters after the step, in turn; clip pixels here.
+        looks: how many times the network looks at each image before a step, each time augmented otherwise; the gradient
+            is their mean. What only one look sees is left out, so other networks read the picture more readily.
         stop: logits (N, K) -> (N,) bool: images that are done and no longer change; the run ends when all are.
         batch_size: images per pass through the network; None chooses.
         stage: name of this part of a recipe.
@@ -136,6 +139,8 @@ def ascend(
         raise OptionError(f"{len(streams)} random streams for {len(start)} images; give one for each")
     if steps < 0:
         raise OptionError(f"steps={steps}; give 0 or more")
+    if looks < 1:
+        raise OptionError(f"looks={looks}; give 1 or more")
     parametrization, schedule = parametrization or Pixel(), as_schedule(rate)
     with plain_mode(prepared.device, gradients=False):
         parameters = parametrization.encode(_own_copy(start, prepared.device))
@@ -145,7 +150,7 @@ def ascend(
     for index in range(steps):
         with plain_mode(prepared.device, gradients=False):
             draws = streams.at(index).under(stage)
-            look = _Look(prepared, objective, parametrization, augmentations, draws, steps, batch_size)
+            look = _Look(prepared, objective, parametrization, augmentations, draws, steps, looks, batch_size)
             value, logits, gradient = look(parameters)
             _check_gradient(gradient, done, streams, index, stage)
             moment = Moment(index, steps, parameters, gradient, draws, memory)
@@ -177,6 +182,7 @@ class _Look:
     augmentations: Sequence[Augmentation]
     draws: Draws
     steps: int
+    looks: int
     batch_size: int | None
 
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,17 +195,27 @@ class _Look:
         return value, logits, gradient
 
     def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        draws = replace(self.draws, rows=(start, stop))
-        layers = self.objective.layers
+        leaf = parameters[start:stop].detach().requires_grad_()
+        first, *others = (self._look(leaf, start, replace(draws, rows=(start, stop))) for draws in self._draws())
+        if not others:
+            return first
+        value, logits, gradient = (torch.stack(column).mean(dim=0) for column in zip(first, *others, strict=True))
+        return value, logits, gradient
+
+    def _draws(self) -> Iterator[Draws]:
+        yield self.draws
+        for look in range(1, self.looks):
+            yield self.draws.under(f"look {look}")
+
+    def _look(self, leaf: Tensor, start: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         # A step of an ascent may as well be taken along the gradient of the folded network.
         with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision, loose=True):
-            leaf = parameters[start:stop].detach().requires_grad_()
             images = self.parametrization.decode(leaf)
             seen = augmented(images, self.augmentations, draws)
             seen = seen.contiguous(memory_format=torch.channels_last)
-            with capture(self.prepared.module, layers) as found:
+            with capture(self.prepared.module, self.objective.layers) as found:
                 logits = self.prepared.logits(seen).float()
-            values = self.objective(Reading(logits, found, images, start, self.draws.step, self.steps))
+            values = self.objective(Reading(logits, found, images, start, draws.step, self.steps))
             (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
         return values.detach().float(), logits.detach(), gradient.float().contiguous()

@@ -76,6 +76,7 @@ class Settings:
     last_pull: float
     reach: float
     view: float
+    looks: int
     rotation: float
     scale: tuple[float, float]
     shift: float
@@ -110,6 +111,7 @@ PRESETS = {
         last_pull=0.001,
         reach=48 / 224,
         view=160 / 224,
+        looks=1,
         rotation=8.0,
         scale=(0.9, 1.1),
         shift=8 / 224,
@@ -142,6 +144,7 @@ PRESETS = {
         last_pull=0.0,
         reach=1.0,
         view=1.0,
+        looks=1,
         rotation=5.0,
         scale=(0.95, 1.05),
         shift=16 / 224,
@@ -183,6 +186,7 @@ def sci(
     last_pull: float | None = None,
     reach: float | None = None,
     view: float | None = None,
+    looks: int | None = None,
     rotation: float | None = None,
     scale: tuple[float, float] | None = None,
     shift: float | None = None,
@@ -239,6 +243,7 @@ def sci(
         reach: distance at which the pull is `pull`, as a fraction of the shorter side.
         view: side of the part, about the disc's center, that the network looks at, as a fraction of the image's; for
             discs in the middle, and only where the network takes images of other sizes.
+        looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
         rotation: augmentation: degrees.
         scale: augmentation: low and high.
         shift: augmentation: fraction of the shorter side.
@@ -276,6 +281,7 @@ def sci(
         begin,
         steps=first,
         streams=streams,
+        looks=own.looks,
         rate=own.pre_rate,
         augmentations=parts.augmentations,
         direction=[preconditioned(own.precondition, own.color), unit_rms()],
@@ -302,6 +308,7 @@ def sci(
         last if own.start == "pre_ci" else begin,
         steps=own.steps - first,
         streams=streams,
+        looks=own.looks,
         rate=parts.rate,
         augmentations=[*parts.augmentations, *looked_at],
         direction=[
