@@ -50,21 +50,34 @@ def channel_grid(
 def side_by_side(
     pictures: Sequence[Image.Image], labels: Sequence[str] = (), *, height: int = 224, gap: int = 8
 ) -> Image.Image:
-    """Pictures in a row at one height, with a label below each."""
+    """Pictures in a row at one height, with a label below each.
+
+    A long row is shown small: its letters grow with its width, as far as every label fits under its picture.
+    """
     scaled = [
         picture.convert("RGB").resize((max(1, round(picture.width * height / picture.height)), height))
         for picture in pictures
     ]
-    caption = 20 if labels else 0
     width = sum(picture.width for picture in scaled) + gap * (len(scaled) + 1)
+    letters = _fitting(labels, [picture.width for picture in scaled], max(13, width // 80))
+    caption = letters + 7 if labels else 0
     sheet = Image.new("RGB", (width, height + 2 * gap + caption), PAPER)
-    draw, font, x = ImageDraw.Draw(sheet), font_of(13), gap
+    draw, font, x = ImageDraw.Draw(sheet), font_of(letters), gap
     for index, picture in enumerate(scaled):
         sheet.paste(picture, (x, gap))
         if labels:
             draw.text((x, gap + height + 3), labels[index], fill=INK, font=font)
         x += picture.width + gap
     return sheet
+
+
+def _fitting(labels: Sequence[str], widths: Sequence[int], largest: int) -> int:
+    """The size of letters, from `largest` down to 9, at which no label is wider than its place."""
+    for size in range(largest, 9, -1):
+        font = font_of(size)
+        if all(font.getlength(label) <= width for label, width in zip(labels, widths, strict=False)):
+            return size
+    return 9
 
 
 def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

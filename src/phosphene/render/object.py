@@ -111,5 +111,5 @@ def steps_picture(
     ImageDraw.Draw(found).rectangle(corners, outline=_PALETTE[0], width=width)
     columns = [("picture", picture), ("map", heat), ("object and box", found)]
     if samples is not None:
-        columns.insert(2, ("samples: object, surroundings", sample_picture(*samples, picture.size)))
+        columns.insert(2, ("samples", sample_picture(*samples, picture.size)))
     return side_by_side([shown for _, shown in columns], [label for label, _ in columns], height=height)

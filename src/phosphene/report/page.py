@@ -71,7 +71,8 @@ def _by_target(maps: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if value >= 0.001 else "< 0.1 %"
+    # The space before the sign does not break.
+    return f"{100 * value:.1f}\u00a0%" if value >= 0.001 or value == 0 else "<\u00a00.1\u00a0%"
 
 
 def _duration(seconds: float) -> str:

@@ -63,7 +63,7 @@ def check_sanity(
                 ticks=["intact", *names],
                 xlabel="randomized, from the head down" if mode == "cascading" else "the one randomized stage",
                 ylabel="rank correlation of magnitudes",
-                bounds=(-0.25, 1.05),
+                bounds=(_floor(_lines(found, mode)), 1.05),
             ),
         )
         for mode in modes
@@ -98,6 +98,11 @@ def _lines(found: SanityChecks, mode: Mode) -> Mapping[str, Sequence[float]]:
         for one in found.methods
         if one.error is None
     }
+
+
+def _floor(lines: Mapping[str, Sequence[float]]) -> float:
+    """The lower end of the axis: the same for all runs unless a line goes below it."""
+    return min([-0.25, *(value - 0.05 for values in lines.values() for value in values if not math.isnan(value))])
 
 
 def _or_nan(value: float | None) -> float:
