@@ -199,8 +199,10 @@ def _measure(
 ) -> None:
     pictures = [picture for _, picture in batch]
     start = time.perf_counter()
-    assert group[0].way is not None
-    maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], group[0].way, seed=seed)
+    ways = [measured.way for measured in group if measured.way is not None]
+    # A cut may need more than the maps that a threshold is content with.
+    way = next((way for way in ways if way.segment == "graphcut"), ways[0])
+    maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], way, seed=seed)
     shared = time.perf_counter() - start
     for measured in group:
         assert measured.way is not None

@@ -1,4 +1,4 @@
-"""What colors the object and its surroundings have: two Gaussian mixtures, estimated once from samples."""
+"""What colors, or looks, the object and its surroundings have: two Gaussian mixtures, estimated once from samples."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _MOST_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class ColorModels:
-    """Two fixed mixtures over the colors of one picture."""
+    """Two fixed mixtures over the colors of one picture, or over what a layer makes of them (localization/texture)."""
 
     foreground: GaussianMixture
     background: GaussianMixture
 
     def log_odds(self, colors: Array) -> Array:
-        """(h, w) of log p(color | object) - log p(color | surroundings), for colors (h, w, 3)."""
+        """(h, w) of log p(color | object) - log p(color | surroundings), for colors (h, w, k)."""
         flat = colors.reshape(-1, colors.shape[-1])
         odds = self.foreground.score_samples(flat) - self.background.score_samples(flat)
         return np.asarray(odds).reshape(colors.shape[:2])
@@ -62,7 +62,7 @@ def fit_color_models(colors: Array, samples: Samples, *, components: int = 5, se
     """Two Gaussian mixtures with full covariances, one from the foreground's samples and one from the background's.
 
     Args:
-        colors: (h, w, 3), see color_features.
+        colors: (h, w, k), see color_features.
         samples: which pixels are examples of which.
         components: Gaussians in each mixture; the paper gives no number, 5 is ours (as GrabCut has it). Fewer
             where there are fewer samples.

@@ -21,6 +21,7 @@ from phosphene.localization.presets import Preset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
 from phosphene.pipeline.explain import TargetLike, attribute, needed_view, resolve_target
+from phosphene.pipeline.texture import textures
 from phosphene.registry import Spec, entry, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.types import Attribution, Box, Prediction, Size, Target, View
@@ -157,10 +158,12 @@ class Evidence:
     Args:
         values: (h, w) in [0, 1] on the working grid over the whole picture.
         problem: why it says nothing, or None.
+        textures: (h, w, k) what each place looks like to the network, where the cut asks for it.
     """
 
     values: NDArray[np.float32]
     problem: str | None
+    textures: NDArray[np.floating] | None = None
 
 
 def evidence(
@@ -186,10 +189,21 @@ def evidence(
                     problems[index] = problems[index] or result.problems[index]
                     laid = _laid(result, index, view, grid, way.blur, mirrored).double().cpu()
                     sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
+    looks = _textures(classifier, pictures, grids, way)
     return [
-        Evidence(normalize(values[None])[0].float().numpy(), None if bool(values.any()) else problem or _NOTHING)
-        for values, problem in zip(sums, problems, strict=True)
+        Evidence(normalize(values[None])[0].float().numpy(), None if bool(values.any()) else problem or _NOTHING, seen)
+        for values, problem, seen in zip(sums, problems, looks, strict=True)
     ]
+
+
+def _textures(
+    classifier: Prepared, pictures: Sequence[Picture], grids: Sequence[Size], way: Preset
+) -> list[NDArray[np.floating] | None]:
+    """What the pictures' places look like at the largest size that is looked at, if the way's cut asks for it."""
+    count = way.graph_cut.textures if way.segment == "graphcut" else 0
+    if count == 0:
+        return [None] * len(pictures)
+    return textures(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
 
 
 def grid_size(original: Size) -> Size:
@@ -205,10 +219,14 @@ def grid_size(original: Size) -> Size:
 
 def _looks(classifier: Prepared, spec: Spec, way: Preset) -> list[Size]:
     """The sizes at which the whole frame is shown to a method."""
-    base = classifier.preprocess.size or (_ANY_SIZE, _ANY_SIZE)
     if needed_view(spec, "whole") == "margin":
-        return [classifier.preprocess.view(base, "margin").size]
-    factors = (1.0,) if _is_slow(spec) else way.sizes
+        return [classifier.preprocess.view(classifier.preprocess.size or (_ANY_SIZE, _ANY_SIZE), "margin").size]
+    return _sizes(classifier, (1.0,) if _is_slow(spec) else way.sizes)
+
+
+def _sizes(classifier: Prepared, factors: Sequence[float]) -> list[Size]:
+    """These multiples of the network's input that it takes; its input itself if none."""
+    base = classifier.preprocess.size or (_ANY_SIZE, _ANY_SIZE)
     sizes = [(round(base[0] * factor), round(base[1] * factor)) for factor in factors]
     return [size for size in sizes if size == base or _takes(classifier, size)] or [base]
 
@@ -254,7 +272,7 @@ def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Predictio
     original, values = picture_size(picture), seen.values
     grid = (values.shape[0], values.shape[1])
     colors = look(picture, whole_view(original, grid), channels=3, interpolation="lanczos")
-    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings())
+    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings(), seen.textures)
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])

@@ -1,0 +1,77 @@
+"""What pixels look like to the network, on the working grid of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phosphene.attribution.result import even_grid
+from phosphene.geometry import lay_on_original, whole_view
+from phosphene.images import Picture, picture_size
+from phosphene.localization.texture import principal_components
+from phosphene.runtime import Prepared, activations
+from phosphene.runtime.places import places, places_of
+from phosphene.types import Layer, Size, View
+
+# Of the image's pixels to a cell: the grid on which edges and parts are told apart, and not yet whole objects.
+_FINEST, _COARSEST = 8, 16
+
+
+def textures(
+    classifier: Prepared, pictures: Sequence[Picture], size: Size, grids: Sequence[Size], count: int
+) -> list[NDArray[np.floating] | None]:
+    """What each place of each picture looks like to a middle layer: (h, w, count) on its grid, see texture_layer.
+
+    Args:
+        classifier: the network.
+        pictures: any; one that comes several times is looked at once.
+        size: that the whole frame is shown at.
+        grids: (h, w) of the answer, per picture.
+        count: principal components.
+
+    Returns:
+        One array per picture; None for each where the network has no such layer.
+    """
+    own = classifier.preprocess.size or size
+    layer = texture_layer(classifier.layers, own)
+    if layer is None:
+        return [None] * len(pictures)
+    grid_of = dict(zip(map(id, pictures), grids, strict=True))
+    found: dict[int, NDArray[np.floating]] = {}
+    for picture in {id(picture): picture for picture in pictures}.values():
+        view = whole_view(picture_size(picture), size)
+        image = classifier.look([picture], [view])
+        values = places(activations(classifier, image, [layer])[1][layer], f"layer {layer}", image)[0]
+        parts = principal_components(values.double().cpu().numpy(), count)
+        found[id(picture)] = _laid(torch.from_numpy(parts), view, grid_of[id(picture)])
+    return [found[id(picture)] for picture in pictures]
+
+
+def _laid(parts: Tensor, view: View, grid: Size) -> NDArray[np.floating]:
+    """(h, w, count): each component on the working grid."""
+    offset, stride = even_grid(view.size, (parts.shape[0], parts.shape[1]))
+    laid = [lay_on_original(part, offset, stride, view, size=grid) for part in parts.unbind(-1)]
+    return np.asarray(torch.stack(laid, dim=-1).numpy())
+
+
+def texture_layer(layers: Sequence[Layer], size: Size) -> str | None:
+    """The last layer with at most 8 (and less than 16) pixels of the image to a cell, at the least depth of the module
+    tree that has one: the block that ends a stage, not a convolution within it. None if there is none.
+
+    Example:
+        >>> grids = {"stem": (8, 112, 112), "a.0": (8, 28, 28), "a.1.conv": (8, 28, 28), "a.1": (8, 28, 28),
+        ...          "b.0.conv": (8, 28, 28), "b.0": (8, 14, 14)}
+        >>> texture_layer([Layer(name, "Block", shape, i) for i, (name, shape) in enumerate(grids.items())], (224, 224))
+        'a.1'
+    """
+    fitting = []
+    for layer in layers:
+        grid = places_of(layer.shape, size)
+        if grid is not None and _FINEST * grid[0] <= size[0] < _COARSEST * grid[0]:
+            fitting.append(layer.name)
+    depth = min((name.count(".") for name in fitting), default=0)
+    return next((name for name in reversed(fitting) if name.count(".") == depth), None)
