@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from phosphene import Classifier, Target, load_classifier, prepare, read_image
+from phosphene import Classifier, Target, load_classifier, locate, prepare, read_image
 from phosphene.images import to_pil
 from phosphene.maps import normalize
 from phosphene.metrics.bootstrap import bootstrap_interval
@@ -31,8 +31,9 @@ from phosphene.runtime import forward
 
 # ImageNet's dogs (151 to 268) and wolves, with coyote, dingo, dhole and wild dog (269 to 275).
 ANIMALS = slice(151, 276)
-# Of the range of the animal's map; a second, stricter cut says how much hangs on the first.
-CUTS = (0.25, 0.5)
+# Of the range of the animal's class activation map: all above it is one mask, what `locate` cuts out the other, so
+# that it shows how much hangs on the mask.
+LEVEL = 0.25
 
 
 def seen(classifier: Classifier, path: str) -> Tensor:
@@ -41,11 +42,14 @@ def seen(classifier: Classifier, path: str) -> Tensor:
     return classifier.look([picture], classifier.views([picture]))
 
 
-def animal_map(imagenet: Classifier, image: Tensor) -> Tensor:
-    """(1, H, W) in [0, 1]: the class activation map of the best dog or wolf of ImageNet, on a grid twice as fine."""
-    large = F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
+def animal(imagenet: Classifier, image: Tensor) -> dict[str, Tensor]:
+    """Per mask (1, H, W) boolean: where the best dog or wolf of ImageNet is."""
     best = forward(imagenet, image)[:, ANIMALS].argmax(dim=1) + ANIMALS.start
-    return on_pixels(attribute(imagenet, large, Target.of(best), "cam").heat, image)
+    (found,) = locate(imagenet, image[0], target=int(best))
+    # On a grid twice as fine as that of the picture as it is.
+    large = F.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
+    cam = attribute(imagenet, large, Target.of(best), "cam").heat
+    return {"graphcut": torch.from_numpy(found.mask)[None], "cam": on_pixels(cam, image) > LEVEL}
 
 
 def on_pixels(maps: Tensor, image: Tensor) -> Tensor:
@@ -56,25 +60,24 @@ def on_pixels(maps: Tensor, image: Tensor) -> Tensor:
 def audit(head: Classifier, imagenet: Classifier, path: str, truth: int, blank: Tensor) -> dict[str, object]:
     """One picture's figures: the answer, where its evidence lies, the answer without animal or surroundings."""
     image = seen(head, path)
-    animal = animal_map(imagenet, image)
-    mask = (animal > CUTS[0]).float()[:, None]
-    surroundings_white = image * mask + (1 - mask)
-    surroundings_gone = image * mask + blank * (1 - mask)
-    animal_gone = image * (1 - mask) + blank * mask
-    wolf = head.probabilities(forward(head, torch.cat([image, surroundings_white, surroundings_gone, animal_gone])))[
-        :, 1
-    ]
-    called = int(wolf[0] > 0.5)
-    cam = attribute(head, image, Target.of(called), "cam").heat
-    saliency = attribute(head, image, Target.of(called), "saliency").heat
-    shares = {}
-    for cut in CUTS:
-        inside = animal > cut
-        for name, maps in (("cam", on_pixels(cam, image)), ("saliency", saliency)):
-            shares[f"{name}_outside_{cut}"] = 1 - float(evidence_share(maps, inside))
-        shares[f"area_outside_{cut}"] = 1 - float(inside.double().mean())
-    names = ("wolf", "wolf_on_white", "wolf_without_surroundings", "wolf_without_animal")
-    return {"path": path, "truth": truth, "called": called, **dict(zip(names, wolf.tolist(), strict=True)), **shares}
+    row: dict[str, object] = {"path": path, "truth": truth, "wolf": wolf_probability(head, image)}
+    row["called"] = called = int(float(row["wolf"]) > 0.5)  # type: ignore[arg-type]
+    heat = {
+        "cam": on_pixels(attribute(head, image, Target.of(called), "cam").heat, image),
+        "saliency": attribute(head, image, Target.of(called), "saliency").heat,
+    }
+    for name, inside in animal(imagenet, image).items():
+        row[f"{name}: area outside"] = 1 - float(inside.double().mean())
+        row |= {f"{name}: {method} outside": 1 - float(evidence_share(maps, inside)) for method, maps in heat.items()}
+        row[f"{name}: wolf on white"] = wolf_probability(head, torch.where(inside, image, torch.ones_like(image)))
+        row[f"{name}: wolf without surroundings"] = wolf_probability(head, torch.where(inside, image, blank))
+        row[f"{name}: wolf without animal"] = wolf_probability(head, torch.where(inside, blank, image))
+    return row
+
+
+def wolf_probability(head: Classifier, image: Tensor) -> float:
+    """Of one picture (1, 3, H, W)."""
+    return float(head.probabilities(forward(head, image))[0, 1])
 
 
 def summary(rows: list[dict[str, object]], truth: int) -> dict[str, object]:
@@ -86,9 +89,14 @@ def summary(rows: list[dict[str, object]], truth: int) -> dict[str, object]:
         values = [value for value in values if value == value]
         if values:
             found[key] = {"mean": sum(values) / len(values), "ci": bootstrap_interval(values)}
-    for key in ("wolf", "wolf_on_white", "wolf_without_surroundings", "wolf_without_animal"):
-        found[f"called_{key}"] = sum(float(row[key]) > 0.5 for row in mine)  # type: ignore[arg-type]
+    for key in (key for key in mine[0] if "wolf" in key):
+        found[f"{key}, called"] = sum(float(row[key]) > 0.5 for row in mine)  # type: ignore[arg-type]
     return found
+
+
+def on_white(imagenet: Classifier, image: Tensor) -> Tensor:
+    """The animal as it was cut out, on white."""
+    return torch.where(animal(imagenet, image)["graphcut"], image, torch.ones_like(image))
 
 
 def strip(
@@ -97,8 +105,7 @@ def strip(
     """A picture, the animal's mask, and saliency, CAM and occlusion for what it was called."""
     image = seen(head, path)
     probability = float(head.probabilities(forward(head, image))[0, called])
-    mask = (animal_map(imagenet, image) > CUTS[0]).float()[:, None]
-    tiles = [to_pil(image[0]), to_pil((image * mask + (1 - mask))[0])]
+    tiles = [to_pil(image[0]), to_pil(on_white(imagenet, image)[0])]
     labels = [f"{truth}, called {head.labels[called]} {probability:.1%}", "the animal (ImageNet head)"]
     for method in ("saliency", "cam", *occluders):
         result = attribute(head, image, Target.of(called), method)
@@ -140,14 +147,14 @@ def main() -> None:
     for name, truth, called in (("dog", 0, 0), ("wolf", 1, 1), ("dog_called_wolf", 0, 1), ("wolf_called_dog", 1, 0)):
         row = first(truth, called)
         if row is not None:
-            picture = strip(head, imagenet, str(row["path"]), fit.labels[truth], called, both if called else both[:1])
+            picture = strip(head, imagenet, str(row["path"]), fit.labels[truth], called, both)
             picture.save(out / f"{name}.jpg", quality=85)
     turned = max(
-        (row for row in rows if row["truth"] == 0 and row["called"] == 0), key=lambda row: row["wolf_on_white"]
+        (row for row in rows if row["truth"] == 0 and row["called"] == 0),
+        key=lambda row: row["graphcut: wolf on white"],
     )
     image = seen(head, str(turned["path"]))
-    mask = (animal_map(imagenet, image) > CUTS[0]).float()[:, None]
-    white = image * mask + (1 - mask)
+    white = on_white(imagenet, image)
     cam = attribute(head, white, Target.of(1), "cam").heat
     heat = F.interpolate(cam[:, None], image.shape[-2:], mode="bilinear")[0, 0]
     tiles = [
@@ -155,7 +162,7 @@ def main() -> None:
         to_pil(white[0]),
         overlay(to_pil(white[0]), heat_layer(heat, scale_of(heat, "positive"))),
     ]
-    labels = [f"wolf {turned['wolf']:.1%}", f"on white: wolf {turned['wolf_on_white']:.1%}", "cam for wolf"]
+    labels = [f"wolf {turned['wolf']:.1%}", f"on white: wolf {turned['graphcut: wolf on white']:.1%}", "cam for wolf"]
     side_by_side(tiles, labels).save(out / "dog_on_white.jpg", quality=85)
     print(json.dumps(figures, indent=1))
 

@@ -39,7 +39,9 @@ def test_the_audit_runs_and_adds_up(tmp_path, monkeypatch):
         assert found["pictures"] == sum(figures["confusion"][truth])
         assert found["right"] == figures["confusion"][truth][truth]
         wolf_calls = found["right"] if name == "wolves" else found["pictures"] - found["right"]
-        assert found["called_wolf"] == wolf_calls
-        # A stricter cut makes a smaller animal.
-        assert found["area_outside_0.5"]["mean"] >= found["area_outside_0.25"]["mean"]
+        assert found["wolf, called"] == wolf_calls
+        for mask in ("graphcut", "cam"):
+            low, high = found[f"{mask}: area outside"]["ci"]
+            assert 0 <= low <= found[f"{mask}: area outside"]["mean"] <= high < 1
+            assert 0 <= found[f"{mask}: wolf without animal, called"] <= found["pictures"]
     assert {"dog.jpg", "wolf.jpg", "dog_on_white.jpg"} <= {path.name for path in out.iterdir()}
