@@ -82,6 +82,28 @@ def test_eigen_cam_centered() -> None:
     assert map_error(got.maps, oracle.eigen_cam(lambda x: x, a, center=True)[None]) < 2e-5
 
 
+class Normed(nn.Module):
+    """Tokens behind a layer norm: the mean over channels is nothing but rounding and all places are equally large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 6, 4, 4), nn.LayerNorm(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_eigen_cam_keeps_its_sign_behind_a_layer_norm(center: bool) -> None:
+    net, images = Normed(), torch.rand(6, 3, 16, 16)
+    got = eigen_cam(Classifier(net), images, Target.of(1), layer="norm", center=center).maps
+    noise = eigen_cam(
+        Classifier(net), images * (1 + 1e-6 * torch.rand(6, 1, 1, 1)), Target.of(1), layer="norm", center=center
+    )
+    assert map_error(noise.maps, got) < 1e-3
+    assert bool((got.double().pow(3).sum((1, 2)) > 0).all())
+
+
 def test_grad_cam_pp_keeps_gradients_that_are_tiny() -> None:
     """An epsilon in the denominator would make the weights those of another formula."""
     net, images = vgg_f(), torch.rand(1, 3, 16, 16)

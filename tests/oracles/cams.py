@@ -65,7 +65,7 @@ def layer_cam(head: Head, a: Tensor) -> Tensor:
 
 
 def eigen_cam(_head: Head, a: Tensor, center: bool = False) -> Tensor:
-    """A v_1 by power iteration on A'A, on the side of the mean over channels."""
+    """A v_1 by power iteration on A'A, on the side of the places of large activations."""
     rows = a.flatten(1).T
     if center:
         rows = rows - rows.mean(0)
@@ -74,7 +74,7 @@ def eigen_cam(_head: Head, a: Tensor, center: bool = False) -> Tensor:
         v = rows.T @ (rows @ v)
         v = v / v.norm()
     out = rows @ v
-    if float((out * a.mean(0).flatten()).sum()) < 0:
+    if float((out * a.flatten(1).square().sum(0).sqrt()).sum()) < 0:
         out = -out
     return out.view(a.shape[1:])
 

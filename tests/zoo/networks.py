@@ -56,5 +56,7 @@ def alive(module: nn.Module) -> nn.Module:
         module.eval()
         for child in module.modules():
             child.train(isinstance(child, nn.BatchNorm2d))  # no dropout, and no block left out
-        module(torch.randn(8, 3, SIZE, SIZE, generator=generator))
+        pixels = torch.rand(32, 3, SIZE, SIZE, generator=generator)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        module((pixels - mean) / std)
     return module.eval()

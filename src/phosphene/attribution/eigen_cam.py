@@ -10,6 +10,9 @@ from phosphene.classifier import Classifier
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target
 
+# A cosine smaller than this may be rounding: it chooses no sign.
+_UNDECIDED = 1e-3
+
 
 @register_attribution(
     title="EigenCAM",
@@ -31,8 +34,9 @@ def eigen_cam(
     """What stands out in a layer: its activations projected on their first principal direction.
 
     ``L = A v_1``, A being the activations as (places, channels) and v_1 their first right singular vector. The vector's
-    sign is arbitrary; here it is chosen so that the map correlates with the mean over the channels (ours). The class
-    plays no part but for the score that is reported.
+    sign is arbitrary; here it is chosen so that places of large activations come out positive, or where all are equally
+    large (behind a layer norm) those that stand out most (ours). The class plays no part but for the score that is
+    reported.
 
     Args:
         classifier: what is explained.
@@ -76,6 +80,14 @@ def _first_component(activations: Tensor, center: bool) -> Tensor:
         rows = rows - rows.mean(dim=1, keepdim=True)
     left, scale, _ = torch.linalg.svd(rows, full_matrices=False)
     projected = left[..., 0] * scale[:, :1]  # A v_1 = u_1 s_1
-    against = (projected * activations.double().mean(dim=1).flatten(1).nan_to_num()).sum(dim=1, keepdim=True) < 0
-    projected = torch.where(finite, torch.where(against, -projected, projected), torch.nan)
+    projected = torch.where(finite, projected * _sign(projected, activations.double()), torch.nan)
     return projected.float().unflatten(1, activations.shape[-2:])  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _sign(projected: Tensor, activations: Tensor) -> Tensor:
+    """(N, 1) of 1 or -1: projections (N, h w) made to grow with the magnitude of activations (N, k, h, w)."""
+    magnitudes = activations.nan_to_num().flatten(2).norm(dim=1)  # (N, h w)
+    along = (projected * magnitudes).sum(dim=1, keepdim=True)
+    undecided = along.abs() < _UNDECIDED * projected.norm(dim=1, keepdim=True) * magnitudes.norm(dim=1, keepdim=True)
+    along = torch.where(undecided, projected.pow(3).sum(dim=1, keepdim=True), along)
+    return torch.where(along < 0, -1.0, 1.0)
