@@ -13,7 +13,8 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB.
+# Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB (grad-cam without its
+# own build of OpenCV).
 test-zoo: $(ZOO)/.made
 	$(ZOO)/bin/python -m pytest -n 2 --dist worksteal tests/zoo
 
@@ -64,5 +65,5 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml constraints.txt
 $(ZOO)/.made: pyproject.toml constraints.txt constraints-zoo.txt
 	$(PYTHON) -m venv $(ZOO)
 	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision]'
-	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 ttach==0.0.3  # (it wants another build of OpenCV)
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 opencv-python-headless==5.0.0.93 ttach==0.0.3
 	touch $@
