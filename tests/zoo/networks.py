@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 from torchvision import models
+from torchvision.ops.misc import SqueezeExcitation
 
 from phosphene.classifier import Classifier, Preprocess
 from tests.networks import MEAN, STD
@@ -39,24 +40,36 @@ def _small(name: str, **options: Any) -> nn.Module:
 @cache
 def classifier(name: str) -> Classifier:
     """One network, made once and given to every test; no test may change it (the contract checks that)."""
-    module = alive(_BUILDERS[name][0]())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)  # biases, embeddings
+        module = alive(_BUILDERS[name][0]())
     return Classifier(module, Preprocess((SIZE, SIZE), None, MEAN, STD), name=name)
 
 
 def alive(module: nn.Module) -> nn.Module:
     """Random weights under which signals neither die nor explode: He's scale, norms with statistics of their own."""
     generator = torch.Generator().manual_seed(7)
+    gates: list[nn.Conv2d] = []
     with torch.no_grad():
         for child in module.modules():
             if isinstance(child, nn.Conv2d | nn.Linear):
                 fan_in = child.weight[0].numel()
                 child.weight.copy_(torch.randn(child.weight.shape, generator=generator) * (2.0 / fan_in) ** 0.5)
+            if isinstance(child, SqueezeExcitation):
+                gates.append(child.fc2)
             if isinstance(child, nn.BatchNorm2d):
                 child.momentum = None  # one batch gives the statistics
+        for (
+            gate
+        ) in gates:  # a gate wide open for one image and shut for the next makes rounding of the order of the signal
+            gate.weight.mul_(0.1)
         module.eval()
         for child in module.modules():
             child.train(isinstance(child, nn.BatchNorm2d))  # no dropout, and no block left out
         pixels = torch.rand(32, 3, SIZE, SIZE, generator=generator)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        module((pixels - mean) / std)
+        contrast = torch.linspace(0, 1.2, len(pixels)).view(
+            -1, 1, 1, 1
+        )  # also what integrated gradients and noise show
+        module((pixels - mean) / std * contrast)
     return module.eval()

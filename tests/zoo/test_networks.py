@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +60,22 @@ def images(count: int = 3) -> torch.Tensor:
 def test_contract(method, network, check):
     spec, target = quick_spec(method), Target.of([3, 1, 2])
     if checks.applies(spec, classifier(network), images(), target):
+        check = batch_equals_singles if check is checks.batch_equals_singles else check
         check(spec, classifier(network), images(), target)
+
+
+def batch_equals_singles(spec, own, pictures, target):
+    """The check, where a ReLU or a max-pooling all but undecided may fall the other way in another order of sums.
+
+    A picture of 64 pixels makes 300 000 units of VGG-16 decide; about one of them is undecided to float32, and the
+    gradient jumps by about a hundredth of its maximum. None is to float64.
+    """
+    try:
+        checks.batch_equals_singles(spec, own, pictures, target)
+    except AssertionError:
+        checks.batch_equals_singles(spec, own, pictures, target, tolerance=0.05)
+        exact = own.with_module(deepcopy(own.module).double())
+        checks.batch_equals_singles(spec, exact, pictures, target, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("network", SPECS)
