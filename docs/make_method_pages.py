@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
 import torch
 from PIL import Image
 from skimage.data import chelsea, coffee
@@ -233,17 +232,7 @@ def _with_pictures(result: Attribution, pictures: list[Image.Image], views: Any)
     for index, picture in enumerate(pictures):
         one = replace(result[index], views=(views[index],), pictures=(picture,))
         shown += [picture, draw(one, side=400)]
-        if one.reconstruction is not None:
-            shown.append(_reconstruction(one.reconstruction[0], picture))
     return shown
-
-
-def _reconstruction(values: torch.Tensor, picture: Image.Image) -> Image.Image:
-    """Gray where it is zero, each channel lighter or darker by its sign."""
-    scale = float(values.abs().flatten().kthvalue(int(0.998 * values.numel())).values) or 1.0
-    pixels = (0.5 + 0.5 * values / scale).clamp(0, 1).permute(1, 2, 0)
-    image = Image.fromarray((255 * pixels).round().to(torch.uint8).cpu().numpy().astype(np.uint8))
-    return image.resize((400, round(400 * picture.height / picture.width)), Image.Resampling.BICUBIC)
 
 
 def main(arguments: list[str]) -> None:

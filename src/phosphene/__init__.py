@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from phosphene.errors import PhospheneError
     from phosphene.hooks import capture
     from phosphene.images import read_image
-    from phosphene.pipeline.explain import explain
+    from phosphene.pipeline.explain import contrast, explain
     from phosphene.pipeline.features import features
     from phosphene.pipeline.impress import fuse, impress
     from phosphene.pipeline.locate import Located, locate
     from phosphene.registry import register_attribution
     from phosphene.render import draw
     from phosphene.runtime import prepare
-    from phosphene.types import Attribution, Impression, Target, Unit, View
+    from phosphene.types import Attribution, Contrast, Impression, Target, Unit, View
     from phosphene.zoo import load_classifier
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Attribution": "types",
     "Classifier": "classifier",
+    "Contrast": "types",
     "Impression": "types",
     "Labels": "classifier",
     "Located": "pipeline",
@@ -35,6 +36,7 @@ _PLACES = {
     "Unit": "types",
     "View": "types",
     "capture": "hooks",
+    "contrast": "pipeline",
     "draw": "render",
     "explain": "pipeline",
     "features": "pipeline",
@@ -50,6 +52,7 @@ _PLACES = {
 __all__ = [
     "Attribution",
     "Classifier",
+    "Contrast",
     "Impression",
     "Labels",
     "Located",
@@ -59,6 +62,7 @@ __all__ = [
     "Unit",
     "View",
     "capture",
+    "contrast",
     "draw",
     "explain",
     "features",
@@ -75,7 +79,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'phosphene' has no attribute '{name}'")
-    if name == "explain":
+    if name in ("contrast", "explain"):
         import_module("phosphene.render")  # results show themselves in notebooks
     return getattr(import_module(f"phosphene.{_PLACES[name]}"), name)
 

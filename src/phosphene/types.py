@@ -98,6 +98,16 @@ class Target:
         """The part of an expanded target that belongs to images `start` to `stop`."""
         return replace(self, classes=self.classes[start:stop], versus=self.versus[start:stop])
 
+    @property
+    def sides(self) -> tuple[Target, Target]:
+        """Of a class versus another: the target of the one alone, and of the other alone.
+
+        Example:
+            >>> Target.of([1, 2], versus=3).sides[1].classes
+            (3,)
+        """
+        return replace(self, versus=()), replace(self, classes=self.versus, versus=())
+
     def with_default_score(self, score: Score) -> Target:
         """The same target, `score` filled in where none was chosen."""
         return self if self.score is not None else replace(self, score=score)
@@ -255,6 +265,34 @@ class Attribution:
     def heat_grid(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """(offset, stride) of `heat` in network pixels."""
         return (self.offset, self.stride) if self.evidence is None else ((0.5, 0.5), (1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why one class and not another: three maps of each image, to be seen side by side with one color scale.
+
+    Args:
+        one: what speaks for the class.
+        other: what speaks for the class it is told apart from.
+        difference: the map of the difference of both scores; negative is evidence for the other class.
+        labels: (the one, the other) by name, for each image.
+    """
+
+    one: Attribution
+    other: Attribution
+    difference: Attribution
+    labels: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.difference)
+
+    def _repr_png_(self) -> bytes | None:
+        return SHOWN_AS[Contrast](self) if Contrast in SHOWN_AS else None
+
+    @property
+    def parts(self) -> tuple[Attribution, Attribution, Attribution]:
+        """The one, the other, the difference."""
+        return self.one, self.other, self.difference
 
 
 @dataclass(frozen=True)

@@ -265,10 +265,41 @@ def test_versus_unit_view_score_and_shared_scale(tmp_path, cat):
     for shown in images[0]["maps"]:
         assert shown["target"]["versus"]["index"] == 282
     assert images[0]["maps"][0]["layer"] == "blocks.10"
-    scales = [[shown["scale"]["text"] for shown in image["maps"]] for image in images]
+    scales = [
+        [part["scale"]["text"] for shown in image["maps"] for part in (shown, *shown["beside"])] for image in images
+    ]
     assert scales[0] == scales[1]
+    assert len(scales[0]) == 6
+    assert len(set(scales[0])) == 2  # one for each method
     unit = explain(cat, "--unit", "blocks.8=3", "--method", "saliency", "--out", tmp_path / "unit", "--json")
     assert unit.json["images"][0]["maps"][0]["target"] == {"index": None, "label": "blocks.8=3"}
+
+
+def test_a_class_and_another_stand_side_by_side(tmp_path, cat):
+    run = tmp_path / "run"
+    outcome = explain(cat, "--class", "top2", "--versus", "lynx", "--method", "cam", "--out", run, "--json")
+    assert outcome.code == 0
+    for shown in outcome.json["images"][0]["maps"]:
+        one, other = shown["beside"]
+        assert other["target"] == {"index": 287, "label": "lynx"}
+        maps = [np.load(part["map"]) for part in (one, other, shown)]
+        assert np.abs(maps[0] - maps[1] - maps[2]).max() < 1e-4 * np.abs(maps[0]).max()
+        assert {part["scale"]["text"] for part in (one, other, shown)} == {shown["scale"]["text"]}
+        assert "one scale for the three maps" in shown["scale"]["text"]
+        with Image.open(shown["contrast"]) as sheet:
+            assert sheet.width > 3 * sheet.height
+    page = (run / "report.html").read_text()
+    assert "one scale for the three" in page
+    assert ", not lynx" in page
+    assert page.count("Class activation map: lynx") == 2
+
+
+def test_what_comes_back_is_in_the_report(tmp_path, cat):
+    outcome = explain(cat, "--method", "guided_backprop", "--out", tmp_path / "run", "--json")
+    (shown,) = outcome.json["images"][0]["maps"]
+    with Image.open(shown["reconstruction"]) as picture:
+        assert picture.size == (451, 300)
+    assert "Guided back-propagation, in color" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_exif_rotated_photograph_lies_right(tmp_path):

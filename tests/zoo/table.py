@@ -32,11 +32,6 @@ class Outcome:
     reason: str = ""
 
 
-def method_names() -> list[str]:
-    """The methods of phosphene itself; captum's adapters work where captum does."""
-    return [name for name in checks.method_names() if not name.startswith("captum:")]
-
-
 def outcome(method: str, network: str) -> Outcome:
     """One method on one network of 64 pixels with random weights."""
     images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -64,7 +59,7 @@ def table() -> list[str]:
     """The table of methods and networks, and below it the reasons of the refusals."""
     lines = ["| method | " + " | ".join(SPECS) + " |", "|---|" + "---|" * len(SPECS)]
     reasons: dict[str, int] = {}
-    for method in method_names():
+    for method in checks.method_names():
         cells = []
         for network in SPECS:
             found = outcome(method, network)

@@ -33,7 +33,9 @@ def explain(
     common: Common,
     images: Images,
     class_: ClassOption = "top1",
-    versus: Annotated[str | None, typer.Option(metavar="CLASS", help="Why the class and not this one.")] = None,
+    versus: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Why the class and not this one: both, and the difference.")
+    ] = None,
     unit: UnitOption = None,
     method: Methods = None,
     layer: LayerOption = None,
@@ -98,7 +100,10 @@ def explained(answer: Mapping[str, Any]) -> Answer:
         lines += [f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"]]
         for shown in image["maps"]:
             what = f"{shown['method']} for {shown['target']['label']}"
-            lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {shown['overlay']}")
+            if "versus" in shown["target"]:
+                what += f", not {shown['target']['versus']['label']}"
+            picture = shown.get("contrast") or shown["overlay"]
+            lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {picture}")
     failed = any(
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]

@@ -1,6 +1,6 @@
 """The verbs of the library: each looks its method up, feeds it, times it; one file per verb."""
 
-from phosphene.pipeline.explain import attribute, explain, resolve_target
+from phosphene.pipeline.explain import attribute, contrast, explain, resolve_target
 from phosphene.pipeline.features import features
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
@@ -12,6 +12,7 @@ __all__ = [
     "Head",
     "Located",
     "attribute",
+    "contrast",
     "explain",
     "features",
     "fit_head",

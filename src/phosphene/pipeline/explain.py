@@ -18,7 +18,7 @@ from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import forward, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Target
+from phosphene.types import Attribution, Contrast, Target
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
@@ -124,6 +124,56 @@ def explain(
         )
         results[format_spec(spec)] = replace(result, views=views, pictures=tuple(pictures))
     return next(iter(results.values())) if isinstance(method, str | Spec) else results
+
+
+def contrast(
+    classifier: Classifier | str,
+    images: Any,
+    target: TargetLike,
+    versus: int | str | Sequence[int | str],
+    method: str | Spec = "grad_cam",
+    **options: Any,
+) -> Contrast:
+    """Why the one class and not the other: the maps of both, and of the difference of their scores.
+
+    The third is the difference of the first two for methods linear in the score (CAM, Grad-CAM, input x gradient,
+    integrated gradients); for the others it is a map of its own. `draw` shows all three with one color scale, in two
+    colors where the method is signed.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        images: one or many pictures, as for explain.
+        target: the class (index, WordNet id or name), or one per picture; None for each picture's best class.
+        versus: the class to tell apart from, or one per picture.
+        method: a method spec.
+        **options: layer, view, precision, seed, batch_size and progress of explain.
+
+    Returns:
+        The Contrast of all pictures; it shows itself in notebooks.
+
+    Raises:
+        InputError: for a picture that cannot be read.
+        NotFoundError: for an unknown method, class or layer, with the nearest names.
+        OptionError: for a unit, or targets that do not fit the pictures.
+
+    Example:
+        >>> from skimage.data import chelsea
+        >>> result = contrast("embedded", chelsea(), "tabby", "Egyptian cat", "cam")
+        >>> result.labels
+        (('tabby', 'Egyptian cat'),)
+        >>> torch.allclose(result.one.maps - result.other.maps, result.difference.maps, atol=1e-4)
+        True
+    """
+    known, pictures = load_classifier(classifier), as_pictures(images)
+    other = resolve_target(known, versus)
+    if other is None:
+        raise OptionError("contrast: versus is None; name the class to tell apart from")
+    one = explain(known, pictures, method, target=target, **options)
+    both = Target(one.target.classes, other.expand(len(pictures)).classes, one.target.unit, one.target.score)
+    parts = (one, *(explain(known, pictures, method, target=goal, **options) for goal in (both.sides[1], both)))
+    one, rest, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
+    labels = zip(*([known.labels[index] for index in classes] for classes in (both.classes, both.versus)), strict=True)
+    return Contrast(one, rest, difference, tuple(labels))
 
 
 def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:

@@ -1,8 +1,9 @@
 """From values to pictures: tensors in, PIL images out; no model and no files."""
 
+from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import channel_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
-from phosphene.render.laid import draw, laid_layer, thumbnail
+from phosphene.render.laid import draw, laid_layer, reconstruction_picture, thumbnail
 from phosphene.render.object import draw_boxes, steps_picture
 from phosphene.render.scatter import group_color, thumbnail_map
 from phosphene.render.sheet import contact_sheet
@@ -12,12 +13,15 @@ __all__ = [
     "channel_grid",
     "colorbar",
     "contact_sheet",
+    "contrast_labels",
+    "contrast_sheet",
     "draw",
     "draw_boxes",
     "group_color",
     "heat_layer",
     "laid_layer",
     "overlay",
+    "reconstruction_picture",
     "scale_of",
     "shared_scale",
     "side_by_side",

@@ -15,7 +15,13 @@ from torch import Tensor
 
 Values = NDArray[np.float32]
 Display = Literal["signed", "positive"]
+Over = Literal["image", "shared", "contrast"]
 
+_WHOSE: dict[Over, str] = {
+    "image": "this map's own scale",
+    "shared": "one scale for all images",
+    "contrast": "one scale for the three maps",
+}
 _PALETTES = {"positive": "inferno", "signed": "RdBu_r"}
 # Below this share of the scale the picture shines through undisturbed.
 _QUANTILE = 0.995
@@ -29,18 +35,17 @@ class Scale:
         low: value at the lower end; 0 for positive maps, -high for signed ones.
         high: value at the upper end; what is above has the same color.
         display: "positive" or "signed".
-        over: "image", or "shared" by a set of images.
+        over: "image", "shared" by a set of images, or by the maps of a "contrast".
     """
 
     low: float
     high: float
     display: Display
-    over: Literal["image", "shared"] = "image"
+    over: Over = "image"
 
     def describe(self) -> str:
         """The scale in words."""
-        whose = "this map's own scale" if self.over == "image" else "one scale for all images"
-        return f"{self.low:.3g} to {self.high:.3g}, {whose}"
+        return f"{self.low:.3g} to {self.high:.3g}, {_WHOSE[self.over]}"
 
 
 def scale_of(values: Tensor | Values, display: Display) -> Scale:
@@ -57,11 +62,11 @@ def scale_of(values: Tensor | Values, display: Display) -> Scale:
     return Scale(-high if display == "signed" else 0.0, high, display)
 
 
-def shared_scale(scales: Sequence[Scale]) -> Scale:
+def shared_scale(scales: Sequence[Scale], over: Over = "shared") -> Scale:
     """The one scale that holds all of several maps."""
     high = max(scale.high for scale in scales)
     display = scales[0].display
-    return Scale(-high if display == "signed" else 0.0, high, display, "shared")
+    return Scale(-high if display == "signed" else 0.0, high, display, over)
 
 
 def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | None = None) -> Image.Image:

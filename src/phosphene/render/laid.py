@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -10,18 +12,29 @@ from PIL import Image
 from phosphene import types
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import to_pil
-from phosphene.render.grid import side_by_side
-from phosphene.render.heat import Scale, heat_layer, overlay, scale_of
-from phosphene.types import Attribution, View
+from phosphene.render.contrast import contrast_labels, contrast_sheet
+from phosphene.render.grid import PAPER, side_by_side
+from phosphene.render.heat import Scale, heat_layer, overlay, scale_of, shared_scale
+from phosphene.types import Attribution, Contrast, View
 
 
-def draw(result: Attribution, *, side: int = 480, strength: float = 0.75) -> Image.Image:
+def draw(
+    result: Attribution | Contrast,
+    *,
+    side: int = 480,
+    strength: float = 0.75,
+    scale: Literal["image", "shared"] = "image",
+) -> Image.Image:
     """The heat maps of a result laid on their pictures, side by side.
 
+    Beside the map of deconvnet and guided back-propagation stands what they bring back, in color. A contrast becomes a
+    row for each picture: the one class, the other, the difference, with one color scale.
+
     Args:
-        result: from explain; made from tensors alone it shows the maps on grey.
+        result: from explain or contrast; made from tensors alone it shows the maps on gray.
         side: long side of each picture in pixels.
         strength: of the overlay, 0 to 1.
+        scale: "image" for a color scale for each map, "shared" for one for all; a contrast always shares its own.
 
     Example:
         >>> from phosphene.types import Target
@@ -30,15 +43,62 @@ def draw(result: Attribution, *, side: int = 480, strength: float = 0.75) -> Ima
         >>> draw(result, side=100).size
         (224, 116)
     """
+    if isinstance(result, Contrast):
+        return _stacked([_contrast_row(result, index, side, strength) for index in range(len(result))])
+    scales = [scale_of(heat, result.display) for heat in result.heat]
+    if scale == "shared":
+        scales = [shared_scale(scales)] * len(result)
     sheets = []
     for index in range(len(result)):
-        one = result[index]
-        view = one.views[0] if one.views else whole_view(one.size, one.size)
-        height, width = fitted(view.original, side)
-        picture = to_pil(one.pictures[0]) if one.pictures else Image.new("RGB", (width, height), "gray")
-        layer = laid_layer(one, view, scale_of(one.heat[0], one.display), side)
-        sheets.append(overlay(picture.resize((width, height), Image.Resampling.LANCZOS), layer, strength))
+        sheets.append(_laid(result[index], scales[index], side, strength))
+        picture = reconstruction_picture(result[index], _view(result[index]), side)
+        sheets += [] if picture is None else [picture]
     return sheets[0] if len(sheets) == 1 else side_by_side(sheets, height=min(sheet.height for sheet in sheets))
+
+
+def _contrast_row(result: Contrast, index: int, side: int, strength: float) -> Image.Image:
+    parts = [part[index] for part in result.parts]
+    scale = shared_scale([scale_of(part.heat[0], part.display) for part in parts], "contrast")
+    sheets = [_laid(part, scale, side, strength) for part in parts]
+    return contrast_sheet(sheets, contrast_labels(*result.labels[index]), scale, height=sheets[0].height)
+
+
+def _laid(one: Attribution, scale: Scale, side: int, strength: float) -> Image.Image:
+    """The overlay of a result of one image."""
+    view = _view(one)
+    height, width = fitted(view.original, side)
+    picture = to_pil(one.pictures[0]) if one.pictures else Image.new("RGB", (width, height), "gray")
+    layer = laid_layer(one, view, scale, side)
+    return overlay(picture.resize((width, height), Image.Resampling.LANCZOS), layer, strength)
+
+
+def _view(one: Attribution) -> View:
+    return one.views[0] if one.views else whole_view(one.size, one.size)
+
+
+def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def reconstruction_picture(result: Attribution, view: View, side: int) -> Image.Image | None:
+    """What deconvnet and guided back-propagation bring back to the first image, in its own colors and place.
+
+    Gray is zero; a channel is lighter or darker by its sign, up to the 99.8 % quantile of the magnitudes. None where
+    there is nothing of the kind: other methods, or channels that are no colors.
+    """
+    values = result.reconstruction
+    if values is None or values.shape[1] not in (1, 3) or tuple(values.shape[-2:]) != tuple(result.size):
+        return None
+    magnitudes = values[0].abs().flatten()
+    high = float(magnitudes.kthvalue(max(1, int(0.998 * magnitudes.numel()))).values) or float(magnitudes.max()) or 1.0
+    size = fitted(view.original, side)
+    laid = [lay_on_original(channel, result.offset, result.stride, view, size=size) for channel in values[0]]
+    return to_pil(0.5 + 0.5 * torch.stack(laid) / high)
 
 
 def laid_layer(result: Attribution, view: View, scale: Scale, side: int) -> Image.Image:
@@ -67,11 +127,11 @@ def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _png(result: Attribution) -> bytes:
+def _png(result: Attribution | Contrast) -> bytes:
     buffer = io.BytesIO()
     draw(result).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 # Notebooks ask a result for its picture; types itself knows no pictures.
-types.SHOWN_AS[Attribution] = _png
+types.SHOWN_AS |= {Attribution: _png, Contrast: _png}

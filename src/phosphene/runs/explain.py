@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -18,7 +19,18 @@ from phosphene.images import expand_paths, read_image
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, format_spec, parse_spec
-from phosphene.render import Scale, colorbar, laid_layer, overlay, scale_of, shared_scale, thumbnail
+from phosphene.render import (
+    Scale,
+    colorbar,
+    contrast_labels,
+    contrast_sheet,
+    laid_layer,
+    overlay,
+    reconstruction_picture,
+    scale_of,
+    shared_scale,
+    thumbnail,
+)
 from phosphene.runs.session import Common, Session, keep_inputs, run_name
 from phosphene.runtime import Prepared, forward
 from phosphene.store import file_stem, without_nan
@@ -153,12 +165,40 @@ def _maps(
     def announce(done: int, total: int) -> None:
         common.announce(done, total, f"{name} {label}")
 
+    target = target.expand(count)
+    goals = (*target.sides, target) if target.versus else (target,)
     try:
-        result = attribute(classifier, images, target, spec, layer=layer, seed=common.seed, progress=announce)
+        results = [
+            attribute(classifier, images, goal, spec, layer=layer, seed=common.seed, progress=announce)
+            for goal in goals
+        ]
     except PhospheneError as error:
         failure = {"status": "error", "error": str(error)}
         return [{**_identity(spec, target, classifier, index), **failure} for index in range(count)]
-    return [_saved(session, name, picture, view, result[index], spec) for index in range(count)]
+    save = partial(_saved, session, name, picture, view, spec)
+    return [save([result[index] for result in results]) for index in range(count)]
+
+
+def _saved(
+    session: Session, name: str, picture: Image.Image, view: View, spec: Spec, results: Sequence[Attribution]
+) -> dict[str, Any]:
+    """The row of one map; of a class versus another with the maps of both beside it, all three by one scale."""
+    if len(results) == 1:
+        scale = scale_of(results[0].heat[0], results[0].display)
+        return _saved_map(session, name, picture, view, results[0], spec, scale)
+    results = [replace(result, display="signed" if result.signed else "positive") for result in results]
+    scale = shared_scale([scale_of(result.heat[0], result.display) for result in results], "contrast")
+    *beside, row = (_saved_map(session, name, picture, view, result, spec, scale) for result in results)
+    row["beside"] = beside
+    return row | _contrasted(session, row)
+
+
+def _contrasted(session: Session, row: dict[str, Any]) -> dict[str, Any]:
+    """The picture of the three maps side by side, from their overlays."""
+    overlays = [Image.open(session.folder.path / shown["overlay"]) for shown in (*row["beside"], row)]
+    labels = contrast_labels(*(shown["target"]["label"] for shown in row["beside"]))
+    sheet = contrast_sheet(overlays, labels, _scale(row))
+    return {"contrast": session.folder.save_image(f"{PurePath(row['map']).with_suffix('')}-contrast.png", sheet)}
 
 
 def _identity(spec: Spec, target: Target, classifier: Prepared, index: int) -> dict[str, Any]:
@@ -175,8 +215,8 @@ def _identity(spec: Spec, target: Target, classifier: Prepared, index: int) -> d
     return row
 
 
-def _saved(
-    session: Session, name: str, picture: Image.Image, view: View, result: Attribution, spec: Spec
+def _saved_map(
+    session: Session, name: str, picture: Image.Image, view: View, result: Attribution, spec: Spec, scale: Scale
 ) -> dict[str, Any]:
     """Write one map, its heat layer and its overlay; the row that describes them."""
     row = _identity(spec, result.target, session.classifier, 0)
@@ -197,7 +237,9 @@ def _saved(
     }
     if result.evidence is not None:
         row["evidence"] = session.folder.save_array(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy())
-    scale = scale_of(result.heat[0], result.display)
+    brought_back = reconstruction_picture(result, view, _REPORT_SIDE)
+    if brought_back is not None:
+        row["reconstruction"] = session.folder.save_image(f"{stem}-reconstruction.png", brought_back)
     return row | _colored(session, stem, picture, view, result, scale)
 
 
@@ -223,12 +265,16 @@ def _colored(
 
 def _color_alike(session: Session, rows: list[dict[str, Any]]) -> None:
     """Color the maps of each method again, by one scale for all images."""
-    done = [(row, shown) for row in rows for shown in row["maps"] if shown.get("scale")]
+    saved = [(row, shown) for row in rows for shown in row["maps"] if shown.get("scale")]
+    done = [(row, part) for row, shown in saved for part in (*shown.get("beside", ()), shown)]
     for method in {shown["method"] for _, shown in done}:
         of_method = [(row, shown) for row, shown in done if shown["method"] == method]
         common = shared_scale([_scale(shown) for _, shown in of_method])
         for row, shown in of_method:
             shown |= _recolored(session, row, shown, common)
+    for _, shown in saved:
+        if "beside" in shown:
+            shown |= _contrasted(session, shown)
 
 
 def _scale(shown: dict[str, Any]) -> Scale:
