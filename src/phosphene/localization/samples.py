@@ -1,4 +1,4 @@
-"""Which pixels teach the color models: the most and the least salient ones."""
+"""Which pixels teach the mixtures: the most and the least salient ones."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Segmentation:
 
     Args:
         mask: (h, w) the object, never empty.
-        samples: the pixels that taught the color models; None for a threshold.
+        samples: the pixels that taught the mixtures; None for a threshold.
         cut: (h, w) all that was cut out, before the largest piece was taken.
     """
 

@@ -64,7 +64,7 @@ def _label(
 
 
 def sample_picture(foreground: Mask, background: Mask, size: tuple[int, int]) -> Image.Image:
-    """Which pixels taught the color models: blue the object's, cyan the surroundings', red neither; (width, height)."""
+    """Which pixels taught the mixtures: blue the object's, cyan the surroundings', red neither; (width, height)."""
     colors = np.empty((*foreground.shape, 3), np.uint8)
     colors[...] = NEITHER
     colors[foreground] = FOREGROUND

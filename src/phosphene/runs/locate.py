@@ -128,9 +128,13 @@ def _overview(picture: Image.Image, found: Sequence[Located]) -> Image.Image:
     return draw_boxes(
         small,
         [_scaled(thing.box, across, down) for thing in found],
-        [f"{thing.label} {thing.probability:.0%}" for thing in found],
+        [f"{thing.label} {_rounded(thing.probability)}" for thing in found],
         [_resized(thing.mask, small.size) for thing in found],
     )
+
+
+def _rounded(probability: float) -> str:
+    return f"{probability:.0%}" if probability >= 0.005 else "<1%"
 
 
 def _resized(mask: np.ndarray[Any, np.dtype[np.bool_]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
