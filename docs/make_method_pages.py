@@ -1,7 +1,7 @@
 """Makes docs/methods: a page for each attribution method, from the registry, with pictures and cost as counted.
 
 python docs/make_method_pages.py            the text of all pages
-python docs/make_method_pages.py --count    also every cost, anew
+python docs/make_method_pages.py --count    also every cost, passes and seconds, anew
 python docs/make_method_pages.py --draw     also every cost and every picture, anew
 python docs/make_method_pages.py --draw occlusion rise
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import platform
 import re
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,16 +82,27 @@ def page(entry: Entry, cost: dict[str, Any] | None) -> str:
 def index(costs: dict[str, Any]) -> str:
     """The text of the table of all methods."""
     lines = ["# Methods", ""]
-    lines += ["Pictures and passes an image: the embedded EfficientNet-Lite0, default options."]
+    machine = next((cost["processor"] for cost in costs.values() if "processor" in cost), "")
+    lines += [
+        "Pictures, passes and time an image: the embedded EfficientNet-Lite0, default options, one image of 224 px at a "
+        f"time on one thread of {machine}."
+    ]
     for family, title in FAMILIES.items():
         found = [entry for entry in methods().values() if entry.family == family]
         if found:
-            lines += ["", f"## {title}", "", "| method | says | passes forward + back | mind |", "|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                "| method | says | passes forward + back | time | mind |",
+                "|---|---|---|---|---|",
+            ]
         for entry in found:
             cost = costs.get(entry.name, {})
             shown = f"{_count(cost['forward'])} + {_count(cost['backward'])}" if "forward" in cost else "refused"
+            seconds = _seconds(cost["seconds"]) if "seconds" in cost else "refused"
             link = f"[{entry.title}]({page_name(entry)}) `{entry.name}`"
-            lines.append(f"| {link} | {_cell(_docstring(entry)[0])} | {shown} | {_cell(entry.caveat)} |")
+            lines.append(f"| {link} | {_cell(_docstring(entry)[0])} | {shown} | {seconds} | {_cell(entry.caveat)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -170,7 +183,12 @@ def _cost(cost: dict[str, Any]) -> str:
         parts.append(f"{_count(cost['backward'])} backward")
     text = f"{' and '.join(parts)} pass{'es' if cost['forward'] + cost['backward'] > 1 else ''} of the network an image"
     behind = cost["behind"] - cost["forward"]
-    return text + (f", and {_count(behind)} of the layers behind the one looked at" if behind > 1 else "") + "."
+    text += f", and {_count(behind)} of the layers behind the one looked at" if behind > 1 else ""
+    return f"{text}: {_seconds(cost['seconds'])} on one thread of {cost['processor']} at 224 px, batch of one."
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
 
 
 def _count(number: float) -> str:
@@ -214,7 +232,32 @@ def counted(entry: Entry) -> dict[str, Any]:
             attribute(classifier, images, Target.of(1), entry.name)
     except ModelError as error:
         return {"refused": str(error)}
-    return {"forward": counter.first, "backward": counter.backward, "behind": counter.last}
+    passes = {"forward": counter.first, "backward": counter.backward, "behind": counter.last}
+    return {**passes, "seconds": float(f"{timed(entry):.2g}"), "processor": processor()}
+
+
+def timed(entry: Entry) -> float:
+    """Seconds of processor time for one image at full size, which does not count what else the machine does.
+
+    The median of three, of one where that takes long.
+    """
+    torch.set_num_threads(1)
+    classifier = prepare(phosphene.load_classifier("embedded"))
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    attribute(classifier, images, Target.of(1), "grad_cam")
+    seconds: list[float] = []
+    while len(seconds) < (1 if sum(seconds) > 3 else 3):
+        start = time.process_time()
+        attribute(classifier, images, Target.of(1), entry.name)
+        seconds.append(time.process_time() - start)
+    return sorted(seconds)[len(seconds) // 2]
+
+
+def processor() -> str:
+    """The processor as the system names it."""
+    file = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", file.read_text(), re.MULTILINE) if file.exists() else []
+    return names[0] if names else platform.machine()
 
 
 def drawn(entry: Entry, pictures: list[Image.Image]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from phosphene.attribution.grad_cam import grad_cam
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import InputError, MissingExtraError, ModelError, NotFoundError, OptionError
+from phosphene.pipeline import attribute
 from phosphene.runtime import activations, forward, input_gradient
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
@@ -248,6 +249,46 @@ def test_an_exported_network_keeps_its_layers(tmp_path):
     assert torch.allclose(got[1]["5"], expected[1]["5"], rtol=1e-4, atol=1e-5)
     got, expected = (input_gradient(each, images, Target.of(1))[1] for each in (classifier, own))
     assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+class Rectified(nn.Module):
+    """A ReLU as a module, as a function, in place, and a hardtanh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(i, 6, 3, padding=1) for i in (3, 6, 6))
+        self.relu, self.clip, self.fc = nn.ReLU(inplace=True), nn.Hardtanh(0.0, 6.0), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.one(x))
+        x = nn.functional.relu(x + self.two(x))
+        return self.fc(self.clip(self.three(x)).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("spec", ["deconvnet", "guided_backprop", "guided_grad_cam:layer=three", "grad_cam:layer=clip"])
+def test_rules_for_relus_and_class_activation_maps_of_an_exported_network(tmp_path, spec):
+    network, images = Rectified(), torch.rand(2, 3, 16, 16)
+    export(tmp_path / "net.pt2", images, network)
+    (tmp_path / "net.json").write_text(json.dumps({"size": [16, 16], "mean": FED.mean, "std": FED.std}))
+    exported, own = load_classifier(str(tmp_path / "net.pt2")), Classifier(network, FED)
+    got, expected = (attribute(each, images, Target.of([1, 2]), spec).maps for each in (exported, own))
+    assert float(expected.abs().max()) > 0
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not say how pictures are prepared")
+def test_what_an_exported_network_cannot_do_is_said_in_one_line(tmp_path):
+    export(tmp_path / "net.pt2", torch.rand(2, 3, 16, 16))
+    export(tmp_path / "silu.pt2", torch.rand(2, 3, 16, 16), nn.Sequential(nn.Conv2d(3, 2, 16), nn.SiLU(), nn.Flatten()))
+    images = torch.rand(1, 3, 16, 16)
+    for name, spec, message in (
+        ("net.pt2", "cam", "net.pt2 was exported, and of an exported network the head is not read; use grad_cam"),
+        ("silu.pt2", "guided_backprop", "no ReLU rule for the activation Silu"),
+    ):
+        with pytest.raises(ModelError, match=message) as refused:
+            attribute(load_classifier(str(tmp_path / name)), images, Target.of(1), spec)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -72,11 +72,20 @@ class Prepared(Classifier):
             ModelError: if the network cannot be traced or ends in something else.
         """
         if self.traced is None:
-            raise ModelError(
-                f"no class activation map: the code of {self.name} depends on data and cannot be read; use grad_cam"
+            why = (
+                "was exported, and of an exported network the head is not read"
+                if self._is_exported
+                else "has code that depends on data and cannot be read"
             )
+            raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
         head = linear_head(self.traced, find_scores(outputs(self.traced), self.output, fx.Node))
         return with_value(self.traced, head.node), head
+
+    @property
+    def _is_exported(self) -> bool:
+        from torch.export.unflatten import UnflattenedModule  # (slow to import, and seldom asked)
+
+        return any(isinstance(child, UnflattenedModule) for child in self.module.modules())
 
     @cached_property
     def default_layer(self) -> str:
