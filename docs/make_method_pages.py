@@ -84,8 +84,8 @@ def index(costs: dict[str, Any]) -> str:
     lines = ["# Methods", ""]
     machine = next((cost["processor"] for cost in costs.values() if "processor" in cost), "")
     lines += [
-        "Pictures, passes and time an image: the embedded EfficientNet-Lite0, default options, one image of 224 px at a "
-        f"time on one thread of {machine}."
+        "Pictures, passes and time an image: the embedded EfficientNet-Lite0, default options, one image of 224 px at "
+        f"a time on one thread of {machine}."
     ]
     for family, title in FAMILIES.items():
         found = [entry for entry in methods().values() if entry.family == family]

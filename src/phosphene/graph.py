@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.errors import ModelError, NotFoundError, suggest
 from phosphene.types import Layer
 
 LayerName = str | nn.Module
@@ -330,13 +330,6 @@ def _describe(traced: fx.GraphModule, node: fx.Node) -> str:
     if node.op == "call_module":
         return f"{node.target} ({type(traced.get_submodule(str(node.target))).__name__})"
     return str(getattr(node.target, "__name__", node.target))
-
-
-def check_layers(module: nn.Module, layers: Sequence[LayerName]) -> tuple[str, ...]:
-    """The dotted names of several layers; none is refused."""
-    if not layers:
-        raise OptionError("no layer was given; name at least one")
-    return tuple(layer_name(module, layer) for layer in layers)
 
 
 def layer_before(layers: Sequence[Layer], name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
@@ -380,8 +380,3 @@ class Record:
     status: Literal["ok", "error"]
     error: str | None = None
     values: Mapping[str, object] = field(default_factory=dict)
-
-
-def first_problem(problems: Sequence[str | None]) -> str | None:
-    """The first problem that is one, or None."""
-    return next((problem for problem in problems if problem), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 BEGIN, END = "<!-- measured: python -m tests.zoo.table -->", "<!-- end of what was measured -->"
 
 
+# Few windows, and enough samples that LIME's lasso leaves a weight.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": (24, 24), "stride": (24, 24)},
+    "captum:lime": {"samples": 40},
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one method on one network: "works", "blank" or "refused", and the reason."""
@@ -35,7 +43,7 @@ class Outcome:
 def outcome(method: str, network: str) -> Outcome:
     """One method on one network of 64 pixels with random weights."""
     images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    spec = checks.quick_spec(method, **({"window": (24, 24), "stride": (24, 24)} if method == "occlusion" else {}))
+    spec = checks.quick_spec(method, **_OPTIONS.get(method, {}))
     try:
         result = checks.explain(spec, classifier(network), images, Target.of(3))
     except ModelError as error:
