@@ -42,7 +42,7 @@ def grad_cam_pp(
         target: the class or unit whose score is differentiated.
         layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
         relu: keep the positive part of each layer's map alone, as the paper does.
-        epsilon: added to the denominator; 1e-6 gives the maps of pytorch-grad-cam.
+        epsilon: added to the denominator; 1e-6 gives the maps of pytorch-grad-cam, 1e-8 the formula of torchcam.
         batch_size: images per pass; None chooses.
 
     Returns:
