@@ -228,6 +228,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path, cat, 
         (["--class", "top²"], "no class"),
         (["--class", ""], "without a name"),
         (["--versus", "nothing at all"], "no class"),
+        (["--class", "tabby", "--versus", "n02123045"], "is the class itself"),
         (["--layer", "blocks.99"], "no layer 'blocks.99'"),
         (["--unit", "nolayer=3"], "no layer 'nolayer'"),
         (["--unit", "blocks.3=x"], "LAYER=CHANNEL"),
@@ -279,6 +280,9 @@ def test_a_class_and_another_stand_side_by_side(tmp_path, cat):
     run = tmp_path / "run"
     outcome = explain(cat, "--class", "top2", "--versus", "lynx", "--method", "cam", "--out", run, "--json")
     assert outcome.code == 0
+    best = [line["index"] for line in outcome.json["images"][0]["predicted"]]
+    other = explain(cat, "--class", "top2", "--versus", best[0], "--method", "cam", "--out", tmp_path / "2", "--json")
+    assert [shown["target"]["index"] for shown in other.json["images"][0]["maps"]] == best[1:3]
     for shown in outcome.json["images"][0]["maps"]:
         one, other = shown["beside"]
         assert other["target"] == {"index": 287, "label": "lynx"}

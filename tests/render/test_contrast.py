@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from phosphene.errors import OptionError
 from phosphene.geometry import whole_view
 from phosphene.pipeline import attribute, contrast
 from phosphene.render import contrast_sheet, draw, reconstruction_picture, scale_of, shared_scale
@@ -29,7 +31,9 @@ def test_a_contrast_is_the_maps_of_both_and_of_the_difference() -> None:
     assert got.difference.target.versus == (4, 4)
     assert map_error(got.difference.maps, got.one.maps - got.other.maps) < 1e-5
     assert {part.display for part in got.parts} == {"signed"}
-    never_negative = contrast(classifier, pictures, None, [0, 0], "saliency")
+    with pytest.raises(OptionError, match="told apart from itself"):
+        contrast(classifier, pictures, [3, 4], 4, "cam")
+    never_negative = contrast(classifier, pictures, [1, 2], [0, 0], "saliency")
     assert {part.display for part in never_negative.parts} == {"positive"}
     assert draw(got).height == 2 * draw(contrast(classifier, pictures[:1], 3, 4, "saliency")).height
     assert got._repr_png_()

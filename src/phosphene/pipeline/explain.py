@@ -170,6 +170,9 @@ def contrast(
         raise OptionError("contrast: versus is None; name the class to tell apart from")
     one = explain(known, pictures, method, target=target, **options)
     both = Target(one.target.classes, other.expand(len(pictures)).classes, one.target.unit, one.target.score)
+    for mine, theirs in zip(both.classes, both.versus, strict=True):
+        if mine == theirs:
+            raise OptionError(f"contrast: {known.labels[mine]} is told apart from itself; name another class")
     parts = (one, *(explain(known, pictures, method, target=goal, **options) for goal in (both.sides[1], both)))
     one, rest, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
     labels = zip(*([known.labels[index] for index in classes] for classes in (both.classes, both.versus)), strict=True)

@@ -104,7 +104,9 @@ def checked(question: Question, classifier: Prepared) -> Question:
     if best_count(question.classes) is None:
         classifier.labels.find(question.classes)
     if question.versus:
-        classifier.labels.find(question.versus)
+        other = classifier.labels.find(question.versus)
+        if best_count(question.classes) is None and classifier.labels.find(question.classes) == other:
+            raise OptionError(f"--versus {question.versus}: is the class itself; name another to tell it apart from")
     return question
 
 
@@ -143,11 +145,12 @@ def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
     if question.unit is not None:
         return Target(unit=question.unit, score=question.score)
     best = best_count(question.classes)
+    versus = (classifier.labels.find(question.versus),) if question.versus else ()
     if best is None:
         classes = (classifier.labels.find(question.classes),)
-    else:
-        classes = tuple(logits[0].topk(min(best, logits.shape[1])).indices.tolist())
-    versus = (classifier.labels.find(question.versus),) if question.versus else ()
+    else:  # the best classes but the one they are told apart from
+        ranked = logits[0].argsort(descending=True, stable=True).tolist()
+        classes = tuple([index for index in ranked if index not in versus][:best])
     return Target(classes, versus, score=question.score)
 
 
