@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from phosphene.errors import OptionError
 from phosphene.localization.samples import Samples
+
+# scikit-learn takes most of a second to load, which no command but those that segment should pay for.
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 ColorSpace = Literal["lab", "rgb"]
 Array = NDArray[np.floating]
@@ -89,6 +91,9 @@ def fit_color_models(colors: Array, samples: Samples, *, components: int = 5, se
 
 
 def _mixture(pixels: Array, components: int, seed: int) -> GaussianMixture:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     if len(pixels) > _MOST_SAMPLES:
         pixels = pixels[np.random.default_rng(seed).choice(len(pixels), _MOST_SAMPLES, replace=False)]
     if len(pixels) == 1:  # scikit-learn wants two samples
