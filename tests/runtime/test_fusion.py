@@ -145,10 +145,13 @@ def test_work_is_swallowed_only_while_nobody_watches() -> None:
     with torch.no_grad():
         swallowed = module[0](images)
         assert torch.equal(module[2](module[1](swallowed)), swallowed)
-        with capture(module, ["1"]):
+        with capture(module, ["0"]):
             alone = module[0](images)
         assert torch.allclose(alone, network[0](images), atol=1e-6)
         assert not torch.allclose(alone, swallowed, atol=1e-2)
+        with capture(module, ["1"]):
+            normed = module[0](images)
+        assert torch.allclose(normed, network[:2](images), atol=1e-6)
 
 
 def test_a_function_mode_sees_every_activation() -> None:

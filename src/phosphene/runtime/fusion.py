@@ -92,15 +92,18 @@ class _Chain:
         ruled = bool(torch.overrides._len_torch_function_stack())  # type: ignore[attr-defined]
         for behind in self.followers:
             module = behind.module
-            if not behind.joined or _watched(module) or module.training or (ruled and module is self.activation):
+            entered = _watched(module, output=False)
+            if not behind.joined or entered or module.training or (ruled and module is self.activation):
                 break
             taken.append(module)
+            if _watched(module):  # what it returns is its own, but nothing behind it may be in it yet
+                break
         return taken
 
     def sequence(self) -> list[tuple[_Chain, list[nn.Module]]]:
         """This chain and those behind it that a gradient can pass in one go, each with the followers it swallows."""
         taken = self.swallowed()
-        if self.then is None or len(taken) < len(self.followers) or _watched(self.convolution):
+        if self.then is None or len(taken) < len(self.followers) or any(map(_watched, (self.convolution, *taken))):
             return [(self, taken)]
         behind, chain = self.then
         if not behind.joined or _watched(behind.module):
@@ -335,10 +338,10 @@ def _compute_dtype() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def _watched(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+def _watched(module: nn.Module, *, output: bool = True) -> bool:
+    """Whether somebody sees what a module is given, or with `output` also what it returns."""
+    given = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(given or (output and module._forward_hooks))
 
 
 def _as_written(module: nn.Module, inputs: Tensor) -> Tensor:

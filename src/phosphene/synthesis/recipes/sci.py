@@ -37,6 +37,7 @@ from phosphene.synthesis.canvas import (
     takes_size,
 )
 from phosphene.synthesis.masks import disc, distance_from, strongest_disc
+from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import of_target
 from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
@@ -77,6 +78,7 @@ class Settings:
     reach: float
     view: float
     looks: int
+    statistics: float
     rotation: float
     scale: tuple[float, float]
     shift: float
@@ -112,6 +114,7 @@ PRESETS = {
         reach=48 / 224,
         view=160 / 224,
         looks=1,
+        statistics=30.0,
         rotation=8.0,
         scale=(0.9, 1.1),
         shift=8 / 224,
@@ -145,11 +148,15 @@ PRESETS = {
         reach=1.0,
         view=1.0,
         looks=1,
+        statistics=0.0,
         rotation=5.0,
         scale=(0.95, 1.05),
         shift=16 / 224,
     ),
 }
+
+# Features near the border of what the network looks at are those of the empty surroundings.
+_WITHIN = 0.9
 
 
 @register_recipe(title="Saliency-driven class impression", paper="addepalli2020", presets=tuple(PRESETS))
@@ -187,6 +194,7 @@ def sci(
     reach: float | None = None,
     view: float | None = None,
     looks: int | None = None,
+    statistics: float | None = None,
     rotation: float | None = None,
     scale: tuple[float, float] | None = None,
     shift: float | None = None,
@@ -244,6 +252,8 @@ def sci(
         view: side of the part, about the disc's center, that the network looks at, as a fraction of the image's; for
             discs in the middle, and only where the network takes images of other sizes.
         looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
+        statistics: weight of the distance to the statistics in the network's batch norms (norm_statistics) after the
+            pre-CI; it makes nothing of a network without them.
         rotation: augmentation: degrees.
         scale: augmentation: low and high.
         shift: augmentation: fraction of the shorter side.
@@ -302,6 +312,8 @@ def sci(
         inside = disc(centers, radius, size, parts.pixels(own.soft))
         last = torch.lerp(begin, last, inside.to(begin).expand_as(begin))
     looked_at = parts.looking(classifier) if own.place == "middle" else []
+    if own.statistics > 0:
+        objective = objective - own.statistics * norm_statistics(classifier, _WITHIN)
     post = ascend(
         classifier,
         objective,
