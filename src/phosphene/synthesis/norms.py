@@ -32,7 +32,7 @@ def norm_statistics(classifier: Classifier, within: float = 1.0) -> Objective:
             from 1 on all places.
 
     Returns:
-        The objective; it sees the output of every batch norm that runs once.
+        The objective; it sees the output of every batch norm that runs, the last one of a norm that runs often.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -46,19 +46,18 @@ def norm_statistics(classifier: Classifier, within: float = 1.0) -> Objective:
     memory = {name: _memory(norm) for name, norm in norms.items()}
 
     def value(reading: Reading) -> Tensor:
-        far = [_distance(reading.activations[name], *memory[name], within) for name in memory]
+        outputs = reading.activations
+        far = [_distance(outputs[name], *memory[name], within) for name in memory if name in outputs]
         return torch.stack(far).mean(dim=0) if far else reading.images.new_zeros(len(reading.images))
 
     return Objective(value, tuple(memory))
 
 
 def _norms(classifier: Classifier) -> Mapping[str, nn.BatchNorm2d]:
-    prepared = prepare(classifier)
-    once = {layer.name for layer in prepared.layers if layer.calls == 1}
     return {
         name: module
-        for name, module in prepared.module.named_modules()
-        if name in once and type(module) is nn.BatchNorm2d and module.running_mean is not None
+        for name, module in prepare(classifier).module.named_modules()
+        if type(module) is nn.BatchNorm2d and module.running_mean is not None
     }
 
 

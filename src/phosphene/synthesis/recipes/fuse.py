@@ -16,6 +16,7 @@ from phosphene.synthesis.ascent import Moment, Step, ascend, clip, multiply, par
 from phosphene.synthesis.augment import Affine
 from phosphene.synthesis.canvas import Preset, canvas_size, noisy_mean, settings_of
 from phosphene.synthesis.masks import disc
+from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import class_score, even_share
 from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
@@ -40,6 +41,8 @@ class Settings:
     color: float
     noise: float
     tv: float
+    looks: int
+    statistics: float
     rotation: float
     scale: tuple[float, float]
     shift: float
@@ -60,6 +63,8 @@ PRESETS = {
         color=0.5,
         noise=0.05,
         tv=0.003,
+        looks=1,
+        statistics=30.0,
         rotation=6.0,
         scale=(0.92, 1.08),
         shift=0.05,
@@ -78,6 +83,8 @@ PRESETS = {
         color=0.0,
         noise=1.0,
         tv=0.004,
+        looks=1,
+        statistics=0.0,
         rotation=5.0,
         scale=(0.95, 1.05),
         shift=16 / 224,
@@ -105,6 +112,8 @@ def fuse(
     color: float | None = None,
     noise: float | None = None,
     tv: float | None = None,
+    looks: int | None = None,
+    statistics: float | None = None,
     rotation: float | None = None,
     scale: tuple[float, float] | None = None,
     shift: float | None = None,
@@ -136,6 +145,9 @@ def fuse(
         color: power of the natural colors' covariance on the gradient, where it is preconditioned.
         noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
         tv: size of a step down the total variation on the whole image, in [0, 1] units.
+        looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
+        statistics: weight of the distance to the statistics in the network's batch norms (norm_statistics) while the
+            classes are developed; a tenth of it in the steps that even them out, whose objective is a log-probability.
         rotation: augmentation: degrees.
         scale: augmentation: low and high.
         shift: augmentation: fraction of the shorter side.
@@ -181,12 +193,16 @@ def fuse(
         else:
             mask = _growing(places[:, index], regions[index], own, side, size)
             objective = class_score(classifier, Target.of([group[index] for group in groups]))
+        if own.statistics > 0:
+            weight = own.statistics / 10 if together else own.statistics
+            objective = objective - weight * norm_statistics(classifier)
         run = ascend(
             classifier,
             objective,
             images,
             steps=length,
             streams=streams,
+            looks=own.looks if index <= count else 1,
             rate=step_rate,
             augmentations=moves if index <= count else [],
             direction=[preconditioned(own.precondition, own.color), unit_rms(mask), multiply(mask)],
