@@ -57,8 +57,7 @@ def test_it_is_the_formula_place_by_place() -> None:
             wanted = norm_distance(
                 outputs[image].tolist(), network.once.bias.tolist(), network.once.weight.tolist(), within
             )
-            # A variance as the difference of two sums in float32 keeps about three digits.
-                assert math.isclose(float(got[image]), wanted, rel_tol=2e-3)
+            assert math.isclose(float(got[image]), wanted, rel_tol=1e-4)
 
 
 def test_only_norms_that_remember_count() -> None:

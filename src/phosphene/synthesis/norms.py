@@ -71,11 +71,12 @@ def _memory(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _distance(output: Tensor, mean: Tensor, deviation: Tensor, within: float) -> Tensor:
     mean, deviation = mean.to(output.device), deviation.to(output.device)
-    flat = output.float().flatten(2)  # (n, k, places)
+    # In units of the remembered deviation, so that the variance is no small difference of large numbers.
+    flat = ((output.float() - mean[:, None, None]) / deviation[:, None, None]).flatten(2)  # (n, k, places)
     share = _share((int(output.shape[-2]), int(output.shape[-1])), within).to(flat)
     own = flat @ share
-    spread = (flat.square() @ share - own.square()).clamp(min=0) + 1e-6 * deviation.square()
-    off = ((own - mean) / deviation).square().clamp(max=_FARTHEST) + (spread.sqrt() / deviation - 1).square()
+    spread = (flat.square() @ share - own.square()).clamp(min=1e-6).sqrt()
+    off = own.square().clamp(max=_FARTHEST) + (spread - 1).square()
     return off.mean(dim=1)
 
 
