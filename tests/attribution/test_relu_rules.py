@@ -180,13 +180,14 @@ def test_the_norm_divides_the_picture_as_it_divides_the_image() -> None:
 
 
 @pytest.mark.parametrize("method", [deconvnet, guided_backprop])
-def test_without_relu_it_is_the_gradient_exactly(method: Any) -> None:
+def test_without_relu_it_is_the_gradient(method: Any) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(16, 3)
     )
     classifier, images = Classifier(net), torch.rand(3, 3, 8, 8)
     _, gradient = input_gradient(classifier, images, Target.of(2))
-    assert torch.equal(method(classifier, images, Target.of(2)).reconstruction, gradient)
+    got = method(classifier, images, Target.of(2)).reconstruction
+    assert float((got - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max())
 
 
 def test_without_max_pooling_deconvnet_does_not_see_the_image() -> None:

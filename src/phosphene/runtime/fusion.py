@@ -89,7 +89,7 @@ class _Chain:
         if _watched(self.convolution):
             return taken
         # A function mode, such as a rule for ReLUs, has to see every activation run.
-        ruled = bool(torch.overrides._len_torch_function_stack())  # type: ignore[attr-defined]
+        ruled = _ruled()
         for behind in self.followers:
             module = behind.module
             entered = _watched(module, output=False)
@@ -130,6 +130,9 @@ class _Chain:
         if not (inputs.requires_grad and torch.is_grad_enabled()):
             taken = self.swallowed()
             return _done(taken, self.operation(taken, dtype).run(inputs))
+        if dtype == torch.float32 and not _STATE.loose and _ruled():
+            # A rule lets through far more than a gradient: its longer sums show the order they are made in.
+            return _as_written(self.convolution, inputs.contiguous())
         sequence = self.sequence()
         links = [Link(chain.forward(taken, dtype), chain.operation(taken, dtype)) for chain, taken in sequence]
         done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
@@ -154,8 +157,8 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            alike = self.operation([], torch.float32).run if self.sums_alike(inputs) else self._original
-            output = alike(inputs)
+            convolve = self.operation([], torch.float32).run if self.sums_alike(inputs) else self._original
+            output = convolve(inputs)
             for module in taken:
                 activation = Activation.of(module)
                 output = _normed_(module, output) if activation is None else activation.cut_(output)
@@ -342,6 +345,11 @@ def _watched(module: nn.Module, *, output: bool = True) -> bool:
     """Whether somebody sees what a module is given, or with `output` also what it returns."""
     given = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(given or (output and module._forward_hooks))
+
+
+def _ruled() -> bool:
+    """Whether a function mode of this thread, such as a rule for ReLUs, sees every call."""
+    return bool(torch.overrides._len_torch_function_stack())  # type: ignore[attr-defined]
 
 
 def _as_written(module: nn.Module, inputs: Tensor) -> Tensor:
