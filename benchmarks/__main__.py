@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.compare import as_json, compare
 from benchmarks.machine import describe
+from benchmarks.merge import merged
 from benchmarks.tables import markdown
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,15 +28,26 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs in turn (default 5)")
     parser.add_argument("--quick", action="store_true", help="a fraction of the work: to see that everything runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--save", action="store_true", help="also write benchmarks/results/")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="also keep in benchmarks/results/, beside what earlier runs measured on this machine",
+    )
     chosen = parser.parse_args()
     found, failures = measure(chosen.only, chosen.rounds, chosen.save, chosen.quick)
     print(json.dumps(found, indent=1) if chosen.json else markdown(found))
     if chosen.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "results.md").write_text(markdown(found), encoding="utf-8")
+        keep(found, names)
     return 1 if failures else 0
+
+
+def keep(found: dict[str, Any], names: list[str]) -> None:
+    """Write results.json and results.md."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "results.json"
+    kept = merged(json.loads(path.read_text(encoding="utf-8")) if path.exists() else None, found, names)
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(kept), encoding="utf-8")
 
 
 def measure(only: list[str] | None, rounds: int, save: bool, quick: bool) -> tuple[dict[str, Any], int]:

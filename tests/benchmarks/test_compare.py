@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from benchmarks.compare import as_json, compare, map_error, rank_correlation
+from benchmarks.merge import merged
 from benchmarks.tables import markdown
 from benchmarks.work import Work
 
@@ -85,3 +86,17 @@ def test_errors_are_the_largest_over_the_images() -> None:
 def test_the_page_has_a_line_per_row() -> None:
     page = markdown({"machine": {"cores": 2}, "rows": [{"work": "w", "ratio": 2.0, "max_error": None}]})
     assert "| w | 2 |  |" in page
+
+
+def test_a_work_measured_alone_joins_the_others_of_its_machine() -> None:
+    def run(machine: str, *names: str, **more: object) -> dict[str, object]:
+        rows = [{"work": name, "ours_ms": machine} for name in names]
+        return {"machine": {"processor": machine}, "rows": rows, **more}
+
+    old = run("a", "first", "third", roofline={"copy": 1}, failed={"second": "no", "fourth": "no"})
+    new = run("a", "third", "second", curves={"images": 2})
+    found = merged(old, new, ["first", "second", "third"])
+    assert [row["work"] for row in found["rows"]] == ["first", "second", "third"]
+    assert (found["roofline"], found["curves"], found["failed"]) == ({"copy": 1}, {"images": 2}, {"fourth": "no"})
+    assert merged(old, run("b", "first"), ["first"]) == run("b", "first")
+    assert merged(None, old, ["first"]) == old
