@@ -19,7 +19,7 @@ from phosphene.errors import ModelError
 from phosphene.types import Layer
 
 Edit = Callable[[str, Tensor], Tensor]
-Rule = Callable[[Tensor, Tensor], Tensor]
+Rule = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
 @contextmanager
@@ -173,11 +173,12 @@ def relu_rule(rule: Rule) -> Iterator[Callable[[Tensor], None]]:
     its own mask, which cannot be told from a gate.
 
     Args:
-        rule: (gradient at the ReLU's output, where the ReLU let values through) -> gradient at its input.
+        rule: (gradient at the ReLU's output, through) -> gradient at its input; `through` makes of a gradient a new one
+            that is zero where the ReLU let no value through.
 
     Example:
         >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(1, 2, requires_grad=True)
-        >>> with relu_rule(lambda gradient, passed: gradient) as check:
+        >>> with relu_rule(lambda gradient, through: gradient) as check:
         ...     score = net(x).sum()
         ...     check(score)
         >>> torch.equal(torch.autograd.grad(score, x)[0], net[0].weight.sum(0, keepdim=True))
@@ -201,9 +202,11 @@ class _ReluRule(TorchFunctionMode):
         name = getattr(func, "__name__", "").partition(".")[0]  # relu.default: an operator with its overload
         relu = _read_relu(name.strip("_"), args, kwargs)
         if relu is not None:
-            rectified = _Rectify.apply(*relu, self.rule)  # type: ignore[no-untyped-call]
-            in_place = name.endswith("_") or kwargs.get("inplace", False)
-            return relu[0].copy_(rectified) if in_place else rectified
+            values, upper = relu
+            in_place = bool(name.endswith("_") or kwargs.get("inplace", False))
+            directly = in_place and not (values.is_leaf or values._is_view())
+            rectified = _Rectify.apply(values, upper, self.rule, directly)  # type: ignore[no-untyped-call]
+            return values.copy_(rectified) if in_place and not directly else rectified
         given = [value.grad_fn for value in args if isinstance(value, Tensor)]
         output = func(*args, **kwargs)
         node = output.grad_fn if isinstance(output, Tensor) else None
@@ -238,15 +241,25 @@ class _Rectify(torch.autograd.Function):
     """min(max(x, 0), upper), whose backward pass is a rule."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, upper: Any, rule: Rule) -> Tensor:
-        ctx.rule = rule
-        ctx.save_for_backward((values > 0) & (values < upper))
-        return values.clamp(min=0, max=None if upper == math.inf else upper)
+    def forward(ctx: Any, values: Tensor, upper: float, rule: Rule, in_place: bool) -> Tensor:
+        ctx.upper, ctx.rule = upper, rule
+        high = None if upper == math.inf else upper
+        if in_place:
+            ctx.mark_dirty(values)
+        output = values.clamp_(0, high) if in_place else values.clamp(0, high)
+        ctx.save_for_backward(output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (passed,) = ctx.saved_tensors
-        return ctx.rule(gradient, passed), None, None
+        (output,) = ctx.saved_tensors
+
+        def through(given: Tensor) -> Tensor:
+            if ctx.upper == math.inf:
+                return torch.ops.aten.threshold_backward(given, output, 0.0)
+            return torch.ops.aten.hardtanh_backward(given, output, 0.0, ctx.upper)
+
+        return ctx.rule(gradient, through), None, None, None
 
 
 def _read_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, float] | None:

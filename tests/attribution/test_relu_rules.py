@@ -203,7 +203,7 @@ def test_forward_values_are_those_of_the_network() -> None:
     for form in (RELUS | RELU6S).values():
         net, images = small(form(), 30), torch.rand(2, 3, 8, 8)
         expected = net(images)
-        with relu_rule(lambda gradient, passed: gradient):
+        with relu_rule(lambda gradient, through: gradient):
             assert torch.equal(net(images.clone().requires_grad_()), expected)
 
 

@@ -43,7 +43,7 @@ def test_a_rule_adds_up_in_the_order_of_the_network_as_written() -> None:
     layers = [part for width in (3, 256, 256) for part in (nn.Conv2d(width, 256, 3, padding=1), nn.ReLU())]
     network, images = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.rand(2, 3, 16, 16)
 
-    def deconvolve(gradient: Tensor, _passed: Tensor) -> Tensor:
+    def deconvolve(gradient: Tensor, _through: object) -> Tensor:
         return gradient.clamp(min=0)
 
     _, got = rule_gradient(Classifier(network), images, Target.of(1), deconvolve)

@@ -68,7 +68,9 @@ def deconvnet(
     References:
         zeiler2014, section 2.1; simonyan2014, section 4.
     """
-    return projected(classifier, images, target, lambda gradient, passed: gradient.clamp(min=0), to, reduce, batch_size)
+    return projected(
+        classifier, images, target, lambda gradient, through: gradient.clamp(min=0), to, reduce, batch_size
+    )
 
 
 def projected(

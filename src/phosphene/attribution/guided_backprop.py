@@ -57,5 +57,5 @@ def guided_backprop(
         springenberg2015, section 3.4.
     """
     return projected(
-        classifier, images, target, lambda gradient, passed: gradient.clamp(min=0) * passed, to, reduce, batch_size
+        classifier, images, target, lambda gradient, through: through(gradient).clamp_(min=0), to, reduce, batch_size
     )
