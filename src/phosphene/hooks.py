@@ -256,8 +256,8 @@ class _Rectify(torch.autograd.Function):
 
         def through(given: Tensor) -> Tensor:
             if ctx.upper == math.inf:
-                return torch.ops.aten.threshold_backward(given, output, 0.0)
-            return torch.ops.aten.hardtanh_backward(given, output, 0.0, ctx.upper)
+                return torch.ops.aten.threshold_backward(given, output, 0.0)  # type: ignore[no-any-return]
+            return torch.ops.aten.hardtanh_backward(given, output, 0.0, ctx.upper)  # type: ignore[no-any-return]
 
         return ctx.rule(gradient, through), None, None, None
 
