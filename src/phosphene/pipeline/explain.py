@@ -16,7 +16,7 @@ from phosphene.errors import OptionError
 from phosphene.graph import LayerName
 from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
-from phosphene.runtime import forward, prepare
+from phosphene.runtime import forward, prepare, shared_passes
 from phosphene.runtime.prepare import Precision
 from phosphene.types import Attribution, Contrast, Target
 from phosphene.zoo import load_classifier
@@ -87,7 +87,8 @@ def explain(
         progress: called with (steps done, steps in all) by methods of many passes.
 
     Returns:
-        The Attribution of all pictures, or for several methods one per spec.
+        The Attribution of all pictures, or for several methods one per spec. Methods share what passes they can;
+        `seconds` counts a shared pass where it ran, in the first method that needs it.
 
     Raises:
         InputError: for a picture that cannot be read.
@@ -105,24 +106,22 @@ def explain(
     prepared = prepare(load_classifier(classifier), precision=precision)
     pictures = as_pictures(images)
     goal = resolve_target(prepared, target)
-    if goal is None:
-        centered = prepared.look(pictures, prepared.views(pictures, view))
-        goal = Target.of(forward(prepared, centered, batch_size=batch_size).argmax(dim=1))
-    goal = goal.expand(len(pictures))
+    specs = [parse_spec(spec) for spec in ([method] if isinstance(method, str | Spec) else method)]
+    views = prepared.views(pictures, view)
+    images = prepared.look(pictures, views)
     results: dict[str, Attribution] = {}
-    for spec in map(parse_spec, [method] if isinstance(method, str | Spec) else method):
-        views = prepared.views(pictures, needed_view(spec, view))
-        result = attribute(
-            prepared,
-            prepared.look(pictures, views),
-            goal,
-            spec,
-            layer=layer,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        results[format_spec(spec)] = replace(result, views=views, pictures=tuple(pictures))
+    with shared_passes(images):
+        if goal is None:
+            goal = Target.of(forward(prepared, images, batch_size=batch_size).argmax(dim=1))
+        goal = goal.expand(len(pictures))
+        for spec in specs:
+            kind = needed_view(spec, view)
+            own_views = views if kind == view else prepared.views(pictures, kind)
+            own_images = images if kind == view else prepared.look(pictures, own_views)
+            result = attribute(
+                prepared, own_images, goal, spec, layer=layer, seed=seed, batch_size=batch_size, progress=progress
+            )
+            results[format_spec(spec)] = replace(result, views=own_views, pictures=tuple(pictures))
     return next(iter(results.values())) if isinstance(method, str | Spec) else results
 
 

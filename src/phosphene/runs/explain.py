@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import PurePath
@@ -32,7 +33,7 @@ from phosphene.render import (
     thumbnail,
 )
 from phosphene.runs.session import Common, Session, keep_inputs, run_name
-from phosphene.runtime import Prepared, forward
+from phosphene.runtime import Prepared, forward, shared_passes
 from phosphene.store import file_stem, without_nan
 from phosphene.types import Attribution, Score, Target, Unit, View
 
@@ -122,23 +123,34 @@ def best_count(classes: str) -> int | None:
 
 def _explained(session: Session, question: Question, name: str, path: str) -> dict[str, Any]:
     row: dict[str, Any] = {"path": path, "status": "ok", "error": None, "predicted": [], "maps": []}
-    try:
-        picture = read_image(path)
-        classifier = session.classifier
-        views = classifier.views([picture], question.view)
-        logits = forward(classifier, classifier.look([picture], views))
-    except PhospheneError as error:
-        if not isinstance(error, InputError):
-            raise
-        return {**row, "status": "error", "error": str(error)}
-    row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
-    row["size"] = [picture.height, picture.width]
-    row["seen"] = list(views[0].box)
-    row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
-    target = _target(question, classifier, logits)
-    for spec in question.methods:
-        row["maps"] += _maps(session, question, name, picture, spec, target)
+    with ExitStack() as sharing:
+        try:
+            picture = read_image(path)
+            classifier = session.classifier
+            views = classifier.views([picture], question.view)
+            images = classifier.look([picture], views)
+            sharing.enter_context(shared_passes(images))
+            logits = forward(classifier, images)
+        except PhospheneError as error:
+            if not isinstance(error, InputError):
+                raise
+            return {**row, "status": "error", "error": str(error)}
+        row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
+        row["size"] = [picture.height, picture.width]
+        row["seen"] = list(views[0].box)
+        row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
+        target = _target(question, classifier, logits)
+        copies = _copies(images, target)
+        sharing.enter_context(shared_passes(copies))
+        for spec in question.methods:
+            row["maps"] += _maps(session, question, name, picture, copies, spec, target)
     return row
+
+
+def _copies(image: Tensor, target: Target) -> Tensor:
+    """One copy of an image for each class; for one class the image itself, whose passes are known."""
+    count = max(1, len(target.classes))
+    return image if count == 1 else image.expand(count, -1, -1, -1)
 
 
 def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
@@ -155,13 +167,20 @@ def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
 
 
 def _maps(
-    session: Session, question: Question, name: str, picture: Image.Image, spec: Spec, target: Target
+    session: Session,
+    question: Question,
+    name: str,
+    picture: Image.Image,
+    copies: Tensor,
+    spec: Spec,
+    target: Target,
 ) -> list[dict[str, Any]]:
     """One row per class: the picture is shown to the method once for each class, in one batch."""
     classifier, common = session.classifier, session.common
     count = max(1, len(target.classes))
-    view = classifier.views([picture], needed_view(spec, question.view))[0]
-    images = classifier.look([picture], [view]).expand(count, -1, -1, -1)
+    kind = needed_view(spec, question.view)
+    view = classifier.views([picture], kind)[0]
+    images = copies if kind == question.view else _copies(classifier.look([picture], [view]), target)
     layer = question.layer if "layer" in entry("attribution", spec.name).options else None
     label = format_spec(spec)
 

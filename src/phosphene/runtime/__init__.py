@@ -13,6 +13,7 @@ from phosphene.runtime.passes import (
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.places import channel_axis, places
 from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.runtime.shared import shared_passes
 
 __all__ = [
     "MaskedScores",
@@ -30,4 +31,5 @@ __all__ = [
     "plain_mode",
     "prepare",
     "rule_gradient",
+    "shared_passes",
 ]

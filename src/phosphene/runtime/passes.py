@@ -21,6 +21,7 @@ from phosphene.runtime.fusion import loose_kinks
 from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.runtime.shared import is_shared, once
 from phosphene.types import Score, Target, Unit
 
 Progress = Callable[[int, int], None]
@@ -45,6 +46,19 @@ class LayerPass:
     score: Tensor
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A forward pass of one batch, recorded from a layer on: any score can still be brought back to there.
+
+    Args:
+        logits: (N, K), with their graph.
+        output: of the layer, where the graph begins.
+    """
+
+    logits: Tensor
+    output: Tensor
 
 
 @contextmanager
@@ -83,6 +97,9 @@ def forward(
     """(N, K) logits of images (N, C, H, W) in [0, 1], without gradients."""
     prepared = prepare(classifier)
     prepared.check_images(images)
+    recorded = _shared_records(prepared, images, batch_size)
+    if recorded is not None:
+        return torch.cat([record.logits.detach().float() for record in recorded[1]])
     rows: list[Tensor] = []
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
         for start, stop in batches(len(images), batch_size, prepared.device):
@@ -120,6 +137,10 @@ def head_features(
     prepared = prepare(classifier)
     prepared.check_images(images)
     graph, head = prepared.linear_head
+    recorded = _shared_records(prepared, images, batch_size)
+    if recorded is not None and recorded[0] == head.layer:
+        logits = [record.logits.detach().float() for record in recorded[1]]
+        return torch.cat(logits), torch.cat([record.output.detach().float() for record in recorded[1]]), head
     logits, features = [], []
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
         for start, stop in batches(len(images), batch_size, prepared.device):
@@ -141,6 +162,13 @@ def input_gradient(
     prepared = prepare(classifier, keep=unit_layers(target))
     prepared.check_images(images)
     target = target.expand(len(images))
+    key = ("input", prepared, target, score, batch_size)
+    return once(images, key, lambda: _input_gradient(prepared, images, target, score, batch_size))
+
+
+def _input_gradient(
+    prepared: Prepared, images: Tensor, target: Target, score: Score, batch_size: int | None
+) -> tuple[Tensor, Tensor]:
     scores, gradients = [], []
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
         for start, stop in batches(len(images), batch_size, prepared.device):
@@ -225,10 +253,26 @@ def layer_gradients(
     prepared = prepare(classifier, keep=(*layers, *unit_layers(target)))
     prepared.check_images(images)
     target = target.expand(len(images))
-    parts = [
-        _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
-        for start, stop in batches(len(images), batch_size, prepared.device)
-    ]
+    key = ("layers", prepared, target, tuple(layers), score, batch_size)
+    return once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
+
+
+def _layer_gradients(
+    prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score, batch_size: int | None
+) -> LayerPass:
+    steps = list(batches(len(images), batch_size, prepared.device))
+    goals = [target.rows(start, stop) for start, stop in steps]
+    recorded = None if target.unit is not None else _shared_records(prepared, images, batch_size)
+    if recorded is not None and list(layers) == [recorded[0]]:
+        parts = [
+            _read_back(prepared, recorded[0], record, goal, score)
+            for record, goal in zip(recorded[1], goals, strict=True)
+        ]
+    else:
+        parts = [
+            _layer_pass(prepared, images[start:stop], goal, layers, score)
+            for (start, stop), goal in zip(steps, goals, strict=True)
+        ]
     return LayerPass(
         torch.cat([part.logits for part in parts]),
         torch.cat([part.score for part in parts]),
@@ -243,21 +287,66 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
         inputs = ready(prepared, images).requires_grad_(_kinks_above(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
             logits, values = scored(prepared, inputs, target, score)
-        outputs = [found[name] for name in layers]
-        if values.requires_grad:
-            gradients = torch.autograd.grad(values.sum(), outputs, allow_unused=True)
-        else:
-            gradients = tuple(torch.zeros_like(output) for output in outputs)
-    zeros = (torch.zeros_like(output) for output in outputs)
+        return _brought_back(logits, values, {name: found[name] for name in layers})
+
+
+def _brought_back(logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
+    """Gradients of the scores at the outputs; with `again` the graph is kept for further scores."""
+    if values.requires_grad:
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            values.sum(), list(outputs.values()), allow_unused=True, retain_graph=again
+        )
+    else:
+        found = (None,) * len(outputs)
+    gradients = zip(outputs.items(), found, strict=True)
     return LayerPass(
         logits.detach().float(),
         values.detach().float(),
-        {name: output.detach().float() for name, output in zip(layers, outputs, strict=True)},
+        {name: output.detach().float() for name, output in outputs.items()},
         {
-            name: (zero if gradient is None else gradient).float()
-            for name, gradient, zero in zip(layers, gradients, zeros, strict=True)
+            name: (torch.zeros_like(output) if gradient is None else gradient).float()
+            for (name, output), gradient in gradients
         },
     )
+
+
+def _shared_records(prepared: Prepared, images: Tensor, batch_size: int | None) -> tuple[str, list[_Record]] | None:
+    """(default layer, a record of each micro-batch) of images whose passes are shared.
+
+    None where there is no such layer, or where an exact gradient there asks for a pass as written from the image on.
+    """
+    if not is_shared(images):
+        return None
+    layer = once(images, ("default layer", prepared), lambda: _recordable_layer(prepared))
+    if layer is None:
+        return None
+    key = ("records", prepared, batch_size)
+    return layer, once(images, key, lambda: _records(prepared, images, layer, batch_size))
+
+
+def _recordable_layer(prepared: Prepared) -> str | None:
+    try:
+        layer = prepared.default_layer
+    except ModelError:
+        return None
+    once_only = any(found.name == layer and found.calls == 1 for found in prepared.layers)
+    return layer if once_only and not _kinks_above(prepared, [layer]) else None
+
+
+def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
+    found: list[_Record] = []
+    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        for start, stop in batches(len(images), batch_size, prepared.device):
+            with capture(prepared.module, [layer], edit=_start_of_graph) as outputs:
+                logits = prepared.logits(ready(prepared, images[start:stop]))
+            found.append(_Record(logits, outputs[layer]))
+    return found
+
+
+def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
+    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+        values = prepared.score(record.logits.float(), target, score)
+        return _brought_back(record.logits, values, {layer: record.output}, again=True)
 
 
 def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
