@@ -39,6 +39,10 @@ class NumericalError(PhospheneError):
     """A computation gave NaN, infinity or nothing at all."""
 
 
+class ResourceError(PhospheneError):
+    """The machine has not what the computation needs, such as memory for one image."""
+
+
 class OutputError(PhospheneError):
     """A result cannot be written where it was asked for."""
 

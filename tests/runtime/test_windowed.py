@@ -137,6 +137,8 @@ def test_scores_are_those_of_each_covered_copy(name: str, sides: tuple[int, int]
             with torch.no_grad():
                 wanted = classifier.logits(copy[None])[0, label]
             assert abs(float(found.covered[row, column] - wanted)) < 1e-5, boxes[column]
+    singly = masked_scores(classifier, images, Target.of([1, 2]), boxes, fill, score="logit", batch_size=1)
+    assert float((singly.covered - found.covered).abs().max()) < 1e-5
 
 
 def test_only_windows_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient
-from phosphene.runtime.passes import batches
+from phosphene.runtime.micro_batches import batches
 from phosphene.types import Attribution, Target
 
 

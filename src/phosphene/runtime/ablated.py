@@ -10,7 +10,8 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.hooks import capture
-from phosphene.runtime.passes import batches, plain_mode, ready, scored, unit_layers
+from phosphene.runtime.micro_batches import in_batches
+from phosphene.runtime.passes import plain_mode, ready, scored, unit_layers
 from phosphene.runtime.places import channel_axis
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target
@@ -40,23 +41,27 @@ def ablated_scores(
     prepared = prepare(classifier, keep=(layer, *unit_layers(target)))
     prepared.check_images(images)
     target = target.expand(len(images))
-    clean, rows, outputs = [], [], []
+
+    def row(index: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, own = images[index:end], target.rows(index, end)
+        value, output = _run(prepared, image, own, layer, score, lambda output: output)
+        once = _runs_once(prepared, image, own, layer, score, value)
+        axis = channel_axis(output, image)
+        count = int(output.shape[axis])
+
+        def run(start: int, stop: int) -> Tensor:
+            copies = image if once else image.expand(stop - start, -1, -1, -1)
+            values, _ = _run(prepared, copies, own, layer, score, _without(range(start, stop), axis))
+            if progress is not None:
+                progress(index * count + stop, len(images) * count)
+            return values
+
+        size = batch_size or (_COPIES if once else None)
+        return value, torch.cat(in_batches(run, count, size, prepared.device, images.shape[1:])), output
+
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        for index in range(len(images)):
-            image, own = images[index : index + 1], target.rows(index, index + 1)
-            value, output = _run(prepared, image, own, layer, score, lambda output: output)
-            once = _runs_once(prepared, image, own, layer, score, value)
-            axis, parts = channel_axis(output, image), []
-            count = int(output.shape[axis])
-            size = batch_size or (_COPIES if once else None)
-            for start, stop in batches(count, size, prepared.device):
-                copies = image if once else image.expand(stop - start, -1, -1, -1)
-                parts.append(_run(prepared, copies, own, layer, score, _without(range(start, stop), axis))[0])
-                if progress is not None:
-                    progress(index * count + stop, len(images) * count)
-            clean.append(value)
-            rows.append(torch.cat(parts))
-            outputs.append(output)
+        found = in_batches(row, len(images), 1, prepared.device, images.shape[1:])
+    clean, rows, outputs = zip(*found, strict=True)
     return torch.cat(clean).float(), torch.stack(rows).float(), torch.cat(outputs).float()
 
 

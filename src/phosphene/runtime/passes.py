@@ -18,6 +18,7 @@ from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.fusion import loose_kinks
+from phosphene.runtime.micro_batches import Result, in_batches
 from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
@@ -25,10 +26,6 @@ from phosphene.runtime.shared import is_shared, once
 from phosphene.types import Score, Target, Unit
 
 Progress = Callable[[int, int], None]
-
-# Beyond this the activations of a batch no longer fit the caches and page faults eat the gain.
-_CPU_BATCH = 8
-_GPU_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,12 @@ class _Record:
     """A forward pass of one batch, recorded from a layer on: any score can still be brought back to there.
 
     Args:
+        span: first image of the batch, and the one behind its last.
         logits: (N, K), with their graph.
         output: of the layer, where the graph begins.
     """
 
+    span: tuple[int, int]
     logits: Tensor
     output: Tensor
 
@@ -84,11 +83,10 @@ def plain_mode(
         yield
 
 
-def batches(count: int, batch_size: int | None, device: torch.device) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each micro-batch."""
-    step = batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
+def _in_batches(
+    run: Callable[[int, int], Result], prepared: Prepared, images: Tensor, batch_size: int | None
+) -> list[Result]:
+    return in_batches(run, len(images), batch_size, prepared.device, images.shape[1:])
 
 
 def forward(
@@ -100,13 +98,15 @@ def forward(
     recorded = _shared_records(prepared, images, batch_size)
     if recorded is not None:
         return torch.cat([record.logits.detach().float() for record in recorded[1]])
-    rows: list[Tensor] = []
+
+    def run(start: int, stop: int) -> Tensor:
+        rows = prepared.logits(ready(prepared, images[start:stop])).float()
+        if progress is not None:
+            progress(stop, len(images))
+        return rows
+
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            rows.append(prepared.logits(ready(prepared, images[start:stop])).float())
-            if progress is not None:
-                progress(stop, len(images))
-    return torch.cat(rows)
+        return torch.cat(_in_batches(run, prepared, images, batch_size))
 
 
 def activations(
@@ -115,15 +115,15 @@ def activations(
     """(logits, outputs of the layers) of images (N, C, H, W), without gradients."""
     prepared = prepare(classifier, keep=layers)
     prepared.check_images(images)
-    logits: list[Tensor] = []
-    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+        with capture(prepared.module, layers) as found:
+            logits = prepared.logits(ready(prepared, images[start:stop])).float()
+        return logits, {name: found[name].float() for name in layers}
+
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            with capture(prepared.module, layers) as found:
-                logits.append(prepared.logits(ready(prepared, images[start:stop])).float())
-            for name in layers:
-                parts[name].append(found[name].float())
-    return torch.cat(logits), {name: torch.cat(values) for name, values in parts.items()}
+        logits, parts = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    return torch.cat(logits), {name: torch.cat([part[name] for part in parts]) for name in layers}
 
 
 def head_features(
@@ -139,14 +139,15 @@ def head_features(
     graph, head = prepared.linear_head
     recorded = _shared_records(prepared, images, batch_size)
     if recorded is not None and recorded[0] == head.layer:
-        logits = [record.logits.detach().float() for record in recorded[1]]
-        return torch.cat(logits), torch.cat([record.output.detach().float() for record in recorded[1]]), head
-    logits, features = [], []
+        outputs = [record.output.detach().float() for record in recorded[1]]
+        return torch.cat([record.logits.detach().float() for record in recorded[1]]), torch.cat(outputs), head
+
+    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        output, value = prepared.run(graph, ready(prepared, images[start:stop]))
+        return prepared.read(output).float(), value.float()
+
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            output, value = prepared.run(graph, ready(prepared, images[start:stop]))
-            logits.append(prepared.read(output).float())
-            features.append(value.float())
+        logits, features = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
     return torch.cat(logits), torch.cat(features), head
 
 
@@ -169,19 +170,19 @@ def input_gradient(
 def _input_gradient(
     prepared: Prepared, images: Tensor, target: Target, score: Score, batch_size: int | None
 ) -> tuple[Tensor, Tensor]:
-    scores, gradients = [], []
+    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        inputs = ready(prepared, images[start:stop]).requires_grad_()
+        _, values = scored(prepared, inputs, target.rows(start, stop), score)
+        if not values.requires_grad:
+            raise ModelError(
+                f"no gradient reaches the pictures: {prepared.name} cuts it off (no_grad, detach, rounding or "
+                "integer weights in its forward); use a method without gradients: occlusion or rise"
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+        return values.detach().float(), torch.zeros_like(inputs) if gradient is None else gradient
+
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            inputs = ready(prepared, images[start:stop]).requires_grad_()
-            _, values = scored(prepared, inputs, target.rows(start, stop), score)
-            if not values.requires_grad:
-                raise ModelError(
-                    f"no gradient reaches the pictures: {prepared.name} cuts it off (no_grad, detach, rounding or "
-                    "integer weights in its forward); use a method without gradients: occlusion or rise"
-                )
-            (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
-            gradients.append(torch.zeros_like(inputs) if gradient is None else gradient)
-            scores.append(values.detach().float())
+        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
     return torch.cat(scores), torch.cat(gradients).float().contiguous()
 
 
@@ -204,16 +205,17 @@ def rule_gradient(
     prepared.check_images(images)
     _refuse_compiled(prepared.module)
     target = target.expand(len(images))
-    scores, gradients = [], []
+
+    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        inputs = ready(prepared, images[start:stop]).requires_grad_(to is None)
+        start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
+        with relu_rule(rule) as check, start_of_graph as found:
+            _, values = scored(prepared, inputs, target.rows(start, stop), score)
+            check(values)
+            return values.detach().float(), _gradient_at(values, found, to)
+
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            inputs = ready(prepared, images[start:stop]).requires_grad_(to is None)
-            start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
-            with relu_rule(rule) as check, start_of_graph as found:
-                _, values = scored(prepared, inputs, target.rows(start, stop), score)
-                check(values)
-                gradients.append(_gradient_at(values, found, to))
-            scores.append(values.detach().float())
+        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
     return torch.cat(scores), torch.cat(gradients).float().contiguous()
 
 
@@ -260,19 +262,15 @@ def layer_gradients(
 def _layer_gradients(
     prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score, batch_size: int | None
 ) -> LayerPass:
-    steps = list(batches(len(images), batch_size, prepared.device))
-    goals = [target.rows(start, stop) for start, stop in steps]
     recorded = None if target.unit is not None else _shared_records(prepared, images, batch_size)
     if recorded is not None and list(layers) == [recorded[0]]:
-        parts = [
-            _read_back(prepared, recorded[0], record, goal, score)
-            for record, goal in zip(recorded[1], goals, strict=True)
-        ]
+        parts = [_read_back(prepared, recorded[0], record, target, score) for record in recorded[1]]
     else:
-        parts = [
-            _layer_pass(prepared, images[start:stop], goal, layers, score)
-            for (start, stop), goal in zip(steps, goals, strict=True)
-        ]
+
+        def run(start: int, stop: int) -> LayerPass:
+            return _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
+
+        parts = _in_batches(run, prepared, images, batch_size)
     return LayerPass(
         torch.cat([part.logits for part in parts]),
         torch.cat([part.score for part in parts]),
@@ -327,25 +325,25 @@ def _shared_records(prepared: Prepared, images: Tensor, batch_size: int | None) 
 def _recordable_layer(prepared: Prepared) -> str | None:
     try:
         layer = prepared.default_layer
-    except ModelError:
+    except (ModelError, RuntimeError):  # whatever it is, the pass itself will say so better
         return None
     once_only = any(found.name == layer and found.calls == 1 for found in prepared.layers)
     return layer if once_only and not _kinks_above(prepared, [layer]) else None
 
 
 def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
-    found: list[_Record] = []
+    def run(start: int, stop: int) -> _Record:
+        with capture(prepared.module, [layer], edit=_start_of_graph) as found:
+            logits = prepared.logits(ready(prepared, images[start:stop]))
+        return _Record((start, stop), logits, found[layer])
+
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        for start, stop in batches(len(images), batch_size, prepared.device):
-            with capture(prepared.module, [layer], edit=_start_of_graph) as outputs:
-                logits = prepared.logits(ready(prepared, images[start:stop]))
-            found.append(_Record(logits, outputs[layer]))
-    return found
+        return _in_batches(run, prepared, images, batch_size)
 
 
 def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        values = prepared.score(record.logits.float(), target, score)
+        values = prepared.score(record.logits.float(), target.rows(*record.span), score)
         return _brought_back(record.logits, values, {layer: record.output}, again=True)
 
 

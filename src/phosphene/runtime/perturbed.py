@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.passes import batches, plain_mode, ready, scored, unit_layers
+from phosphene.runtime.micro_batches import in_batches
+from phosphene.runtime.passes import plain_mode, ready, scored, unit_layers
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.types import Score, Target
@@ -79,21 +80,26 @@ def _windowed_scores(
     batch_size: int | None,
     progress: Progress | None,
 ) -> MaskedScores:
-    assert prepared.traced is not None
-    clean = _scores(prepared, (images[i : i + 1] for i in range(len(images))), target, score)
-    rows: list[Tensor] = []
+    traced = prepared.traced
+    assert traced is not None
+    clean = _scores(prepared, images, target, score)
+    color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
+
+    def row(index: int, _: int) -> Tensor:
+        inputs = prepared.preprocess.normalize(ready(prepared, images[index : index + 1])).to(prepared.dtype)
+        network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
+
+        def run(start: int, stop: int) -> Tensor:
+            logits = prepared.read(network.output(boxes[start:stop], color)).float()
+            if progress is not None:
+                progress(index * len(boxes) + stop, len(images) * len(boxes))
+            return prepared.score(logits, own.expand(stop - start), score)
+
+        size = batch_size or _WINDOWS
+        return torch.cat(in_batches(run, len(boxes), size, prepared.device, images.shape[1:]))
+
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
-        for index in range(len(images)):
-            inputs = prepared.preprocess.normalize(ready(prepared, images[index : index + 1])).to(prepared.dtype)
-            network, parts = WindowedNetwork(prepared.traced, inputs), list[Tensor]()
-            for start, stop in batches(len(boxes), batch_size or _WINDOWS, prepared.device):
-                logits = prepared.read(network.output(boxes[start:stop], color)).float()
-                parts.append(prepared.score(logits, target.rows(index, index + 1).expand(stop - start), score))
-                if progress is not None:
-                    progress(index * len(boxes) + stop, len(images) * len(boxes))
-            rows.append(torch.cat(parts))
-    return MaskedScores(clean, torch.stack(rows))
+        return MaskedScores(clean, torch.stack(_one_by_one(row, prepared, images)))
 
 
 def blended_scores(
@@ -129,21 +135,31 @@ def _perturbed_scores(
     prepared = prepare(classifier, keep=unit_layers(target))
     prepared.check_images(images)
     target = target.expand(len(images))
-    clean = _scores(prepared, (images[i : i + 1] for i in range(len(images))), target, score)
-    rows = []
-    for index, image in enumerate(images):
-        own = target.rows(index, index + 1)
-        parts: list[Tensor] = []
-        for start, stop in batches(count, batch_size, prepared.device):
-            parts.append(_score(prepared, perturb(image.detach().float(), start, stop), own, score))
+    clean = _scores(prepared, images, target, score)
+
+    def row(index: int, _: int) -> Tensor:
+        image, own = images[index].detach().float(), target.rows(index, index + 1)
+
+        def run(start: int, stop: int) -> Tensor:
+            values = _score(prepared, perturb(image, start, stop), own, score)
             if progress is not None:
                 progress(index * count + stop, len(images) * count)
-        rows.append(torch.cat(parts))
-    return clean, torch.stack(rows)
+            return values
+
+        return torch.cat(in_batches(run, count, batch_size, prepared.device, images.shape[1:]))
+
+    return clean, torch.stack(_one_by_one(row, prepared, images))
 
 
-def _scores(prepared: Prepared, singles: Iterator[Tensor], target: Target, score: Score) -> Tensor:
-    return torch.cat([_score(prepared, image, target.rows(i, i + 1), score) for i, image in enumerate(singles)])
+def _scores(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
+    def run(start: int, stop: int) -> Tensor:
+        return _score(prepared, images[start:stop], target.rows(start, stop), score)
+
+    return torch.cat(_one_by_one(run, prepared, images))
+
+
+def _one_by_one(run: Callable[[int, int], Tensor], prepared: Prepared, images: Tensor) -> list[Tensor]:
+    return in_batches(run, len(images), 1, prepared.device, images.shape[1:])
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:

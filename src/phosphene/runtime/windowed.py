@@ -199,7 +199,7 @@ class WindowedNetwork:
         clean = self.clean[node]
         if isinstance(value, Window):
             origin = torch.zeros_like(value.tops)
-            maps = clean.permute(0, 2, 3, 1).expand(count, -1, -1, -1).contiguous()
+            maps = clean.permute(0, 2, 3, 1).repeat(count, 1, 1, 1)  # copies, of one too: they are written to
             return _channels_second(_put(maps, value, origin, origin))
         # What does not depend on the image (a position embedding, a bias of windows) is the same for any batch.
         return clean if value is None else value

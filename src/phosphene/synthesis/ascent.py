@@ -18,7 +18,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
 from phosphene.hooks import capture
 from phosphene.runtime import Prepared, plain_mode, prepare
-from phosphene.runtime.passes import batches
+from phosphene.runtime.micro_batches import batches
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition

@@ -1,0 +1,75 @@
+"""Micro-batches: a batch in parts that fit the caches, and in smaller ones where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+from phosphene.errors import ResourceError
+
+Result = TypeVar("Result")
+
+# Beyond this the activations of a batch no longer fit the caches and page faults eat the gain.
+_CPU_BATCH = 8
+_GPU_BATCH = 64
+
+
+def batches(count: int, batch_size: int | None, device: torch.device) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each micro-batch."""
+    step = _size(batch_size, device)
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def in_batches(
+    run: Callable[[int, int], Result], count: int, batch_size: int | None, device: torch.device, image: torch.Size
+) -> list[Result]:
+    """What `run(start, stop)` gives for each micro-batch, halved for good where memory runs out.
+
+    Args:
+        run: does a part. Of a part that did not fit it is run again on the first half, so it must not count its runs.
+        count: of images, or of copies of one.
+        batch_size: to begin with; None chooses by the device.
+        device: where the network is.
+        image: shape of one, for the message.
+
+    Raises:
+        ResourceError: if there is no memory even for one.
+
+    Example:
+        >>> def short_of_memory(start, stop):
+        ...     if stop - start > 3:
+        ...         raise torch.OutOfMemoryError
+        ...     return stop - start
+        >>> in_batches(short_of_memory, 7, 8, torch.device("cpu"), torch.Size([3, 224, 224]))
+        [3, 3, 1]
+    """
+    found: list[Result] = []
+    start, step = 0, _size(batch_size, device)
+    while start < count:
+        stop = min(start + step, count)
+        try:
+            found.append(run(start, stop))
+            start = stop
+        except (RuntimeError, MemoryError) as error:
+            if not _is_want_of_memory(error):
+                raise
+            step = (stop - start) // 2
+            if step == 0:
+                raise ResourceError(
+                    f"out of memory on {device}: a batch of 1 of {' x '.join(map(str, image))} (number {start + 1} of "
+                    f"{count}) does not fit; free memory, choose another device, or make the images smaller"
+                ) from error
+    return found
+
+
+def _size(batch_size: int | None, device: torch.device) -> int:
+    return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+
+
+def _is_want_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)
