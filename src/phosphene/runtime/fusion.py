@@ -196,10 +196,27 @@ class _Follower:
         return _as_written(self.module, inputs)
 
 
+@dataclass
+class _Linear:
+    """A linear layer that stays in float32 where it takes vectors, also under autocast.
+
+    Scores of 8 bits are too coarse to rank what a small window changes, and casting the weights costs more than the
+    product of a few vectors.
+    """
+
+    module: nn.Linear
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim > 2 or not torch.is_autocast_enabled("cpu"):
+            return _as_written(self.module, inputs)
+        with torch.autocast("cpu", enabled=False):
+            return _as_written(self.module, inputs.float())
+
+
 def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     """Make the convolutions of a frozen network run by oneDNN, with what follows them folded in.
 
-    They compute in float32, or under autocast in bfloat16.
+    They compute in float32, or under autocast in bfloat16. Linear layers of vectors stay in float32.
 
     Args:
         module: a frozen network of one's own, in eval mode; the way its modules run is exchanged.
@@ -211,6 +228,8 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     names = {child: name for name, child in module.named_modules()}
     chains: dict[nn.Module, _Chain] = {}
     for child, name in names.items():
+        if type(child) is nn.Linear and child.weight.dtype == torch.float32:
+            _replace(child, _Linear(child))
         if not isinstance(child, nn.Conv2d) or _watched(child):
             continue
         kernel = convolution_kernel(child)
