@@ -67,12 +67,13 @@ def test_three_kinds_of_files_give_the_same_boxes(folder, tmp_path):
     ("text", "message"),
     [
         ("file,x0,y0\n", "without the column x1, y1"),
-        ("file,x0,y0,x1,y1\n", "without the column class_index"),
+        ("file,x0,y0,x1,y1\n", r"without the column class_index \(or wnid, or class\)"),
         ("file,class_index,x0,y0,x1,y1\na.png,1,1,2,three,4\n", "line 2: 'three' is not a number"),
         ("file,class_index,x0,y0,x1,y1\na.png,1,9,2,3,4\n", "line 2: box"),
         ("file,class_index,x0,y0,x1,y1\na.png,cat,1,2,3,4\n", "no class 'cat'"),
         ("file,class_index,x0,y0,x1,y1\nz.png,1,1,2,3,4\n", "none of its pictures is among the 2"),
-        ("file,class_index,x0,y0,x1,y1\na.png,1\n", "line 2"),
+        ("file,class_index,x0,y0,x1,y1\na.png,1\n", "line 2: the line ends before its box"),
+        ("file,class_index,x0,y0,x1,y1\n", "holds no boxes"),
     ],
 )
 def test_tables_that_cannot_be_used(folder, tmp_path, text, message):
@@ -87,6 +88,11 @@ def test_tables_that_cannot_be_used(folder, tmp_path, text, message):
     [
         ("boxes.json", '{"images": []}', "no COCO JSON"),
         ("boxes.json", "[1", "no COCO JSON"),
+        (
+            "boxes.json",
+            '{"images": [], "categories": [], "annotations": [{"id": 5, "image_id": 3, "category_id": 1}]}',
+            "annotation 5: image_id 3 is not in the file",
+        ),
         ("boxes.xml", "<annotation>", "is no XML"),
         ("boxes.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a/>', "document type"),
         ("boxes.xml", "<annotation><object><name>n01</name></object></annotation>", "without bndbox"),
@@ -132,6 +138,9 @@ def test_pictures_that_cannot_be_used_are_told(folder):
     assert found.images == 1
     assert [record.path for record in found.broken] == [str(images[1]), str(folder / "c.png")]
     assert "10 x 10, but its boxes were drawn on 200 x 120" in found.broken[1].error
+    beyond = Truth(images[0], 1, (Box(90, 30, 150, 80), Box(0, 0, 204, 80)))
+    (told,) = localization(prepare(red_detector()), [truths[0], beyond], [configured("best", "cam")]).broken
+    assert "its box (0, 0, 204, 80) reaches beyond" in told.error
     with pytest.raises(InputError, match="none of the 2 pictures"):
         localization(prepare(red_detector()), truths[1:], [configured("best", "cam")])
 

@@ -165,6 +165,13 @@ def test_verdicts_follow_the_figures():
     steps = {"head": Likeness([0.1], [0.1], [1.0])}
     same = Sanity("x", {"cascading": steps}, chance=Likeness([1.0], [1.0], [1.0]))
     assert same.verdict.startswith("gives different pictures much the same map:")
+    # As much as maps of different pictures share is nothing that is left.
+    left = {"head": Likeness([0.41], [0.41], [1.0])}
+    chance = Sanity("x", {"cascading": left}, chance=Likeness([0.4], [0.4], [1.0]))
+    assert chance.verdict.startswith("notices random weights:")
+    assert chance.verdict.endswith("after head, half and all; maps of different pictures share 0.40")
+    more = Sanity("x", {"cascading": left}, chance=Likeness([0.2], [0.2], [1.0]))
+    assert more.verdict.startswith("notices random weights in part:")
     assert Sanity("x", {"independent": {}}).verdict is None
     assert Sanity("x", {"cascading": {"a": Likeness(dead=3)}}).verdict is None
 

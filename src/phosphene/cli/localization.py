@@ -9,7 +9,6 @@ import typer
 
 from phosphene.cli.app import Answer, command
 from phosphene.cli.evaluate import evaluate
-from phosphene.cli.explain import Methods
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
@@ -22,7 +21,9 @@ def localization(
     boxes: Annotated[
         str, typer.Option("--boxes", metavar="FILE", help="CSV, folder of ILSVRC XML, or COCO JSON; original pixels.")
     ],
-    method: Methods = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help="Maps instead of the presets', e.g. cam; one row each.")
+    ] = None,
     segment: Annotated[
         list[str] | None, typer.Option(help="graphcut, threshold; repeatable; default the preset's way.")
     ] = None,

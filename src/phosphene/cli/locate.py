@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import ClassOption, Images, Methods
+from phosphene.cli.explain import ClassOption, Images
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
@@ -21,7 +22,10 @@ def locate(
     common: Common,
     images: Images,
     class_: ClassOption = "top1",
-    method: Methods = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="Maps instead of the preset's, e.g. cam; several are averaged."),
+    ] = None,
     segment: Annotated[
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
     ] = None,
@@ -31,13 +35,16 @@ def locate(
     from phosphene.runs.locate import locate_files
 
     answer = locate_files(images, common, classes=class_, methods=method or (), segment=segment, preset=preset)
-    lines = []
-    for image in answer["images"]:
-        lines.append(image["path"])
-        lines += [
-            f"  {found['probability']:6.1%}  {found['label']}: {' '.join(f'{side:.0f}' for side in found['box'])}"
-            for found in image["objects"]
-        ]
-        lines += [f"  failed: {image['error']}"] if image["error"] else []
+    lines = [line for image in answer["images"] for line in _lines(image)]
     failed = any(image["status"] == "error" for image in answer["images"])
     return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)
+
+
+def _lines(image: Mapping[str, Any]) -> list[str]:
+    """The picture, each object with its box, and what went wrong."""
+    size = "" if "size" not in image else f" ({image['size'][1]} x {image['size'][0]})"
+    lines = [image["path"] + size]
+    for found in image["objects"]:
+        x0, y0, x1, y1 = found["box"]
+        lines.append(f"  {found['probability']:6.1%}  {found['label']}: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}")
+    return [*lines, *([f"  failed: {image['error']}"] if image["error"] else [])]

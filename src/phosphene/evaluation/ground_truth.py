@@ -71,6 +71,8 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
     for path in images:
         by_name.setdefault(path.stem, path)
         by_name[path.name] = path
+    if not lines:
+        raise InputError(f"{source}: holds no boxes")
     found: dict[tuple[Path, int], list[_Line]] = {}
     known: dict[str, int] = {}
     for line in lines:
@@ -81,8 +83,9 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
             known[line.category] = _class_of(line.category, labels, source)
         found.setdefault((path_found, known[line.category]), []).append(line)
     if not found:
-        shown = f"'{lines[0].file}'" if lines else "nothing"
-        raise InputError(f"{source}: none of its pictures is among the {len(images)} given (it begins with {shown})")
+        raise InputError(
+            f"{source}: none of its pictures is among the {len(images)} given (it begins with '{lines[0].file}')"
+        )
     order = {path: position for position, path in enumerate(images)}
     return [
         Truth(path, index, tuple(line.box for line in rows), rows[0].size)
@@ -117,7 +120,7 @@ def _csv_lines(source: Path) -> Iterator[_Line]:
         category = next((name for name in ("class_index", "wnid", "class") if name in columns), None)
         missing = [name for name in _COLUMNS if name not in columns]
         if missing or category is None:
-            wanted = ", ".join(missing) or "class_index"
+            wanted = ", ".join([*missing, *(["class_index (or wnid, or class)"] if category is None else [])])
             raise InputError(f"{source}: a table without the column {wanted} (it has: {', '.join(columns) or 'none'})")
         for row in reader:
             where = f"{source}, line {reader.line_num}"
@@ -129,6 +132,8 @@ def _csv_lines(source: Path) -> Iterator[_Line]:
 
 
 def _number(text: Any, where: str) -> float:
+    if text is None:
+        raise InputError(f"{where}: the line ends before its box; give file, class, x0, y0, x1 and y1")
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -174,6 +179,9 @@ def _coco_lines(source: Path) -> Iterator[_Line]:
         pictures = {item["id"]: item for item in data["images"]}
         names = {item["id"]: str(item.get("wnid") or item["name"]) for item in data["categories"]}
         for item in data["annotations"]:
+            for key, known in (("image_id", pictures), ("category_id", names)):
+                if item[key] not in known:
+                    raise InputError(f"{source}, annotation {item.get('id')}: {key} {item[key]} is not in the file")
             picture = pictures[item["image_id"]]
             x, y, width, height = item["bbox"]
             size = (picture["height"], picture["width"]) if {"height", "width"} <= picture.keys() else None

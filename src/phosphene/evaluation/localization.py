@@ -21,6 +21,8 @@ from phosphene.types import Box, Prediction, Record, Size
 Progress = Callable[[int, int, str], None]
 OVERLAPS = (0.3, 0.5, 0.7)
 _BATCH = 8
+# Pixels that a box may reach beyond its picture: people draw to the edge and a little further.
+_BEYOND = 3.0
 
 
 @dataclass
@@ -173,9 +175,16 @@ def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[li
 
 def _read(truth: Truth) -> Picture:
     picture = read_image(truth.path)
-    if truth.size is not None and truth.size != picture_size(picture):
-        (height, width), (rows, columns) = picture_size(picture), truth.size
+    height, width = picture_size(picture)
+    if truth.size is not None and truth.size != (height, width):
+        rows, columns = truth.size
         raise InputError(f"{truth.path}: is {width} x {height}, but its boxes were drawn on {columns} x {rows} pixels")
+    for box in truth.boxes:
+        if min(box.x0, box.y0) < -_BEYOND or box.x1 > width + _BEYOND or box.y1 > height + _BEYOND:
+            raise InputError(
+                f"{truth.path}: is {width} x {height}, but its box {tuple(box)} reaches beyond; "
+                "was it drawn on another size?"
+            )
     return picture
 
 
