@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from phosphene.classifier import Classifier
-from phosphene.graph import convolution_kernel
+from phosphene.graph import Kernel, convolution_kernel
 from phosphene.hooks import capture, survey
 from phosphene.images import look
 from phosphene.runtime import forward, input_gradient, layer_gradients, plain_mode, prepare
@@ -250,6 +250,25 @@ def test_bfloat16_way_back_is_close_to_the_float32_one(groups: int, stride: int)
     )
     assert fast.dtype == torch.bfloat16
     assert torch.allclose(fast.float(), exact, atol=0.03 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [(size, padding) for size in (1, 2, 3, 5, 7) for padding in (None, 0, 1, 3) if padding is None or padding <= size],
+)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_way_back_through_a_stem(size: int, stride: int, padding: int | None) -> None:
+    kernel = Kernel((size, size), (stride, stride), padding=None if padding is None else (padding, padding))
+    weight = torch.randn(6, 3, size, size)
+    stem = Convolution(weight, None, kernel, 1, None, torch.float32)
+    for sides in ((17, 20), (24, 23), (23, 24), (31, 9)):
+        (top, bottom), (left, right) = kernel.pads(sides)
+        images = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
+        output = F.conv2d(F.pad(images, (left, right, top, bottom)), weight.double(), stride=stride)
+        gradient = torch.randn(output.shape)
+        (wanted,) = torch.autograd.grad(output, images, gradient.double())
+        got = stem.input_gradient(gradient, images.shape)
+        assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
 @pytest.mark.parametrize("loose", [False, True])

@@ -23,6 +23,7 @@ from phosphene.graph import Kernel
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
+_FEW_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class Convolution:
             return _MK._convolution_pointwise(  # type: ignore[no-any-return]
                 gradient, weight, None, turned, (1, 1), self.kernel.dilation, self.groups, "none", [], ""
             )
+        if self._is_stem:
+            return self._stem_gradient(gradient, size)
         return self._strided_gradient(gradient, size)
 
     def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
@@ -140,7 +143,7 @@ class Convolution:
     def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
         """The weight in oneDNN's own order for inputs of this size; the last three sizes asked for are kept."""
         stride = (1, 1) if back else self.kernel.stride
-        key = (back, tuple(weight.shape), tuple(size[-2:]))
+        key = (back, id(weight), *padding, *size[-2:])
         found = self._packed.get(key)
         if found is None:
             older = [known for known in self._packed if known[0] is back]
@@ -172,6 +175,49 @@ class Convolution:
         turned = [far - before for far, (before, _) in zip(reach, pads, strict=True)]
         return turned if min(turned) >= 0 else None
 
+    @property
+    def _is_stem(self) -> bool:
+        """Whether it takes large strides from a few channels, such as colors."""
+        return self.groups == 1 and self.weight.shape[1] <= _FEW_CHANNELS and self.kernel.dilation == (1, 1)
+
+    def _stem_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
+        """One convolution of stride 1 gives the places of each cell of a stride as channels, then they are laid out."""
+        rows, columns = size[-2:]
+        stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
+        weight, first = self._cell_kernel((top, left))
+        counts = [-(-side // step) for side, step in zip((rows, columns), stride, strict=True)]
+        # The cell m needs outputs from m + first on: as many places before and behind as that takes.
+        padding = [
+            max(0, -start, count + start + taps - 1 - given)
+            for start, count, taps, given in zip(first, counts, weight.shape[-2:], gradient.shape[-2:], strict=True)
+        ]
+        weight = self._pack(weight, padding, gradient.shape, back=True)
+        cells: Tensor = _MK._convolution_pointwise(gradient, weight, None, padding, (1, 1), (1, 1), 1, "none", [], "")
+        y, x = (pad + start for pad, start in zip(padding, first, strict=True))
+        cells = cells[..., y : y + counts[0], x : x + counts[1]]
+        cells = cells.reshape(len(gradient), *stride, -1, *counts)  # (N, sy, sx, C, h, w)
+        laid = cells.permute(0, 4, 1, 5, 2, 3).reshape(len(gradient), counts[0] * stride[0], counts[1] * stride[1], -1)
+        return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
+
+    def _cell_kernel(self, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """(kernel (sy sx in, out, h, w), first output it looks at relative to the cell), per axis by `_taps`."""
+        key = ("cell", padding)
+        rows, columns = (
+            _taps(side, step, pad)
+            for side, step, pad in zip(self.kernel.size, self.kernel.stride, padding, strict=True)
+        )
+        (top, height), (left, width) = (
+            (min(places), max(places) - min(places) + 1) for places in ([o for *_, o in rows], [o for *_, o in columns])
+        )
+        if key not in self._packed:
+            outputs, inputs = self.weight.shape[:2]
+            cell = self.weight.new_zeros(*self.kernel.stride, inputs, outputs, height, width)
+            for ry, ky, oy in rows:
+                for rx, kx, ox in columns:
+                    cell[ry, rx, :, :, oy - top, ox - left] = self.weight[:, :, ky, kx].T
+            self._packed[key] = cell.flatten(0, 2).contiguous(memory_format=_LAST)
+        return self._packed[key], (top, left)
+
     def _strided_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
         # bfloat16 has no fast way back through a strided depthwise convolution: float32 is ten times faster there.
         dtype = torch.float32 if self.groups > 1 else self.dtype
@@ -186,6 +232,17 @@ class Convolution:
         if found.shape != size:
             found = found[..., top : top + rows, left : left + columns].contiguous(memory_format=_LAST)
         return found.to(self.dtype)
+
+
+def _taps(size: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
+    """(place in the cell, tap, output): which tap of which output reads each place of the cell at 0.
+
+    Example:
+        >>> _taps(3, 2, 1)  # the first place by the middle tap of its own output, the second by two outputs
+        [(0, 1, 0), (1, 0, 1), (1, 2, 0)]
+    """
+    reads = ((place, tap, place + padding - tap) for place in range(stride) for tap in range(size))
+    return [(place, tap, step // stride) for place, tap, step in reads if step % stride == 0]
 
 
 @dataclass(frozen=True)
