@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -230,9 +231,7 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        for tensor in (*self.module.parameters(), *self.module.buffers()):
-            return tensor.device
-        return torch.device("cpu")
+        return next((tensor.device for tensor in self._state()), torch.device("cpu"))
 
     @property
     def mean_image(self) -> Tensor:
@@ -268,8 +267,12 @@ class Classifier:
     @property
     def dtype(self) -> torch.dtype:
         """The floating type of the weights; float32 where there are none."""
-        weights = (tensor.dtype for tensor in (*self.module.parameters(), *self.module.buffers()))
-        return next((kind for kind in weights if kind.is_floating_point), torch.float32)
+        kinds = (tensor.dtype for tensor in self._state())
+        return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
+
+    def _state(self) -> Iterator[Tensor]:
+        # Asked at each batch, and the first is mostly enough: a list of all would take a millisecond.
+        return chain(self.module.parameters(), self.module.buffers())
 
     def logits(self, images: Tensor) -> Tensor:
         """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
