@@ -98,6 +98,28 @@ def test_another_method_gets_the_level_for_other_methods():
     assert configured("best", segment="threshold") == replace(best, segment="threshold")
 
 
+def test_gradients_at_single_pixels_are_cut_by_settings_of_their_own():
+    net = nn.Sequential(nn.Conv2d(3, 2, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    prepared, best = prepare(Classifier(net, Preprocess((32, 32), 36), ["grey", "red"])), PRESETS["best"]
+    kinds = {"saliency": True, "smoothgrad:samples=1": True, "rise:masks=4": False}
+    kinds |= {"occlusion": False, "grad_cam:layer=0": False, "smoothgrad(grad_cam:layer=0):samples=1": False}
+    for method, fine in kinds.items():
+        assert evidence(prepared, [picture()], [1], configured("best", method, "threshold"))[0].fine is fine, method
+    (both,) = evidence(prepared, [picture()], [1], configured("best", ["saliency", "rise:masks=4"], "threshold"))
+    assert not both.fine
+    assert best.settings(fine=True) == best.fine.graph_cut != best.settings()
+    assert configured("best", "saliency", "threshold").settings(fine=True) == best.fine.threshold
+    assert configured("paper", "saliency").settings(fine=True) == configured("paper", "saliency").graph_cut
+
+
+def test_single_bright_pixels_count_less_where_the_power_is_below_one():
+    prepared, shown = prepare(red_detector()), picture()
+    linear = configured(replace(PRESETS["best"], fine=None), "input_x_gradient", "threshold")
+    (plain,) = evidence(prepared, [shown], [1], linear)
+    (rooted,) = evidence(prepared, [shown], [1], configured("best", "input_x_gradient", "threshold"))
+    assert rooted.values.mean() > plain.values.mean() + 0.001
+
+
 def test_masks_at_the_pictures_size_keep_their_place():
     mask = np.zeros(grid_size((120, 200)), bool)
     mask[10:20, 30:60] = True

@@ -194,7 +194,7 @@ def _sharing_maps(rows: Sequence[Measured]) -> list[list[Measured]]:
     for measured in rows:
         assert measured.way is not None
         way = measured.way
-        groups.setdefault((way.methods, way.sizes, way.mirror, way.blur), []).append(measured)
+        groups.setdefault((way.methods, way.sizes, way.mirror, way.blur, way.fine), []).append(measured)
     return list(groups.values())
 
 

@@ -9,6 +9,21 @@ from phosphene.localization.segment import GraphCut, SegmentName, Threshold
 
 
 @dataclass(frozen=True)
+class FineMaps:
+    """How gradients at single pixels are treated, which are speckled where a layer's maps are calm.
+
+    Args:
+        power: of the values before they are blurred; below 1 single bright pixels count less.
+        graph_cut: settings of "graphcut" for them.
+        threshold: settings of "threshold" for them.
+    """
+
+    power: float
+    graph_cut: GraphCut
+    threshold: Threshold
+
+
+@dataclass(frozen=True)
 class Preset:
     """One way to localize; data, so that it can be read, changed and written down.
 
@@ -22,6 +37,7 @@ class Preset:
         graph_cut: settings of "graphcut".
         threshold: settings of "threshold".
         other_level: level of both segmentations for other methods than the preset's own, whose maps it was chosen on.
+        fine: what is different for gradients at single pixels; None if nothing is.
     """
 
     name: str
@@ -33,6 +49,7 @@ class Preset:
     graph_cut: GraphCut = field(default_factory=GraphCut)
     threshold: Threshold = field(default_factory=Threshold)
     other_level: float = 0.25
+    fine: FineMaps | None = None
 
     def with_methods(self, methods: tuple[str, ...]) -> Preset:
         """The same way with other maps."""
@@ -43,15 +60,29 @@ class Preset:
             threshold=replace(self.threshold, level=self.other_level),
         )
 
-    def settings(self, segment: SegmentName | None = None) -> GraphCut | Threshold:
-        """The settings of the segmentation asked for, or of the preset's own."""
-        return self.graph_cut if (segment or self.segment) == "graphcut" else self.threshold
+    def settings(self, *, fine: bool = False) -> GraphCut | Threshold:
+        """The settings of the preset's segmentation, for maps of single pixels or for calm ones."""
+        kind = self.fine if fine and self.fine is not None else self
+        return kind.graph_cut if self.segment == "graphcut" else kind.threshold
 
 
 # The paper, literally: ten-crop saliency, samples above 95 % and below 30 %, two fixed mixtures, one cut on color.
 # It gives neither the number of components nor the smoothness: 5, in RGB, are those of GrabCut; its 50 leaves nothing
 # to cut out in three pictures of ten, so 8 is ours (1 to 8 make no difference).
 _PAPER = Preset("paper", ("saliency:crops=10",), graph_cut=GraphCut(smoothness=8.0))
+
+_BEST_CUT = GraphCut(
+    foreground=0.85,
+    background=0.40,
+    components=3,
+    space="lab",
+    textures=6,
+    looks=0.8,
+    limit=3.0,
+    saliency=10.0,
+    level=0.47,
+    smoothness=2.0,
+)
 
 # Chosen on 300 ILSVRC validation images: see docs/localization.md.
 _BEST = Preset(
@@ -60,20 +91,15 @@ _BEST = Preset(
     sizes=(1.0, 1.5, 2.0),
     mirror=True,
     blur=0.05,
-    graph_cut=GraphCut(
-        foreground=0.85,
-        background=0.40,
-        components=3,
-        space="lab",
-        textures=6,
-        looks=0.8,
-        limit=3.0,
-        saliency=10.0,
-        level=0.47,
-        smoothness=2.0,
-    ),
+    graph_cut=_BEST_CUT,
     threshold=Threshold(0.40),
     other_level=0.30,
+    # A map of single pixels knows the place less well: its own vote counts less, that of looks and neighbors more.
+    fine=FineMaps(
+        power=0.5,
+        graph_cut=replace(_BEST_CUT, looks=1.0, saliency=4.5, level=0.50, smoothness=4.0),
+        threshold=Threshold(0.40),
+    ),
 )
 
 PRESETS = {preset.name: preset for preset in (_PAPER, _BEST)}

@@ -159,11 +159,13 @@ class Evidence:
         values: (h, w) in [0, 1] on the working grid over the whole picture.
         problem: why it says nothing, or None.
         textures: (h, w, k) what each place looks like to the network, where the cut asks for it.
+        fine: whether all of the maps are gradients at single pixels, which are cut by settings of their own.
     """
 
     values: NDArray[np.float32]
     problem: str | None
     textures: NDArray[np.floating] | None = None
+    fine: bool = False
 
 
 def evidence(
@@ -178,6 +180,7 @@ def evidence(
     grids = [grid_size(picture_size(picture)) for picture in pictures]
     sums = [torch.zeros(grid, dtype=torch.float64) for grid in grids]
     problems: list[str | None] = [None] * len(pictures)
+    fine = True
     for spec in map(parse_spec, way.methods):
         for size in _looks(classifier, spec, way):
             views = [whole_view(picture_size(picture), size) for picture in pictures]
@@ -185,13 +188,20 @@ def evidence(
             for mirrored in (False, True) if way.mirror and not _is_slow(spec) else (False,):
                 seen = images.flip(-1) if mirrored else images
                 result = attribute(classifier, seen, target, spec, seed=seed)
+                power = way.fine.power if way.fine is not None and _is_fine(spec, result) else 1.0
+                fine = fine and _is_fine(spec, result)
                 for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
                     problems[index] = problems[index] or result.problems[index]
-                    laid = _laid(result, index, view, grid, way.blur, mirrored).double().cpu()
+                    laid = _laid(result, index, view, grid, way.blur, power, mirrored).double().cpu()
                     sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
     looks = _textures(classifier, pictures, grids, way)
     return [
-        Evidence(normalize(values[None])[0].float().numpy(), None if bool(values.any()) else problem or _NOTHING, seen)
+        Evidence(
+            normalize(values[None])[0].float().numpy(),
+            None if bool(values.any()) else problem or _NOTHING,
+            seen,
+            fine,
+        )
         for values, problem, seen in zip(sums, problems, looks, strict=True)
     ]
 
@@ -236,6 +246,11 @@ def _is_slow(spec: Spec) -> bool:
     return entry("attribution", spec.name).family == "perturbation"
 
 
+def _is_fine(spec: Spec, result: Attribution) -> bool:
+    """Whether a map is a gradient at single pixels; maps of windows and masks are calm, however fine their grid."""
+    return max(result.heat_grid[1]) <= 1 and entry("attribution", spec.name).family == "gradient"
+
+
 def _takes(classifier: Prepared, size: Size) -> bool:
     """Whether the network runs on images of another size than its own; tried once."""
     known = _SIZES.setdefault(classifier, {})
@@ -248,10 +263,12 @@ def _takes(classifier: Prepared, size: Size) -> bool:
     return known[size]
 
 
-def _laid(result: Attribution, index: int, view: View, grid: Size, share: float, mirrored: bool) -> Tensor:
+def _laid(
+    result: Attribution, index: int, view: View, grid: Size, share: float, power: float, mirrored: bool
+) -> Tensor:
     """One map of a result on the working grid, the positive part; blurred where its cells are finer than the blur."""
     offset, stride = result.heat_grid
-    values = result.heat[index].clamp(min=0)
+    values = result.heat[index].clamp(min=0) ** power
     if mirrored:
         values = values.flip(-1)
         offset = (offset[0], result.size[1] - offset[1] - stride[1] * (values.shape[-1] - 1))
@@ -272,7 +289,7 @@ def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Predictio
     original, values = picture_size(picture), seen.values
     grid = (values.shape[0], values.shape[1])
     colors = look(picture, whole_view(original, grid), channels=3, interpolation="lanczos")
-    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings(), seen.textures)
+    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings(fine=seen.fine), seen.textures)
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])
