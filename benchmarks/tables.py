@@ -18,6 +18,8 @@ def markdown(found: dict[str, Any]) -> str:
         ]
     if found.get("roofline"):
         lines += ["", "## Roofline", "", *_roofline(found["roofline"])]
+    if found.get("curves"):
+        lines += ["", "## Cost as it grows", "", "![images, side, windows, batch](curves.png)"]
     lines += ["", "Times are milliseconds per unit, medians of runs in turn; ratio is the median of the pairs, its"]
     lines += ["smallest and largest beside it. Each side runs in a process of its own. Errors are max|a-b|/max|b|, the"]
     lines += ["largest over the images; the rank correlation of `exact` is with the peer, of `fast` with `exact`."]
