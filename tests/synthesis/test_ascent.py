@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.synthesis import objectives
-from phosphene.synthesis.ascent import Step, adam, ascend, clip, every, multiply, unit_rms, within
-from phosphene.synthesis.augment import Affine, ColorOffset, Noise
+from phosphene.synthesis.ascent import Moment, Step, adam, ascend, clip, every, multiply, unit_rms, within
+from phosphene.synthesis.augment import Affine, ColorOffset, Noise, augmented
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.objectives import Objective, class_score
 from phosphene.synthesis.parametrization import Fourier
@@ -267,3 +267,55 @@ def test_wrong_counts_are_refused() -> None:
         list(ascend(classifier, objective, gray(classifier, 1), steps=1, streams=Streams.of(0, [0, 1])))
     with pytest.raises(OptionError, match="steps=-1"):
         list(ascend(classifier, objective, gray(classifier, 1), steps=-1, streams=Streams.of(0, [0])))
+
+
+def test_a_step_of_several_looks_is_the_mean_of_their_gradients() -> None:
+    classifier, start = tiny(), gray(tiny(), 2)
+    streams = Streams.of([4, 5], ["a", "b"])
+    moves = [Affine(20.0, (0.7, 1.4), 3.0)]
+    objective = class_score(classifier, Target.of([1, 2]))
+    seen: list[Tensor] = []
+
+    def keep(gradient: Tensor, _moment: Moment) -> Tensor:
+        seen.append(gradient.clone())
+        return gradient
+
+    last(ascend(classifier, objective, start, steps=1, streams=streams, augmentations=moves, looks=3, direction=[keep]))
+    draws = streams.at(0).under("")
+    wanted = []
+    for own in (draws, draws.under("look 1"), draws.under("look 2")):
+        leaf = start.clone().requires_grad_()
+        logits = classifier.logits(augmented(leaf, moves, own))
+        wanted.append(torch.autograd.grad(logits[0, 1] + logits[1, 2], leaf)[0])
+    assert not torch.allclose(wanted[0], wanted[1], rtol=0.1)
+    torch.testing.assert_close(seen[0], torch.stack(wanted).mean(dim=0), rtol=1e-4, atol=1e-7)
+
+
+def test_looks_of_an_image_do_not_depend_on_its_batch_and_none_is_refused() -> None:
+    classifier, start = tiny(), gray(tiny(), 2)
+    moves = [Affine(20.0, (0.7, 1.4), 3.0)]
+
+    def final(rows: list[int], batch_size: int | None = None) -> Tensor:
+        run = ascend(
+            classifier,
+            class_score(classifier, Target.of([[1, 2][row] for row in rows])),
+            start[rows],
+            steps=3,
+            streams=Streams.of([4 + row for row in rows], ["ab"[row] for row in rows]),
+            rate=0.01,
+            augmentations=moves,
+            looks=2,
+            direction=[unit_rms()],
+            batch_size=batch_size,
+        )
+        return last(run).images
+
+    both = final([0, 1])
+    torch.testing.assert_close(torch.cat([final([0]), final([1])]), both, rtol=0, atol=1e-5)
+    torch.testing.assert_close(final([0, 1], batch_size=1), both, rtol=0, atol=1e-5)
+    with pytest.raises(OptionError, match="looks=0; give 1 or more"):
+        last(
+            ascend(
+                classifier, class_score(classifier, Target.of(1)), start, steps=1, streams=Streams.of(0, "ab"), looks=0
+            )
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from tests.oracles import synthesis as oracle
 
 from phosphene.errors import OptionError
 from phosphene.synthesis.ascent import Moment
-from phosphene.synthesis.augment import Affine, ColorOffset, Crop, Noise, Pad, augmented
+from phosphene.synthesis.augment import Affine, ColorOffset, Crop, CropAbout, Noise, Pad, augmented
 from phosphene.synthesis.masks import centered, disc, strongest_disc
 from phosphene.synthesis.parametrization import Fourier, color_root, precondition
 from phosphene.synthesis.priors import total_variation, total_variation_gradient, total_variation_step
@@ -178,6 +179,17 @@ def test_a_random_crop_is_a_part_of_each_image() -> None:
     assert {top for top, _ in corners} == set(range(6))
     with pytest.raises(OptionError, match="pad them first"):
         Crop((30, 10))(images, Streams.of(0, "abc").at(0))
+
+
+def test_a_crop_about_a_center_stays_inside_and_belongs_to_its_image() -> None:
+    images = torch.rand(3, 2, 20, 24)
+    centers = torch.tensor([[10.0, 12.0], [0.0, 0.0], [19.0, 20.0]])
+    whole = Streams.of(0, "abc").at(0)
+    crops = CropAbout(centers, (7, 8))(images, whole)
+    for crop, image, (top, left) in zip(crops, images, [(7, 8), (0, 0), (13, 16)], strict=True):
+        assert torch.equal(crop, image[:, top : top + 7, left : left + 8])
+    part = CropAbout(centers, (7, 8))(images[1:], replace(whole, rows=(1, 3)))
+    assert torch.equal(part, crops[1:])
 
 
 def test_draws_depend_on_seed_and_target_only() -> None:

@@ -118,13 +118,37 @@ class Crop:
         if self.corner is not None:
             top, left = self.corner
             return images[..., top : top + self.size[0], left : left + self.size[1]]
-        corners = [(u * (free + 1)).long() for u, free in zip(draws.uniform("crop", 2).unbind(1), room, strict=True)]
-        rows, columns = (
-            (corner[:, None] + torch.arange(part)).to(images.device)
-            for corner, part in zip(corners, self.size, strict=True)
-        )  # (N, h), (N, w)
-        tall = images.gather(2, rows[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))
-        return tall.gather(3, columns[:, None, None, :].expand(-1, images.shape[1], self.size[0], -1))
+        free = torch.tensor(room) + 1
+        return _cut(images, (draws.uniform("crop", 2) * free).long(), self.size)
+
+
+@dataclass(frozen=True)
+class CropAbout:
+    """Cut out `size` (height, width) about a center of each image's own, moved inwards where it would leave the image.
+
+    Args:
+        centers: (N, 2) row and column in pixels, for all images of the run.
+        size: height and width in pixels, at most the images'.
+    """
+
+    centers: Tensor
+    size: tuple[int, int]
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        part = torch.tensor(self.size)
+        corners = (self.centers - (part - 1) / 2).round().long()
+        corners = corners.clamp(min=torch.zeros_like(part), max=torch.tensor(images.shape[-2:]) - part)
+        return _cut(images, draws.own(corners), self.size)
+
+
+def _cut(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, *size): a part of each image, with its upper left corner at corners (N, 2)."""
+    rows, columns = (
+        (corner[:, None] + torch.arange(part)).to(images.device)
+        for corner, part in zip(corners.unbind(1), size, strict=True)
+    )  # (N, h), (N, w)
+    tall = images.gather(2, rows[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))
+    return tall.gather(3, columns[:, None, None, :].expand(-1, images.shape[1], size[0], -1))
 
 
 def until(step: int, augmentation: Augmentation) -> Augmentation:

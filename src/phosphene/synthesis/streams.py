@@ -101,6 +101,10 @@ class Draws:
         """(N, *shape) standard normal: whole images of Gaussian noise."""
         return torch.stack([torch.randn(tuple(shape), generator=own) for own in self._generators(purpose)])
 
+    def own(self, values: Tensor) -> Tensor:
+        """Of values with a row for each image of the run, those of the images that are looked at."""
+        return values[self._rows]
+
     @property
     def _rows(self) -> slice:
         return slice(*self.rows) if self.rows else slice(None)

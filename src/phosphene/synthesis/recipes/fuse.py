@@ -12,9 +12,9 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Moment, Step, ascend, clip, multiply, part_of, preconditioned, unit_rms
-from phosphene.synthesis.augment import Affine
-from phosphene.synthesis.canvas import Preset, canvas_size, noisy_mean, settings_of
+from phosphene.synthesis.ascent import Moment, Rule, Step, ascend, clip, multiply, part_of, preconditioned, unit_rms
+from phosphene.synthesis.augment import Affine, Augmentation, CropAbout
+from phosphene.synthesis.canvas import Preset, canvas_size, noisy_mean, settings_of, takes_size
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import class_score, even_share
@@ -41,6 +41,7 @@ class Settings:
     color: float
     noise: float
     tv: float
+    view: float
     looks: int
     statistics: float
     rotation: float
@@ -50,23 +51,24 @@ class Settings:
 
 PRESETS = {
     "best": Settings(
-        steps=200,
+        steps=256,
         rate=0.04,
         last_rate=0.006,
-        even=0.4,
+        even=0.25,
         settle=20,
-        distance=0.22,
-        radius=0.3,
+        distance=0.25,
+        radius=0.28,
         first_radius=0.05,
         soft=0.04,
         precondition=1.0,
         color=0.5,
         noise=0.05,
-        tv=0.003,
-        looks=1,
+        tv=0.0012,
+        view=128 / 224,
+        looks=3,
         statistics=0.0,
-        rotation=6.0,
-        scale=(0.92, 1.08),
+        rotation=12.0,
+        scale=(0.8, 1.15),
         shift=0.05,
     ),
     "paper": Settings(
@@ -83,6 +85,7 @@ PRESETS = {
         color=0.0,
         noise=1.0,
         tv=0.004,
+        view=1.0,
         looks=1,
         statistics=0.0,
         rotation=5.0,
@@ -112,6 +115,7 @@ def fuse(
     color: float | None = None,
     noise: float | None = None,
     tv: float | None = None,
+    view: float | None = None,
     looks: int | None = None,
     statistics: float | None = None,
     rotation: float | None = None,
@@ -144,7 +148,10 @@ def fuse(
         precondition: power of 1/f on the gradient; 0 for the plain gradient.
         color: power of the natural colors' covariance on the gradient, where it is preconditioned.
         noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
-        tv: size of a step down the total variation on the whole image, in [0, 1] units.
+        tv: size of a step down the total variation on the whole image, in [0, 1] units; in proportion to the rate, so
+            that it does not take away what the small last steps draw.
+        view: side of the part, about each class's place, that the network looks at while the class is developed, as a
+            fraction of the image's; only where the network takes images of other sizes.
         looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
         statistics: weight of the distance to the statistics in the network's batch norms (norm_statistics) while the
             classes are developed; a tenth of it in the steps that even them out, whose objective is a log-probability.
@@ -184,6 +191,7 @@ def fuse(
     moves = [Affine(own.rotation, own.scale, own.shift * side)]
     for index, length in enumerate([*lengths, last_steps - settling, settling]):
         together = index >= count
+        looked_at: list[Augmentation] = []
         step_rate = _slice(linear(own.rate, own.last_rate), done, own.steps)
         if index > count:  # without augmentation the shares swing at steps of the usual size
             step_rate = linear(own.last_rate / 4, own.last_rate / 40)
@@ -192,6 +200,7 @@ def fuse(
             objective = even_share(classifier, groups)
         else:
             mask = _growing(places[:, index], regions[index], own, side, size)
+            looked_at = _looking(classifier, places[:, index], own.view, size)
             objective = class_score(classifier, Target.of([group[index] for group in groups]))
         if own.statistics > 0:
             weight = own.statistics / 10 if together else own.statistics
@@ -204,9 +213,9 @@ def fuse(
             streams=streams,
             looks=own.looks if index <= count else 1,
             rate=step_rate,
-            augmentations=moves if index <= count else [],
+            augmentations=[*looked_at, *moves] if index <= count else [],
             direction=[preconditioned(own.precondition, own.color), unit_rms(mask), multiply(mask)],
-            after=[lambda value, _moment: total_variation_step(value, own.tv), clip],
+            after=[_fading(own.tv / max(own.rate, 1e-30), step_rate), clip],
             stage="together" if together else f"class {index + 1}",
         )
         for step in part_of(run, done, own.steps, places=places):
@@ -254,10 +263,23 @@ def _growing(centers: Tensor, region: Tensor, own: Settings, side: float, size: 
     return mask
 
 
+def _looking(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
+    """The part about each image's place that the network looks at; all of it where the network takes one size only."""
+    part = (round(view * size[0]), round(view * size[1]))
+    if view >= 1 or not takes_size(classifier, part):
+        return []
+    return [CropAbout(centers, part)]
+
+
 def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[Moment], Tensor]:
     discs = [disc(centers, radius, size, soft) for centers in places.unbind(dim=1)]
     whole = torch.stack(discs).amax(dim=0)
     return lambda moment: whole.to(moment.gradient)
+
+
+def _fading(share: float, rate: Schedule) -> Rule:
+    """Down the total variation by a share of the step's rate, so that small last steps are not taken away by it."""
+    return lambda images, moment: total_variation_step(images, share * rate(moment.step, moment.steps))
 
 
 def _slice(whole: Schedule, done: int, steps: int) -> Schedule:

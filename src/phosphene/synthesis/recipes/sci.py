@@ -38,7 +38,7 @@ from phosphene.synthesis.canvas import (
 )
 from phosphene.synthesis.masks import disc, distance_from, strongest_disc
 from phosphene.synthesis.norms import norm_statistics
-from phosphene.synthesis.objectives import of_target
+from phosphene.synthesis.objectives import Objective, of_target
 from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
 from phosphene.synthesis.streams import Streams
@@ -55,6 +55,8 @@ class Settings:
     pre_rate: float
     rate: float
     last_rate: float
+    finish: int
+    finish_rate: float
     score: Score
     start: Literal["pre_ci", "noise"]
     activation: Literal["change", "evidence"]
@@ -89,30 +91,32 @@ PRESETS = {
         steps=200,
         pre_steps=24,
         pre_rate=0.03,
-        rate=0.045,
-        last_rate=0.01,
+        rate=0.03,
+        last_rate=0.012,
+        finish=40,
+        finish_rate=0.01,
         score="logit",
         start="pre_ci",
         activation="evidence",
         place="middle",
-        kept=40 / 224,
+        kept=27 / 224,
         noise=0.05,
         precondition=1.0,
-        color=1.0,
+        color=0.5,
         mask="growing",
-        radius=72 / 224,
-        first_radius=20 / 224,
-        grow=100,
+        radius=63 / 224,
+        first_radius=27 / 224,
+        grow=110,
         soft=8 / 224,
         weight="none",
-        tv=0.003,
+        tv=0.0012,
         tv_every=1,
         tv_where="everywhere",
         tv_kind="meeting",
-        pull=0.006,
-        last_pull=0.001,
+        pull=0.0,
+        last_pull=0.0,
         reach=48 / 224,
-        view=192 / 224,
+        view=128 / 224,
         looks=4,
         statistics=0.0,
         rotation=12.0,
@@ -125,6 +129,8 @@ PRESETS = {
         pre_rate=0.1,
         rate=0.02,
         last_rate=0.02,
+        finish=0,
+        finish_rate=0.02,
         score="logit",
         start="pre_ci",
         activation="change",
@@ -171,6 +177,8 @@ def sci(
     pre_rate: float | None = None,
     rate: float | None = None,
     last_rate: float | None = None,
+    finish: int | None = None,
+    finish_rate: float | None = None,
     score: Score | None = None,
     start: Literal["pre_ci", "noise"] | None = None,
     activation: Literal["change", "evidence"] | None = None,
@@ -226,6 +234,9 @@ def sci(
         pre_rate: root mean square of a step of the pre-CI, in [0, 1] units.
         rate: root mean square inside the mask of the first step after it.
         last_rate: the same of the last step; linear between.
+        finish: how many steps at the end look at the whole image, so that the class is seen in it at that size too; at
+            most half of those after the pre-CI.
+        finish_rate: rate of the first of these, linear to a quarter of it at the last.
         score: logit, probability (its logarithm) or margin.
         start: where the second run starts: pre_ci inside the disc, or noise, the start image everywhere.
         activation: what the disc of equation 5 is chosen by: change, |pre-CI - start| (our reading of the paper), or
@@ -241,7 +252,8 @@ def sci(
         grow: steps over which the disc grows.
         soft: width of the disc's edge, as a fraction of the shorter side.
         weight: A, B or none.
-        tv: size of a step down the total variation, in [0, 1] units.
+        tv: size of a step down the total variation, in [0, 1] units; after the pre-CI in proportion to the rate, so
+            that it does not take away what the small last steps draw.
         tv_every: once in so many iterations; 0 never.
         tv_where: everywhere, or inside the mask only.
         tv_kind: sign, the plain subgradient, or meeting, which does not overshoot.
@@ -280,65 +292,32 @@ def sci(
     own = settings_of(PRESETS, preset, **given)
     size = canvas_size(classifier)
     begin = noisy_mean(classifier, streams, own.noise, "range" if own.noise >= 1 else "uniform")
-    parts = _Parts(own, size)
     target = target.expand(len(streams))
-    objective = of_target(classifier, target, own.score)
+    parts = _Parts(own, size, classifier, streams, of_target(classifier, target, own.score))
     first = min(own.pre_steps, own.steps // 3)
+    last_steps = min(own.finish, (own.steps - first) // 2)
 
     last = begin
-    pre = ascend(
-        classifier,
-        objective,
-        begin,
-        steps=first,
-        streams=streams,
-        looks=own.looks,
-        rate=own.pre_rate,
-        augmentations=parts.augmentations,
-        direction=[preconditioned(own.precondition, own.color), unit_rms()],
-        after=[*parts.fading(None), clip],
-        stage="pre-CI",
-    )
-    for step in part_of(pre, 0, own.steps):
+    for step in part_of(parts.pre_ci(begin, first), 0, own.steps):
         last = step.images
         yield step
 
     radius = half_side(size, own.kept)
     centers = strongest_disc(_activation(own, classifier, target, last, begin), radius)
-    pre_ci, found = last, centers
+    shown = {"pre_ci": last, "center": centers, "radius": torch.full((len(last),), float(radius))}
     if own.place == "middle" and own.mask != "none":
         last, centers = moved_to_middle(last, centers), torch.tensor([[size[0] // 2, size[1] // 2]]).expand_as(centers)
-    where = parts.mask(centers)
-    if own.start == "pre_ci" and own.mask != "none":
+    if own.start == "noise":
+        last = begin
+    elif own.mask != "none":
         inside = disc(centers, radius, size, parts.pixels(own.soft))
         last = torch.lerp(begin, last, inside.to(begin).expand_as(begin))
-    looked_at = parts.looking(classifier) if own.place == "middle" else []
-    if own.statistics > 0:
-        objective = objective - own.statistics * norm_statistics(classifier, _WITHIN)
-    post = ascend(
-        classifier,
-        objective,
-        last if own.start == "pre_ci" else begin,
-        steps=own.steps - first,
-        streams=streams,
-        looks=own.looks,
-        rate=parts.rate,
-        augmentations=[*parts.augmentations, *looked_at],
-        direction=[
-            preconditioned(own.precondition, own.color),
-            unit_rms(where),
-            saliency_weight(own.weight, where),
-            *([] if where is None else [multiply(where)]),
-        ],
-        after=[
-            *parts.fading(where if own.tv_where == "inside" else None),
-            *parts.pulling(centers, classifier.mean_image),
-            clip,
-        ],
-        stage="post-CI",
-    )
-    radii = torch.full((len(pre_ci),), float(radius))
-    yield from part_of(post, first, own.steps, pre_ci=pre_ci, center=found, radius=radii)
+
+    growth = own.steps - first - last_steps
+    for step in part_of(parts.post_ci(last, centers, growth), first, own.steps, **shown):
+        last = step.images
+        yield step
+    yield from part_of(parts.finish(last, centers, last_steps), first + growth, own.steps, **shown)
 
 
 def _activation(own: Settings, classifier: Classifier, target: Target, pre_ci: Tensor, begin: Tensor) -> Tensor:
@@ -354,10 +333,74 @@ def _activation(own: Settings, classifier: Classifier, target: Target, pre_ci: T
 
 @dataclass(frozen=True)
 class _Parts:
-    """The rules that the settings make for images of a size."""
+    """The runs that the settings make for images of a size, and the rules of these runs."""
 
     settings: Settings
     size: Size
+    classifier: Classifier
+    streams: Streams
+    objective: Objective
+
+    def pre_ci(self, begin: Tensor, steps: int) -> Iterator[Step]:
+        """A few large steps over the whole image."""
+        own = self.settings
+        return ascend(
+            self.classifier,
+            self.objective,
+            begin,
+            steps=steps,
+            streams=self.streams,
+            looks=own.looks,
+            rate=own.pre_rate,
+            augmentations=self.augmentations,
+            direction=[preconditioned(own.precondition, own.color), unit_rms()],
+            after=[*self.fading(), clip],
+            stage="pre-CI",
+        )
+
+    def post_ci(self, begin: Tensor, centers: Tensor, steps: int) -> Iterator[Step]:
+        """The object grown inside its disc."""
+        looked_at = self.looking() if self.settings.place == "middle" else []
+        pull = linear(self.settings.pull, self.settings.last_pull)
+        return self._developed(begin, centers, steps, self.mask(centers), self.rate, pull, looked_at, "post-CI")
+
+    def finish(self, begin: Tensor, centers: Tensor, steps: int) -> Iterator[Step]:
+        """Last steps inside the whole disc, seen in the whole image."""
+        pull = linear(self.settings.last_pull, self.settings.last_pull)
+        return self._developed(begin, centers, steps, self.last_mask(centers), self.finish_rate, pull, [], "finish")
+
+    def _developed(
+        self,
+        begin: Tensor,
+        centers: Tensor,
+        steps: int,
+        where: Callable[[Moment], Tensor] | None,
+        rate: Schedule,
+        pull: Schedule,
+        looked_at: list[Augmentation],
+        stage: str,
+    ) -> Iterator[Step]:
+        own, objective = self.settings, self.objective
+        if own.statistics > 0:
+            objective = objective - own.statistics * norm_statistics(self.classifier, _WITHIN)
+        return ascend(
+            self.classifier,
+            objective,
+            begin,
+            steps=steps,
+            streams=self.streams,
+            looks=own.looks,
+            rate=rate,
+            augmentations=[*self.augmentations, *looked_at],
+            direction=[
+                preconditioned(own.precondition, own.color),
+                unit_rms(where),
+                saliency_weight(own.weight, where),
+                *([] if where is None else [multiply(where)]),
+            ],
+            after=[*self.fading(rate, where if own.tv_where == "inside" else None), *self.pulling(centers, pull), clip],
+            stage=stage,
+        )
 
     def pixels(self, fraction: float) -> float:
         return fraction * min(self.size)
@@ -370,6 +413,10 @@ class _Parts:
     @property
     def rate(self) -> Schedule:
         return linear(self.settings.rate, self.settings.last_rate)
+
+    @property
+    def finish_rate(self) -> Schedule:
+        return linear(self.settings.finish_rate, self.settings.finish_rate / 4)
 
     def mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
         """The mask at each step, or None for none."""
@@ -390,21 +437,28 @@ class _Parts:
 
         return at
 
-    def looking(self, classifier: Classifier) -> list[Augmentation]:
+    def last_mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
+        """The mask at its last radius, or None for none."""
+        if self.settings.mask == "none":
+            return None
+        whole = disc(centers, self.pixels(self.settings.radius), self.size, self.pixels(self.settings.soft))
+        return lambda _moment: whole
+
+    def looking(self) -> list[Augmentation]:
         """The part in the middle that the network looks at; all of it where the network takes one size only."""
         part = (round(self.settings.view * self.size[0]), round(self.settings.view * self.size[1]))
-        if self.settings.view >= 1 or not takes_size(classifier, part):
+        if self.settings.view >= 1 or not takes_size(self.classifier, part):
             return []
         corner = ((self.size[0] - part[0]) // 2, (self.size[1] - part[1]) // 2)
         return [Crop(part, corner)]
 
-    def pulling(self, centers: Tensor, fill: Tensor) -> list[Rule]:
+    def pulling(self, centers: Tensor, pull: Schedule) -> list[Rule]:
         """Far from the centers every step goes a little back to the mean image."""
         own = self.settings
         if own.pull == own.last_pull == 0:
             return []
         squares = distance_from(centers, self.size).square() / max(self.pixels(own.reach), 1e-6) ** 2
-        pull = linear(own.pull, own.last_pull)
+        fill = self.classifier.mean_image
 
         def pulled(images: Tensor, moment: Moment) -> Tensor:
             share = torch.exp(-pull(moment.step, moment.steps) * squares)
@@ -412,15 +466,16 @@ class _Parts:
 
         return [pulled]
 
-    def fading(self, where: Callable[[Moment], Tensor] | None) -> list[Rule]:
-        """The step of total variation: apart from the class's, once in k iterations."""
+    def fading(self, rate: Schedule | None = None, where: Callable[[Moment], Tensor] | None = None) -> list[Rule]:
+        """The step of total variation: apart from the class's, once in k iterations; as large as the rate allows."""
         own = self.settings
         if own.tv_every == 0 or own.tv == 0:
             return []
 
-        def step(images: Tensor, _moment: Moment) -> Tensor:
+        def step(images: Tensor, moment: Moment) -> Tensor:
+            size = own.tv * (rate(moment.step, moment.steps) / max(own.rate, 1e-30) if rate else 1.0)
             if own.tv_kind == "meeting":
-                return total_variation_step(images, own.tv)
-            return images - own.tv * total_variation_gradient(images)
+                return total_variation_step(images, size)
+            return images - size * total_variation_gradient(images)
 
         return [every(own.tv_every, step if where is None else within(where, step))]
