@@ -16,6 +16,7 @@ from phosphene.registry import entries, parse_spec
 from phosphene.runtime import input_gradient
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.canvas import noisy_mean, takes_size
+from phosphene.synthesis.priors import total_variation_gradient
 from phosphene.synthesis.recipes.class_impression import class_impression
 from phosphene.synthesis.recipes.class_model import class_model
 from phosphene.synthesis.recipes.fuse import fuse, nearest, spread_places
@@ -103,7 +104,18 @@ def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> N
 def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
     classifier, streams = tiny(), Streams.of(0, [1])
     last = run(
-        "sci", [1], steps=4, radius=0.2, kept=0.2, soft=0.0, tv=0.0, pull=0.0, last_pull=0.0, rate=0.0, last_rate=0.0
+        "sci",
+        [1],
+        steps=4,
+        radius=0.2,
+        kept=0.2,
+        soft=0.0,
+        tv=0.0,
+        pull=0.0,
+        last_pull=0.0,
+        rate=0.0,
+        last_rate=0.0,
+        finish=0,
     )[-1]
     start, pre_ci = noisy_mean(classifier, streams, 0.05), last.extras["pre_ci"]
     _, gradient = input_gradient(classifier, pre_ci, Target.of(1))
@@ -153,7 +165,7 @@ def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
 
 
 def test_the_pull_takes_the_surroundings_back_to_the_mean_image_and_leaves_the_center() -> None:
-    still: dict[str, object] = {"steps": 30, "rate": 0.0, "last_rate": 0.0, "tv": 0.0, "kept": 0.4, "soft": 0.0}
+    still: dict[str, object] = {"steps": 30, "rate": 0.0, "last_rate": 0.0, "tv": 0.0, "kept": 0.4, "finish": 0}
     free, pulled = (
         run("sci", [1], pull=pull, last_pull=pull, reach=0.2, **still)[-1].images[0] - 0.5 for pull in (0.0, 0.02)
     )
@@ -170,6 +182,32 @@ def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
     assert not takes_size(fixed, (12, 12))
     last = list(sci(fixed, Target.of(1), Streams.of(0, [1]), steps=6))[-1]
     assert last.images.shape == (1, 3, 16, 16)
+
+
+def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> None:
+    options: dict[str, object] = {"steps": 12, "finish": 3, "radius": 0.25, "soft": 0.0, "tv": 0.0}
+    steps = run("sci", [1], **options)
+    assert [step.stage for step in steps] == ["pre-CI"] * 4 + ["post-CI"] * 5 + ["finish"] * 3
+    outside = oracle.disc((8, 8), 4, (16, 16)) == 0
+    assert torch.equal(steps[-1].images[0][:, outside], steps[-4].images[0][:, outside])
+    assert not torch.equal(steps[-1].images, steps[-4].images)
+    sides = []
+    classifier = tiny()
+    classifier.module.register_forward_hook(lambda _module, inputs, _output: sides.append(inputs[0].shape[-1]))
+    list(sci(classifier, Target.of(1), Streams.of(0, [1]), view=0.5, looks=1, **options))  # type: ignore[arg-type]
+    assert sides[-3:] == [16] * 3
+    assert 8 in sides[:-3]
+
+
+def test_total_variation_falls_with_the_rate() -> None:
+    rates = {"rate": 0.04, "last_rate": 0.01, "finish_rate": 0.02}
+    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates)
+    outside = oracle.disc((8, 8), 6, (16, 16)) == 0
+    grown = [0.04 - 0.03 * index / 3 for index in range(4)]
+    finishing = [0.02 - 0.015 * index / 3 for index in range(4)]
+    for before, after, rate in zip(steps[4:-1], steps[5:], [*grown[1:], *finishing], strict=True):
+        expected = before.images - 0.002 * rate / 0.04 * total_variation_gradient(before.images)
+        torch.testing.assert_close(after.images[0][:, outside], expected[0][:, outside], rtol=0, atol=1e-6)
 
 
 def test_wrong_options_are_refused() -> None:
@@ -189,6 +227,14 @@ def test_fused_images_raise_all_their_classes(preset: str) -> None:
     for row, group in enumerate([(0, 2), (1, 3)]):
         first, last = (step.logits.softmax(dim=1)[row, list(group)].sum() for step in (steps[0], steps[-1]))
         assert last > first
+
+
+def test_each_class_of_a_fused_image_is_developed_in_a_view_about_its_place() -> None:
+    classifier, seen = tiny(), []
+    classifier.module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[-1]))
+    steps = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), steps=10, view=0.5, even=0.2, looks=1))
+    assert [step.stage for step in steps] == ["class 1"] * 4 + ["class 2"] * 4 + ["together"] * 2
+    assert seen[-10:] == [8] * 8 + [16] * 2
 
 
 def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:
