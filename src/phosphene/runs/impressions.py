@@ -8,6 +8,7 @@ from typing import Any
 from phosphene.evaluation.impressions import Measured, measure_impressions
 from phosphene.images import to_pil
 from phosphene.pipeline.impress import Job, configured, single_targets
+from phosphene.pipeline.read_impressions import Judgement, OwnReading
 from phosphene.registry import parse_spec
 from phosphene.render import contact_sheet
 from phosphene.runs.impress import load_judge
@@ -63,15 +64,21 @@ def evaluate_impressions(
 
 
 def captions(found: Measured) -> list[str]:
-    """Two lines per image: the class and its probability; the judge's, the index and the count."""
-    lines = []
-    for own, judged in zip(found.own, found.judged, strict=True):
-        first = " + ".join(f"{share.label[:18]} {share.probability:.2f}" for share in own.classes)
-        facts = [] if judged is None else [f"judge {judged.probability:.2f}{'' if judged.top1 else ' (no)'}"]
-        if own.single_object_index is not None:
-            facts.append(f"index {own.single_object_index:.2f}")
-        lines.append(f"{first}\n{' '.join(facts)}")
-    return lines
+    """Lines per image: the class with its probability, the judge's and the index; if fused, a line for each class."""
+    return [_caption(own, judged) for own, judged in zip(found.own, found.judged, strict=True)]
+
+
+def _caption(own: OwnReading, judged: Judgement | None) -> str:
+    if len(own.classes) > 1:
+        read = (
+            [""] * len(own.classes) if judged is None else [f" / {share.probability:.2f}" for share in judged.classes]
+        )
+        lines = [f"{a.label[:18]} {a.probability:.2f}{other}" for a, other in zip(own.classes, read, strict=True)]
+        return "\n".join([*lines, "" if judged is None or judged.top5 else "not all in the judge's five"])
+    facts = [] if judged is None else [f"judge {judged.probability:.2f}{'' if judged.top1 else ' (no)'}"]
+    if own.single_object_index is not None:
+        facts.append(f"index {own.single_object_index:.2f}")
+    return f"{own.classes[0].label[:18]} {own.classes[0].probability:.2f}\n{' '.join(facts)}"
 
 
 def per_image(found: Measured) -> list[dict[str, Any]]:
