@@ -138,11 +138,17 @@ def test_pictures_that_cannot_be_used_are_told(folder):
     assert found.images == 1
     assert [record.path for record in found.broken] == [str(images[1]), str(folder / "c.png")]
     assert "10 x 10, but its boxes were drawn on 200 x 120" in found.broken[1].error
-    beyond = Truth(images[0], 1, (Box(90, 30, 150, 80), Box(0, 0, 204, 80)))
+    beyond = Truth(images[0], 1, (Box(90, 30, 150, 80), Box(0, 0, 224, 80)))
     (told,) = localization(prepare(red_detector()), [truths[0], beyond], [configured("best", "cam")]).broken
-    assert "its box (0, 0, 204, 80) reaches beyond" in told.error
+    assert "its box (0, 0, 224, 80) reaches beyond" in told.error
     with pytest.raises(InputError, match="none of the 2 pictures"):
         localization(prepare(red_detector()), truths[1:], [configured("best", "cam")])
+
+
+def test_a_box_a_little_beyond_a_trimmed_picture_counts(folder):
+    truths = [Truth(sorted(folder.iterdir())[0], 1, (Box(90, 30, 206, 80),), (120, 200))]
+    found = localization(prepare(red_detector()), truths, [configured("best", "cam")])
+    assert (found.images, found.broken) == (1, ())
 
 
 def test_a_map_that_says_nothing_counts_as_wrong(folder):

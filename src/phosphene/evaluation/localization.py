@@ -21,8 +21,9 @@ from phosphene.types import Box, Prediction, Record, Size
 Progress = Callable[[int, int, str], None]
 OVERLAPS = (0.3, 0.5, 0.7)
 _BATCH = 8
-# Pixels that a box may reach beyond its picture: people draw to the edge and a little further.
-_BEYOND = 3.0
+# Share of a side that a box may reach beyond its picture: people draw to the edge and a little further, and pictures are
+# trimmed to a multiple of 8 or 16 pixels afterwards. A box of another size of the picture mostly reaches further.
+_BEYOND = 0.1
 
 
 @dataclass
@@ -180,7 +181,8 @@ def _read(truth: Truth) -> Picture:
         rows, columns = truth.size
         raise InputError(f"{truth.path}: is {width} x {height}, but its boxes were drawn on {columns} x {rows} pixels")
     for box in truth.boxes:
-        if min(box.x0, box.y0) < -_BEYOND or box.x1 > width + _BEYOND or box.y1 > height + _BEYOND:
+        over = max(-box.x0 / width, -box.y0 / height, box.x1 / width - 1, box.y1 / height - 1)
+        if over > _BEYOND:
             raise InputError(
                 f"{truth.path}: is {width} x {height}, but its box {tuple(box)} reaches beyond; "
                 "was it drawn on another size?"
