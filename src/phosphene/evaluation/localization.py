@@ -21,8 +21,8 @@ from phosphene.types import Box, Prediction, Record, Size
 Progress = Callable[[int, int, str], None]
 OVERLAPS = (0.3, 0.5, 0.7)
 _BATCH = 8
-# Share of a side that a box may reach beyond its picture: people draw to the edge and a little further, and pictures are
-# trimmed to a multiple of 8 or 16 pixels afterwards. A box of another size of the picture mostly reaches further.
+# Share of a side that a box may reach beyond its picture: people draw to the edge and a little further, and pictures
+# are trimmed to a multiple of 8 or 16 pixels afterwards. A box of another size of the picture mostly reaches further.
 _BEYOND = 0.1
 
 
