@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.work import Run, Work
 from benchmarks.works.networks import Normalized, embedded
 
-IMAGES = 8
 LABEL = 281
 
 
-def our_class_model(precision: str, count: int) -> Run:
-    """`count` steps of the recipe class_model as it is, eight images at once."""
+def our_class_model(images: int, precision: str, count: int) -> Run:
+    """`count` steps of the recipe class_model as it is, several images at once."""
     from phosphene.runtime import prepare
     from phosphene.synthesis.recipes.class_model import class_model
     from phosphene.synthesis.streams import Streams
@@ -21,8 +22,8 @@ def our_class_model(precision: str, count: int) -> Run:
     classifier = prepare(embedded(), precision=precision)  # type: ignore[arg-type]
 
     def run() -> np.ndarray:
-        streams = Streams.of(0, list(range(IMAGES)))
-        *_, last = class_model(classifier, Target.of([LABEL] * IMAGES), streams, steps=count)
+        streams = Streams.of(0, list(range(images)))
+        *_, last = class_model(classifier, Target.of([LABEL] * images), streams, steps=count)
         return last.images.numpy()
 
     return run
@@ -50,7 +51,20 @@ def lucent(batch: int, count: int) -> Run:
     return run
 
 
-WORKS = [
-    Work("synthesis", "efficientnet_lite0", "lucent", our_class_model, lucent, count=5, probe=1,
-         unit="step and image", units=lambda count: count * IMAGES, batches=(IMAGES,), compared=False),
-]  # fmt: skip
+def _at_once(name: str, images: int) -> Work:
+    return Work(
+        name,
+        "efficientnet_lite0",
+        "lucent",
+        partial(our_class_model, images),
+        lucent,
+        count=5,
+        probe=1,
+        unit="step and image",
+        units=lambda count: count * images,
+        batches=(images,),
+        compared=False,
+    )
+
+
+WORKS = [_at_once("synthesis", 8), _at_once("synthesis_1", 1), _at_once("synthesis_24", 24)]

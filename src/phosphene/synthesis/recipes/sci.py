@@ -283,7 +283,7 @@ def sci(
         >>> classifier = Classifier(net, Preprocess((32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
         >>> last = list(sci(classifier, Target.of(1), Streams.of(0, [1]), steps=6))[-1]
         >>> last.images.shape, last.stage, sorted(last.extras)
-        (torch.Size([1, 3, 32, 32]), 'post-CI', ['center', 'pre_ci', 'radius'])
+        (torch.Size([1, 3, 32, 32]), 'finish', ['center', 'pre_ci', 'radius'])
 
     References:
         addepalli2020; olah2017 for the preconditioning.
