@@ -283,7 +283,8 @@ def _read(raw: str, kind: Any, where: str) -> Any:
 
 
 def _read_union(raw: str, arguments: tuple[Any, ...], where: str) -> Any:
-    if builtin_types.NoneType in arguments and raw.lower() == "none":
+    named = any(get_origin(option) is Literal and "none" in get_args(option) for option in arguments)
+    if builtin_types.NoneType in arguments and raw.lower() == "none" and not named:
         return None
     errors: list[OptionError] = []
     # str takes anything, so it is tried last.

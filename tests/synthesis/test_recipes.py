@@ -255,3 +255,10 @@ def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:
 def test_wrong_groups_are_refused(groups: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         list(fuse(tiny(), groups, Streams.of(0, groups), steps=3))
+
+
+def test_none_is_a_choice_where_the_option_has_a_choice_of_that_name() -> None:
+    """`mask=none` is no mask, not the preset's."""
+    found = parse_spec("sci:mask=none,weight=none,steps=none", "recipe")
+    assert dict(found.options) == {"mask": "none", "weight": "none"}
+    assert str(found) == "sci:mask=none,weight=none"
