@@ -55,6 +55,7 @@ SHEETS = {
     "class-model-paper": "class_model:preset=paper,steps=120",
     "class-model-posterior": "class_model:score=probability,steps=120",
     "fuse-best": "fuse",
+    "fuse-paper": "fuse:preset=paper",
 }
 SEEDS = {"sci-best": 3}
 FOLDER = Path(__file__).parent / "gallery"
@@ -80,7 +81,7 @@ def draw(name: str, found: Measured) -> dict[str, Any]:
         [to_pil(found.images[index]) for index in shown], [lines[index] for index in shown], columns=6, cell=168
     )
     FOLDER.mkdir(exist_ok=True)
-    sheet.save(FOLDER / f"{name}.jpg", quality=84, optimize=True)
+    sheet.save(FOLDER / f"{name}.jpg", quality=72, optimize=True)
     row = {**found.row(), "impressions": per_image(found)}
     (FOLDER / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     return row
