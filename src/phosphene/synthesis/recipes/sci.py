@@ -221,8 +221,9 @@ def sci(
     spectrum and the colors of natural images, so it is nearly, not wholly, free of data; the disc is chosen by the
     evidence in it, which corners of strong contrast do not have, and moved to the middle; the last radius is small
     enough for one object; there is no weight, which made pictures noisier and less readable to others; each step is the
-    mean of four looks under wide moves, since what only one look sees others do not read; a step of total variation
-    never overshoots. None of an option takes the preset's value.
+    mean of four looks under wide moves, since what only one look sees others do not read; the network looks closely
+    at the disc while the object grows, and at the whole image in the last steps; a step of total variation never
+    overshoots. None of an option takes the preset's value.
 
     Args:
         classifier: the network that remembers.
