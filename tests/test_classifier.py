@@ -18,7 +18,7 @@ from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.runtime import forward, prepare
 from phosphene.types import Target
 from tests.comparing import map_error
-from tests.networks import classifier_of, one_channel, pooled
+from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 
 Pair = namedtuple("Pair", "logits features")
 
@@ -144,3 +144,17 @@ def test_a_classifier_is_refused_what_makes_no_sense():
         Preprocess(mean=(0, 0), std=(1,))
     with pytest.raises(NotFoundError, match="no class 9; Sequential has 5 classes, 0 to 4"):
         saliency(classifier_of(pooled()), torch.rand(1, 3, 16, 16), Target.of(9))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 4), (4, 1)])
+def test_normalizing_gives_the_same_bits_in_either_layout(size):
+    preprocess, images = classifier_of(pooled()).preprocess, torch.rand(3, 3, *size)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = images.clone(memory_format=layout).requires_grad_()
+        normalized = preprocess.normalize(leaf)
+        normalized.square().sum().backward()
+        results.append((normalized.detach(), leaf.grad))
+    wanted = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
+    assert torch.allclose(results[0][0], wanted, atol=1e-6)
+    assert all(map(torch.equal, *results))

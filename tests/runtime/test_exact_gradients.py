@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.images import as_pictures, to_tensor
 from phosphene.runtime import input_gradient, rule_gradient
+from phosphene.runtime.passes import joined
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
 
@@ -51,3 +52,10 @@ def test_a_rule_adds_up_in_the_order_of_the_network_as_written() -> None:
         relu.register_full_backward_hook(lambda _module, _inputs, outputs: (outputs[0].clamp(min=0),))
     (expected,) = torch.autograd.grad(network(images.requires_grad_())[:, 1].sum(), images)
     assert float((got - expected).abs().max()) <= 1e-7 * float(expected.abs().max())
+
+
+def test_batches_are_joined_whatever_their_layout():
+    parts = [torch.rand(2, 3, 4, 5), torch.rand(1, 3, 4, 5).to(memory_format=torch.channels_last)]
+    whole = joined([parts[0], parts[1].bfloat16()])
+    assert whole.is_contiguous()
+    torch.testing.assert_close(whole, torch.cat([parts[0], parts[1].bfloat16().float()]), rtol=0, atol=0)

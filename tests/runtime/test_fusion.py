@@ -271,6 +271,31 @@ def test_the_way_back_through_a_stem(size: int, stride: int, padding: int | None
         assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [(size, padding) for size in (1, 2, 3, 5) for padding in (None, 0, 1, 3) if padding is None or padding <= size],
+)
+@pytest.mark.parametrize("stride", [(2, 2), (4, 1), (3, 2)])
+def test_the_bfloat16_way_back_through_a_strided_depthwise_convolution(
+    size: int, stride: tuple[int, int], padding: int | None
+) -> None:
+    if compute_dtype("fast", torch.device("cpu")) == torch.float32:
+        pytest.skip("this processor has no bfloat16")
+    kernel = Kernel((size, size), stride, padding=None if padding is None else (padding, padding))
+    weight = torch.randn(4, 1, size, size).bfloat16()
+    layer = Convolution(weight, None, kernel, 4, None, torch.bfloat16)
+    for sides in ((17, 20), (24, 23), (31, 9)):
+        (top, bottom), (left, right) = kernel.pads(sides)
+        images = torch.randn(2, 4, *sides, requires_grad=True)
+        output = F.conv2d(F.pad(images, (left, right, top, bottom)), weight.float(), stride=stride, groups=4)
+        gradient = torch.randn(output.shape).bfloat16()
+        (wanted,) = torch.autograd.grad(output, images, gradient.float())
+        got = layer.input_gradient(gradient, images.shape)
+        assert got.dtype == torch.bfloat16
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert float((got - wanted).abs().max()) <= 0.01 * float(wanted.abs().max())
+
+
 @pytest.mark.parametrize("loose", [False, True])
 def test_a_fast_network_works_outside_of_passes_too(loose: bool) -> None:
     prepared = prepare(load_classifier("embedded"), precision="fast")
@@ -291,3 +316,18 @@ def test_loose_gradients_are_those_of_the_network_between_the_kinks() -> None:
     with plain_mode(torch.device("cpu"), gradients=True, loose=True):
         got = _gradient(prepare(Classifier(network)).module, images, 1)
     assert torch.allclose(got, _gradient(network, images, 1), atol=1e-6)
+
+
+def test_late_convolutions_are_the_last_that_run() -> None:
+    class Backwards(nn.Module):
+        """Registers its layers in another order than it runs them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.third, self.second, self.first = (nn.Conv2d(3, 3, 3) for _ in range(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.third(self.second(self.first(images)))).mean(dim=(2, 3))
+
+    module = prepare(Classifier(Backwards())).module
+    assert [name for name, layer in module.named_children() if vars(layer)["forward"].late] == ["last"]

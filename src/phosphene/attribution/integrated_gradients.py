@@ -77,10 +77,10 @@ def integrated_gradients(
         scores: list[Tensor] = []
         places, weights = _path(steps)
         for first, last in batches(len(places), batch_size, classifier.device):
-            points = torch.stack([torch.lerp(base, image, place) for place in places[first:last]])
+            points = torch.lerp(base, image, torch.tensor(places[first:last]).to(image)[:, None, None, None])
             score, gradient = input_gradient(classifier, points, target.rows(index, index + 1), batch_size=batch_size)
-            share = torch.tensor(weights[first:last]).to(total)
-            total += (share[:, None, None, None] * gradient).sum(dim=0)
+            # In float32 within a batch, a tenth of the time of products in float64; the batches add up in that.
+            total += (torch.tensor(weights[first:last]).to(gradient)[:, None, None, None] * gradient).sum(dim=0)
             scores.append(score)
             if progress is not None:
                 progress(index * len(places) + last, len(images) * len(places))

@@ -11,8 +11,10 @@ was written, bit for bit, and only the way back, which is linear, goes by the fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from phosphene.graph import Kernel
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
 _FEW_CHANNELS = 4
+_FEW_PLACES = 4
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Convolution:
             )
         if self._is_stem:
             return self._stem_gradient(gradient, size)
+        if self._is_depthwise and self.dtype == torch.bfloat16 and math.prod(self.kernel.stride) <= _FEW_PLACES:
+            return self._depthwise_gradient(gradient, size)
         return self._strided_gradient(gradient, size)
 
     def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
@@ -141,12 +146,12 @@ class Convolution:
         return self._packed[key]
 
     def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
-        """The weight in oneDNN's own order for inputs of this size; the last three sizes asked for are kept."""
+        """The weight in oneDNN's own order for inputs of this size; of each weight the last three sizes are kept."""
         stride = (1, 1) if back else self.kernel.stride
         key = (back, id(weight), *padding, *size[-2:])
         found = self._packed.get(key)
         if found is None:
-            older = [known for known in self._packed if known[0] is back]
+            older = [known for known in self._packed if known[:2] == (back, id(weight))]
             for known in older[:-2]:
                 self._packed.pop(known, None)
             found = _MK._reorder_convolution_weight(
@@ -180,35 +185,56 @@ class Convolution:
         """Whether it takes large strides from a few channels, such as colors."""
         return self.groups == 1 and self.weight.shape[1] <= _FEW_CHANNELS and self.kernel.dilation == (1, 1)
 
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.groups > 1 and self.weight.shape[:2] == (self.groups, 1) and self.kernel.dilation == (1, 1)
+
     def _stem_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """One convolution of stride 1 gives the places of each cell of a stride as channels, then they are laid out."""
         rows, columns = size[-2:]
         stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
         weight, first = self._cell_kernel((top, left))
-        counts = [-(-side // step) for side, step in zip((rows, columns), stride, strict=True)]
-        # The cell m needs outputs from m + first on: as many places before and behind as that takes.
+        counts = self._cell_counts((rows, columns))
+        cells = self._in_cells(gradient, weight, first, counts)
+        cells = cells.reshape(len(gradient), *stride, -1, *counts)  # (N, sy, sx, C, h, w)
+        laid = cells.permute(0, 4, 1, 5, 2, 3).reshape(len(gradient), counts[0] * stride[0], counts[1] * stride[1], -1)
+        return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
+
+    def _cell_counts(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of cells as large as the stride that cover an input."""
+        rows, columns = (-(-side // step) for side, step in zip(size, self.kernel.stride, strict=True))
+        return rows, columns
+
+    def _in_cells(self, gradient: Tensor, weight: Tensor, first: tuple[int, int], counts: tuple[int, int]) -> Tensor:
+        """(N, channels, *counts) at each cell what a kernel makes of the outputs from `first` on."""
+        # As many places before and behind as the first and the last cell look at.
         padding = [
             max(0, -start, count + start + taps - 1 - given)
             for start, count, taps, given in zip(first, counts, weight.shape[-2:], gradient.shape[-2:], strict=True)
         ]
         weight = self._pack(weight, padding, gradient.shape, back=True)
-        cells: Tensor = _MK._convolution_pointwise(gradient, weight, None, padding, (1, 1), (1, 1), 1, "none", [], "")
+        cells: Tensor = _MK._convolution_pointwise(
+            gradient, weight, None, padding, (1, 1), (1, 1), self.groups, "none", [], ""
+        )
         y, x = (pad + start for pad, start in zip(padding, first, strict=True))
-        cells = cells[..., y : y + counts[0], x : x + counts[1]]
-        cells = cells.reshape(len(gradient), *stride, -1, *counts)  # (N, sy, sx, C, h, w)
-        laid = cells.permute(0, 4, 1, 5, 2, 3).reshape(len(gradient), counts[0] * stride[0], counts[1] * stride[1], -1)
+        return cells[..., y : y + counts[0], x : x + counts[1]]
+
+    def _depthwise_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
+        """Each place of a stride's cell by a convolution of its own, of stride 1; bfloat16 has no other fast way."""
+        rows, columns = size[-2:]
+        stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
+        counts = self._cell_counts((rows, columns))
+        laid = gradient.new_zeros(len(gradient), counts[0], stride[0], counts[1], stride[1], size[1])
+        for (y, x), weight, first in self._place_kernels((top, left)):
+            laid[:, :, y, :, x] = self._in_cells(gradient, weight, first, counts).permute(0, 2, 3, 1)
+        laid = laid.view(len(gradient), counts[0] * stride[0], counts[1] * stride[1], size[1])
         return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
 
     def _cell_kernel(self, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """(kernel (sy sx in, out, h, w), first output it looks at relative to the cell), per axis by `_taps`."""
         key = ("cell", padding)
-        rows, columns = (
-            _taps(side, step, pad)
-            for side, step, pad in zip(self.kernel.size, self.kernel.stride, padding, strict=True)
-        )
-        (top, height), (left, width) = (
-            (min(places), max(places) - min(places) + 1) for places in ([o for *_, o in rows], [o for *_, o in columns])
-        )
+        rows, columns = self._cell_taps(padding)
+        (top, height), (left, width) = _span(rows), _span(columns)
         if key not in self._packed:
             outputs, inputs = self.weight.shape[:2]
             cell = self.weight.new_zeros(*self.kernel.stride, inputs, outputs, height, width)
@@ -218,8 +244,28 @@ class Convolution:
             self._packed[key] = cell.flatten(0, 2).contiguous(memory_format=_LAST)
         return self._packed[key], (top, left)
 
+    def _place_kernels(self, padding: tuple[int, int]) -> list[tuple[tuple[int, int], Tensor, tuple[int, int]]]:
+        """(place, kernel (channels, 1, h, w), first output it looks at) of each place in a cell that a tap reaches."""
+        found = []
+        rows, columns = self._cell_taps(padding)
+        for y, x in product(sorted({place for place, *_ in rows}), sorted({place for place, *_ in columns})):
+            own_rows, own_columns = ([tap for tap in taps if tap[0] == p] for taps, p in ((rows, y), (columns, x)))
+            (top, height), (left, width) = _span(own_rows), _span(own_columns)
+            key = ("place", padding, y, x)
+            if key not in self._packed:
+                kernel = self.weight.new_zeros(self.groups, 1, height, width)
+                for (_, ky, oy), (_, kx, ox) in product(own_rows, own_columns):
+                    kernel[:, :, oy - top, ox - left] = self.weight[:, :, ky, kx]
+                self._packed[key] = kernel.contiguous(memory_format=_LAST)
+            found.append(((y, x), self._packed[key], (top, left)))
+        return found
+
+    def _cell_taps(self, padding: tuple[int, int]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+        rows, columns = map(_taps, self.kernel.size, self.kernel.stride, padding)
+        return rows, columns
+
     def _strided_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
-        # bfloat16 has no fast way back through a strided depthwise convolution: float32 is ten times faster there.
+        # bfloat16 has no fast way back through strided groups of channels: float32 is ten times faster there.
         dtype = torch.float32 if self.groups > 1 else self.dtype
         rows, columns = size[-2:]
         blank = torch.empty(size, dtype=dtype, memory_format=_LAST)
@@ -243,6 +289,12 @@ def _taps(size: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
     """
     reads = ((place, tap, place + padding - tap) for place in range(stride) for tap in range(size))
     return [(place, tap, step // stride) for place, tap, step in reads if step % stride == 0]
+
+
+def _span(taps: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    """(first, number) of the outputs that taps read."""
+    outputs = [output for *_, output in taps]
+    return min(outputs), max(outputs) - min(outputs) + 1
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
 from phosphene.runtime.convolution import Activation, Convolution, Link, differentiable, folded
 
 _MANY_TAPS = 256
+# The part of the convolutions, counted from the end, that few ReLUs follow.
+_LATE = 0.25
 # Images of a probe: one runs on other kernels than several.
 _PROBED = 2
 
@@ -82,6 +84,7 @@ class _Chain:
     then: tuple[_Behind, _Chain] | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
     alike: dict[tuple[tuple[int, ...], int, int], bool] = field(default_factory=dict)
+    late: bool = False
 
     def swallowed(self) -> list[nn.Module]:
         """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
@@ -145,8 +148,8 @@ class _Chain:
         if dtype == torch.float32:
             return self.as_written(taken)
         # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
-        # kept for the large kernels, whose sums are long and where it saves most.
-        return self.operation(taken, dtype if self._is_large else torch.float32).run
+        # kept for the large kernels, where it saves most, and for the end of the network, where fewest follow.
+        return self.operation(taken, dtype if self._is_large or self.late else torch.float32).run
 
     @property
     def _is_large(self) -> bool:
@@ -226,6 +229,7 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
         return
     following = {} if traced is None else _following(module, traced)
     names = {child: name for name, child in module.named_modules()}
+    late = _late(names, traced)
     chains: dict[nn.Module, _Chain] = {}
     for child, name in names.items():
         if type(child) is nn.Linear and child.weight.dtype == torch.float32:
@@ -235,6 +239,7 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
         kernel = convolution_kernel(child)
         if kernel is not None and child.weight.dtype == torch.float32:
             chains[child] = _Chain(child, kernel)
+            chains[child].late = name in late
             _attach(chains[child], following.get(name, ()))
     for chain in chains.values():
         behind = following.get(names[chain.convolution], [])[len(chain.followers) :]
@@ -243,6 +248,15 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
         _replace(chain.convolution, chain)
         for follower in chain.followers:
             _replace(follower.module, _Follower(follower.module))
+
+
+def _late(names: dict[nn.Module, str], traced: fx.GraphModule | None) -> set[str]:
+    """The names of the last convolutions, in the order in which they run where that is known."""
+    ordered = [name for module, name in names.items() if isinstance(module, nn.Conv2d)]
+    if traced is not None:
+        turn = {str(node.target): place for place, node in enumerate(traced.graph.nodes)}
+        ordered.sort(key=lambda name: turn.get(name, -1))
+    return set(ordered[len(ordered) - int(_LATE * len(ordered)) :])
 
 
 def _attach(chain: _Chain, behind: Sequence[_Behind]) -> None:

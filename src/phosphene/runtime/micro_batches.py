@@ -18,7 +18,7 @@ _GPU_BATCH = 64
 
 def batches(count: int, batch_size: int | None, device: torch.device) -> Iterator[tuple[int, int]]:
     """(start, stop) of each micro-batch."""
-    step = _size(batch_size, device)
+    step = usual_size(batch_size, device)
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -47,13 +47,13 @@ def in_batches(
         [3, 3, 1]
     """
     found: list[Result] = []
-    start, step = 0, _size(batch_size, device)
+    start, step = 0, usual_size(batch_size, device)
     while start < count:
         stop = min(start + step, count)
         try:
             found.append(run(start, stop))
             start = stop
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ResourceError) as error:  # the last where a part has batches of its own
             if not _is_want_of_memory(error):
                 raise
             step = (stop - start) // 2
@@ -65,11 +65,12 @@ def in_batches(
     return found
 
 
-def _size(batch_size: int | None, device: torch.device) -> int:
+def usual_size(batch_size: int | None, device: torch.device) -> int:
+    """Images per batch: as asked for, or what suits the device."""
     return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
 
 
-def _is_want_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+def _is_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError | ResourceError):
         return True
     return "can't allocate memory" in str(error) or "out of memory" in str(error)
