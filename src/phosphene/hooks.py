@@ -87,6 +87,35 @@ def capture_input(module: nn.Module, layer: str, edit: Edit | None = None) -> It
         handle.remove()
 
 
+@contextmanager
+def scaled_gradients(module: nn.Module, layers: Sequence[str], factor: float) -> Iterator[None]:
+    """Gradients that come back to the outputs of named layers are multiplied by `factor`, on their way further back.
+
+    At each call of a layer, and of several tensors that it returns at the first. Only runs of the thread that opened
+    the context are seen, and the hooks are gone afterwards whatever happens.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 1, bias=False))
+        >>> inputs = torch.ones(1, 2, requires_grad=True)
+        >>> with scaled_gradients(net, ["0"], 0.5):
+        ...     (gradient,) = torch.autograd.grad(net(inputs).sum(), inputs)
+        >>> torch.equal(gradient, 0.5 * net[0].weight)
+        True
+    """
+    thread = threading.get_ident()
+
+    def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        value = first_tensor(output)
+        if threading.get_ident() == thread and value is not None and value.requires_grad:
+            value.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+
+    found = {id(layer): layer for layer in map(module.get_submodule, layers)}
+    with ExitStack() as stack:
+        for layer in found.values():
+            stack.callback(layer.register_forward_hook(hook).remove)
+        yield
+
+
 def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
     """Every module that ran on `inputs`, in the order in which they finished, with output shapes (without N)."""
     seen: dict[str, Layer] = {}

@@ -319,3 +319,102 @@ def test_looks_of_an_image_do_not_depend_on_its_batch_and_none_is_refused() -> N
                 classifier, class_score(classifier, Target.of(1)), start, steps=1, streams=Streams.of(0, "ab"), looks=0
             )
         )
+
+
+class _Residual(nn.Module):
+    """Two blocks that add to what they were given, one of them in place, and one with a projection past itself."""
+
+    def __init__(self, branch: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.first = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.third, self.past = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 5, 1)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = (x + self.branch(self.first(x))).relu()
+        out = self.branch(self.second(x))
+        out += x
+        return self.head((self.third(out) + self.past(out)).relu())
+
+
+def test_gradients_through_residual_branches_are_scaled() -> None:
+    preprocess = Preprocess((8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+    classifier = Classifier(_Residual(lambda branch: branch).eval(), preprocess)
+    # The same network, whose branches let back a third of a gradient and keep their value.
+    damped = Classifier(_Residual(lambda branch: branch / 3 + (branch * 2 / 3).detach()).eval(), preprocess)
+    start = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, network, residual in (("plain", classifier, 1.0), ("scaled", classifier, 1 / 3), ("wanted", damped, 1.0)):
+        run = ascend(
+            network,
+            class_score(network, Target.of(1)),
+            start,
+            steps=1,
+            streams=Streams.of(0, ["a", "b"]),
+            rate=1.0,
+            residual=residual,
+        )
+        found[name] = last(run).images - start
+    torch.testing.assert_close(found["scaled"], found["wanted"], rtol=1e-4, atol=1e-7)
+    assert float((found["plain"] - found["wanted"]).abs().max() / found["wanted"].abs().max()) > 0.1
+    assert not any(module._forward_hooks for module in classifier.module.modules())
+
+
+class _ShortOfMemory(nn.Sequential):
+    """A network whose machine has room for two images at a time."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("count", "looks"), [(5, 1), (5, 3), (1, 4)])
+def test_batches_are_halved_where_memory_runs_out(count: int, looks: int) -> None:
+    layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    roomy, short = Classifier(nn.Sequential(*layers).eval()), Classifier(_ShortOfMemory(*layers).eval())
+    wanted, got = (
+        last(
+            ascend(
+                network,
+                class_score(network, Target.of(1)),
+                torch.full((count, 3, 8, 8), 0.5),
+                steps=2,
+                streams=Streams.of(0, list("abcde")[:count]),
+                rate=0.1,
+                augmentations=[Noise(0.2)],
+                looks=looks,
+            )
+        )
+        for network in (roomy, short)
+    )
+    torch.testing.assert_close(got.images, wanted.images, rtol=0, atol=1e-6)
+    torch.testing.assert_close(got.logits, wanted.logits, rtol=0, atol=1e-5)
+
+
+def test_looks_seen_together_give_each_objective_its_own_layers() -> None:
+    classifier, found = tiny(), []
+    start = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    objective = objectives.channel("0", 1) - 0.5 * objectives.energy("0") + class_score(classifier, Target.of([1, 2]))
+    for batch_size in (2, 4, 8):  # one, two and three looks at once
+        run = ascend(
+            classifier,
+            objective,
+            start,
+            steps=1,
+            streams=Streams.of(0, ["a", "b"]),
+            augmentations=[Affine(20.0, (0.7, 1.4), 3.0)],
+            looks=3,
+            rate=1.0,
+            direction=[unit_rms()],
+            batch_size=batch_size,
+        )
+        found.append(last(run))
+    for other in found[1:]:
+        torch.testing.assert_close(other.value, found[0].value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other.images, found[0].images, rtol=0, atol=1e-4)

@@ -8,17 +8,20 @@ Everything that a recipe chooses is an argument made of small functions; the loo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
-from phosphene.hooks import capture
+from phosphene.graph import residual_branches
+from phosphene.hooks import capture, scaled_gradients
 from phosphene.runtime import Prepared, plain_mode, prepare
-from phosphene.runtime.micro_batches import batches
+from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition
@@ -90,6 +93,7 @@ def ascend(
     direction: Sequence[Rule] = (),
     after: Sequence[Rule] = (),
     looks: int = 1,
+    residual: float = 1.0,
     stop: Stop | None = None,
     batch_size: int | None = None,
     stage: str = "",
@@ -112,6 +116,9 @@ def ascend(
         after: rules applied to the parameters after the step, in turn; clip pixels here.
         looks: how many times the network looks at each image before a step, each time augmented otherwise; the gradient
             is their mean. What only one look sees is left out, so other networks read the picture more readily.
+        residual: what gradients that come through a residual branch are multiplied by, so that more goes past the
+            branches; such gradients say more to other networks (wu2020). 1 changes nothing, nor is there anything to
+            change where a network adds nothing to what it came from, or cannot be read.
         stop: logits (N, K) -> (N,) bool: images that are done and no longer change; the run ends when all are.
         batch_size: images per pass through the network; None chooses.
         stage: name of this part of a recipe.
@@ -121,6 +128,7 @@ def ascend(
 
     Raises:
         NumericalError: if a gradient is NaN, infinite or zero everywhere; naming the image and the step.
+        ResourceError: if there is no memory even for one image; batches are halved before.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
@@ -141,7 +149,10 @@ def ascend(
         raise OptionError(f"steps={steps}; give 0 or more")
     if looks < 1:
         raise OptionError(f"looks={looks}; give 1 or more")
+    if not 0 <= residual < math.inf:
+        raise OptionError(f"residual={residual}; give 0 or more, 1 for plain gradients")
     parametrization, schedule = parametrization or Pixel(), as_schedule(rate)
+    branches, image = _Branches.of(prepared, residual), start.shape[1:]
     with plain_mode(prepared.device, gradients=False):
         parameters = parametrization.encode(_own_copy(start, prepared.device))
         stepper = (optimizer or _plain_steps)([parameters])
@@ -150,7 +161,9 @@ def ascend(
     for index in range(steps):
         with plain_mode(prepared.device, gradients=False):
             draws = streams.at(index).under(stage)
-            look = _Look(prepared, objective, parametrization, augmentations, draws, steps, looks, batch_size)
+            look = _Look(
+                prepared, objective, parametrization, augmentations, draws, steps, looks, branches, batch_size, image
+            )
             value, logits, gradient = look(parameters)
             _check_gradient(gradient, done, streams, index, stage)
             moment = Moment(index, steps, parameters, gradient, draws, memory)
@@ -173,6 +186,23 @@ def part_of(run: Iterator[Step], done: int, steps: int, **extras: Tensor) -> Ite
 
 
 @dataclass(frozen=True)
+class _Branches:
+    """The residual branches of a network, and what gradients through them are multiplied by."""
+
+    module: nn.Module
+    layers: tuple[str, ...]
+    factor: float
+
+    @classmethod
+    def of(cls, prepared: Prepared, factor: float) -> _Branches:
+        traced = prepared.traced if factor != 1 else None
+        return cls(prepared.module, () if traced is None else residual_branches(traced), factor)
+
+    def scaled(self) -> AbstractContextManager[None]:
+        return scaled_gradients(self.module, self.layers, self.factor)
+
+
+@dataclass(frozen=True)
 class _Look:
     """One look of the network at all images, in micro-batches."""
 
@@ -183,23 +213,39 @@ class _Look:
     draws: Draws
     steps: int
     looks: int
+    branches: _Branches
     batch_size: int | None
+    image: torch.Size
 
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(objective (N,), logits (N, K), gradient like the parameters)."""
-        count = len(parameters)
-        parts = [self._rows(parameters, *span) for span in batches(count, self.batch_size, parameters.device)]
+        parts = in_batches(
+            lambda start, stop: self._rows(parameters, start, stop),
+            len(parameters),
+            self.batch_size,
+            parameters.device,
+            self.image,
+        )
         value, logits, gradient = (
             torch.cat(column) if len(column) > 1 else column[0] for column in zip(*parts, strict=True)
         )
         return value, logits, gradient
 
     def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of some images: as many looks at once as a batch has room for."""
         leaf = parameters[start:stop].detach().requires_grad_()
-        first, *others = (self._look(leaf, start, replace(draws, rows=(start, stop))) for draws in self._draws())
-        if not others:
-            return first
-        value, logits, gradient = (torch.stack(column).mean(dim=0) for column in zip(first, *others, strict=True))
+        draws = [replace(own, rows=(start, stop)) for own in self._draws()]
+        # A captured layer need not have the batch first, so that it could not be told apart by looks.
+        room = 1 if self.objective.layers else usual_size(self.batch_size, leaf.device)
+        together = max(1, room // len(leaf))
+        parts = in_batches(
+            lambda first, last: self._looks(leaf, start, draws[first:last]),
+            len(draws),
+            together,
+            leaf.device,
+            self.image,
+        )
+        value, logits, gradient = (sum(column) / len(draws) for column in zip(*parts, strict=True))
         return value, logits, gradient
 
     def _draws(self) -> Iterator[Draws]:
@@ -207,18 +253,24 @@ class _Look:
         for look in range(1, self.looks):
             yield self.draws.under(f"look {look}")
 
-    def _look(self, leaf: Tensor, start: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _looks(self, leaf: Tensor, start: int, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
+        """(objective, logits, gradient), each the sum of some looks."""
         # A step of an ascent may as well be taken along the gradient of the folded network.
         with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision, loose=True):
             images = self.parametrization.decode(leaf)
-            seen = augmented(images, self.augmentations, draws)
+            seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
             seen = seen.contiguous(memory_format=torch.channels_last)
-            with capture(self.prepared.module, self.objective.layers) as found:
+            with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
-            values = self.objective(Reading(logits, found, images, start, draws.step, self.steps))
+            values = sum(
+                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps))
+                for answer in logits.chunk(len(draws))
+            )
+            assert isinstance(values, Tensor)
             (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
-        return values.detach().float(), logits.detach(), gradient.float().contiguous()
+        logits = torch.stack(logits.detach().chunk(len(draws))).sum(dim=0)
+        return values.detach().float(), logits, gradient.float().contiguous()
 
 
 def _own_copy(images: Tensor, device: torch.device) -> Tensor:
