@@ -113,6 +113,7 @@ def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
         tv=0.0,
         pull=0.0,
         last_pull=0.0,
+        finish_pull=0.0,
         rate=0.0,
         last_rate=0.0,
         finish=0,
@@ -135,7 +136,19 @@ def roughness(images: Tensor, where: Tensor) -> float:
 
 
 def test_without_total_variation_the_outside_stays_as_it_was() -> None:
-    last = run("sci", [1], steps=20, radius=0.2, soft=0.0, tv=0.0, pull=0.0, last_pull=0.0, start="noise", **FOUND)[-1]
+    last = run(
+        "sci",
+        [1],
+        steps=20,
+        radius=0.2,
+        soft=0.0,
+        tv=0.0,
+        pull=0.0,
+        last_pull=0.0,
+        finish_pull=0.0,
+        start="noise",
+        **FOUND,
+    )[-1]
     start = noisy_mean(tiny(), Streams.of(0, [1]), 0.05)
     center, radius = tuple(last.extras["center"][0].tolist()), int(last.extras["radius"])
     outside = oracle.disc(center, 0.2 * 16, (16, 16)) == 0
@@ -158,6 +171,7 @@ def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
         precondition=0.0,
         pull=0.0,
         last_pull=0.0,
+        finish_pull=0.0,
     )
     assert len(steps) == 9
     assert bool(torch.isfinite(steps[-1].images).all())
@@ -176,6 +190,15 @@ def test_the_pull_takes_the_surroundings_back_to_the_mean_image_and_leaves_the_c
     torch.testing.assert_close(pulled[:, 8, 13], expected * free[:, 8, 13])
 
 
+def test_the_pull_rises_in_the_finish() -> None:
+    still: dict[str, object] = {"steps": 12, "finish": 4, "rate": 0.0, "last_rate": 0.0, "finish_rate": 0.0, "tv": 0.0}
+    steps = run("sci", [1], pull=0.0, last_pull=0.0, finish_pull=0.05, reach=0.2, kept=0.4, soft=0.0, **still)
+    grown, finished = (step.images[0][:, 8, 13] - 0.5 for step in (steps[-5], steps[-1]))
+    assert torch.equal(steps[4].images, steps[-5].images)
+    together = 0.05 * (0 + 1 + 2 + 3) / 3
+    torch.testing.assert_close(finished, math.exp(-together * (5 / 3.2) ** 2) * grown)
+
+
 def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
     fixed = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), tiny().preprocess)
     assert takes_size(tiny(), (12, 12))
@@ -186,6 +209,7 @@ def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
 
 def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> None:
     options: dict[str, object] = {"steps": 12, "finish": 3, "radius": 0.25, "soft": 0.0, "tv": 0.0}
+    options |= {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
     steps = run("sci", [1], **options)
     assert [step.stage for step in steps] == ["pre-CI"] * 4 + ["post-CI"] * 5 + ["finish"] * 3
     outside = oracle.disc((8, 8), 4, (16, 16)) == 0
@@ -201,7 +225,8 @@ def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> Non
 
 def test_total_variation_falls_with_the_rate() -> None:
     rates = {"rate": 0.04, "last_rate": 0.01, "finish_rate": 0.02}
-    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates)
+    still: dict[str, object] = {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
+    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates, **still)
     outside = oracle.disc((8, 8), 6, (16, 16)) == 0
     grown = [0.04 - 0.03 * index / 3 for index in range(4)]
     finishing = [0.02 - 0.015 * index / 3 for index in range(4)]

@@ -77,9 +77,11 @@ class Settings:
     tv_kind: Literal["sign", "meeting"]
     pull: float
     last_pull: float
+    finish_pull: float
     reach: float
     view: float
     looks: int
+    residual: float
     statistics: float
     rotation: float
     scale: tuple[float, float]
@@ -103,7 +105,7 @@ PRESETS = {
         noise=0.05,
         precondition=1.0,
         color=0.5,
-        mask="growing",
+        mask="fixed",
         radius=63 / 224,
         first_radius=27 / 224,
         grow=110,
@@ -113,11 +115,13 @@ PRESETS = {
         tv_every=1,
         tv_where="everywhere",
         tv_kind="meeting",
-        pull=0.0,
-        last_pull=0.0,
+        pull=0.004,
+        last_pull=0.003,
+        finish_pull=0.04,
         reach=48 / 224,
         view=128 / 224,
-        looks=4,
+        looks=7,
+        residual=0.5,
         statistics=0.0,
         rotation=12.0,
         scale=(0.75, 1.2),
@@ -151,9 +155,11 @@ PRESETS = {
         tv_kind="sign",
         pull=0.0,
         last_pull=0.0,
+        finish_pull=0.0,
         reach=1.0,
         view=1.0,
         looks=1,
+        residual=1.0,
         statistics=0.0,
         rotation=5.0,
         scale=(0.95, 1.05),
@@ -199,9 +205,11 @@ def sci(
     tv_kind: Literal["sign", "meeting"] | None = None,
     pull: float | None = None,
     last_pull: float | None = None,
+    finish_pull: float | None = None,
     reach: float | None = None,
     view: float | None = None,
     looks: int | None = None,
+    residual: float | None = None,
     statistics: float | None = None,
     rotation: float | None = None,
     scale: tuple[float, float] | None = None,
@@ -209,8 +217,8 @@ def sci(
 ) -> Iterator[Step]:
     """One object that the classifier takes for the class, and nothing else: a pre-impression, its best disc, growth.
 
-    A few large steps over the whole image give a pre-CI. The most activated disc (equation 5)
-    is kept, the rest of the image set back, and the object is developed again by small steps inside a growing disc:
+    A few large steps over the whole image give a pre-CI. The most activated disc (equation 5) is kept, the rest of the
+    image set back, and the object is developed again by small steps inside a disc, which may grow:
     ``I += rate * W * mask * g / rms(g)``, W the weight of equations 2-4. Apart from that, a step down the total
     variation (equation 1) is made once in `tv_every` iterations on the whole image, so that what is not
     held up by the class fades out.
@@ -221,8 +229,10 @@ def sci(
     spectrum and the colors of natural images, so it is nearly, not wholly, free of data; the disc is chosen by the
     evidence in it, which corners of strong contrast do not have, and moved to the middle; the last radius is small
     enough for one object; there is no weight, which made pictures noisier and less readable to others; each step is the
-    mean of four looks under wide moves, since what only one look sees others do not read; the network looks closely
-    at the disc while the object grows, and at the whole image in the last steps; a step of total variation never
+    mean of several looks under wide moves, since what only one look sees others do not read; for the same reason
+    gradients through residual branches count half; the disc has its last radius from the first step on; the network
+    looks closely at it while the object grows, and at the whole image in the last steps; each step pulls what lies
+    far from the disc's center back to the mean image, so that one object stays; a step of total variation never
     overshoots. None of an option takes the preset's value.
 
     Args:
@@ -260,12 +270,15 @@ def sci(
         tv_kind: sign, the plain subgradient, or meeting, which does not overshoot.
         pull: how strongly each step pulls what lies far from the disc's center back to the mean image: a value keeps
             exp(-pull * (distance / reach)^2) of its difference.
-        last_pull: the same at the last step; linear between. Strong at first so that one object forms, weak at last so
-            that it keeps its contrast.
+        last_pull: the same at the last step of the growth; linear between.
+        finish_pull: the same at the last step of `finish`, linear from `last_pull` on; these steps hold what the class
+            needs against it: what else lies far from the center fades, and with it second centers of evidence.
         reach: distance at which the pull is `pull`, as a fraction of the shorter side.
         view: side of the part, about the disc's center, that the network looks at, as a fraction of the image's; for
             discs in the middle, and only where the network takes images of other sizes.
         looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
+        residual: what gradients through residual branches are multiplied by; below 1 more goes past the branches, and
+            other networks read the picture more readily.
         statistics: weight of the distance to the statistics in the network's batch norms (norm_statistics) after the
             pre-CI; it makes nothing of a network without them.
         rotation: augmentation: degrees.
@@ -287,7 +300,7 @@ def sci(
         (torch.Size([1, 3, 32, 32]), 'finish', ['center', 'pre_ci', 'radius'])
 
     References:
-        addepalli2020; olah2017 for the preconditioning.
+        addepalli2020; olah2017 for the preconditioning; wu2020 for the residual branches.
     """
     given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
     own = settings_of(PRESETS, preset, **given)
@@ -352,6 +365,7 @@ class _Parts:
             steps=steps,
             streams=self.streams,
             looks=own.looks,
+            residual=own.residual,
             rate=own.pre_rate,
             augmentations=self.augmentations,
             direction=[preconditioned(own.precondition, own.color), unit_rms()],
@@ -367,7 +381,7 @@ class _Parts:
 
     def finish(self, begin: Tensor, centers: Tensor, steps: int) -> Iterator[Step]:
         """Last steps inside the whole disc, seen in the whole image."""
-        pull = linear(self.settings.last_pull, self.settings.last_pull)
+        pull = linear(self.settings.last_pull, self.settings.finish_pull)
         return self._developed(begin, centers, steps, self.last_mask(centers), self.finish_rate, pull, [], "finish")
 
     def _developed(
@@ -391,6 +405,7 @@ class _Parts:
             steps=steps,
             streams=self.streams,
             looks=own.looks,
+            residual=own.residual,
             rate=rate,
             augmentations=[*self.augmentations, *looked_at],
             direction=[
@@ -456,7 +471,7 @@ class _Parts:
     def pulling(self, centers: Tensor, pull: Schedule) -> list[Rule]:
         """Far from the centers every step goes a little back to the mean image."""
         own = self.settings
-        if own.pull == own.last_pull == 0:
+        if own.pull == own.last_pull == own.finish_pull == 0:
             return []
         squares = distance_from(centers, self.size).square() / max(self.pixels(own.reach), 1e-6) ** 2
         fill = self.classifier.mean_image
