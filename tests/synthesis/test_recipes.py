@@ -25,6 +25,7 @@ from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 
 # As in the paper: the disc is where the pre-CI changed most, and stays there.
+NO_PULL: dict[str, object] = {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
 FOUND = {"activation": "change", "place": "found", "kept": 0.2}
 SINGLE = {"class_model": class_model, "class_impression": class_impression, "sci": sci}
 
@@ -111,9 +112,7 @@ def test_the_disc_of_evidence_is_moved_to_the_middle() -> None:
         kept=0.2,
         soft=0.0,
         tv=0.0,
-        pull=0.0,
-        last_pull=0.0,
-        finish_pull=0.0,
+        **NO_PULL,
         rate=0.0,
         last_rate=0.0,
         finish=0,
@@ -143,9 +142,7 @@ def test_without_total_variation_the_outside_stays_as_it_was() -> None:
         radius=0.2,
         soft=0.0,
         tv=0.0,
-        pull=0.0,
-        last_pull=0.0,
-        finish_pull=0.0,
+        **NO_PULL,
         start="noise",
         **FOUND,
     )[-1]
@@ -169,9 +166,7 @@ def test_every_switch_of_the_ablation_works(mask: str, weight: str) -> None:
         tv_where=where,
         tv_every=2,
         precondition=0.0,
-        pull=0.0,
-        last_pull=0.0,
-        finish_pull=0.0,
+        **NO_PULL,
     )
     assert len(steps) == 9
     assert bool(torch.isfinite(steps[-1].images).all())
@@ -209,7 +204,7 @@ def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
 
 def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> None:
     options: dict[str, object] = {"steps": 12, "finish": 3, "radius": 0.25, "soft": 0.0, "tv": 0.0}
-    options |= {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
+    options |= NO_PULL
     steps = run("sci", [1], **options)
     assert [step.stage for step in steps] == ["pre-CI"] * 4 + ["post-CI"] * 5 + ["finish"] * 3
     outside = oracle.disc((8, 8), 4, (16, 16)) == 0
@@ -225,8 +220,7 @@ def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> Non
 
 def test_total_variation_falls_with_the_rate() -> None:
     rates = {"rate": 0.04, "last_rate": 0.01, "finish_rate": 0.02}
-    still: dict[str, object] = {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
-    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates, **still)
+    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates, **NO_PULL)
     outside = oracle.disc((8, 8), 6, (16, 16)) == 0
     grown = [0.04 - 0.03 * index / 3 for index in range(4)]
     finishing = [0.02 - 0.015 * index / 3 for index in range(4)]

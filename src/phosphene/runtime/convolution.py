@@ -224,7 +224,10 @@ class Convolution:
         rows, columns = size[-2:]
         stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
         counts = self._cell_counts((rows, columns))
-        laid = gradient.new_zeros(len(gradient), counts[0], stride[0], counts[1], stride[1], size[1])
+        # A kernel smaller than the stride leaves places out that no output has seen.
+        seen = all(side >= step for side, step in zip(self.kernel.size, stride, strict=True))
+        blank = gradient.new_empty if seen else gradient.new_zeros
+        laid = blank(len(gradient), counts[0], stride[0], counts[1], stride[1], size[1])
         for (y, x), weight, first in self._place_kernels((top, left)):
             laid[:, :, y, :, x] = self._in_cells(gradient, weight, first, counts).permute(0, 2, 3, 1)
         laid = laid.view(len(gradient), counts[0] * stride[0], counts[1] * stride[1], size[1])

@@ -238,8 +238,7 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
             continue
         kernel = convolution_kernel(child)
         if kernel is not None and child.weight.dtype == torch.float32:
-            chains[child] = _Chain(child, kernel)
-            chains[child].late = name in late
+            chains[child] = _Chain(child, kernel, late=name in late)
             _attach(chains[child], following.get(name, ()))
     for chain in chains.values():
         behind = following.get(names[chain.convolution], [])[len(chain.followers) :]
