@@ -331,3 +331,13 @@ def test_late_convolutions_are_the_last_that_run() -> None:
 
     module = prepare(Classifier(Backwards())).module
     assert [name for name, layer in module.named_children() if vars(layer)["forward"].late] == ["last"]
+
+
+def test_global_pooling_of_bfloat16_is_the_mean_of_what_it_is_given() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    fast, images = prepare(Classifier(network), precision="fast"), torch.rand(2, 3, 9, 7)
+    with plain_mode(torch.device("cpu"), gradients=False, precision="fast"):
+        maps = fast.module[0](images)
+        got = fast.module[1](maps)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, maps.double().mean(dim=(2, 3), keepdim=True).bfloat16())

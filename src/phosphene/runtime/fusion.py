@@ -23,7 +23,7 @@ from phosphene.runtime.convolution import Activation, Convolution, Link, differe
 
 _MANY_TAPS = 256
 # The part of the convolutions, counted from the end, that few ReLUs follow.
-_LATE = 0.25
+_LATE = 1 / 3
 # Images of a probe: one runs on other kernels than several.
 _PROBED = 2
 
@@ -216,10 +216,22 @@ class _Linear:
             return _as_written(self.module, inputs.float())
 
 
+@dataclass
+class _GlobalPool:
+    """The mean over all places: PyTorch's own takes that of bfloat16 by way of a float32 copy of the map."""
+
+    module: nn.AdaptiveAvgPool2d
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        pays = inputs.dtype == torch.bfloat16 and inputs.ndim == 4 and not inputs.requires_grad
+        return F.avg_pool2d(inputs, inputs.shape[-2:]) if pays else _as_written(self.module, inputs)
+
+
 def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     """Make the convolutions of a frozen network run by oneDNN, with what follows them folded in.
 
-    They compute in float32, or under autocast in bfloat16. Linear layers of vectors stay in float32.
+    They compute in float32, or under autocast in bfloat16, where global pooling has a way of its own. Linear layers of
+    vectors stay in float32.
 
     Args:
         module: a frozen network of one's own, in eval mode; the way its modules run is exchanged.
@@ -234,6 +246,8 @@ def fuse(module: nn.Module, traced: fx.GraphModule | None) -> None:
     for child, name in names.items():
         if type(child) is nn.Linear and child.weight.dtype == torch.float32:
             _replace(child, _Linear(child))
+        if type(child) is nn.AdaptiveAvgPool2d and child.output_size in (1, (1, 1)):
+            _replace(child, _GlobalPool(child))
         if not isinstance(child, nn.Conv2d) or _watched(child):
             continue
         kernel = convolution_kernel(child)

@@ -18,7 +18,7 @@ from phosphene.types import Score, Target
 Progress = Callable[[int, int], None]
 
 # Windows are small: this many at once keep a processor's cores busy and still fit its caches.
-_WINDOWS = 32
+_WINDOWS = 64
 
 
 @dataclass(frozen=True)
