@@ -141,6 +141,7 @@ def test_without_total_variation_the_outside_stays_as_it_was() -> None:
         steps=20,
         radius=0.2,
         soft=0.0,
+        finish_soft=0.0,
         tv=0.0,
         **NO_PULL,
         start="noise",
@@ -203,7 +204,7 @@ def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
 
 
 def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> None:
-    options: dict[str, object] = {"steps": 12, "finish": 3, "radius": 0.25, "soft": 0.0, "tv": 0.0}
+    options: dict[str, object] = {"steps": 12, "finish": 3, "radius": 0.25, "soft": 0.0, "finish_soft": 0.0, "tv": 0.0}
     options |= NO_PULL
     steps = run("sci", [1], **options)
     assert [step.stage for step in steps] == ["pre-CI"] * 4 + ["post-CI"] * 5 + ["finish"] * 3
@@ -218,9 +219,20 @@ def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> Non
     assert 8 in sides[:-3]
 
 
+def test_a_wide_edge_lets_the_finish_draw_most_in_the_middle() -> None:
+    options: dict[str, object] = {"steps": 12, "finish": 1, "radius": 0.25, "tv": 0.0, "precondition": 0.0, **NO_PULL}
+    options |= {"pre_rate": 0.003, "rate": 0.003, "last_rate": 0.003, "finish_rate": 0.01}  # nothing is clipped
+    hard, wide = (run("sci", [1], finish_soft=width, **options) for width in (0.0, 0.25))
+    assert torch.equal(hard[-2].images, wide[-2].images)
+    drawn = [(steps[-1].images - steps[-2].images)[0] for steps in (hard, wide)]
+    share = drawn[1] / drawn[0]
+    torch.testing.assert_close(share[:, 8, 10], share[:, 8, 8], rtol=1e-4, atol=0)
+    torch.testing.assert_close(share[:, 8, 11], (4 - 3 + 2) / 4 * share[:, 8, 8], rtol=1e-4, atol=0)
+
+
 def test_total_variation_falls_with_the_rate() -> None:
-    rates = {"rate": 0.04, "last_rate": 0.01, "finish_rate": 0.02}
-    steps = run("sci", [1], steps=12, finish=4, radius=0.2, soft=0.0, tv=0.002, tv_kind="sign", **rates, **NO_PULL)
+    rates, hard = {"rate": 0.04, "last_rate": 0.01, "finish_rate": 0.02}, {"soft": 0.0, "finish_soft": 0.0}
+    steps = run("sci", [1], steps=12, finish=4, radius=0.2, **hard, tv=0.002, tv_kind="sign", **rates, **NO_PULL)
     outside = oracle.disc((8, 8), 6, (16, 16)) == 0
     grown = [0.04 - 0.03 * index / 3 for index in range(4)]
     finishing = [0.02 - 0.015 * index / 3 for index in range(4)]

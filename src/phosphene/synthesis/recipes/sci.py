@@ -70,6 +70,7 @@ class Settings:
     first_radius: float
     grow: int
     soft: float
+    finish_soft: float
     weight: Literal["A", "B", "none"]
     tv: float
     tv_every: int
@@ -110,6 +111,7 @@ PRESETS = {
         first_radius=27 / 224,
         grow=110,
         soft=8 / 224,
+        finish_soft=63 / 224,
         weight="none",
         tv=0.0012,
         tv_every=1,
@@ -117,7 +119,7 @@ PRESETS = {
         tv_kind="meeting",
         pull=0.004,
         last_pull=0.003,
-        finish_pull=0.04,
+        finish_pull=0.09,
         reach=48 / 224,
         view=128 / 224,
         looks=7,
@@ -148,6 +150,7 @@ PRESETS = {
         first_radius=1 / 224,
         grow=150,
         soft=0.0,
+        finish_soft=0.0,
         weight="A",
         tv=0.004,
         tv_every=1,
@@ -198,6 +201,7 @@ def sci(
     first_radius: float | None = None,
     grow: int | None = None,
     soft: float | None = None,
+    finish_soft: float | None = None,
     weight: Literal["A", "B", "none"] | None = None,
     tv: float | None = None,
     tv_every: int | None = None,
@@ -232,8 +236,8 @@ def sci(
     mean of several looks under wide moves, since what only one look sees others do not read; for the same reason
     gradients through residual branches count half; the disc has its last radius from the first step on; the network
     looks closely at it while the object grows, and at the whole image in the last steps; each step pulls what lies
-    far from the disc's center back to the mean image, so that one object stays; a step of total variation never
-    overshoots. None of an option takes the preset's value.
+    far from the disc's center back to the mean image and the last steps draw most in the middle, so that one object
+    stays; a step of total variation never overshoots. None of an option takes the preset's value.
 
     Args:
         classifier: the network that remembers.
@@ -262,6 +266,8 @@ def sci(
         first_radius: radius at the first step, likewise.
         grow: steps over which the disc grows.
         soft: width of the disc's edge, as a fraction of the shorter side.
+        finish_soft: the same in the last steps; with a wide edge they draw most in the middle, so that the class's
+            evidence has one center.
         weight: A, B or none.
         tv: size of a step down the total variation, in [0, 1] units; after the pre-CI in proportion to the rate, so
             that it does not take away what the small last steps draw.
@@ -454,10 +460,10 @@ class _Parts:
         return at
 
     def last_mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
-        """The mask at its last radius, or None for none."""
+        """The mask of the last steps, at its last radius, or None for none."""
         if self.settings.mask == "none":
             return None
-        whole = disc(centers, self.pixels(self.settings.radius), self.size, self.pixels(self.settings.soft))
+        whole = disc(centers, self.pixels(self.settings.radius), self.size, self.pixels(self.settings.finish_soft))
         return lambda _moment: whole
 
     def looking(self) -> list[Augmentation]:
