@@ -72,11 +72,12 @@ def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[floa
 def _problem(row: Tensor, score: float, layer: str | None) -> str | None:
     where = f" at layer {layer}" if layer else ""
     says_nothing = not math.isfinite(score)
-    if not bool(torch.isfinite(row).all()):
+    low, high = (float(value) for value in row.aminmax())  # NaN if there is any
+    if not (math.isfinite(low) and math.isfinite(high)):
         if says_nothing:
             return f"the map holds NaN or infinity: the network's own score is {score} for this image"
         return f"the map holds NaN or infinity{where} although the score is {score:.4g}: some operation overflows"
-    if not bool(row.any()):
+    if low == high == 0:
         return (
             f"the map is zero everywhere{where}: the score ({score:.4g}) does not change with anything it looks at; "
             "the path is saturated or dead, or the target does not depend on it; try score logit or another layer"
