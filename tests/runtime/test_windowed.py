@@ -91,6 +91,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "gated": Gated,
     "strides_past": lambda: nn.Sequential(nn.Conv2d(3, 4, 1, 3), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.Flatten(2), _Mean()),
+    "strides_far": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 3, 11), nn.Flatten(2), _Mean()),
     "ceil_pool": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(2), _Mean()),
     "local": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(2), _Mean()),
     "flat": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),

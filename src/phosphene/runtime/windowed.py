@@ -275,8 +275,9 @@ def _put(patches: Tensor, window: Window, tops: Starts, lefts: Starts) -> Tensor
 
 
 def _overlap(start: int, length: int, total: int) -> tuple[slice, slice]:
-    """Where a stretch from `start` on, maybe below 0, lies in [0, total), and what of the stretch that is."""
-    low, high = max(start, 0), min(start + length, total)
+    """Where a stretch from `start` on lies in [0, total), and what of the stretch that is; outside of it, nothing."""
+    low = max(start, 0)
+    high = max(low, min(start + length, total))
     return slice(low, high), slice(low - start, high - start)
 
 
