@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -300,6 +300,18 @@ def _span(taps: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
     return min(outputs), max(outputs) - min(outputs) + 1
 
 
+class Passage(Protocol):
+    """One step of a sequence, forward and back."""
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The output, and what the way back needs of this way forward."""
+        ...
+
+    def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
+        """The gradient for an input of `size` from the one for the output, which may be overwritten if `own`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Link:
     """One convolution of a sequence: any way forward, and the fast way back."""
@@ -307,37 +319,43 @@ class Link:
     run: Callable[[Tensor], Tensor]
     back: Convolution
 
-    def kept(self, output: Tensor) -> Tensor | None:
-        """What the way back needs of the output: where the activation let values through, if there is one."""
-        return None if self.back.activation is None else output.to(self.back.dtype)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The output, and of it where the activation let values through, if there is one."""
+        output = self.run(inputs)
+        return output, [None if self.back.activation is None else output.to(self.back.dtype)]
+
+    def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
+        (output,) = kept
+        if output is not None and self.back.activation is not None:
+            given = gradient.to(output.dtype)
+            gradient = self.back.activation.gradient(given, output, own=own or given is not gradient)
+        return self.back.input_gradient(gradient, size)
 
 
-def differentiable(inputs: Tensor, links: Sequence[Link]) -> Tensor:
-    """What the links make of the inputs one after the other, with their way back to them."""
-    return _Differentiable.apply(inputs, links)  # type: ignore[no-any-return, no-untyped-call]
+def differentiable(inputs: Tensor, passages: Sequence[Passage]) -> Tensor:
+    """What the passages make of the inputs one after the other, with their way back to them."""
+    return _Differentiable.apply(inputs, passages)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Differentiable(torch.autograd.Function):
     """A sequence is one node of the graph: between its links gradients keep their type and are overwritten."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, links: Sequence[Link]) -> Tensor:
-        ctx.links, ctx.sizes, kept = links, [], []
-        ctx.linear = all(link.back.activation is None for link in links)
-        for link in links:
+    def forward(ctx: Any, inputs: Tensor, passages: Sequence[Passage]) -> Tensor:
+        ctx.passages, ctx.sizes, ctx.counts, kept = passages, [], [], []
+        for passage in passages:
             ctx.sizes.append(inputs.shape)
-            inputs = link.run(inputs)
-            kept.append(link.kept(inputs))
+            inputs, found = passage.forward(inputs)
+            ctx.counts.append(len(found))
+            kept.extend(found)
         ctx.save_for_backward(*kept)
         return inputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        own = False
-        for link, size, kept in zip(reversed(ctx.links), reversed(ctx.sizes), reversed(ctx.saved_tensors), strict=True):
-            if kept is not None:
-                given = gradient.to(kept.dtype)
-                gradient = link.back.activation.gradient(given, kept, own=own or given is not gradient)
-            gradient, own = link.back.input_gradient(gradient, size), True
+        own, kept = False, list(ctx.saved_tensors)
+        for passage, size, count in zip(*map(reversed, (ctx.passages, ctx.sizes, ctx.counts)), strict=True):
+            needed, kept = kept[len(kept) - count :], kept[: len(kept) - count]
+            gradient, own = passage.backward(gradient, size, needed, own=own), True
         return gradient, None

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
-from phosphene.runtime.convolution import Activation, Convolution, Link, differentiable, folded
+from phosphene.runtime.convolution import Activation, Convolution, Link, Passage, differentiable, folded
+from phosphene.runtime.depthwise import Depthwise, Filtered, Pointwise
 
 _MANY_TAPS = 256
 # The part of the convolutions, counted from the end, that few ReLUs follow.
@@ -83,7 +84,8 @@ class _Chain:
     followers: list[_Behind] = field(default_factory=list)
     then: tuple[_Behind, _Chain] | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
-    alike: dict[tuple[tuple[int, ...], int, int], bool] = field(default_factory=dict)
+    filters: dict[tuple[bool, bool, int, torch.dtype], Depthwise] = field(default_factory=dict)
+    alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
     late: bool = False
 
     def swallowed(self) -> list[nn.Module]:
@@ -117,7 +119,7 @@ class _Chain:
         """The convolution with the first followers folded in."""
         found = self.made.get((len(taken), dtype))
         if found is None:
-            activation = Activation.of(taken[-1]) if taken and taken[-1] is self.activation else None
+            activation = Activation.of(taken[-1]) if self.cuts(taken) else None
             with torch.inference_mode(False), torch.no_grad():
                 weight, bias = folded(self.convolution, self.norm if self.norm in taken else None)
                 found = Convolution(weight, bias, self.kernel, self.convolution.groups, activation, dtype)
@@ -137,19 +139,69 @@ class _Chain:
             # A rule lets through far more than a gradient: its longer sums show the order they are made in.
             return _as_written(self.convolution, inputs.contiguous())
         sequence = self.sequence()
-        links = [Link(chain.forward(taken, dtype), chain.operation(taken, dtype)) for chain, taken in sequence]
         done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
-        return _done(done[1:], differentiable(inputs, links))
+        return _done(done[1:], differentiable(inputs, _passages(sequence, inputs.shape, dtype)))
 
-    def forward(self, taken: list[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """The way forward of a pass that will come back."""
-        if _STATE.loose:
-            return self.operation(taken, dtype).run
-        if dtype == torch.float32:
-            return self.as_written(taken)
+    def link(self, taken: list[nn.Module], dtype: torch.dtype, *, handed: bool) -> Link:
+        """The passage of a sequence; what it `handed` on, the filter behind it does: the activation, and an exact norm."""
+        left = taken[:-1] if handed else taken
+        if _is_exact(dtype):
+            run = self.as_written([] if handed else taken)
+        else:
+            run = self.operation(left, self.forward_dtype(dtype)).run
+        return Link(run, self.operation(left, dtype))
+
+    def forward_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What it computes in on the way forward of a pass that comes back in `dtype`."""
         # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
         # kept for the large kernels, where it saves most, and for the end of the network, where fewest follow.
-        return self.operation(taken, dtype if self._is_large or self.late else torch.float32).run
+        return dtype if _STATE.loose or self._is_large or self.late else torch.float32
+
+    def cuts(self, taken: list[nn.Module]) -> bool:
+        """Whether what it swallowed ends in its activation."""
+        return bool(taken) and taken[-1] is self.activation
+
+    def filtered(
+        self, taken: list[nn.Module], giver: _Chain | None, size: torch.Size, dtype: torch.dtype
+    ) -> Filtered | None:
+        """Itself as a filter of inputs of `size` that also does the activation of its giver; None if it cannot be one."""
+        if not (Depthwise.takes(self.convolution, self.kernel) and Depthwise.fits(self.kernel, size)):
+            return None
+        there = self._filter(taken, giver, self.forward_dtype(dtype), exact=_is_exact(dtype))
+        if _is_exact(dtype) and not self.filters_alike(there, taken, giver, size):
+            return None
+        return Filtered(there, self._filter(taken, giver, dtype, exact=_is_exact(dtype)))
+
+    def _filter(self, taken: list[nn.Module], giver: _Chain | None, dtype: torch.dtype, *, exact: bool) -> Depthwise:
+        key = (exact, giver is not None, len(taken), dtype)
+        if key not in self.filters:
+            channels, bias = self.convolution.out_channels, self.convolution.bias
+            with torch.inference_mode(False), torch.no_grad():
+                before = Pointwise.of(channels, None, None)
+                if giver is not None and giver.activation is not None:
+                    before = Pointwise.of(channels, giver.norm if exact else None, Activation.of(giver.activation))
+                activation = Activation.of(taken[-1]) if self.cuts(taken) else None
+                behind = Pointwise.of(channels, self.norm if self.norm in taken else None, activation, bias)
+                weight = self.convolution.weight.detach().contiguous()
+                self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype)
+        return self.filters[key]
+
+    def filters_alike(
+        self, filter_: Depthwise, taken: list[nn.Module], giver: _Chain | None, size: torch.Size
+    ) -> bool:
+        """Whether the filter gives the original's last bits, asked as in `sums_alike`."""
+        case = (giver is not None, len(taken), *_case(size))
+        if case not in self.alike:
+            probe = _probe(size)
+            expected = probe
+            if giver is not None:
+                for module in (giver.norm, giver.activation):
+                    expected = expected if module is None else _as_written(module, expected)
+            for module in (self.convolution, *taken):
+                expected = _as_written(module, expected)
+            found, _ = filter_.forward(probe)
+            self.alike[case] = torch.equal(found, expected)
+        return self.alike[case]
 
     @property
     def _is_large(self) -> bool:
@@ -175,9 +227,9 @@ class _Chain:
         Which of PyTorch's kernels the original runs on hangs on the layout, the size, the threads and whether there is
         one image; so it is asked of a probe, once for each of these, and not derived.
         """
-        case = (tuple(inputs.shape[1:]), min(len(inputs), _PROBED), torch.get_num_threads())
+        case = _case(inputs.shape)
         if case not in self.alike:
-            probe = torch.empty(case[1], *case[0]).normal_(generator=torch.Generator().manual_seed(0))
+            probe = _probe(inputs.shape)
             fast = self.operation([], torch.float32).run
             self.alike[case] = torch.equal(fast(probe), self._original(probe))
         return self.alike[case]
@@ -185,6 +237,37 @@ class _Chain:
     def _original(self, inputs: Tensor) -> Tensor:
         # Peers and users run the network on contiguous images, where sums run in another order than in channels last.
         return _as_written(self.convolution, inputs.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+def _passages(sequence: list[tuple[_Chain, list[nn.Module]]], size: torch.Size, dtype: torch.dtype) -> list[Passage]:
+    """The passages of a sequence: depthwise convolutions are filters, which do the activation before them too."""
+    filters: list[Filtered | None] = []
+    givers: list[_Chain | None] = [None]
+    for chain, taken in sequence:
+        filters.append(chain.filtered(taken, givers[-1], size, dtype))
+        givers.append(chain if filters[-1] is None and chain.cuts(taken) else None)
+        size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
+    return [
+        found or chain.link(taken, dtype, handed=then is not None and giver is not None)
+        for (chain, taken), found, then, giver in zip(
+            sequence, filters, [*filters[1:], None], givers[1:], strict=True
+        )
+    ]
+
+
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether this pass has to be on the original's side of every kink."""
+    return dtype == torch.float32 and not _STATE.loose
+
+
+def _case(size: torch.Size) -> tuple[object, ...]:
+    """What a kernel of PyTorch's is chosen by."""
+    return (tuple(size[1:]), min(size[0], _PROBED), torch.get_num_threads())
+
+
+def _probe(size: torch.Size) -> Tensor:
+    """A few images of random numbers of that size."""
+    return torch.empty(min(size[0], _PROBED), *size[1:]).normal_(generator=torch.Generator().manual_seed(0))
 
 
 @dataclass

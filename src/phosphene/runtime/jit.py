@@ -1,0 +1,232 @@
+"""Kernels compiled on the machine they run on: written as loops over vectors, made by LLVM, run on PyTorch's threads.
+
+PyTorch has no operation that does what lies around a depthwise convolution in one pass over memory, and a compiler is
+nothing to ask of a user. llvmlite brings LLVM with it and takes a tenth of a second for a kernel. PyTorch's own
+threads run them, because a second pool would fight the first for the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+LANES = 16
+"""Floats side by side: one register of AVX-512."""
+
+LINE = 64
+"""Bytes of a vector of float32, and of a line of the cache."""
+
+_Body = Callable[[Any], None]
+
+
+@cache
+def available() -> bool:
+    """Whether kernels can be made and run here: llvmlite, AVX-512, and a PyTorch whose threads can be asked to help.
+
+    Without AVX-512 nothing is measured, so nothing is claimed: the network then runs on PyTorch's operations alone.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability == "AVX512" and find_spec("llvmlite") is not None and _parallel() is not None
+
+
+@cache
+def _parallel() -> Any:
+    """PyTorch's way to start its threads, found by way of the library that uses it; None where it has another one."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        start = library.GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    start.argtypes, start.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return start
+
+
+def run(address: int, arguments: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    """Run a kernel on as many threads as PyTorch may use; its arguments are 64 bits each, as `Writer` reads them."""
+    _parallel()(address, arguments.ctypes.data, torch.get_num_threads(), 0)
+
+
+class Writer(ABC):
+    """Writes one kernel: a function of an array of 64-bit arguments, called once by each thread.
+
+    Numbers, addresses and vectors are LLVM's values; addresses are plain integers, in bytes. A kernel takes its items
+    one by one from a counter that all threads share, so it does not matter how many there are.
+
+    The arguments as they were at the start are attributes of `a`.
+
+    Args:
+        arguments: names of the arguments, in their order; the first is the counter of the items that were taken.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        from llvmlite import ir
+
+        self.ir, self._names = ir, list(arguments)
+        self.i64, self.i32, self.i16, self.f32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
+        self.floats, self.shorts = ir.VectorType(self.f32, LANES), ir.VectorType(self.i16, LANES)
+        self._words, self._flags = ir.VectorType(self.i32, LANES), ir.VectorType(ir.IntType(1), LANES)
+        self.module = ir.Module()
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [self.i64.as_pointer()]), "kernel")
+        self._function, self._arguments = function, function.args[0]
+        self.b = ir.IRBuilder(function.append_basic_block())
+        self._fma = ir.Function(self.module, ir.FunctionType(self.floats, [self.floats] * 3), "llvm.fma.v16f32")
+        byte = ir.IntType(8).as_pointer()
+        self._prefetch = ir.Function(
+            self.module, ir.FunctionType(ir.VoidType(), [byte, self.i32, self.i32, self.i32]), "llvm.prefetch.p0"
+        )
+        self.zero, self.one = self.number(0), self.number(1)
+        self.zeros = ir.Constant(self.floats, [0.0] * LANES)
+        self.a = SimpleNamespace(**{name: self.b.load(self._place(name)) for name in self._names})
+
+    @abstractmethod
+    def item(self, index: Any) -> None:
+        """Write what is done for one item."""
+
+    def text(self, items: str) -> str:
+        """The whole kernel in LLVM's language; `items` names the argument that counts them."""
+        b = self.b
+        more, inside, end = (self._function.append_basic_block() for _ in range(3))
+        self.prepare()
+        b.branch(more)
+        b.position_at_end(more)
+        index = self.take(self._names[0])
+        b.cbranch(b.icmp_signed("<", index, getattr(self.a, items)), inside, end)
+        b.position_at_end(end)
+        b.ret_void()
+        b.position_at_end(inside)
+        self.item(index)
+        b.branch(more)
+        return str(self.module)
+
+    def prepare(self) -> None:
+        """Write what is done once by each thread."""
+
+    def number(self, value: int) -> Any:
+        return self.ir.Constant(self.i64, value)
+
+    def _place(self, name: str) -> Any:
+        return self.b.gep(self._arguments, [self.number(self._names.index(name))])
+
+    def take(self, name: str) -> Any:
+        """The value of an argument, which becomes one more for whoever asks next."""
+        return self.b.atomic_rmw("add", self._place(name), self.one, "monotonic")
+
+    def loop(self, start: Any, stop: Any, body: _Body) -> None:
+        """The body for each number from `start` up to `stop`."""
+        b, before = self.b, self.b.block
+        head, inside, after = (self._function.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(self.i64)
+        index.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", index, stop), inside, after)
+        b.position_at_end(inside)
+        body(index)
+        index.add_incoming(b.add(index, self.one), b.block)
+        b.branch(head)
+        b.position_at_end(after)
+
+    def sum(self, first: Any, *others: Any) -> Any:
+        for other in others:
+            first = self.b.add(first, other)
+        return first
+
+    def product(self, first: Any, *others: Any) -> Any:
+        for other in others:
+            first = self.b.mul(first, self.number(other) if isinstance(other, int) else other)
+        return first
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
+
+    def smaller(self, a: Any, b: Any) -> Any:
+        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def load(self, address: Any, kind: Any = None) -> Any:
+        kind = kind or self.floats
+        value = self.b.load(self.b.inttoptr(address, kind.as_pointer()))
+        value.align = 8 if kind is self.i64 else 2 if kind in (self.i16, self.shorts) else 4
+        return value
+
+    def store(self, value: Any, address: Any) -> None:
+        stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
+        stored.align = 2 if value.type in (self.i16, self.shorts) else 4
+
+    def expect(self, address: Any, *, written: bool = False) -> None:
+        """Have a line of memory fetched: far strides are nothing the processor foresees by itself."""
+        pointer = self.b.inttoptr(address, self.ir.IntType(8).as_pointer())
+        near, data = self.ir.Constant(self.i32, 3), self.ir.Constant(self.i32, 1)
+        self.b.call(self._prefetch, [pointer, self.ir.Constant(self.i32, int(written)), near, data])
+
+    def everywhere(self, value: Any) -> Any:
+        """A vector of one float."""
+        undefined = self.ir.Constant(self.floats, self.ir.Undefined)
+        single = self.b.insert_element(undefined, value, self.ir.Constant(self.i32, 0))
+        return self.b.shuffle_vector(single, undefined, self.ir.Constant(self._words, [0] * LANES))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once."""
+        return self.b.call(self._fma, [a, b, c])
+
+    def widened(self, halves: Any) -> Any:
+        """float32 of bfloat16, which is its upper half."""
+        words = self.b.shl(self.b.zext(halves, self._words), self.ir.Constant(self._words, [16] * LANES))
+        return self.b.bitcast(words, self.floats)
+
+    def halved(self, values: Any) -> Any:
+        """bfloat16 of float32, to the nearest, to the even one of two."""
+        b, words = self.b, self.b.bitcast(values, self._words)
+        sixteen, almost, last = (self.ir.Constant(self._words, [n] * LANES) for n in (16, 0x7FFF, 1))
+        rounded = b.add(words, b.add(almost, b.and_(b.lshr(words, sixteen), last)))
+        return b.trunc(b.lshr(rounded, sixteen), self.shorts)
+
+    def cut(self, values: Any, low: Any, high: Any) -> Any:
+        """Values within [low, high]; what is no number stays none."""
+        b = self.b
+        values = b.select(b.fcmp_ordered("<", values, low), low, values)
+        return b.select(b.fcmp_ordered(">", values, high), high, values)
+
+    def let_through(self, values: Any, low: Any, high: Any) -> Any:
+        """16 bits: which values a gradient passes, those that were not cut."""
+        b = self.b
+        shut = b.or_(b.fcmp_ordered("<=", values, low), b.fcmp_ordered(">=", values, high))
+        return b.bitcast(b.not_(shut), self.i16)
+
+    def where(self, bits: Any, values: Any) -> Any:
+        """The values whose bit is set, zero for the others."""
+        return self.b.select(self.b.bitcast(bits, self._flags), values, self.zeros)
+
+
+_KEPT: list[Any] = []  # the code lives as long as its engine
+_LOCK = threading.Lock()
+
+
+def compiled(text: str) -> int:
+    """The address of a kernel, ready to run on this processor."""
+    from llvmlite import binding as llvm
+
+    with _LOCK:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
+        )
+        module = llvm.parse_assembly(text)
+        options = llvm.create_pipeline_tuning_options(3)
+        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False  # (done by the writer)
+        passes = llvm.create_pass_builder(machine, options)
+        passes.getModulePassManager().run(module, passes)
+        engine = llvm.create_mcjit_compiler(module, machine)
+        engine.finalize_object()
+        _KEPT.append(engine)
+        return int(engine.get_function_address("kernel"))
