@@ -303,6 +303,11 @@ def _span(taps: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
 class Passage(Protocol):
     """One step of a sequence, forward and back."""
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it cuts nothing."""
+        ...
+
     def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The output, and what the way back needs of this way forward."""
         ...
@@ -318,6 +323,10 @@ class Link:
 
     run: Callable[[Tensor], Tensor]
     back: Convolution
+
+    @property
+    def is_linear(self) -> bool:
+        return self.back.activation is None
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The output, and of it where the activation let values through, if there is one."""
@@ -342,7 +351,9 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, passages: Sequence[Passage]) -> Tensor:
-        ctx.passages, ctx.sizes, ctx.counts, kept = passages, [], [], []
+        kept: list[Tensor | None] = []
+        ctx.passages, ctx.sizes, ctx.counts = passages, [], []
+        ctx.linear = all(passage.is_linear for passage in passages)
         for passage in passages:
             ctx.sizes.append(inputs.shape)
             inputs, found = passage.forward(inputs)

@@ -114,7 +114,8 @@ class Depthwise:
     @staticmethod
     def fits(kernel: Kernel, size: torch.Size) -> bool:
         """Whether rows are long enough, there and back, for inputs of `size`."""
-        return min(kernel.outputs(size[-2:])[1], size[-1] // kernel.stride[1]) >= _PLACES
+        rows, columns = kernel.outputs(size[-2:])
+        return rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= _PLACES
 
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
@@ -156,7 +157,7 @@ class Depthwise:
             axes, weights = [_Axis(taps, [0], step, pad) for taps, step, pad in geometry], self._weight[:, 0][None]
         spec = _Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
-        weights = weights.unflatten(1, (-1, LANES)).flatten(3).transpose(2, 3).contiguous()
+        weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
         pointwise = [self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
         return _Plan.of(spec, given, size, axes, [weights, self._limits, *pointwise])
 
@@ -167,6 +168,10 @@ class Filtered:
 
     there: Depthwise
     back: Depthwise
+
+    @property
+    def is_linear(self) -> bool:
+        return self.there.before.activation is None and self.there.behind.activation is None
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         return self.there.forward(inputs, keep=True)
@@ -242,7 +247,16 @@ class _Spec:
 
 
 _POINTERS = ("source", "result", "scratch", "source_bits", "result_bits")
-_TABLES = ("weights", "limits", "scale_before", "shift_before", "scale_behind", "shift_behind", "first_row", "first_column")
+_TABLES = (
+    "weights",
+    "limits",
+    "scale_before",
+    "shift_before",
+    "scale_behind",
+    "shift_behind",
+    "first_row",
+    "first_column",
+)
 _SIZES = (
     "items", "groups", "parts", "channels", "source_rows", "source_columns", "result_rows", "result_columns",
     "top", "left", "padded", "own", "cell_rows", "cell_columns", "row_step", "column_step",
@@ -352,7 +366,9 @@ class _Filter(Writer):
 
         def blank(index: Any) -> None:
             to = line(index)
-            self.loop(self.zero, self.a.source_columns, lambda x: self.store(self.zeros, self.sum(to, self.product(x, LINE))))
+            self.loop(
+                self.zero, self.a.source_columns, lambda x: self.store(self.zeros, self.sum(to, self.product(x, LINE)))
+            )
 
         with b.if_else(inside) as (then, otherwise):
             with then:
@@ -368,7 +384,10 @@ class _Filter(Writer):
         below = self.product(columns, self.a.channels, self._width)
 
         def place(x: Any) -> None:
-            at, bit = self.sum(values, self.product(x, self.a.channels, self._width)), self.sum(bits, self.product(x, 2))
+            at, bit = (
+                self.sum(values, self.product(x, self.a.channels, self._width)),
+                self.sum(bits, self.product(x, 2)),
+            )
             value = self.load(at, self.shorts if self.spec.half else None)
             value = self.widened(value) if self.spec.half else value
             self.expect(self.sum(at, below))

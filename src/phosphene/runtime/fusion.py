@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeGuard
 
 import torch
@@ -25,6 +26,8 @@ from phosphene.runtime.depthwise import Depthwise, Filtered, Pointwise
 _MANY_TAPS = 256
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
+# Sizes of inputs that a convolution remembers its sequence for.
+_KNOWN = 8
 # Images of a probe: one runs on other kernels than several.
 _PROBED = 2
 
@@ -84,8 +87,9 @@ class _Chain:
     followers: list[_Behind] = field(default_factory=list)
     then: tuple[_Behind, _Chain] | None = None
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
-    filters: dict[tuple[bool, bool, int, torch.dtype], Depthwise] = field(default_factory=dict)
+    filters: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
     alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
     late: bool = False
 
     def swallowed(self) -> list[nn.Module]:
@@ -140,10 +144,22 @@ class _Chain:
             return _as_written(self.convolution, inputs.contiguous())
         sequence = self.sequence()
         done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
-        return _done(done[1:], differentiable(inputs, _passages(sequence, inputs.shape, dtype)))
+        return _done(done[1:], differentiable(inputs, self.passages(sequence, inputs.shape, dtype)))
+
+    def passages(
+        self, sequence: list[tuple[_Chain, list[nn.Module]]], size: torch.Size, dtype: torch.dtype
+    ) -> list[Passage]:
+        """The passages of the sequence that begins here, for inputs of `size`; those of the last sizes are kept."""
+        taken = (len(modules) for _, modules in sequence)
+        key = (size, dtype, _STATE.loose, torch.get_num_threads(), *taken)
+        if key not in self.known:
+            if len(self.known) >= _KNOWN:
+                self.known.clear()
+            self.known[key] = _passages(sequence, size, dtype)
+        return self.known[key]
 
     def link(self, taken: list[nn.Module], dtype: torch.dtype, *, handed: bool) -> Link:
-        """The passage of a sequence; what it `handed` on, the filter behind it does: the activation, and an exact norm."""
+        """The passage; what it `handed` on is left to the filter behind it: the activation, and an exact norm."""
         left = taken[:-1] if handed else taken
         if _is_exact(dtype):
             run = self.as_written([] if handed else taken)
@@ -164,13 +180,14 @@ class _Chain:
     def filtered(
         self, taken: list[nn.Module], giver: _Chain | None, size: torch.Size, dtype: torch.dtype
     ) -> Filtered | None:
-        """Itself as a filter of inputs of `size` that also does the activation of its giver; None if it cannot be one."""
+        """A filter of inputs of `size` that does the activation of its giver too; None if it cannot be one."""
         if not (Depthwise.takes(self.convolution, self.kernel) and Depthwise.fits(self.kernel, size)):
             return None
-        there = self._filter(taken, giver, self.forward_dtype(dtype), exact=_is_exact(dtype))
-        if _is_exact(dtype) and not self.filters_alike(there, taken, giver, size):
+        exact = _is_exact(dtype)
+        there = self._filter(taken, giver, self.forward_dtype(dtype), exact=exact)
+        if exact and not self.filters_alike(there, taken, giver, size):
             return None
-        return Filtered(there, self._filter(taken, giver, dtype, exact=_is_exact(dtype)))
+        return Filtered(there, self._filter(taken, giver, dtype, exact=exact))
 
     def _filter(self, taken: list[nn.Module], giver: _Chain | None, dtype: torch.dtype, *, exact: bool) -> Depthwise:
         key = (exact, giver is not None, len(taken), dtype)
@@ -186,9 +203,7 @@ class _Chain:
                 self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype)
         return self.filters[key]
 
-    def filters_alike(
-        self, filter_: Depthwise, taken: list[nn.Module], giver: _Chain | None, size: torch.Size
-    ) -> bool:
+    def filters_alike(self, filter_: Depthwise, taken: list[nn.Module], giver: _Chain | None, size: torch.Size) -> bool:
         """Whether the filter gives the original's last bits, asked as in `sums_alike`."""
         case = (giver is not None, len(taken), *_case(size))
         if case not in self.alike:
@@ -199,7 +214,7 @@ class _Chain:
                     expected = expected if module is None else _as_written(module, expected)
             for module in (self.convolution, *taken):
                 expected = _as_written(module, expected)
-            found, _ = filter_.forward(probe)
+            found, _ = filter_.forward(probe, keep=True)  # as it will run: every way of running is compiled anew
             self.alike[case] = torch.equal(found, expected)
         return self.alike[case]
 
@@ -249,9 +264,7 @@ def _passages(sequence: list[tuple[_Chain, list[nn.Module]]], size: torch.Size, 
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
     return [
         found or chain.link(taken, dtype, handed=then is not None and giver is not None)
-        for (chain, taken), found, then, giver in zip(
-            sequence, filters, [*filters[1:], None], givers[1:], strict=True
-        )
+        for (chain, taken), found, then, giver in zip(sequence, filters, [*filters[1:], None], givers[1:], strict=True)
     ]
 
 
@@ -407,20 +420,27 @@ def _following(module: nn.Module, traced: fx.GraphModule) -> dict[str, list[_Beh
     for node in traced.graph.nodes:
         if node.op != "call_module" or calls[str(node.target)] != 1:
             continue
-        behind, last = [], node
+        behind: list[_Behind] = []
+        before: list[str] = []
+        last = node
         while len(last.users) == 1:
             (user,) = last.users
             if user.op != "call_module" or calls[str(user.target)] != 1 or user.args != (last,) or user.kwargs:
                 break
-            behind.append(_behind(module, str(last.target), str(user.target)))
-            last = user
+            before, last = [*before, str(last.target)], user
+            # What hands on as it is was given is no more than another wall.
+            if type(module.get_submodule(str(user.target))) is not nn.Identity:
+                behind.append(_behind(module, before, str(user.target)))
+                before = []
         found[str(node.target)] = behind
     return found
 
 
-def _behind(module: nn.Module, before: str, name: str) -> _Behind:
+def _behind(module: nn.Module, before: Sequence[str], name: str) -> _Behind:
+    """A module behind another one, the first of `before`, and modules that hand on what they are given."""
     # Of the module itself: its graph has the same layers, but containers of its own, which nobody watches.
-    walls = _containers(before) ^ _containers(name)
+    path = [*before, name]
+    walls = set(before[1:]).union(*(_containers(a) ^ _containers(b) for a, b in pairwise(path)))
     return _Behind(module.get_submodule(name), [module.get_submodule(wall) for wall in sorted(walls)])
 
 

@@ -1,0 +1,180 @@
+"""Depthwise convolutions with norm and activation before and behind: what they make, there and back."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phosphene.classifier import Classifier
+from phosphene.graph import Kernel
+from phosphene.runtime import input_gradient, jit
+from phosphene.runtime.convolution import Activation
+from phosphene.runtime.depthwise import Depthwise, Filtered, Pointwise
+from phosphene.runtime.fusion import _Chain
+from phosphene.runtime.prepare import prepare
+from phosphene.types import Target
+
+compiled = pytest.mark.skipif(not jit.available(), reason="kernels are compiled on processors with AVX-512 only")
+_RELU6 = Activation(0.0, 6.0)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps=1e-3).eval().requires_grad_(False)
+    norm.running_mean, norm.running_var = torch.randn(channels), torch.rand(channels) + 0.5
+    norm.weight.normal_()
+    norm.bias.normal_()
+    return norm
+
+
+def _expected(
+    images: Tensor, weight: Tensor, kernel: Kernel, norms: tuple[nn.BatchNorm2d, nn.BatchNorm2d], gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(output, gradient behind the first norm) one operation after the other, in float64."""
+    (above, below), (left, right) = kernel.pads(images.shape[-2:])
+    before, behind = (nn.BatchNorm2d(len(weight), eps=1e-3).eval().double() for _ in norms)
+    before.load_state_dict(norms[0].state_dict())
+    behind.load_state_dict(norms[1].state_dict())
+    normed = before(images.double()).detach().requires_grad_()
+    padded = F.pad(normed.clamp(0, 6), (left, right, above, below))
+    filtered = F.conv2d(padded, weight.double(), None, kernel.stride, 0, 1, len(weight))
+    output = behind(filtered).clamp(min=0)
+    (found,) = torch.autograd.grad(output, normed, gradient.double())
+    return output.detach(), found
+
+
+@compiled
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1), (3, 1)])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("padding", [None, (0, 0), (1, 1), (3, 2)])
+@pytest.mark.parametrize("size", [(16, 8, 13), (48, 15, 9), (112, 7, 16)])
+def test_there_and_back_by_the_formula(
+    size: tuple[int, int, int], padding: tuple[int, int] | None, side: int, stride: tuple[int, int], images: int
+) -> None:
+    torch.manual_seed(0)
+    kernel, shape = Kernel((side, side), stride, padding=padding), torch.Size((images, *size))
+    if not Depthwise.fits(kernel, shape):
+        kernel = Kernel((side, side), (1, 1), padding=(side // 2, side // 2))
+    given, weight, norms = 3 * torch.randn(shape), torch.randn(size[0], 1, side, side), (_norm(size[0]), _norm(size[0]))
+    gradient = torch.randn(images, size[0], *kernel.outputs(size[1:]))
+    expected, expected_back = _expected(given, weight, kernel, norms, gradient)
+
+    before, behind = Pointwise.of(size[0], norms[0], _RELU6), Pointwise.of(size[0], norms[1], Activation())
+    for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 3e-2)):
+        filter_ = Depthwise(weight, kernel, before, behind, dtype)
+        # The bits of float32: rounded inputs lie on the other side of a kink here and there.
+        _, bits = Depthwise(weight, kernel, before, behind).forward(given, keep=True)
+        assert torch.equal(filter_.forward(given)[0], filter_.forward(given, keep=True)[0])
+        found = filter_.backward(gradient, shape, bits)
+        assert found.dtype == dtype
+        assert float((filter_.forward(given)[0] - expected).abs().max()) <= error * float(expected.abs().max())
+        assert float((found - expected_back).abs().max()) <= error * float(expected_back.abs().max())
+
+
+@compiled
+def test_it_has_the_bits_of_the_operations_that_it_stands_for() -> None:
+    torch.manual_seed(1)
+    for channels, side, taps in ((96, 30, 3), (240, 28, 5), (672, 14, 5)):
+        norms, given = (_norm(channels), _norm(channels)), 3 * torch.randn(2, channels, side, side)
+        layer = nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).requires_grad_(
+            False
+        )
+        kernel = Kernel((taps, taps), padding=(taps // 2, taps // 2))
+        assert Depthwise.takes(layer, kernel)
+        before, behind = (Pointwise.of(channels, norm, _RELU6) for norm in norms)
+        found, _ = Depthwise(layer.weight, kernel, before, behind).forward(given)
+        expected = norms[1](layer(norms[0](given).clamp(0, 6))).clamp(0, 6)
+        assert torch.equal(found, expected)
+
+
+@compiled
+def test_no_number_stays_none_and_is_let_through() -> None:
+    given = torch.ones(1, 16, 8, 8)
+    given[0, 3, 4, 4] = torch.nan
+    identity, cut = Pointwise.of(16, None, None), Pointwise.of(16, None, Activation())
+    filter_ = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), cut, identity)
+    output, bits = filter_.forward(given, keep=True)
+    assert int(output.isnan().sum()) == 9
+    back = filter_.backward(torch.ones_like(output), given.shape, bits)
+    assert back[0, 3, 4, 4] == torch.ops.aten.threshold_backward(torch.tensor(9.0), torch.tensor(torch.nan), 0.0) == 9
+
+
+@compiled
+def test_filters_run_side_by_side() -> None:
+    torch.manual_seed(0)
+    part = Pointwise.of(32, None, _RELU6)
+    filter_ = Depthwise(torch.randn(32, 1, 5, 5), Kernel((5, 5), padding=(2, 2)), part, part)
+    batches = [torch.randn(4, 32, 20, 20) for _ in range(16)]
+    expected = [filter_.forward(batch)[0].clone() for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: filter_.forward(batch)[0], batches * 4))
+    assert all(map(torch.equal, found, expected * 4))
+
+
+def _mobile() -> nn.Module:
+    """A few inverted residuals' worth of layers: dense and depthwise ones in turn, one with a bias, one at once."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    widths = [(3, 16, 1, 2), (16, 48, 1, 1), (48, 48, 48, 2), (48, 32, 1, 1), (32, 32, 32, 1), (32, 32, 32, 1)]
+    for inputs, outputs, groups, stride in widths:
+        layers.append(nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=outputs == 32))
+        layers += [_norm(outputs), nn.ReLU6(), nn.Identity()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+
+
+def _gradient(network: nn.Module, images: Tensor) -> Tensor:
+    images = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(images)[:, 1].sum(), images)
+    return gradient
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("images", [1, 5])
+def test_gradients_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch, images: int, compiles: bool) -> None:
+    if not compiles:
+        monkeypatch.setattr(jit, "available", lambda: False)
+    network, batch = _mobile(), torch.rand(images, 3, 40, 44)
+    classifier = Classifier(network)
+    _, found = input_gradient(classifier, batch, Target.of(1))
+    expected = _gradient(network, batch)
+    assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+    _, fast = input_gradient(prepare(classifier, precision="fast"), batch, Target.of(1))
+    assert float(torch.corrcoef(torch.stack([fast.flatten(), expected.flatten()]))[0, 1]) > 0.98
+
+
+@compiled
+def test_a_sequence_hands_its_activations_to_the_filters() -> None:
+    prepared = prepare(Classifier(_mobile()))
+    chains = [vars(module).get("forward") for module in prepared.module.modules()]
+    chain = next(found for found in chains if isinstance(found, _Chain))
+    size = torch.Size((2, 3, 40, 44))
+    exact, fast = (chain.passages(chain.sequence(), size, dtype) for dtype in (torch.float32, torch.bfloat16))
+    # A bias and a norm behind it are rounded twice in the original: an exact pass leaves them as they are.
+    assert [isinstance(passage, Filtered) for passage in exact] == [False, False, True, False, False, False]
+    assert [isinstance(passage, Filtered) for passage in fast] == [False, False, True, False, True, True]
+    assert [passage.is_linear for passage in exact] == [False, True, False, False, False, False]
+    assert [passage.is_linear for passage in fast] == [False, True, False, True, False, False]
+
+
+@compiled
+def test_what_is_watched_is_what_the_network_gives() -> None:
+    network = _mobile()
+    prepared = prepare(Classifier(network))
+    batch = torch.rand(2, 3, 40, 44)
+    for name, module in network.named_modules():
+        if name in ("", "25", "26"):
+            continue
+        seen: list[Tensor] = []
+        theirs = module.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output.detach()))
+        ours = prepared.module.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, seen=seen: seen.append(output.detach().clone())
+        )
+        expected, found = _gradient(network, batch), _gradient(prepared.module, batch)
+        theirs.remove()
+        ours.remove()
+        assert float((seen[0] - seen[1]).abs().max()) <= 1e-6 * float(seen[0].abs().max()), name
+        assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max()), name
