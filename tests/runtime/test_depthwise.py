@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
 from phosphene.runtime import input_gradient, jit
-from phosphene.runtime.convolution import Activation
-from phosphene.runtime.depthwise import Depthwise, Filtered, Pointwise
+from phosphene.runtime.convolution import Activation, Elementwise
+from phosphene.runtime.depthwise import Depthwise, Filtered
 from phosphene.runtime.fusion import _Chain
 from phosphene.runtime.prepare import prepare
 from phosphene.types import Target
@@ -63,7 +63,7 @@ def test_there_and_back_by_the_formula(
     gradient = torch.randn(images, size[0], *kernel.outputs(size[1:]))
     expected, expected_back = _expected(given, weight, kernel, norms, gradient)
 
-    before, behind = Pointwise.of(size[0], norms[0], _RELU6), Pointwise.of(size[0], norms[1], Activation())
+    before, behind = Elementwise.of(size[0], norms[0], _RELU6), Elementwise.of(size[0], norms[1], Activation())
     for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 3e-2)):
         filter_ = Depthwise(weight, kernel, before, behind, dtype)
         # The bits of float32: rounded inputs lie on the other side of a kink here and there.
@@ -85,7 +85,7 @@ def test_it_has_the_bits_of_the_operations_that_it_stands_for() -> None:
         )
         kernel = Kernel((taps, taps), padding=(taps // 2, taps // 2))
         assert Depthwise.takes(layer, kernel)
-        before, behind = (Pointwise.of(channels, norm, _RELU6) for norm in norms)
+        before, behind = (Elementwise.of(channels, norm, _RELU6) for norm in norms)
         found, _ = Depthwise(layer.weight, kernel, before, behind).forward(given)
         expected = norms[1](layer(norms[0](given).clamp(0, 6))).clamp(0, 6)
         assert torch.equal(found, expected)
@@ -95,7 +95,7 @@ def test_it_has_the_bits_of_the_operations_that_it_stands_for() -> None:
 def test_no_number_stays_none_and_is_let_through() -> None:
     given = torch.ones(1, 16, 8, 8)
     given[0, 3, 4, 4] = torch.nan
-    identity, cut = Pointwise.of(16, None, None), Pointwise.of(16, None, Activation())
+    identity, cut = Elementwise.of(16, None, None), Elementwise.of(16, None, Activation())
     filter_ = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), cut, identity)
     output, bits = filter_.forward(given, keep=True)
     assert int(output.isnan().sum()) == 9
@@ -106,7 +106,7 @@ def test_no_number_stays_none_and_is_let_through() -> None:
 @compiled
 def test_filters_run_side_by_side() -> None:
     torch.manual_seed(0)
-    part = Pointwise.of(32, None, _RELU6)
+    part = Elementwise.of(32, None, _RELU6)
     filter_ = Depthwise(torch.randn(32, 1, 5, 5), Kernel((5, 5), padding=(2, 2)), part, part)
     batches = [torch.randn(4, 32, 20, 20) for _ in range(16)]
     expected = [filter_.forward(batch)[0].clone() for batch in batches]

@@ -25,6 +25,7 @@ from phosphene.graph import Kernel
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
+_LARGE = 2.0**60
 _FEW_CHANNELS = 4
 _FEW_PLACES = 4
 
@@ -62,6 +63,41 @@ class Activation:
             return (overload.grad_input if own else overload)(gradient, output, 0.0, **into)  # type: ignore[no-any-return]
         backward = torch.ops.aten.hardtanh_backward
         return (backward.grad_input if own else backward)(gradient, output, self.low, self.high, **into)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """What is done to each value by itself: times scale, plus shift, rounded once, then cut.
+
+    Args:
+        scale: (C,).
+        shift: (C,).
+        activation: None cuts nothing.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    activation: Activation | None = None
+
+    @classmethod
+    def of(
+        cls, channels: int, norm: nn.BatchNorm2d | None, activation: Activation | None, bias: Tensor | None = None
+    ) -> Elementwise:
+        """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
+        scale, shift = torch.ones(channels), torch.zeros(channels)
+        if norm is not None:
+            # PyTorch does not say how it rounds its scale and shift, but what it makes of 0 and 2^60 does.
+            shift = nn.BatchNorm2d.forward(norm, torch.zeros(1, channels, 1, 1)).flatten()
+            scale = nn.BatchNorm2d.forward(norm, torch.full((1, channels, 1, 1), _LARGE)).flatten() / _LARGE
+        if bias is not None:
+            shift = shift + scale * bias
+        return cls(scale.contiguous(), shift.contiguous(), activation)
+
+    @property
+    def limits(self) -> list[float]:
+        if self.activation is None:
+            return [-math.inf, math.inf]
+        return [self.activation.low, math.inf if self.activation.high is None else self.activation.high]
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
-from phosphene.runtime.convolution import Activation
+from phosphene.runtime.convolution import Elementwise
 from phosphene.runtime.jit import LANES, LINE, Writer
 
 _LAST = torch.channels_last
-_LARGE = 2.0**60
 # Places of a row at once: their sums do not wait for each other, and they share what they read.
 _PLACES = 4
 _MOST_TAPS = 49
@@ -37,43 +36,8 @@ Bits = tuple[Tensor | None, Tensor | None]
 """Where the activations before and behind let values through, (N, C / 16, H, W) each: 16 channels, a bit each."""
 
 
-@dataclass(frozen=True)
-class Pointwise:
-    """What is done to each value by itself: times scale, plus shift, rounded once, then cut.
-
-    Args:
-        scale: (C,).
-        shift: (C,).
-        activation: None cuts nothing.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    activation: Activation | None = None
-
-    @classmethod
-    def of(
-        cls, channels: int, norm: nn.BatchNorm2d | None, activation: Activation | None, bias: Tensor | None = None
-    ) -> Pointwise:
-        """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
-        scale, shift = torch.ones(channels), torch.zeros(channels)
-        if norm is not None:
-            # PyTorch does not say how it rounds its scale and shift, but what it makes of 0 and 2^60 does.
-            shift = nn.BatchNorm2d.forward(norm, torch.zeros(1, channels, 1, 1)).flatten()
-            scale = nn.BatchNorm2d.forward(norm, torch.full((1, channels, 1, 1), _LARGE)).flatten() / _LARGE
-        if bias is not None:
-            shift = shift + scale * bias
-        return cls(scale.contiguous(), shift.contiguous(), activation)
-
-    @property
-    def limits(self) -> list[float]:
-        if self.activation is None:
-            return [-math.inf, math.inf]
-        return [self.activation.low, math.inf if self.activation.high is None else self.activation.high]
-
-
 class Depthwise:
-    """A depthwise convolution between two pointwise functions, forward and back to what the first of them was given.
+    """A depthwise convolution between two elementwise functions, forward and back to what the first of them was given.
 
     Args:
         weight: (C, 1, kh, kw) in float32, C a multiple of 16.
@@ -84,14 +48,19 @@ class Depthwise:
 
     Example:
         >>> if jit.available():
-        ...     identity = Pointwise.of(16, None, None)
+        ...     identity = Elementwise.of(16, None, None)
         ...     blur = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), identity, identity)
         ...     output, bits = blur.forward(torch.ones(1, 16, 8, 8))
         ...     assert output[0, 0, 0, 0] == 4 and output[0, 0, 1, 1] == 9 and bits == (None, None)
     """
 
     def __init__(
-        self, weight: Tensor, kernel: Kernel, before: Pointwise, behind: Pointwise, dtype: torch.dtype = torch.float32
+        self,
+        weight: Tensor,
+        kernel: Kernel,
+        before: Elementwise,
+        behind: Elementwise,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.kernel, self.before, self.behind, self.dtype = kernel, before, behind, dtype
         self._weight = weight
@@ -158,8 +127,8 @@ class Depthwise:
         spec = _Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
-        pointwise = [self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
-        return _Plan.of(spec, given, size, axes, [weights, self._limits, *pointwise])
+        elementwise = [self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
+        return _Plan.of(spec, given, size, axes, [weights, self._limits, *elementwise])
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
-from phosphene.runtime.convolution import Activation, Convolution, Link, Passage, differentiable, folded
-from phosphene.runtime.depthwise import Depthwise, Filtered, Pointwise
+from phosphene.runtime.convolution import Activation, Convolution, Elementwise, Link, Passage, differentiable, folded
+from phosphene.runtime.depthwise import Depthwise, Filtered
+from phosphene.runtime.pointwise import PointwiseConvolution
 
 _MANY_TAPS = 256
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
+# Channels that PyTorch's kernels add up at once, those that were met first.
+_BLOCKS = (80, 256, *(16 * n for n in range(1, 33) if n not in (5, 16)))
 # Sizes of inputs that a convolution remembers its sequence for.
 _KNOWN = 8
 # Images of a probe: one runs on other kernels than several.
@@ -89,6 +92,8 @@ class _Chain:
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
     filters: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
     alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    products: dict[int, PointwiseConvolution] = field(default_factory=dict)
+    blocks: dict[tuple[object, ...], int | None] = field(default_factory=dict)
     known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
     late: bool = False
 
@@ -194,11 +199,11 @@ class _Chain:
         if key not in self.filters:
             channels, bias = self.convolution.out_channels, self.convolution.bias
             with torch.inference_mode(False), torch.no_grad():
-                before = Pointwise.of(channels, None, None)
+                before = Elementwise.of(channels, None, None)
                 if giver is not None and giver.activation is not None:
-                    before = Pointwise.of(channels, giver.norm if exact else None, Activation.of(giver.activation))
+                    before = Elementwise.of(channels, giver.norm if exact else None, Activation.of(giver.activation))
                 activation = Activation.of(taken[-1]) if self.cuts(taken) else None
-                behind = Pointwise.of(channels, self.norm if self.norm in taken else None, activation, bias)
+                behind = Elementwise.of(channels, self.norm if self.norm in taken else None, activation, bias)
                 weight = self.convolution.weight.detach().contiguous()
                 self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype)
         return self.filters[key]
@@ -227,14 +232,42 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            convolve = self.operation([], torch.float32).run if self.sums_alike(inputs) else self._original
-            output = convolve(inputs)
+            if not self.sums_alike(inputs):
+                block = self.block(taken, inputs.shape)
+                if block is not None:
+                    return self.product(taken).run(inputs, block)
+            output = (
+                self.operation([], torch.float32).run(inputs) if self.sums_alike(inputs) else self._original(inputs)
+            )
             for module in taken:
                 activation = Activation.of(module)
                 output = _normed_(module, output) if activation is None else activation.cut_(output)
             return output
 
         return run
+
+    def product(self, taken: list[nn.Module]) -> PointwiseConvolution:
+        """The convolution and the first followers as a product whose order of sums can be chosen."""
+        if len(taken) not in self.products:
+            activation = Activation.of(taken[-1]) if self.cuts(taken) else None
+            with torch.inference_mode(False), torch.no_grad():
+                norm = self.norm if self.norm in taken else None
+                behind = Elementwise.of(self.convolution.out_channels, norm, activation)
+                self.products[len(taken)] = PointwiseConvolution(self.convolution.weight.detach(), behind)
+        return self.products[len(taken)]
+
+    def block(self, taken: list[nn.Module], size: torch.Size) -> int | None:
+        """How many channels the original adds up before it adds up these sums; None if it does otherwise."""
+        if not PointwiseConvolution.takes(self.convolution, self.kernel):
+            return None
+        case = ("block", len(taken), *_case(size))
+        if case not in self.blocks:
+            probe = expected = _probe(size)
+            for module in (self.convolution, *taken):
+                expected = _as_written(module, expected)
+            run = self.product(taken).run
+            self.blocks[case] = next((block for block in _BLOCKS if torch.equal(run(probe, block), expected)), None)
+        return self.blocks[case]
 
     def sums_alike(self, inputs: Tensor) -> bool:
         """Whether the fast convolution adds up in the original's order: a value at a kink has to stay on its side.

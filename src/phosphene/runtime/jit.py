@@ -26,8 +26,6 @@ LANES = 16
 LINE = 64
 """Bytes of a vector of float32, and of a line of the cache."""
 
-_Body = Callable[[Any], None]
-
 
 @cache
 def available() -> bool:
@@ -121,20 +119,32 @@ class Writer(ABC):
         """The value of an argument, which becomes one more for whoever asks next."""
         return self.b.atomic_rmw("add", self._place(name), self.one, "monotonic")
 
-    def loop(self, start: Any, stop: Any, body: _Body) -> None:
-        """The body for each number from `start` up to `stop`."""
+    def fold(self, start: Any, stop: Any, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+        """What the body makes of the values, for each number from `start` up to `stop` one after the other."""
         b, before = self.b, self.b.block
         head, inside, after = (self._function.append_basic_block() for _ in range(3))
         b.branch(head)
         b.position_at_end(head)
-        index = b.phi(self.i64)
-        index.add_incoming(start, before)
+        index, *found = (b.phi(value.type) for value in (start, *values))
+        for phi, value in zip((index, *found), (start, *values), strict=True):
+            phi.add_incoming(value, before)
         b.cbranch(b.icmp_signed("<", index, stop), inside, after)
         b.position_at_end(inside)
-        body(index)
-        index.add_incoming(b.add(index, self.one), b.block)
+        following = body(index, found)
+        for phi, value in zip((index, *found), (b.add(index, self.one), *following), strict=True):
+            phi.add_incoming(value, b.block)
         b.branch(head)
         b.position_at_end(after)
+        return found
+
+    def loop(self, start: Any, stop: Any, body: Callable[[Any], None]) -> None:
+        """The body for each number from `start` up to `stop`."""
+
+        def alone(index: Any, _nothing: list[Any]) -> list[Any]:
+            body(index)
+            return []
+
+        self.fold(start, stop, [], alone)
 
     def sum(self, first: Any, *others: Any) -> Any:
         for other in others:

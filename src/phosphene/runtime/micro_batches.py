@@ -12,7 +12,7 @@ from phosphene.errors import ResourceError
 Result = TypeVar("Result")
 
 # Beyond this the activations of a batch no longer fit the caches and page faults eat the gain.
-_CPU_BATCH = 8
+_CPU_BATCH = 16
 _GPU_BATCH = 64
 
 
