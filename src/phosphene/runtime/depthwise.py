@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,12 @@ from torch import Tensor, nn
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
 from phosphene.runtime.convolution import Elementwise
-from phosphene.runtime.jit import LANES, LINE, Writer
+from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, Spec, address
+from phosphene.runtime.jit import LANES, LINE
 
 _LAST = torch.channels_last
-# Places of a row at once: their sums do not wait for each other, and they share what they read.
-_PLACES = 4
 _MOST_TAPS = 49
-_MOST_PLACES = 4  # of a stride's cell, for the way back
+_MOSTPLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
 _PLANS = 8
@@ -76,7 +74,7 @@ class Depthwise:
             and channels % LANES == 0
             and kernel.dilation == (1, 1)
             and math.prod(kernel.size) <= _MOST_TAPS
-            and math.prod(kernel.stride) <= _MOST_PLACES
+            and math.prod(kernel.stride) <= _MOSTPLACES
             and jit.available()
         )
 
@@ -84,7 +82,7 @@ class Depthwise:
     def fits(kernel: Kernel, size: torch.Size) -> bool:
         """Whether rows are long enough, there and back, for inputs of `size`."""
         rows, columns = kernel.outputs(size[-2:])
-        return rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= _PLACES
+        return rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= PLACES
 
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
@@ -124,7 +122,7 @@ class Depthwise:
         else:
             size = torch.Size((*inputs[:2], *self.kernel.outputs(inputs[-2:])))
             axes, weights = [_Axis(taps, [0], step, pad) for taps, step, pad in geometry], self._weight[:, 0][None]
-        spec = _Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept)
+        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
         elementwise = [self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
@@ -197,43 +195,6 @@ def _bits(size: torch.Size) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Spec:
-    """What a kernel is made for.
-
-    Args:
-        taps: it reads for each value, (rows, columns).
-        step: from what one place reads to what the next one does, along a row.
-        back: whether it reads bits and cuts nothing, or cuts and writes bits.
-        half: whether maps are bfloat16.
-        bits: whether there are any of what it reads, and of what it gives.
-    """
-
-    taps: tuple[int, int]
-    step: int
-    back: bool
-    half: bool
-    bits: tuple[bool, bool]
-
-
-_POINTERS = ("source", "result", "scratch", "source_bits", "result_bits")
-_TABLES = (
-    "weights",
-    "limits",
-    "scale_before",
-    "shift_before",
-    "scale_behind",
-    "shift_behind",
-    "first_row",
-    "first_column",
-)
-_SIZES = (
-    "items", "groups", "parts", "channels", "source_rows", "source_columns", "result_rows", "result_columns",
-    "top", "left", "padded", "own", "cell_rows", "cell_columns", "row_step", "column_step",
-)  # fmt: skip
-_ARGUMENTS = ("turn", "thread", *_POINTERS, *_TABLES, *_SIZES)
-
-
-@dataclass(frozen=True)
 class _Plan:
     """Everything about a run but the maps: made once for each size."""
 
@@ -244,7 +205,7 @@ class _Plan:
     tables: list[Tensor]
 
     @classmethod
-    def of(cls, spec: _Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: list[Tensor]) -> _Plan:
+    def of(cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: list[Tensor]) -> _Plan:
         """A plan to make maps of `size` from `given` ones."""
         (rows, columns), threads, blocks = axes, torch.get_num_threads(), given[1] // LANES
         padded = columns.reach(given[3], size[3])
@@ -258,185 +219,13 @@ class _Plan:
             items * parts, groups, parts, given[1], given[2], given[3], size[2], size[3],
             rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
         )  # fmt: skip
-        numbers = [0, 0, *(0 for _ in _POINTERS), *(table.data_ptr() for table in tables), *sizes]
-        return cls(_compiled(spec), size, own * threads, np.array(numbers, np.int64), tables)
+        numbers = [0, 0, *(0 for _ in POINTERS), *(table.data_ptr() for table in tables), *sizes]
+        return cls(address(spec), size, own * threads, np.array(numbers, np.int64), tables)
 
     def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:
         """Fill the result."""
         scratch = torch.zeros(self.scratch)  # of each run its own: others may run at the same time
         arguments = self.arguments.copy()
         pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
-        arguments[2 : 2 + len(_POINTERS)] = list(pointers)
+        arguments[2 : 2 + len(POINTERS)] = list(pointers)
         jit.run(self.kernel, arguments)
-
-
-@cache
-def _compiled(spec: _Spec) -> int:
-    return jit.compiled(_Filter(spec).text("items"))
-
-
-class _Filter(Writer):
-    """Filters some rows of some channels of an image: each row is made ready once, in a ring of as many as are read."""
-
-    def __init__(self, spec: _Spec) -> None:
-        super().__init__(_ARGUMENTS)
-        self.spec = spec
-
-    def prepare(self) -> None:
-        limits = [self.load(self.sum(self.a.limits, self.number(4 * place)), self.f32) for place in range(4)]
-        low, high, *behind = map(self.everywhere, limits)
-        self.cut_before, self.cut_behind = (low, high), tuple(behind)
-        self.blocks = self.b.sdiv(self.a.channels, self.number(LANES))
-        self.ring = self.sum(self.a.scratch, self.product(self.take("thread"), self.a.own, 4))
-        self.ready = self.b.alloca(self.i64)  # the first row that is not in the ring yet
-
-    def item(self, index: Any) -> None:
-        b = self.b
-        rest, group = b.sdiv(index, self.a.groups), b.srem(index, self.a.groups)
-        self.image, part = b.sdiv(rest, self.a.parts), b.srem(rest, self.a.parts)
-        start, stop = (b.sdiv(b.mul(self.a.result_rows, end), self.a.parts) for end in (part, b.add(part, self.one)))
-        self.first, self.last = (
-            b.sdiv(b.mul(self.blocks, end), self.a.groups) for end in (group, b.add(group, self.one))
-        )
-        b.store(self.number(-1 << 40), self.ready)
-        self.loop(start, stop, self._row)
-
-    def _line(self, block: Any, row: Any) -> Any:
-        """Where a row of 16 channels lies in the ring."""
-        taps = self.number(self.spec.taps[0])
-        place = self.sum(self.product(self.b.sub(block, self.first), taps), self.b.srem(row, taps))
-        return self.sum(self.ring, self.product(place, self.a.padded, LINE))
-
-    def _row(self, y: Any) -> None:
-        """One row of the result."""
-        b, taps = self.b, self.spec.taps[0]
-        cell, place = b.sdiv(y, self.a.cell_rows), b.srem(y, self.a.cell_rows)
-        first = self.load(self.sum(self.a.first_row, self.product(place, 8)), self.i64)
-        top = self.sum(first, self.product(cell, self.a.row_step))
-        start, stop = self.larger(b.load(self.ready), top), self.sum(top, self.number(taps))
-        self.loop(start, stop, self._make_ready)
-        b.store(self.larger(start, stop), self.ready)
-        tops = [self.sum(top, self.number(tap)) for tap in range(taps)]
-
-        def block(index: Any) -> None:
-            lines = [self._line(index, row) for row in tops]
-            self.loop(self.zero, self.a.cell_columns, lambda x: self._places(index, y, place, x, lines))
-
-        self.loop(self.first, self.last, block)
-
-    def _make_ready(self, row: Any) -> None:
-        """Put a row of the padded source into the ring, normed and cut, or where a gradient does not come from as 0."""
-        b = self.b
-        y = b.sub(row, self.a.top)
-        inside = b.and_(b.icmp_signed(">=", y, self.zero), b.icmp_signed("<", y, self.a.source_rows))
-
-        def line(index: Any) -> Any:
-            return self.sum(self._line(index, row), self.product(self.a.left, LINE))
-
-        def blank(index: Any) -> None:
-            to = line(index)
-            self.loop(
-                self.zero, self.a.source_columns, lambda x: self.store(self.zeros, self.sum(to, self.product(x, LINE)))
-            )
-
-        with b.if_else(inside) as (then, otherwise):
-            with then:
-                self.loop(self.first, self.last, lambda index: self._read(index, y, line(index)))
-            with otherwise:
-                self.loop(self.first, self.last, blank)
-
-    def _read(self, block: Any, y: Any, to: Any) -> None:
-        rows, columns = self.a.source_rows, self.a.source_columns
-        bits = self._bits(self.a.source_bits, block, rows, columns, y)
-        values = self._values(self.a.source, block, rows, columns, y)
-        scale, shift = (self._of_channels(table, block) for table in (self.a.scale_before, self.a.shift_before))
-        below = self.product(columns, self.a.channels, self._width)
-
-        def place(x: Any) -> None:
-            at, bit = (
-                self.sum(values, self.product(x, self.a.channels, self._width)),
-                self.sum(bits, self.product(x, 2)),
-            )
-            value = self.load(at, self.shorts if self.spec.half else None)
-            value = self.widened(value) if self.spec.half else value
-            self.expect(self.sum(at, below))
-            if not self.spec.back:
-                value = self._cut(self.fma(value, scale, shift), self.cut_before, bit if self.spec.bits[0] else None)
-            elif self.spec.bits[0]:
-                value = self.where(self.load(bit, self.i16), value)
-            self.store(value, self.sum(to, self.product(x, LINE)))
-
-        self.loop(self.zero, columns, place)
-
-    def _places(self, block: Any, y: Any, place: Any, column: Any, lines: list[Any]) -> None:
-        """All places of a row that lie at the same column of a stride's cell, a few of them at a time."""
-        b, step = self.b, self.a.cell_columns
-        left = self.load(self.sum(self.a.first_column, self.product(column, 8)), self.i64)
-        kernel = self.sum(self.product(self.sum(self.product(place, step), column), self.blocks), block)
-        weights = self.sum(self.a.weights, self.product(kernel, math.prod(self.spec.taps) * LINE))
-        count = b.add(b.sdiv(b.sub(b.sub(self.a.result_columns, column), self.one), step), self.one)
-        values = self._values(self.a.result, block, self.a.result_rows, self.a.result_columns, y)
-        bits = self._bits(self.a.result_bits, block, self.a.result_rows, self.a.result_columns, y)
-
-        def some(index: Any) -> None:
-            # The last ones may be done twice: that is cheaper than another loop for what is left over.
-            first = self.smaller(self.product(index, _PLACES), b.sub(count, self.number(_PLACES)))
-            start = self.product(self.sum(left, self.product(first, self.a.column_step)), LINE)
-            sums = self._filtered([self.sum(line, start) for line in lines], weights)
-            for offset, value in enumerate(sums):
-                x = self.sum(self.product(self.sum(first, self.number(offset)), step), column)
-                at = self.sum(values, self.product(x, self.a.channels, self._width))
-                self._write(value, block, at, self.sum(bits, self.product(x, 2)))
-
-        self.loop(self.zero, b.sdiv(b.add(count, self.number(_PLACES - 1)), self.number(_PLACES)), some)
-
-    def _filtered(self, lines: list[Any], weights: Any) -> list[Any]:
-        """The sums of a few places side by side, each in the order of rows and then columns."""
-        rows, columns = self.spec.taps
-        sums = [self.zeros] * _PLACES
-        for row in range(rows):
-            read: dict[int, Any] = {}
-            for column in range(columns):
-                weight = self.load(self.sum(weights, self.number((row * columns + column) * LINE)))
-                for place in range(_PLACES):
-                    at = place * self.spec.step + column
-                    if at not in read:
-                        read[at] = self.load(self.sum(lines[row], self.number(at * LINE)))
-                    sums[place] = self.fma(read[at], weight, sums[place])
-        return sums
-
-    def _write(self, value: Any, block: Any, at: Any, bit: Any) -> None:
-        kept = bit if self.spec.bits[1] else None
-        if not self.spec.back:
-            scale, shift = (self._of_channels(table, block) for table in (self.a.scale_behind, self.a.shift_behind))
-            value = self._cut(self.fma(value, scale, shift), self.cut_behind, kept)
-        elif kept is not None:
-            value = self.where(self.load(kept, self.i16), value)
-        self.store(self.halved(value) if self.spec.half else value, at)
-        self.expect(self.sum(at, self.product(self.a.result_columns, self.a.channels, self._width)), written=True)
-
-    def _cut(self, value: Any, limits: tuple[Any, Any], bit: Any) -> Any:
-        value = self.cut(value, *limits)
-        if bit is not None:
-            self.store(self.let_through(value, *limits), bit)
-        return value
-
-    @property
-    def _width(self) -> int:
-        """Bytes of a value of a map."""
-        return 2 if self.spec.half else 4
-
-    def _values(self, maps: Any, block: Any, rows: Any, columns: Any, y: Any) -> Any:
-        """Where 16 channels of the first place of a row lie."""
-        place = self.product(self.sum(self.product(self.image, rows), y), columns)
-        index = self.sum(self.product(place, self.a.channels), self.product(block, LANES))
-        return self.sum(maps, self.product(index, self._width))
-
-    def _bits(self, maps: Any, block: Any, rows: Any, columns: Any, y: Any) -> Any:
-        """Where the bits of 16 channels of the first place of a row lie."""
-        image = self.sum(self.product(self.image, self.blocks), block)
-        place = self.product(self.sum(self.product(image, rows), y), columns)
-        return self.sum(maps, self.product(place, 2))
-
-    def _of_channels(self, table: Any, block: Any) -> Any:
-        return self.load(self.sum(table, self.product(block, LINE)))
