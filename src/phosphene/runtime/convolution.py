@@ -344,6 +344,11 @@ class Passage(Protocol):
         """Whether it cuts nothing."""
         ...
 
+    @property
+    def run(self) -> Callable[[Tensor], Tensor]:
+        """The way forward without a way back."""
+        ...
+
     def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The output, and what the way back needs of this way forward."""
         ...

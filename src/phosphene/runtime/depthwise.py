@@ -9,7 +9,7 @@ as a bit each, so that the way back is one pass too. The sums are made in the or
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
-from phosphene.runtime.convolution import Elementwise
-from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, Spec, address
+from phosphene.runtime.convolution import Convolution, Elementwise
+from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
 from phosphene.runtime.jit import LANES, LINE
 
 _LAST = torch.channels_last
@@ -29,6 +29,8 @@ _MOSTPLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
 _PLANS = 8
+# Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
+_TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
 Bits = tuple[Tensor | None, Tensor | None]
 """Where the activations before and behind let values through, (N, C / 16, H, W) each: 16 channels, a bit each."""
@@ -43,6 +45,8 @@ class Depthwise:
         before: what is done to each value that it reads.
         behind: what is done to each value that it gives.
         dtype: of the maps it reads and writes, float32 or bfloat16; it computes in float32.
+        widening: (C, K, 1, 1) in float32, the weight of a 1 x 1 convolution before it, whose work it does on its way
+            forward as well.
 
     Example:
         >>> if jit.available():
@@ -59,8 +63,14 @@ class Depthwise:
         before: Elementwise,
         behind: Elementwise,
         dtype: torch.dtype = torch.float32,
+        widening: Tensor | None = None,
     ) -> None:
         self.kernel, self.before, self.behind, self.dtype = kernel, before, behind, dtype
+        self._registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
+        self._widening = None
+        if widening is not None:  # (groups of channels, K, channels of a group): as they are read
+            groups = widening.reshape(-1, self._registers * LANES, widening.shape[1])
+            self._widening = groups.transpose(1, 2).contiguous()
         self._weight = weight
         self._limits = torch.tensor([*before.limits, *behind.limits])
         self._plans: dict[tuple[Any, ...], _Plan] = {}
@@ -84,14 +94,24 @@ class Depthwise:
         rows, columns = kernel.outputs(size[-2:])
         return rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= PLACES
 
+    @staticmethod
+    def widens(size: torch.Size) -> bool:
+        """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
+        return size[-1] >= max(_TALL[3], PLACES)
+
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
         before, behind = (keep and part.activation is not None for part in (self.before, self.behind))
-        plan = self._plan(inputs.shape, inputs.shape, back=False, kept=(before, behind))
+        size = self.wide(inputs.shape)
+        plan = self._plan(size, size, back=False, kept=(before, behind))
         output = self._map(plan.size)
-        bits = (_bits(inputs.shape) if before else None, _bits(plan.size) if behind else None)
+        bits = (_bits(size) if before else None, _bits(plan.size) if behind else None)
         plan.run(inputs.to(self.dtype).contiguous(memory_format=_LAST), output, bits)
         return output, bits
+
+    def wide(self, size: torch.Size) -> torch.Size:
+        """The size of what is filtered, of inputs of `size`."""
+        return torch.Size((size[0], len(self._weight), *size[2:]))
 
     def backward(self, gradient: Tensor, size: torch.Size, bits: Bits) -> Tensor:
         """The gradient behind the norm before it, for inputs of `size`, from the one behind it all."""
@@ -122,19 +142,30 @@ class Depthwise:
         else:
             size = torch.Size((*inputs[:2], *self.kernel.outputs(inputs[-2:])))
             axes, weights = [_Axis(taps, [0], step, pad) for taps, step, pad in geometry], self._weight[:, 0][None]
-        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept)
+        tables = [self._limits, self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
+        tile = None
+        if self._widening is not None and not back:
+            tile = (self._registers, min(_TALL[self._registers], given[3]))
+            tables.append(self._widening)
+        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept, tile)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
-        elementwise = [self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
-        return _Plan.of(spec, given, size, axes, [weights, self._limits, *elementwise])
+        return _Plan.of(spec, given, size, axes, [weights, *tables])
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """A depthwise convolution in a sequence; there and back may be of different types."""
+    """A depthwise convolution in a sequence; there and back may be of different types.
+
+    Args:
+        there: its way forward.
+        back: its way back.
+        narrowing: the convolution before it, for the way back, if the way forward does its work.
+    """
 
     there: Depthwise
     back: Depthwise
+    narrowing: Convolution | None = None
 
     @property
     def is_linear(self) -> bool:
@@ -143,9 +174,14 @@ class Filtered:
     def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
         return self.there.forward(inputs, keep=True)
 
+    @property
+    def run(self) -> Callable[[Tensor], Tensor]:
+        return lambda inputs: self.there.forward(inputs)[0]
+
     def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
         before, behind = kept
-        return self.back.backward(gradient, size, (before, behind))
+        gradient = self.back.backward(gradient, self.there.wide(size), (before, behind))
+        return gradient if self.narrowing is None else self.narrowing.input_gradient(gradient, size)
 
 
 @dataclass(frozen=True)
@@ -209,17 +245,19 @@ class _Plan:
         """A plan to make maps of `size` from `given` ones."""
         (rows, columns), threads, blocks = axes, torch.get_num_threads(), given[1] // LANES
         padded = columns.reach(given[3], size[3])
-        each = max(2, _CACHE // (rows.taps * padded * LINE))
+        each = max(2, _CACHE // (rows.taps * padded * LINE)) if spec.tile is None else spec.tile[0]
         groups = -(-blocks // each)
         items = given[0] * groups
         parts = 1 if items % threads == 0 or items >= 4 * threads else threads
         own = -(-blocks // groups) * rows.taps * padded * LANES
-        tables = [*tables, torch.tensor(rows.first), torch.tensor(columns.first)]
+        narrow = tables[6].shape[1] if spec.tile is not None else given[1]
+        tables = [*tables[:6], torch.tensor(rows.first), torch.tensor(columns.first), *tables[6:]]
         sizes = (
-            items * parts, groups, parts, given[1], given[2], given[3], size[2], size[3],
+            items * parts, groups, parts, given[1], narrow, given[2], given[3], size[2], size[3],
             rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
         )  # fmt: skip
-        numbers = [0, 0, *(0 for _ in POINTERS), *(table.data_ptr() for table in tables), *sizes]
+        places = [table.data_ptr() for table in tables]
+        numbers = [0, 0, *(0 for _ in POINTERS), *places, *(0 for _ in range(len(TABLES) - len(places))), *sizes]
         return cls(address(spec), size, own * threads, np.array(numbers, np.int64), tables)
 
     def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:

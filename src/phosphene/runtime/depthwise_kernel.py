@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ class Spec:
         back: whether it reads bits and cuts nothing, or cuts and writes bits.
         half: whether maps are bfloat16.
         bits: whether there are any of what it reads, and of what it gives.
+        tile: (registers of channels, places) of the product that makes what it filters; None reads it as it is.
     """
 
     taps: tuple[int, int]
@@ -31,10 +33,11 @@ class Spec:
     back: bool
     half: bool
     bits: tuple[bool, bool]
+    tile: tuple[int, int] | None = None
 
 
 POINTERS = ("source", "result", "scratch", "source_bits", "result_bits")
-_TABLES = (
+TABLES = (
     "weights",
     "limits",
     "scale_before",
@@ -43,12 +46,13 @@ _TABLES = (
     "shift_behind",
     "first_row",
     "first_column",
+    "widening",
 )
 _SIZES = (
-    "items", "groups", "parts", "channels", "source_rows", "source_columns", "result_rows", "result_columns",
-    "top", "left", "padded", "own", "cell_rows", "cell_columns", "row_step", "column_step",
+    "items", "groups", "parts", "channels", "source_channels", "source_rows", "source_columns", "result_rows",
+    "result_columns", "top", "left", "padded", "own", "cell_rows", "cell_columns", "row_step", "column_step",
 )  # fmt: skip
-_ARGUMENTS = ("turn", "thread", *POINTERS, *_TABLES, *_SIZES)
+_ARGUMENTS = ("turn", "thread", *POINTERS, *TABLES, *_SIZES)
 
 
 @cache
@@ -75,6 +79,7 @@ class _Filter(Writer):
     def item(self, index: Any) -> None:
         b = self.b
         rest, group = b.sdiv(index, self.a.groups), b.srem(index, self.a.groups)
+        self.group = group
         self.image, part = b.sdiv(rest, self.a.parts), b.srem(rest, self.a.parts)
         start, stop = (b.sdiv(b.mul(self.a.result_rows, end), self.a.parts) for end in (part, b.add(part, self.one)))
         self.first, self.last = (
@@ -123,7 +128,10 @@ class _Filter(Writer):
 
         with b.if_else(inside) as (then, otherwise):
             with then:
-                self.loop(self.first, self.last, lambda index: self._read(index, y, line(index)))
+                if self.spec.tile is None:
+                    self.loop(self.first, self.last, lambda index: self._read(index, y, line(index)))
+                else:
+                    self._widen(y, line, *self.spec.tile)
             with otherwise:
                 self.loop(self.first, self.last, blank)
 
@@ -149,6 +157,33 @@ class _Filter(Writer):
             self.store(value, self.sum(to, self.product(x, LINE)))
 
         self.loop(self.zero, columns, place)
+
+    def _widen(self, y: Any, line: Callable[[Any], Any], registers: int, tall: int) -> None:
+        """Make a row of all channels of this group out of the fewer ones of the source: it never gets to memory."""
+        b, a = self.b, self.a
+        rows, columns, wide = a.source_rows, a.source_columns, self.product(a.source_channels, 4)
+        source = self.sum(a.source, self.product(self.sum(self.product(self.image, rows), y), columns, wide))
+        weights = self.sum(a.widening, self.product(self.group, a.source_channels, registers * LINE))
+        blocks = [self.sum(self.first, self.number(n)) for n in range(registers)]
+        parts = [
+            (line(block), self._bits(a.source_bits, block, rows, columns, y), self._of_channels(a.scale_before, block),
+             self._of_channels(a.shift_before, block))
+            for block in blocks
+        ]  # fmt: skip
+
+        def tile(index: Any) -> None:
+            # The last places may be made twice: that is cheaper than another loop for what is left over.
+            first = self.smaller(self.product(index, tall), b.sub(columns, self.number(tall)))
+            places = [self.sum(first, self.number(n)) for n in range(tall)]
+            starts = [self.sum(source, self.product(place, wide)) for place in places]
+            sums = self.products(starts, weights, registers, self.zero, a.source_channels)
+            for number, value in enumerate(sums):
+                place, (to, bit, scale, shift) = places[number // registers], parts[number % registers]
+                kept = self.sum(bit, self.product(place, 2)) if self.spec.bits[0] else None
+                value = self._cut(self.fma(value, scale, shift), self.cut_before, kept)
+                self.store(value, self.sum(to, self.product(place, LINE)))
+
+        self.loop(self.zero, b.sdiv(self.sum(columns, self.number(tall - 1)), self.number(tall)), tile)
 
     def _places(self, block: Any, y: Any, place: Any, column: Any, lines: list[Any]) -> None:
         """All places of a row that lie at the same column of a stride's cell, a few of them at a time."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,9 +36,15 @@ _PROBED = 2
 
 
 class _State(threading.local):
-    """Whether gradients of this thread may be taken at a network folded forward too."""
+    """What passes of this thread may do.
+
+    Args:
+        loose: whether gradients may be taken at a network folded forward too.
+        ahead: whether a convolution may do the work of those behind it, without a gradient too.
+    """
 
     loose = False
+    ahead = False
 
 
 _STATE = _State()
@@ -55,6 +61,16 @@ def loose_kinks() -> Iterator[None]:
         yield
     finally:
         _STATE.loose = before
+
+
+@contextmanager
+def run_ahead() -> Iterator[None]:
+    """Inside, what nobody watches may run before its turn: for those who want the output of the network alone."""
+    before, _STATE.ahead = _STATE.ahead, True
+    try:
+        yield
+    finally:
+        _STATE.ahead = before
 
 
 # Set on a tensor: the modules whose work is done in it already.
@@ -77,6 +93,9 @@ class _Behind:
     def joined(self) -> bool:
         """Whether nobody looks at what lies between."""
         return not any(map(_watched, self.walls))
+
+
+_Sequence: TypeAlias = "list[tuple[_Chain, list[nn.Module]]]"
 
 
 @dataclass
@@ -114,7 +133,7 @@ class _Chain:
                 break
         return taken
 
-    def sequence(self) -> list[tuple[_Chain, list[nn.Module]]]:
+    def sequence(self) -> _Sequence:
         """This chain and those behind it that a gradient can pass in one go, each with the followers it swallows."""
         taken = self.swallowed()
         if self.then is None or len(taken) < len(self.followers) or any(map(_watched, (self.convolution, *taken))):
@@ -141,35 +160,36 @@ class _Chain:
         dtype = _compute_dtype()
         if not _plain(inputs, dtype):
             return _as_written(self.convolution, inputs)
-        if not (inputs.requires_grad and torch.is_grad_enabled()):
-            taken = self.swallowed()
-            return _done(taken, self.operation(taken, dtype).run(inputs))
-        if dtype == torch.float32 and not _STATE.loose and _ruled():
+        back = inputs.requires_grad and torch.is_grad_enabled()
+        if back and _is_exact(dtype) and _ruled():
             # A rule lets through far more than a gradient: its longer sums show the order they are made in.
             return _as_written(self.convolution, inputs.contiguous())
-        sequence = self.sequence()
+        sequence = self.sequence() if back or _STATE.ahead else [(self, self.swallowed())]
         done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
-        return _done(done[1:], differentiable(inputs, self.passages(sequence, inputs.shape, dtype)))
+        passages = self.passages(sequence, inputs.shape, dtype, back=back)
+        if back:
+            return _done(done[1:], differentiable(inputs, passages))
+        for passage in passages:
+            inputs = passage.run(inputs)
+        return _done(done[1:], inputs)
 
-    def passages(
-        self, sequence: list[tuple[_Chain, list[nn.Module]]], size: torch.Size, dtype: torch.dtype
-    ) -> list[Passage]:
+    def passages(self, sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back: bool) -> list[Passage]:
         """The passages of the sequence that begins here, for inputs of `size`; those of the last sizes are kept."""
         taken = (len(modules) for _, modules in sequence)
-        key = (size, dtype, _STATE.loose, torch.get_num_threads(), *taken)
+        key = (size, dtype, back, _STATE.loose, torch.get_num_threads(), *taken)
         if key not in self.known:
             if len(self.known) >= _KNOWN:
                 self.known.clear()
-            self.known[key] = _passages(sequence, size, dtype)
+            self.known[key] = _passages(sequence, size, dtype, back=back)
         return self.known[key]
 
-    def link(self, taken: list[nn.Module], dtype: torch.dtype, *, handed: bool) -> Link:
+    def link(self, taken: list[nn.Module], dtype: torch.dtype, *, back: bool, handed: bool = False) -> Link:
         """The passage; what it `handed` on is left to the filter behind it: the activation, and an exact norm."""
         left = taken[:-1] if handed else taken
-        if _is_exact(dtype):
+        if back and _is_exact(dtype):
             run = self.as_written([] if handed else taken)
         else:
-            run = self.operation(left, self.forward_dtype(dtype)).run
+            run = self.operation(left, self.forward_dtype(dtype) if back else dtype).run
         return Link(run, self.operation(left, dtype))
 
     def forward_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -183,41 +203,57 @@ class _Chain:
         return bool(taken) and taken[-1] is self.activation
 
     def filtered(
-        self, taken: list[nn.Module], giver: _Chain | None, size: torch.Size, dtype: torch.dtype
+        self, taken: list[nn.Module], giver: _Giver | None, size: torch.Size, dtype: torch.dtype, *, back: bool
     ) -> Filtered | None:
-        """A filter of inputs of `size` that does the activation of its giver too; None if it cannot be one."""
+        """A filter of inputs of `size` that does the activation of its giver too; None if it is better left as it is.
+
+        Where it pays it does all the work of its giver. Without a way back that is all that it has to offer.
+        """
         if not (Depthwise.takes(self.convolution, self.kernel) and Depthwise.fits(self.kernel, size)):
             return None
-        exact = _is_exact(dtype)
-        there = self._filter(taken, giver, self.forward_dtype(dtype), exact=exact)
-        if exact and not self.filters_alike(there, taken, giver, size):
+        exact, forward = back and _is_exact(dtype), self.forward_dtype(dtype) if back else dtype
+        if giver is not None and forward == torch.float32 and giver.chain.widens(size):
+            there = self._filter(taken, giver, forward, exact=exact, widening=True)
+            if not exact or self.filters_alike(there, taken, giver, giver.size):
+                narrowing = giver.chain.operation(giver.taken[:-1], dtype)
+                return Filtered(there, self._filter(taken, giver, dtype, exact=exact), narrowing)
+        there = self._filter(taken, giver, forward, exact=exact)
+        if not back or (exact and not self.filters_alike(there, taken, giver, size)):
             return None
         return Filtered(there, self._filter(taken, giver, dtype, exact=exact))
 
-    def _filter(self, taken: list[nn.Module], giver: _Chain | None, dtype: torch.dtype, *, exact: bool) -> Depthwise:
-        key = (exact, giver is not None, len(taken), dtype)
+    def widens(self, size: torch.Size) -> bool:
+        """Whether a filter of inputs of `size` had better make them itself."""
+        return PointwiseConvolution.takes(self.convolution, self.kernel) and Depthwise.widens(size)
+
+    def _filter(
+        self, taken: list[nn.Module], giver: _Giver | None, dtype: torch.dtype, *, exact: bool, widening: bool = False
+    ) -> Depthwise:
+        key = (exact, giver is not None, widening, len(taken), dtype)
         if key not in self.filters:
             channels, bias = self.convolution.out_channels, self.convolution.bias
             with torch.inference_mode(False), torch.no_grad():
-                before = Elementwise.of(channels, None, None)
-                if giver is not None and giver.activation is not None:
-                    before = Elementwise.of(channels, giver.norm if exact else None, Activation.of(giver.activation))
+                before, wide = Elementwise.of(channels, None, None), None
+                if giver is not None and giver.chain.activation is not None:
+                    norm = giver.chain.norm if exact or widening else None
+                    before = Elementwise.of(channels, norm, Activation.of(giver.chain.activation))
+                    wide = giver.chain.convolution.weight.detach() if widening else None
                 activation = Activation.of(taken[-1]) if self.cuts(taken) else None
                 behind = Elementwise.of(channels, self.norm if self.norm in taken else None, activation, bias)
                 weight = self.convolution.weight.detach().contiguous()
-                self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype)
+                self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype, wide)
         return self.filters[key]
 
-    def filters_alike(self, filter_: Depthwise, taken: list[nn.Module], giver: _Chain | None, size: torch.Size) -> bool:
-        """Whether the filter gives the original's last bits, asked as in `sums_alike`."""
+    def filters_alike(self, filter_: Depthwise, taken: list[nn.Module], giver: _Giver | None, size: torch.Size) -> bool:
+        """Whether the filter gives the original's last bits of inputs of `size`, asked as in `sums_alike`."""
         case = (giver is not None, len(taken), *_case(size))
         if case not in self.alike:
-            probe = _probe(size)
-            expected = probe
+            modules = [self.convolution, *taken]
             if giver is not None:
-                for module in (giver.norm, giver.activation):
-                    expected = expected if module is None else _as_written(module, expected)
-            for module in (self.convolution, *taken):
+                widening = size[1] != self.convolution.in_channels
+                modules = [*([giver.chain.convolution] if widening else []), *giver.taken, *modules]
+            probe = expected = _probe(size)
+            for module in modules:
                 expected = _as_written(module, expected)
             found, _ = filter_.forward(probe, keep=True)  # as it will run: every way of running is compiled anew
             self.alike[case] = torch.equal(found, expected)
@@ -287,18 +323,35 @@ class _Chain:
         return _as_written(self.convolution, inputs.contiguous()).contiguous(memory_format=torch.channels_last)
 
 
-def _passages(sequence: list[tuple[_Chain, list[nn.Module]]], size: torch.Size, dtype: torch.dtype) -> list[Passage]:
-    """The passages of a sequence: depthwise convolutions are filters, which do the activation before them too."""
-    filters: list[Filtered | None] = []
-    givers: list[_Chain | None] = [None]
+@dataclass(frozen=True)
+class _Giver:
+    """A convolution that can leave its activation, or all of its work, to the filter behind it.
+
+    Args:
+        chain: itself.
+        taken: the followers that it swallowed, its activation the last.
+        size: of its inputs.
+    """
+
+    chain: _Chain
+    taken: list[nn.Module]
+    size: torch.Size
+
+
+def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back: bool) -> list[Passage]:
+    """The passages of a sequence: depthwise convolutions are filters, which do what lies before them too."""
+    passages: list[Passage] = []
+    giver: _Giver | None = None
     for chain, taken in sequence:
-        filters.append(chain.filtered(taken, givers[-1], size, dtype))
-        givers.append(chain if filters[-1] is None and chain.cuts(taken) else None)
+        found = chain.filtered(taken, giver, size, dtype, back=back)
+        if found is not None and giver is not None:
+            passages.pop()
+            if found.narrowing is None:
+                passages.append(giver.chain.link(giver.taken, dtype, back=back, handed=True))
+        passages.append(found or chain.link(taken, dtype, back=back))
+        giver = _Giver(chain, taken, size) if found is None and chain.cuts(taken) else None
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
-    return [
-        found or chain.link(taken, dtype, handed=then is not None and giver is not None)
-        for (chain, taken), found, then, giver in zip(sequence, filters, [*filters[1:], None], givers[1:], strict=True)
-    ]
+    return passages
 
 
 def _is_exact(dtype: torch.dtype) -> bool:

@@ -188,6 +188,26 @@ class Writer(ABC):
         """A * b + c, rounded once."""
         return self.b.call(self._fma, [a, b, c])
 
+    def products(self, rows: list[Any], columns: Any, registers: int, start: Any, stop: Any) -> list[Any]:
+        """Sums over the channels from `start` up to `stop`, in their order: `registers` of each row, row by row.
+
+        Args:
+            rows: addresses of floats, a channel behind the other.
+            columns: address of vectors, `registers` of them for each channel.
+            registers: vectors side by side.
+            start: first channel.
+            stop: the one behind the last.
+        """
+
+        def channel(index: Any, sums: list[Any]) -> list[Any]:
+            vectors = self.sum(columns, self.product(index, registers * LINE))
+            weights = [self.load(self.sum(vectors, self.number(n * LINE))) for n in range(registers)]
+            values = [self.everywhere(self.load(self.sum(row, self.product(index, 4)), self.f32)) for row in rows]
+            pairs = ((value, weight) for value in values for weight in weights)
+            return [self.fma(value, weight, total) for (value, weight), total in zip(pairs, sums, strict=True)]
+
+        return self.fold(start, stop, [self.zeros] * (len(rows) * registers), channel)
+
     def widened(self, halves: Any) -> Any:
         """float32 of bfloat16, which is its upper half."""
         words = self.b.shl(self.b.zext(halves, self._words), self.ir.Constant(self._words, [16] * LANES))

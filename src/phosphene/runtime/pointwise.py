@@ -99,27 +99,20 @@ class _Product(Writer):
         low, high = (self.everywhere(self.load(self.sum(a.limits, self.number(n)), self.f32)) for n in (0, 4))
         for place, row in enumerate(rows):
             to = self.sum(a.result, self.product(row, a.outputs, 4))
-            for column, value in zip(columns, sums[place], strict=True):
+            values = sums[place * self.registers : (place + 1) * self.registers]
+            for column, value in zip(columns, values, strict=True):
                 scale, shift = (self.load(self.sum(table, column)) for table in (a.scale, a.shift))
                 self.store(self.cut(self.fma(value, scale, shift), low, high), self.sum(to, column))
 
-    def _sums(self, rows: list[Any], weights: Any) -> list[list[Any]]:
-        """The products of some rows with some columns: (rows, registers)."""
-        b, a, many = self.b, self.a, len(rows) * self.registers
-
-        def channel(index: Any, sums: list[Any]) -> list[Any]:
-            start = self.sum(weights, self.product(index, self.registers * LINE))
-            columns = [self.load(self.sum(start, self.number(n * LINE))) for n in range(self.registers)]
-            values = [self.everywhere(self.load(self.sum(row, self.product(index, 4)), self.f32)) for row in rows]
-            pairs = ((value, column) for value in values for column in columns)
-            return [self.fma(value, column, sum_) for (value, column), sum_ in zip(pairs, sums, strict=True)]
+    def _sums(self, rows: list[Any], weights: Any) -> list[Any]:
+        """The products of some rows with some columns, row by row: sums of blocks, and then of these."""
+        b, a = self.b, self.a
 
         def block(index: Any, totals: list[Any]) -> list[Any]:
             start = self.product(index, a.block)
             stop = self.smaller(self.sum(start, a.block), a.channels)
-            sums = self.fold(start, stop, [self.zeros] * many, channel)
-            return [b.fadd(total, sum_) for total, sum_ in zip(totals, sums, strict=True)]
+            sums = self.products(rows, weights, self.registers, start, stop)
+            return [b.fadd(total, part) for total, part in zip(totals, sums, strict=True)]
 
         blocks = b.sdiv(b.sub(self.sum(a.channels, a.block), self.one), a.block)
-        found = self.fold(self.zero, blocks, [self.zeros] * many, block)
-        return [found[n : n + self.registers] for n in range(0, many, self.registers)]
+        return self.fold(self.zero, blocks, [self.zeros] * (len(rows) * self.registers), block)

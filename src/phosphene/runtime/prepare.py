@@ -21,7 +21,7 @@ from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, trace, with_value
 from phosphene.hooks import survey
 from phosphene.runtime.allocator import keep_freed_memory
-from phosphene.runtime.fusion import fuse
+from phosphene.runtime.fusion import fuse, run_ahead
 from phosphene.runtime.layers import default_layer
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.types import Layer, Size
@@ -59,6 +59,10 @@ class Prepared(Classifier):
         images = self.mean_image.expand(1, -1, *self._size)
         with self.clear_refusal(images):
             return survey(self.module, self.preprocess.normalize(images).to(self.dtype))
+
+    def logits(self, images: Tensor) -> Tensor:
+        with run_ahead():
+            return super().logits(images)
 
     @property
     def _size(self) -> Size:
