@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
-from phosphene.runtime import input_gradient, jit
+from phosphene.runtime import forward, input_gradient, jit
 from phosphene.runtime.convolution import Activation, Elementwise
 from phosphene.runtime.depthwise import Depthwise, Filtered
 from phosphene.runtime.fusion import _Chain
+from phosphene.runtime.pointwise import PointwiseConvolution
 from phosphene.runtime.prepare import prepare
 from phosphene.types import Target
 
@@ -92,6 +93,31 @@ def test_it_has_the_bits_of_the_operations_that_it_stands_for() -> None:
 
 
 @compiled
+@pytest.mark.parametrize(
+    ("channels", "narrow", "side"), [(96, 16, 30), (240, 40, 28), (80, 3, 11), (32, 24, 9), (112, 20, 8)]
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_it_makes_what_it_filters(channels: int, narrow: int, side: int, stride: int) -> None:
+    torch.manual_seed(0)
+    weight, widening = torch.randn(channels, 1, 5, 5), torch.randn(channels, narrow, 1, 1)
+    kernel, norm, given = (
+        Kernel((5, 5), (stride, stride), padding=None),
+        _norm(channels),
+        torch.randn(3, narrow, side, side),
+    )
+    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, None, Activation())
+    wide = Depthwise(weight, kernel, before, behind, widening=widening)
+    plain = PointwiseConvolution(widening, Elementwise.of(channels, None, None)).run(given, narrow)
+    assert Depthwise.widens(given.shape)
+    assert wide.wide(given.shape) == plain.shape
+    output, bits = wide.forward(given, keep=True)
+    expected, expected_bits = Depthwise(weight, kernel, before, behind).forward(plain, keep=True)
+    assert torch.equal(output, expected)
+    assert torch.equal(wide.forward(given)[0], expected)
+    assert all(map(torch.equal, bits, expected_bits))
+
+
+@compiled
 def test_no_number_stays_none_and_is_let_through() -> None:
     given = torch.ones(1, 16, 8, 8)
     given[0, 3, 4, 4] = torch.nan
@@ -115,15 +141,25 @@ def test_filters_run_side_by_side() -> None:
     assert all(map(torch.equal, found, expected * 4))
 
 
-def _mobile() -> nn.Module:
-    """A few inverted residuals' worth of layers: dense and depthwise ones in turn, one with a bias, one at once."""
+def _mobile(side: int = 3) -> nn.Module:
+    """A few inverted residuals' worth of layers: dense ones and depthwise ones in turn, some with a bias, two at once.
+
+    Args:
+        side: of the dense kernels; those of one place are widened by the filter behind them.
+    """
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     widths = [(3, 16, 1, 2), (16, 48, 1, 1), (48, 48, 48, 2), (48, 32, 1, 1), (32, 32, 32, 1), (32, 32, 32, 1)]
     for inputs, outputs, groups, stride in widths:
-        layers.append(nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=outputs == 32))
+        size = 3 if groups > 1 or inputs == 3 else side
+        layers.append(nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=outputs == 32))
         layers += [_norm(outputs), nn.ReLU6(), nn.Identity()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+
+
+def _chain(module: nn.Module) -> _Chain | None:
+    found = vars(module).get("forward")
+    return found if isinstance(found, _Chain) else None
 
 
 def _gradient(network: nn.Module, images: Tensor) -> Tensor:
@@ -133,12 +169,19 @@ def _gradient(network: nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("side", [1, 3])
 @pytest.mark.parametrize("images", [1, 5])
-def test_gradients_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch, images: int, compiles: bool) -> None:
+def test_passes_with_and_without_kernels(
+    monkeypatch: pytest.MonkeyPatch, images: int, side: int, compiles: bool
+) -> None:
     if not compiles:
         monkeypatch.setattr(jit, "available", lambda: False)
-    network, batch = _mobile(), torch.rand(images, 3, 40, 44)
+    network, batch = _mobile(side), torch.rand(images, 3, 40, 44)
     classifier = Classifier(network)
+    logits = network(batch).detach()
+    assert float((forward(classifier, batch) - logits).abs().max()) <= 1e-5 * float(logits.abs().max())
+    fast = forward(prepare(classifier, precision="fast"), batch)
+    assert float((fast - logits).abs().max()) <= 3e-2 * float(logits.abs().max())
     _, found = input_gradient(classifier, batch, Target.of(1))
     expected = _gradient(network, batch)
     assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
@@ -149,8 +192,7 @@ def test_gradients_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch, ima
 @compiled
 def test_a_sequence_hands_its_activations_to_the_filters() -> None:
     prepared = prepare(Classifier(_mobile()))
-    chains = [vars(module).get("forward") for module in prepared.module.modules()]
-    chain = next(found for found in chains if isinstance(found, _Chain))
+    chain = next(found for found in map(_chain, prepared.module.modules()) if found is not None)
     size = torch.Size((2, 3, 40, 44))
     exact, fast = (
         chain.passages(chain.sequence(), size, dtype, back=True) for dtype in (torch.float32, torch.bfloat16)
@@ -163,8 +205,26 @@ def test_a_sequence_hands_its_activations_to_the_filters() -> None:
 
 
 @compiled
-def test_what_is_watched_is_what_the_network_gives() -> None:
-    network = _mobile()
+def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
+    network = _mobile(side=1)
+    prepared = prepare(Classifier(network))
+    chain = next(found for found in map(_chain, prepared.module.modules()) if found is not None)
+    size = torch.Size((2, 3, 40, 44))
+    for back in (True, False):
+        passages = chain.passages(chain.sequence(), size, torch.float32, back=back)
+        assert [isinstance(passage, Filtered) for passage in passages][:2] == [False, True]
+        assert isinstance(passages[1], Filtered)
+        assert passages[1].narrowing is not None
+    # Without a gradient others may wait for each layer's own output: only a pass for the scores alone runs ahead.
+    with torch.no_grad():
+        first = prepared.module[0](torch.rand(2, 3, 40, 44))
+    assert first.shape[1] == 16
+
+
+@compiled
+@pytest.mark.parametrize("side", [1, 3])
+def test_what_is_watched_is_what_the_network_gives(side: int) -> None:
+    network = _mobile(side)
     prepared = prepare(Classifier(network))
     batch = torch.rand(2, 3, 40, 44)
     for name, module in network.named_modules():

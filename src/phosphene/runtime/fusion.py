@@ -207,10 +207,12 @@ class _Chain:
     ) -> Filtered | None:
         """A filter of inputs of `size` that does the activation of its giver too; None if it is better left as it is.
 
-        Where it pays it does all the work of its giver. Without a way back that is all that it has to offer.
+        Where it pays it does all the work of its giver.
         """
         if not (Depthwise.takes(self.convolution, self.kernel) and Depthwise.fits(self.kernel, size)):
             return None
+        if not back and dtype != torch.float32:
+            return None  # oneDNN is as fast in bfloat16 where there are no masks to keep
         exact, forward = back and _is_exact(dtype), self.forward_dtype(dtype) if back else dtype
         if giver is not None and forward == torch.float32 and giver.chain.widens(size):
             there = self._filter(taken, giver, forward, exact=exact, widening=True)
@@ -218,7 +220,7 @@ class _Chain:
                 narrowing = giver.chain.operation(giver.taken[:-1], dtype)
                 return Filtered(there, self._filter(taken, giver, dtype, exact=exact), narrowing)
         there = self._filter(taken, giver, forward, exact=exact)
-        if not back or (exact and not self.filters_alike(there, taken, giver, size)):
+        if exact and not self.filters_alike(there, taken, giver, size):
             return None
         return Filtered(there, self._filter(taken, giver, dtype, exact=exact))
 

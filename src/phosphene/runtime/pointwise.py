@@ -20,7 +20,7 @@ from phosphene.runtime.jit import LANES, LINE, Writer
 
 _LAST = torch.channels_last
 # (registers of outputs, places) of a tile: as many sums as there are registers for, the fastest first.
-_TILES = ((3, 9), (5, 5), (4, 6), (2, 12), (7, 4), (1, 14))
+_TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
 
 
 class PointwiseConvolution:
