@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -130,6 +132,65 @@ def test_no_number_stays_none_and_is_let_through() -> None:
 
 
 @compiled
+def test_what_is_infinite_is_let_through_a_relu() -> None:
+    given = torch.full((1, 16, 4, 4), torch.inf)
+    cut, identity = Elementwise.of(16, None, Activation()), Elementwise.of(16, None, None)
+    filter_ = Depthwise(torch.ones(16, 1, 1, 1), Kernel((1, 1)), cut, identity)
+    output, bits = filter_.forward(given, keep=True)
+    assert (output == torch.inf).all()
+    assert (filter_.backward(torch.ones_like(output), given.shape, bits) == 1).all()
+
+
+@compiled
+def test_other_numbers_of_channels_are_refused() -> None:
+    identity = Elementwise.of(48, None, None)
+    with pytest.raises(ValueError, match="48 channels was given 16"):
+        Depthwise(torch.ones(48, 1, 3, 3), Kernel((3, 3)), identity, identity).forward(torch.ones(1, 16, 9, 9))
+    with pytest.raises(ValueError, match="48 channels was given 16"):
+        PointwiseConvolution(torch.ones(48, 48, 1, 1), identity).run(torch.ones(1, 16, 9, 9), 48)
+    network = prepare(Classifier(nn.Sequential(nn.Conv2d(48, 48, 3, groups=48), nn.ReLU()))).module
+    with torch.no_grad(), pytest.raises(RuntimeError, match="channels"):
+        network(torch.rand(1, 16, 20, 20))
+
+
+def test_a_copy_makes_its_own_operations() -> None:
+    prepared, batch = prepare(Classifier(_mobile(side=1))), torch.rand(2, 3, 40, 44)
+    expected = prepared.logits(batch).detach()
+    copied, loaded = copy.deepcopy(prepared.module), pickle.loads(pickle.dumps(prepared.module))
+    for module in (copied, loaded):
+        chains = [chain for chain in map(_chain, module.modules()) if chain is not None]
+        assert len(chains) == 6
+        assert not any(chain.made or chain.filters or chain.products or chain.known for chain in chains)
+    normed = prepared.preprocess.normalize(batch)
+    with torch.no_grad():
+        assert torch.equal(copied(normed), loaded(normed))
+        assert float((copied(normed) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_the_default_type_of_tensors_does_not_matter() -> None:
+    classifier, batch = Classifier(_mobile(side=1)), torch.rand(2, 3, 40, 44)
+    expected = _gradient(_mobile(side=1), batch)
+    torch.set_default_dtype(torch.float64)
+    try:
+        _, found = input_gradient(classifier, batch, Target.of(1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+
+
+def test_hooks_of_all_modules_see_each_layer() -> None:
+    network, batch, seen = _mobile(side=1), torch.rand(1, 3, 40, 44), []
+    with torch.nn.modules.module.register_module_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.shape)
+    ):
+        network(batch)
+        expected = list(seen)
+        seen.clear()
+        prepare(Classifier(network)).logits(batch)
+    assert seen[-len(expected) :] == expected
+
+
+@compiled
 def test_filters_run_side_by_side() -> None:
     torch.manual_seed(0)
     part = Elementwise.of(32, None, _RELU6)
@@ -215,6 +276,17 @@ def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
         assert [isinstance(passage, Filtered) for passage in passages][:2] == [False, True]
         assert isinstance(passages[1], Filtered)
         assert passages[1].narrowing is not None
+    # As many channels before as behind, as in MobileNet.
+    layers = [
+        nn.Conv2d(48, 48, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False),
+        nn.ReLU(),
+    ]
+    alike = prepare(Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+    chain = next(found for found in map(_chain, alike.module.modules()) if found is not None)
+    (passage,) = chain.passages(chain.sequence(), torch.Size((2, 48, 20, 20)), torch.float32, back=True)
+    assert isinstance(passage, Filtered)
     # Without a gradient others may wait for each layer's own output: only a pass for the scores alone runs ahead.
     with torch.no_grad():
         first = prepared.module[0](torch.rand(2, 3, 40, 44))

@@ -84,20 +84,23 @@ class Elementwise:
         cls, channels: int, norm: nn.BatchNorm2d | None, activation: Activation | None, bias: Tensor | None = None
     ) -> Elementwise:
         """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
-        scale, shift = torch.ones(channels), torch.zeros(channels)
+        scale = torch.ones(channels, dtype=torch.float32, device="cpu")  # whatever the default is
+        shift = torch.zeros_like(scale)
         if norm is not None:
             # PyTorch does not say how it rounds its scale and shift, but what it makes of 0 and 2^60 does.
-            shift = nn.BatchNorm2d.forward(norm, torch.zeros(1, channels, 1, 1)).flatten()
-            scale = nn.BatchNorm2d.forward(norm, torch.full((1, channels, 1, 1), _LARGE)).flatten() / _LARGE
+            none, large = (value[None, :, None, None] for value in (shift, scale * _LARGE))
+            shift = nn.BatchNorm2d.forward(norm, none).flatten()
+            scale = nn.BatchNorm2d.forward(norm, large).flatten() / _LARGE
         if bias is not None:
             shift = shift + scale * bias
         return cls(scale.contiguous(), shift.contiguous(), activation)
 
     @property
-    def limits(self) -> list[float]:
-        if self.activation is None:
-            return [-math.inf, math.inf]
-        return [self.activation.low, math.inf if self.activation.high is None else self.activation.high]
+    def limits(self) -> Tensor:
+        """(2,) the lowest and the highest value; no number where there is none, which no value is beyond."""
+        low, high = (None, None) if self.activation is None else (self.activation.low, self.activation.high)
+        bounds = [math.nan if bound is None else bound for bound in (low, high)]
+        return torch.tensor(bounds, dtype=torch.float32, device="cpu")
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
@@ -187,7 +190,7 @@ class Convolution:
         key = (back, id(weight), *padding, *size[-2:])
         found = self._packed.get(key)
         if found is None:
-            older = [known for known in self._packed if known[:2] == (back, id(weight))]
+            older = [known for known in list(self._packed) if known[:2] == (back, id(weight))]
             for known in older[:-2]:
                 self._packed.pop(known, None)
             found = _MK._reorder_convolution_weight(

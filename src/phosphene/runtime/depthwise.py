@@ -72,7 +72,7 @@ class Depthwise:
             groups = widening.reshape(-1, self._registers * LANES, widening.shape[1])
             self._widening = groups.transpose(1, 2).contiguous()
         self._weight = weight
-        self._limits = torch.tensor([*before.limits, *behind.limits])
+        self._limits = torch.cat([before.limits, behind.limits])
         self._plans: dict[tuple[Any, ...], _Plan] = {}
 
     @staticmethod
@@ -102,6 +102,9 @@ class Depthwise:
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
         before, behind = (keep and part.activation is not None for part in (self.before, self.behind))
+        given = len(self._weight) if self._widening is None else self._widening.shape[1]
+        if inputs.shape[1] != given:  # (its memory would be read all the same)
+            raise ValueError(f"a filter of {given} channels was given {inputs.shape[1]}")
         size = self.wide(inputs.shape)
         plan = self._plan(size, size, back=False, kept=(before, behind))
         output = self._map(plan.size)
@@ -122,7 +125,7 @@ class Depthwise:
         return result
 
     def _map(self, size: torch.Size) -> Tensor:
-        return torch.empty(size, dtype=self.dtype, memory_format=_LAST)
+        return torch.empty(size, dtype=self.dtype, device="cpu", memory_format=_LAST)
 
     def _plan(self, given: torch.Size, inputs: torch.Size, *, back: bool, kept: tuple[bool, bool]) -> _Plan:
         key = (given, inputs, back, kept, torch.get_num_threads())
@@ -225,9 +228,13 @@ def _turned(weight: Tensor, kernel: Kernel, pads: list[int], axes: list[_Axis]) 
     return turned.flatten(0, 1)
 
 
+def _numbers(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
 def _bits(size: torch.Size) -> Tensor:
     images, channels, *places = size
-    return torch.empty(images, channels // LANES, *places, dtype=torch.int16)
+    return torch.empty(images, channels // LANES, *places, dtype=torch.int16, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,7 @@ class _Plan:
         parts = 1 if items % threads == 0 or items >= 4 * threads else threads
         own = -(-blocks // groups) * rows.taps * padded * LANES
         narrow = tables[6].shape[1] if spec.tile is not None else given[1]
-        tables = [*tables[:6], torch.tensor(rows.first), torch.tensor(columns.first), *tables[6:]]
+        tables = [*tables[:6], _numbers(rows.first), _numbers(columns.first), *tables[6:]]
         sizes = (
             items * parts, groups, parts, given[1], narrow, given[2], given[3], size[2], size[3],
             rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
@@ -262,7 +269,9 @@ class _Plan:
 
     def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:
         """Fill the result."""
-        scratch = torch.zeros(self.scratch)  # of each run its own: others may run at the same time
+        scratch = torch.zeros(
+            self.scratch, dtype=torch.float32, device="cpu"
+        )  # of each run its own: others may run at the same time
         arguments = self.arguments.copy()
         pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
         arguments[2 : 2 + len(POINTERS)] = list(pointers)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
 from phosphene.runtime.convolution import Activation, Convolution, Elementwise, Link, Passage, differentiable, folded
@@ -116,10 +117,15 @@ class _Chain:
     known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
     late: bool = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
+        made = ("made", "filters", "products", "alike", "blocks", "known")
+        return {**vars(self), **{name: {} for name in made}}
+
     def swallowed(self) -> list[nn.Module]:
         """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
         taken: list[nn.Module] = []
-        if _watched(self.convolution):
+        if _watched(self.convolution) or _all_watched():
             return taken
         # A function mode, such as a rule for ReLUs, has to see every activation run.
         ruled = _ruled()
@@ -136,7 +142,12 @@ class _Chain:
     def sequence(self) -> _Sequence:
         """This chain and those behind it that a gradient can pass in one go, each with the followers it swallows."""
         taken = self.swallowed()
-        if self.then is None or len(taken) < len(self.followers) or any(map(_watched, (self.convolution, *taken))):
+        if (
+            self.then is None
+            or _all_watched()
+            or len(taken) < len(self.followers)
+            or any(map(_watched, (self.convolution, *taken)))
+        ):
             return [(self, taken)]
         behind, chain = self.then
         if not behind.joined or _watched(behind.module):
@@ -158,8 +169,8 @@ class _Chain:
         if is_done(self.convolution, inputs):
             return inputs
         dtype = _compute_dtype()
-        if not _plain(inputs, dtype):
-            return _as_written(self.convolution, inputs)
+        if not _plain(inputs, dtype) or inputs.shape[1] != self.convolution.in_channels:
+            return _as_written(self.convolution, inputs)  # (which says what is wrong with it)
         back = inputs.requires_grad and torch.is_grad_enabled()
         if back and _is_exact(dtype) and _ruled():
             # A rule lets through far more than a gradient: its longer sums show the order they are made in.
@@ -177,11 +188,12 @@ class _Chain:
         """The passages of the sequence that begins here, for inputs of `size`; those of the last sizes are kept."""
         taken = (len(modules) for _, modules in sequence)
         key = (size, dtype, back, _STATE.loose, torch.get_num_threads(), *taken)
-        if key not in self.known:
+        found = self.known.get(key)
+        if found is None:
             if len(self.known) >= _KNOWN:
                 self.known.clear()
-            self.known[key] = _passages(sequence, size, dtype, back=back)
-        return self.known[key]
+            found = self.known[key] = _passages(sequence, size, dtype, back=back)
+        return found
 
     def link(self, taken: list[nn.Module], dtype: torch.dtype, *, back: bool, handed: bool = False) -> Link:
         """The passage; what it `handed` on is left to the filter behind it: the activation, and an exact norm."""
@@ -213,14 +225,16 @@ class _Chain:
             return None
         if not back and dtype != torch.float32:
             return None  # oneDNN is as fast in bfloat16 where there are no masks to keep
+        if back and _STATE.loose:
+            return None  # other last bits lead a picture of many steps elsewhere: those of a seed stay what they are
         exact, forward = back and _is_exact(dtype), self.forward_dtype(dtype) if back else dtype
         if giver is not None and forward == torch.float32 and giver.chain.widens(size):
             there = self._filter(taken, giver, forward, exact=exact, widening=True)
-            if not exact or self.filters_alike(there, taken, giver, giver.size):
+            if not exact or self.filters_alike(there, taken, [giver.chain.convolution, *giver.taken], giver.size):
                 narrowing = giver.chain.operation(giver.taken[:-1], dtype)
                 return Filtered(there, self._filter(taken, giver, dtype, exact=exact), narrowing)
         there = self._filter(taken, giver, forward, exact=exact)
-        if exact and not self.filters_alike(there, taken, giver, size):
+        if exact and not self.filters_alike(there, taken, [] if giver is None else giver.taken, size):
             return None
         return Filtered(there, self._filter(taken, giver, dtype, exact=exact))
 
@@ -246,16 +260,17 @@ class _Chain:
                 self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype, wide)
         return self.filters[key]
 
-    def filters_alike(self, filter_: Depthwise, taken: list[nn.Module], giver: _Giver | None, size: torch.Size) -> bool:
-        """Whether the filter gives the original's last bits of inputs of `size`, asked as in `sums_alike`."""
-        case = (giver is not None, len(taken), *_case(size))
+    def filters_alike(
+        self, filter_: Depthwise, taken: list[nn.Module], before: list[nn.Module], size: torch.Size
+    ) -> bool:
+        """Whether the filter gives the last bits of the modules `before`, the convolution and those behind it.
+
+        Asked as in `sums_alike`, for inputs of `size`.
+        """
+        case = (len(before), len(taken), *_case(size))
         if case not in self.alike:
-            modules = [self.convolution, *taken]
-            if giver is not None:
-                widening = size[1] != self.convolution.in_channels
-                modules = [*([giver.chain.convolution] if widening else []), *giver.taken, *modules]
             probe = expected = _probe(size)
-            for module in modules:
+            for module in (*before, self.convolution, *taken):
                 expected = _as_written(module, expected)
             found, _ = filter_.forward(probe, keep=True)  # as it will run: every way of running is compiled anew
             self.alike[case] = torch.equal(found, expected)
@@ -368,7 +383,8 @@ def _case(size: torch.Size) -> tuple[object, ...]:
 
 def _probe(size: torch.Size) -> Tensor:
     """A few images of random numbers of that size."""
-    return torch.empty(min(size[0], _PROBED), *size[1:]).normal_(generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(min(size[0], _PROBED), *size[1:], generator=generator, dtype=torch.float32, device="cpu")
 
 
 @dataclass
@@ -582,6 +598,11 @@ def _watched(module: nn.Module, *, output: bool = True) -> bool:
     """Whether somebody sees what a module is given, or with `output` also what it returns."""
     given = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(given or (output and module._forward_hooks))
+
+
+def _all_watched() -> bool:
+    """Whether somebody sees what every module is given or returns."""
+    return bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def _ruled() -> bool:

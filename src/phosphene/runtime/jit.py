@@ -12,7 +12,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +32,12 @@ def available() -> bool:
 
     Without AVX-512 nothing is measured, so nothing is claimed: the network then runs on PyTorch's operations alone.
     """
-    capability = torch.backends.cpu.get_cpu_capability()
-    return capability == "AVX512" and find_spec("llvmlite") is not None and _parallel() is not None
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or _parallel() is None:
+        return False
+    try:
+        return compiled(_Nothing(["turn", "items"]).text("items")) != 0
+    except (ImportError, OSError, RuntimeError):  # llvmlite is missing or broken, or new code may not run here
+        return False
 
 
 @cache
@@ -235,6 +238,13 @@ class Writer(ABC):
     def where(self, bits: Any, values: Any) -> Any:
         """The values whose bit is set, zero for the others."""
         return self.b.select(self.b.bitcast(bits, self._flags), values, self.zeros)
+
+
+class _Nothing(Writer):
+    """The least kernel, to see whether there can be any."""
+
+    def item(self, index: Any) -> None:
+        pass
 
 
 _KEPT: list[Any] = []  # the code lives as long as its engine

@@ -41,7 +41,7 @@ class PointwiseConvolution:
         self._tile = next(tile for tile in _TILES if outputs // LANES % tile[0] == 0)
         panels = weight.reshape(-1, self._tile[0] * LANES, self._channels)
         self._panels = panels.transpose(1, 2).contiguous()  # (panels, in, outputs of a panel): as they are read
-        self._behind, self._limits = behind, torch.tensor(behind.limits)
+        self._behind, self._limits = behind, behind.limits
 
     @staticmethod
     def takes(convolution: nn.Conv2d, kernel: Kernel) -> bool:
@@ -52,9 +52,12 @@ class PointwiseConvolution:
 
     def run(self, inputs: Tensor, block: int) -> Tensor:
         """The output (N, out, H, W) for inputs (N, in, H, W), summed over blocks of so many channels."""
+        if inputs.shape[1] != self._channels:  # (its memory would be read all the same)
+            raise ValueError(f"a product of {self._channels} channels was given {inputs.shape[1]}")
         inputs = inputs.contiguous(memory_format=_LAST)
         outputs = len(self._panels) * self._panels.shape[2]
-        output = torch.empty(len(inputs), outputs, *inputs.shape[2:], memory_format=_LAST)
+        size = (len(inputs), outputs, *inputs.shape[2:])
+        output = torch.empty(size, dtype=torch.float32, device="cpu", memory_format=_LAST)
         places = len(inputs) * inputs.shape[2] * inputs.shape[3]
         tables = (inputs, output, self._panels, self._behind.scale, self._behind.shift, self._limits)
         tiles, panels = -(-places // self._tile[1]), len(self._panels)
