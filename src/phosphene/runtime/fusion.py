@@ -225,8 +225,6 @@ class _Chain:
             return None
         if not back and dtype != torch.float32:
             return None  # oneDNN is as fast in bfloat16 where there are no masks to keep
-        if back and _STATE.loose:
-            return None  # other last bits lead a picture of many steps elsewhere: those of a seed stay what they are
         exact, forward = back and _is_exact(dtype), self.forward_dtype(dtype) if back else dtype
         if giver is not None and forward == torch.float32 and giver.chain.widens(size):
             there = self._filter(taken, giver, forward, exact=exact, widening=True)
