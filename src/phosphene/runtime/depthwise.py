@@ -244,6 +244,7 @@ class _Plan:
     kernel: int
     size: torch.Size
     scratch: int
+    threads: int
     arguments: np.ndarray[Any, np.dtype[np.int64]]
     tables: list[Tensor]
 
@@ -265,7 +266,7 @@ class _Plan:
         )  # fmt: skip
         places = [table.data_ptr() for table in tables]
         numbers = [0, 0, *(0 for _ in POINTERS), *places, *(0 for _ in range(len(TABLES) - len(places))), *sizes]
-        return cls(address(spec), size, own * threads, np.array(numbers, np.int64), tables)
+        return cls(address(spec), size, own * threads, threads, np.array(numbers, np.int64), tables)
 
     def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:
         """Fill the result."""
@@ -275,4 +276,4 @@ class _Plan:
         arguments = self.arguments.copy()
         pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
         arguments[2 : 2 + len(POINTERS)] = list(pointers)
-        jit.run(self.kernel, arguments)
+        jit.run(self.kernel, arguments, self.threads)

@@ -52,9 +52,9 @@ def _parallel() -> Any:
     return start
 
 
-def run(address: int, arguments: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-    """Run a kernel on as many threads as PyTorch may use; its arguments are 64 bits each, as `Writer` reads them."""
-    _parallel()(address, arguments.ctypes.data, torch.get_num_threads(), 0)
+def run(address: int, arguments: np.ndarray[Any, np.dtype[np.int64]], threads: int) -> None:
+    """Run a kernel on no more than so many threads; its arguments are 64 bits each, as `Writer` reads them."""
+    _parallel()(address, arguments.ctypes.data, threads, 0)
 
 
 class Writer(ABC):

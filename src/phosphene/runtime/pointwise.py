@@ -62,7 +62,8 @@ class PointwiseConvolution:
         tables = (inputs, output, self._panels, self._behind.scale, self._behind.shift, self._limits)
         tiles, panels = -(-places // self._tile[1]), len(self._panels)
         sizes = (tiles * panels, panels, places, self._channels, outputs, block)
-        jit.run(_compiled(self._tile), np.array([0, *(table.data_ptr() for table in tables), *sizes], np.int64))
+        arguments = np.array([0, *(table.data_ptr() for table in tables), *sizes], np.int64)
+        jit.run(_compiled(self._tile), arguments, torch.get_num_threads())
         return output
 
 
