@@ -221,7 +221,9 @@ class _Chain:
 
         Where it pays it does all the work of its giver.
         """
-        if not (Depthwise.takes(self.convolution, self.kernel) and Depthwise.fits(self.kernel, size)):
+        if not _pays(size) or not Depthwise.takes(self.convolution, self.kernel):
+            return None
+        if not Depthwise.fits(self.kernel, size):
             return None
         if not back and dtype != torch.float32:
             return None  # oneDNN is as fast in bfloat16 where there are no masks to keep
@@ -283,13 +285,11 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            if not self.sums_alike(inputs):
-                block = self.block(taken, inputs.shape)
-                if block is not None:
-                    return self.product(taken).run(inputs, block)
-            output = (
-                self.operation([], torch.float32).run(inputs) if self.sums_alike(inputs) else self._original(inputs)
-            )
+            alike = self.sums_alike(inputs)
+            block = None if alike or not _pays(inputs.shape) else self.block(taken, inputs.shape)
+            if block is not None:
+                return self.product(taken).run(inputs, block)
+            output = self.operation([], torch.float32).run(inputs) if alike else self._original(inputs)
             for module in taken:
                 activation = Activation.of(module)
                 output = _normed_(module, output) if activation is None else activation.cut_(output)
@@ -367,6 +367,11 @@ def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back
         giver = _Giver(chain, taken, size) if found is None and chain.cuts(taken) else None
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
     return passages
+
+
+def _pays(size: torch.Size) -> bool:
+    """Whether kernels are worth compiling: one image is done before they are, unless it takes many steps."""
+    return size[0] > 1 or _STATE.loose
 
 
 def _is_exact(dtype: torch.dtype) -> bool:
