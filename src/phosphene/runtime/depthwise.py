@@ -25,7 +25,7 @@ from phosphene.runtime.jit import LANES, LINE
 
 _LAST = torch.channels_last
 _MOST_TAPS = 49
-_MOSTPLACES = 4  # of a stride's cell, for the way back
+_MOST_PLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
 _PLANS = 8
@@ -66,12 +66,11 @@ class Depthwise:
         widening: Tensor | None = None,
     ) -> None:
         self.kernel, self.before, self.behind, self.dtype = kernel, before, behind, dtype
-        self._registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
-        self._widening = None
+        self._weight, self._widening = weight, None
         if widening is not None:  # (groups of channels, K, channels of a group): as they are read
-            groups = widening.reshape(-1, self._registers * LANES, widening.shape[1])
+            registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
+            groups = widening.reshape(-1, registers * LANES, widening.shape[1])
             self._widening = groups.transpose(1, 2).contiguous()
-        self._weight = weight
         self._limits = torch.cat([before.limits, behind.limits])
         self._plans: dict[tuple[Any, ...], _Plan] = {}
 
@@ -84,7 +83,7 @@ class Depthwise:
             and channels % LANES == 0
             and kernel.dilation == (1, 1)
             and math.prod(kernel.size) <= _MOST_TAPS
-            and math.prod(kernel.stride) <= _MOSTPLACES
+            and math.prod(kernel.stride) <= _MOST_PLACES
             and jit.available()
         )
 
@@ -97,7 +96,7 @@ class Depthwise:
     @staticmethod
     def widens(size: torch.Size) -> bool:
         """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
-        return size[-1] >= max(_TALL[3], PLACES)
+        return size[-1] >= _TALL[3]
 
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
@@ -145,15 +144,17 @@ class Depthwise:
         else:
             size = torch.Size((*inputs[:2], *self.kernel.outputs(inputs[-2:])))
             axes, weights = [_Axis(taps, [0], step, pad) for taps, step, pad in geometry], self._weight[:, 0][None]
-        tables = [self._limits, self.before.scale, self.before.shift, self.behind.scale, self.behind.shift]
-        tile = None
+        tables, tile = {"limits": self._limits}, None
+        for place, part in (("before", self.before), ("behind", self.behind)):
+            tables |= {f"scale_{place}": part.scale, f"shift_{place}": part.shift}
         if self._widening is not None and not back:
-            tile = (self._registers, min(_TALL[self._registers], given[3]))
-            tables.append(self._widening)
+            registers = self._widening.shape[2] // LANES
+            tile = (registers, min(_TALL[registers], given[3]))
+            tables["widening"] = self._widening
         spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept, tile)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
-        return _Plan.of(spec, given, size, axes, [weights, *tables])
+        return _Plan.of(spec, given, size, axes, {"weights": weights, **tables})
 
 
 @dataclass(frozen=True)
@@ -246,10 +247,10 @@ class _Plan:
     scratch: int
     threads: int
     arguments: np.ndarray[Any, np.dtype[np.int64]]
-    tables: list[Tensor]
+    tables: dict[str, Tensor]
 
     @classmethod
-    def of(cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: list[Tensor]) -> _Plan:
+    def of(cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: dict[str, Tensor]) -> _Plan:
         """A plan to make maps of `size` from `given` ones."""
         (rows, columns), threads, blocks = axes, torch.get_num_threads(), given[1] // LANES
         padded = columns.reach(given[3], size[3])
@@ -258,21 +259,20 @@ class _Plan:
         items = given[0] * groups
         parts = 1 if items % threads == 0 or items >= 4 * threads else threads
         own = -(-blocks // groups) * rows.taps * padded * LANES
-        narrow = tables[6].shape[1] if spec.tile is not None else given[1]
-        tables = [*tables[:6], _numbers(rows.first), _numbers(columns.first), *tables[6:]]
+        narrow = given[1] if spec.tile is None else tables["widening"].shape[1]
+        tables = {**tables, "first_row": _numbers(rows.first), "first_column": _numbers(columns.first)}
         sizes = (
             items * parts, groups, parts, given[1], narrow, given[2], given[3], size[2], size[3],
             rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
         )  # fmt: skip
-        places = [table.data_ptr() for table in tables]
-        numbers = [0, 0, *(0 for _ in POINTERS), *places, *(0 for _ in range(len(TABLES) - len(places))), *sizes]
+        places = [tables[name].data_ptr() if name in tables else 0 for name in TABLES]
+        numbers = [0, 0, *(0 for _ in POINTERS), *places, *sizes]
         return cls(address(spec), size, own * threads, threads, np.array(numbers, np.int64), tables)
 
     def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:
         """Fill the result."""
-        scratch = torch.zeros(
-            self.scratch, dtype=torch.float32, device="cpu"
-        )  # of each run its own: others may run at the same time
+        # Of each run its own: others may run at the same time.
+        scratch = torch.zeros(self.scratch, dtype=torch.float32, device="cpu")
         arguments = self.arguments.copy()
         pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
         arguments[2 : 2 + len(POINTERS)] = list(pointers)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeGuard
 
@@ -158,9 +159,9 @@ class _Chain:
         """The convolution with the first followers folded in."""
         found = self.made.get((len(taken), dtype))
         if found is None:
-            activation = Activation.of(taken[-1]) if self.cuts(taken) else None
+            norm, activation = self.ends(taken)
             with torch.inference_mode(False), torch.no_grad():
-                weight, bias = folded(self.convolution, self.norm if self.norm in taken else None)
+                weight, bias = folded(self.convolution, norm)
                 found = Convolution(weight, bias, self.kernel, self.convolution.groups, activation, dtype)
             self.made[len(taken), dtype] = found
         return found
@@ -214,6 +215,10 @@ class _Chain:
         """Whether what it swallowed ends in its activation."""
         return bool(taken) and taken[-1] is self.activation
 
+    def ends(self, taken: list[nn.Module]) -> tuple[nn.BatchNorm2d | None, Activation | None]:
+        """The norm and the activation among what it swallowed."""
+        return self.norm if self.norm in taken else None, Activation.of(taken[-1]) if self.cuts(taken) else None
+
     def filtered(
         self, taken: list[nn.Module], giver: _Giver | None, size: torch.Size, dtype: torch.dtype, *, back: bool
     ) -> Filtered | None:
@@ -254,8 +259,7 @@ class _Chain:
                     norm = giver.chain.norm if exact or widening else None
                     before = Elementwise.of(channels, norm, Activation.of(giver.chain.activation))
                     wide = giver.chain.convolution.weight.detach() if widening else None
-                activation = Activation.of(taken[-1]) if self.cuts(taken) else None
-                behind = Elementwise.of(channels, self.norm if self.norm in taken else None, activation, bias)
+                behind = Elementwise.of(channels, *self.ends(taken), bias)
                 weight = self.convolution.weight.detach().contiguous()
                 self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype, wide)
         return self.filters[key]
@@ -269,9 +273,8 @@ class _Chain:
         """
         case = (len(before), len(taken), *_case(size))
         if case not in self.alike:
-            probe = expected = _probe(size)
-            for module in (*before, self.convolution, *taken):
-                expected = _as_written(module, expected)
+            probe = _probe(size)
+            expected = reduce(_passed, (*before, self.convolution, *taken), probe)
             found, _ = filter_.forward(probe, keep=True)  # as it will run: every way of running is compiled anew
             self.alike[case] = torch.equal(found, expected)
         return self.alike[case]
@@ -300,10 +303,8 @@ class _Chain:
     def product(self, taken: list[nn.Module]) -> PointwiseConvolution:
         """The convolution and the first followers as a product whose order of sums can be chosen."""
         if len(taken) not in self.products:
-            activation = Activation.of(taken[-1]) if self.cuts(taken) else None
             with torch.inference_mode(False), torch.no_grad():
-                norm = self.norm if self.norm in taken else None
-                behind = Elementwise.of(self.convolution.out_channels, norm, activation)
+                behind = Elementwise.of(self.convolution.out_channels, *self.ends(taken))
                 self.products[len(taken)] = PointwiseConvolution(self.convolution.weight.detach(), behind)
         return self.products[len(taken)]
 
@@ -311,12 +312,10 @@ class _Chain:
         """How many channels the original adds up before it adds up these sums; None if it does otherwise."""
         if not PointwiseConvolution.takes(self.convolution, self.kernel):
             return None
-        case = ("block", len(taken), *_case(size))
+        case = (len(taken), *_case(size))
         if case not in self.blocks:
-            probe = expected = _probe(size)
-            for module in (self.convolution, *taken):
-                expected = _as_written(module, expected)
-            run = self.product(taken).run
+            probe, run = _probe(size), self.product(taken).run
+            expected = reduce(_passed, (self.convolution, *taken), probe)
             self.blocks[case] = next((block for block in _BLOCKS if torch.equal(run(probe, block), expected)), None)
         return self.blocks[case]
 
@@ -616,6 +615,10 @@ def _ruled() -> bool:
 def _as_written(module: nn.Module, inputs: Tensor) -> Tensor:
     output: Tensor = type(module).forward(module, inputs)
     return output
+
+
+def _passed(values: Tensor, module: nn.Module) -> Tensor:
+    return _as_written(module, values)
 
 
 def _replace(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Micro-batches: a batch in parts that fit the caches, and in smaller ones where memory runs out."""
+"""Micro-batches: a batch in parts, and in smaller ones where memory runs out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phosphene.errors import ResourceError
 
 Result = TypeVar("Result")
 
-# Beyond this the activations of a batch no longer fit the caches and page faults eat the gain.
+# What a pass costs by itself is small beside sixteen images; more of them only take more memory.
 _CPU_BATCH = 16
 _GPU_BATCH = 64
 
