@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
 from phosphene.runtime import forward, input_gradient, jit
-from phosphene.runtime.convolution import Activation, Elementwise
 from phosphene.runtime.depthwise import Depthwise, Filtered
+from phosphene.runtime.elementwise import Activation, Elementwise
 from phosphene.runtime.fusion import _Chain
 from phosphene.runtime.pointwise import PointwiseConvolution
 from phosphene.runtime.prepare import prepare
@@ -160,7 +160,7 @@ def test_a_copy_makes_its_own_operations() -> None:
     for module in (copied, loaded):
         chains = [chain for chain in map(_chain, module.modules()) if chain is not None]
         assert len(chains) == 6
-        assert not any(chain.made or chain.filters or chain.products or chain.known for chain in chains)
+        assert not any(chain.made or chain.filters or chain.exacts or chain.ways or chain.known for chain in chains)
     normed = prepared.preprocess.normalize(batch)
     with torch.no_grad():
         assert torch.equal(copied(normed), loaded(normed))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
 from phosphene.runtime import input_gradient, jit
-from phosphene.runtime.convolution import Activation, Elementwise
+from phosphene.runtime.elementwise import Activation, Elementwise
 from phosphene.runtime.fusion import _Chain
 from phosphene.runtime.pointwise import PointwiseConvolution
 from phosphene.runtime.prepare import prepare

@@ -67,7 +67,7 @@ def test_one_pass_serves_all_that_look_at_the_last_layer() -> None:
             layer_gradients(classifier, images, Target.of(0), ["0"])
             input_gradient(classifier, images, Target.of(0))
     assert Counted.runs == 1 + 1 + 1
-    assert torch.equal(logits, alone[0])
+    torch.testing.assert_close(logits, alone[0], rtol=1e-6, atol=1e-6)  # (recorded for a gradient: as written)
     assert torch.equal(shared[1], alone[1])
     assert not torch.equal(passes[0].gradients["3"], passes[2].gradients["3"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from phosphene.attribution.deconvnet import Reduce, projected
@@ -56,6 +58,8 @@ def guided_backprop(
     References:
         springenberg2015, section 3.4.
     """
-    return projected(
-        classifier, images, target, lambda gradient, through: through(gradient).clamp_(min=0), to, reduce, batch_size
-    )
+
+    def rule(gradient: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+        return through(gradient).clamp_(min=0)
+
+    return projected(classifier, images, target, rule, to, reduce, batch_size, gated=True)

@@ -22,85 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel
+from phosphene.runtime.elementwise import Activation, Elementwise
+from phosphene.runtime.winograd import Winograd
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
-_LARGE = 2.0**60
 _FEW_CHANNELS = 4
 _FEW_PLACES = 4
-
-
-@dataclass(frozen=True)
-class Activation:
-    """What follows a convolution: cutting its values to [low, high]; high is None for a plain ReLU."""
-
-    low: float = 0.0
-    high: float | None = None
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Activation | None:
-        """The activation a module computes, or None if it is another one."""
-        if type(module) is nn.ReLU:
-            return cls()
-        if type(module) in (nn.ReLU6, nn.Hardtanh):
-            return cls(float(module.min_val), float(module.max_val))  # type: ignore[arg-type]
-        return None
-
-    @property
-    def attributes(self) -> tuple[str, list[float], str]:
-        """Name and numbers as oneDNN's operations take them."""
-        return ("relu", [], "") if self.high is None else ("hardtanh", [self.low, self.high], "")
-
-    def cut_(self, values: Tensor) -> Tensor:
-        """The values themselves, cut in place."""
-        return values.clamp_(self.low, self.high)
-
-    def gradient(self, gradient: Tensor, output: Tensor, *, own: bool = False) -> Tensor:
-        """The gradient before the activation, from the one behind it, overwritten if `own`, and the output."""
-        into = {"grad_input": gradient} if own else {}
-        if self.high is None:
-            overload = torch.ops.aten.threshold_backward
-            return (overload.grad_input if own else overload)(gradient, output, 0.0, **into)  # type: ignore[no-any-return]
-        backward = torch.ops.aten.hardtanh_backward
-        return (backward.grad_input if own else backward)(gradient, output, self.low, self.high, **into)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """What is done to each value by itself: times scale, plus shift, rounded once, then cut.
-
-    Args:
-        scale: (C,).
-        shift: (C,).
-        activation: None cuts nothing.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    activation: Activation | None = None
-
-    @classmethod
-    def of(
-        cls, channels: int, norm: nn.BatchNorm2d | None, activation: Activation | None, bias: Tensor | None = None
-    ) -> Elementwise:
-        """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
-        scale = torch.ones(channels, dtype=torch.float32, device="cpu")  # whatever the default is
-        shift = torch.zeros_like(scale)
-        if norm is not None:
-            # PyTorch does not say how it rounds its scale and shift, but what it makes of 0 and 2^60 does.
-            none, large = (value[None, :, None, None] for value in (shift, scale * _LARGE))
-            shift = nn.BatchNorm2d.forward(norm, none).flatten()
-            scale = nn.BatchNorm2d.forward(norm, large).flatten() / _LARGE
-        if bias is not None:
-            shift = shift + scale * bias
-        return cls(scale.contiguous(), shift.contiguous(), activation)
-
-    @property
-    def limits(self) -> Tensor:
-        """(2,) the lowest and the highest value; no number where there is none, which no value is beyond."""
-        low, high = (None, None) if self.activation is None else (self.activation.low, self.activation.high)
-        bounds = [math.nan if bound is None else bound for bound in (low, high)]
-        return torch.tensor(bounds, dtype=torch.float32, device="cpu")
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
@@ -140,11 +68,20 @@ class Convolution:
         self.weight = weight.to(dtype).contiguous(memory_format=_LAST)
         self.bias = None if bias is None else bias.to(dtype)
         self._packed: dict[tuple[object, ...], Tensor] = {}
+        self._winograds: dict[bool, Winograd] = {}
 
-    def run(self, inputs: Tensor, *, padded: bool = False) -> Tensor:
-        """The output, without a graph; for inputs that hold their padding already or not."""
+    def run(self, inputs: Tensor, *, padded: bool = False, as_defined: bool = False) -> Tensor:
+        """The output, without a graph.
+
+        Args:
+            inputs: (N, in, H, W).
+            padded: whether they hold their padding already.
+            as_defined: whether every product has to be made, so that the last bits can be those of the original.
+        """
         inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
         inputs, weight, padding = (inputs, self.weight, [0, 0]) if padded else self._padded(inputs)
+        if not as_defined and weight is self.weight and self._is_winograds(inputs.shape, padding):
+            return self._winograd(back=False).run(inputs, padding)
         weight = self._pack(weight, padding, inputs.shape)
         attributes = ("none", [], "") if self.activation is None else self.activation.attributes
         return _MK._convolution_pointwise(  # type: ignore[no-any-return]
@@ -156,6 +93,8 @@ class Convolution:
         gradient = gradient.to(self.dtype).contiguous(memory_format=_LAST)
         turned = self._turned_padding(size)
         if turned is not None:
+            if self._is_winograds(gradient.shape, turned):
+                return self._winograd(back=True).run(gradient, turned)
             weight = self._pack(self._turned, turned, gradient.shape, back=True)
             return _MK._convolution_pointwise(  # type: ignore[no-any-return]
                 gradient, weight, None, turned, (1, 1), self.kernel.dilation, self.groups, "none", [], ""
@@ -165,6 +104,17 @@ class Convolution:
         if self._is_depthwise and self.dtype == torch.bfloat16 and math.prod(self.kernel.stride) <= _FEW_PLACES:
             return self._depthwise_gradient(gradient, size)
         return self._strided_gradient(gradient, size)
+
+    def _is_winograds(self, size: torch.Size, padding: list[int]) -> bool:
+        """Whether maps of this size are better convolved in tiles."""
+        return Winograd.takes(self.weight, self.kernel, self.groups) and Winograd.fits(size, padding)
+
+    def _winograd(self, *, back: bool) -> Winograd:
+        if back not in self._winograds:
+            activation, bias = (None, None) if back else (self.activation, self.bias)
+            behind = Elementwise.of(self.weight.shape[1 if back else 0], None, activation, bias)
+            self._winograds[back] = Winograd(self.weight, behind, turned=back)
+        return self._winograds[back]
 
     def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """(input, weight, padding): uneven padding is moved into the kernel of a depthwise one, else into the input."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
-from phosphene.runtime.convolution import Convolution, Elementwise
+from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
+from phosphene.runtime.elementwise import Elementwise
 from phosphene.runtime.jit import LANES, LINE
 
 _LAST = torch.channels_last

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from phosphene.graph import Kernel, convolution_kernel, pooling_kernel
-from phosphene.runtime.convolution import Activation, Convolution, Elementwise, Link, Passage, differentiable, folded
+from phosphene.runtime.convolution import Convolution, Link, Passage, differentiable, folded
+from phosphene.runtime.dense import DenseConvolution
 from phosphene.runtime.depthwise import Depthwise, Filtered
+from phosphene.runtime.elementwise import Activation, Elementwise
 from phosphene.runtime.pointwise import PointwiseConvolution
 
 _MANY_TAPS = 256
@@ -43,36 +45,43 @@ class _State(threading.local):
     Args:
         loose: whether gradients may be taken at a network folded forward too.
         ahead: whether a convolution may do the work of those behind it, without a gradient too.
+        gated: whether a rule for ReLUs, if there is one, lets through no more than the gradient does.
     """
 
     loose = False
     ahead = False
+    gated = False
 
 
 _STATE = _State()
 
 
 @contextmanager
-def loose_kinks() -> Iterator[None]:
+def _set(name: str) -> Iterator[None]:
+    before = getattr(_STATE, name)
+    setattr(_STATE, name, True)
+    try:
+        yield
+    finally:
+        setattr(_STATE, name, before)
+
+
+def loose_kinks() -> AbstractContextManager[None]:
     """Gradients inside are those of the folded network: the same but where a value lies at the kink of a ReLU.
 
     For loops that step along the gradient: nobody asks there on which side of a kink the last bit fell.
     """
-    before, _STATE.loose = _STATE.loose, True
-    try:
-        yield
-    finally:
-        _STATE.loose = before
+    return _set("loose")
 
 
-@contextmanager
-def run_ahead() -> Iterator[None]:
+def run_ahead() -> AbstractContextManager[None]:
     """Inside, what nobody watches may run before its turn: for those who want the output of the network alone."""
-    before, _STATE.ahead = _STATE.ahead, True
-    try:
-        yield
-    finally:
-        _STATE.ahead = before
+    return _set("ahead")
+
+
+def gated_rule() -> AbstractContextManager[None]:
+    """Inside, a rule for ReLUs passes back no more than the gradient: what the ReLU closed stays closed."""
+    return _set("gated")
 
 
 # Set on a tensor: the modules whose work is done in it already.
@@ -98,6 +107,8 @@ class _Behind:
 
 
 _Sequence: TypeAlias = "list[tuple[_Chain, list[nn.Module]]]"
+Way: TypeAlias = Callable[[Tensor], Tensor]
+_Exact = TypeVar("_Exact", PointwiseConvolution, DenseConvolution)
 
 
 @dataclass
@@ -113,14 +124,14 @@ class _Chain:
     made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
     filters: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
     alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
-    products: dict[int, PointwiseConvolution] = field(default_factory=dict)
-    blocks: dict[tuple[object, ...], int | None] = field(default_factory=dict)
+    exacts: dict[tuple[type, int], PointwiseConvolution | DenseConvolution] = field(default_factory=dict)
+    ways: dict[tuple[object, ...], Way] = field(default_factory=dict)
     known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
     late: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
-        made = ("made", "filters", "products", "alike", "blocks", "known")
+        made = ("made", "filters", "exacts", "alike", "ways", "known")
         return {**vars(self), **{name: {} for name in made}}
 
     def swallowed(self) -> list[nn.Module]:
@@ -173,8 +184,8 @@ class _Chain:
         if not _plain(inputs, dtype) or inputs.shape[1] != self.convolution.in_channels:
             return _as_written(self.convolution, inputs)  # (which says what is wrong with it)
         back = inputs.requires_grad and torch.is_grad_enabled()
-        if back and _is_exact(dtype) and _ruled():
-            # A rule lets through far more than a gradient: its longer sums show the order they are made in.
+        if back and _is_exact(dtype) and _ruled() and not _STATE.gated:
+            # Such a rule lets through far more than a gradient: its longer sums show the order they are made in.
             return _as_written(self.convolution, inputs.contiguous())
         sequence = self.sequence() if back or _STATE.ahead else [(self, self.swallowed())]
         done = [module for chain, taken in sequence for module in (chain.convolution, *taken)]
@@ -208,8 +219,10 @@ class _Chain:
     def forward_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What it computes in on the way forward of a pass that comes back in `dtype`."""
         # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
-        # kept for the large kernels, where it saves most, and for the end of the network, where fewest follow.
-        return dtype if _STATE.loose or self._is_large or self.late else torch.float32
+        # kept for the large kernels, where it saves most, with what only they read, which they round anyway, and for
+        # the end of the network, where fewest follow.
+        rounded = self._is_large or (self.then is not None and self.then[1]._is_large)
+        return dtype if _STATE.loose or rounded or self.late else torch.float32
 
     def cuts(self, taken: list[nn.Module]) -> bool:
         """Whether what it swallowed ends in its activation."""
@@ -269,7 +282,7 @@ class _Chain:
     ) -> bool:
         """Whether the filter gives the last bits of the modules `before`, the convolution and those behind it.
 
-        Asked as in `sums_alike`, for inputs of `size`.
+        Asked as in `_fastest_alike`, for inputs of `size`.
         """
         case = (len(before), len(taken), *_case(size))
         if case not in self.alike:
@@ -288,49 +301,55 @@ class _Chain:
         """Convolution and followers one after the other, with the same last bits as in the original network."""
 
         def run(inputs: Tensor) -> Tensor:
-            alike = self.sums_alike(inputs)
-            block = None if alike or not _pays(inputs.shape) else self.block(taken, inputs.shape)
-            if block is not None:
-                return self.product(taken).run(inputs, block)
-            output = self.operation([], torch.float32).run(inputs) if alike else self._original(inputs)
+            case = (len(taken), _pays(inputs.shape), *_case(inputs.shape))
+            if case not in self.ways:
+                self.ways[case] = self._fastest_alike(taken, inputs.shape)
+            return self.ways[case](inputs)
+
+        return run
+
+    def _fastest_alike(self, taken: list[nn.Module], size: torch.Size) -> Way:
+        """The first way that adds up in the original's order: a value at a kink has to stay on its side.
+
+        Which of PyTorch's kernels the original runs on hangs on the layout, the size, the threads and whether there is
+        one image; so it is asked of a probe, once for each of these, and not derived.
+        """
+        probe = _probe(size)
+        expected = reduce(_passed, (self.convolution, *taken), probe)
+        ways = self._ways(taken, compiled=_pays(size))
+        return next((way for way in ways if torch.equal(way(probe), expected)), self._followed(self._original, taken))
+
+    def _ways(self, taken: list[nn.Module], *, compiled: bool) -> Iterator[Way]:
+        """Ways to run as written that may have the original's last bits, the fastest first."""
+        yield self._followed(partial(self.operation([], torch.float32).run, as_defined=True), taken)
+        if compiled and PointwiseConvolution.takes(self.convolution, self.kernel):
+            for block in _BLOCKS:
+                yield partial(self.exact(PointwiseConvolution, taken).run, block=block)
+        if compiled and DenseConvolution.takes(self.convolution, self.kernel):
+            yield self.exact(DenseConvolution, taken).run
+
+    def exact(self, kind: type[_Exact], taken: list[nn.Module]) -> _Exact:
+        """The convolution and the first followers by a kernel whose order of sums is known."""
+        key = (kind, len(taken))
+        if key not in self.exacts:
+            with torch.inference_mode(False), torch.no_grad():
+                behind = Elementwise.of(self.convolution.out_channels, *self.ends(taken))
+                self.exacts[key] = kind.of(self.convolution, self.kernel, behind)
+        found = self.exacts[key]
+        assert isinstance(found, kind)
+        return found
+
+    def _followed(self, convolve: Way, taken: list[nn.Module]) -> Way:
+        """A convolution and then the modules behind it, in place."""
+
+        def run(inputs: Tensor) -> Tensor:
+            output = convolve(inputs)
             for module in taken:
                 activation = Activation.of(module)
                 output = _normed_(module, output) if activation is None else activation.cut_(output)
             return output
 
         return run
-
-    def product(self, taken: list[nn.Module]) -> PointwiseConvolution:
-        """The convolution and the first followers as a product whose order of sums can be chosen."""
-        if len(taken) not in self.products:
-            with torch.inference_mode(False), torch.no_grad():
-                behind = Elementwise.of(self.convolution.out_channels, *self.ends(taken))
-                self.products[len(taken)] = PointwiseConvolution(self.convolution.weight.detach(), behind)
-        return self.products[len(taken)]
-
-    def block(self, taken: list[nn.Module], size: torch.Size) -> int | None:
-        """How many channels the original adds up before it adds up these sums; None if it does otherwise."""
-        if not PointwiseConvolution.takes(self.convolution, self.kernel):
-            return None
-        case = (len(taken), *_case(size))
-        if case not in self.blocks:
-            probe, run = _probe(size), self.product(taken).run
-            expected = reduce(_passed, (self.convolution, *taken), probe)
-            self.blocks[case] = next((block for block in _BLOCKS if torch.equal(run(probe, block), expected)), None)
-        return self.blocks[case]
-
-    def sums_alike(self, inputs: Tensor) -> bool:
-        """Whether the fast convolution adds up in the original's order: a value at a kink has to stay on its side.
-
-        Which of PyTorch's kernels the original runs on hangs on the layout, the size, the threads and whether there is
-        one image; so it is asked of a probe, once for each of these, and not derived.
-        """
-        case = _case(inputs.shape)
-        if case not in self.alike:
-            probe = _probe(inputs.shape)
-            fast = self.operation([], torch.float32).run
-            self.alike[case] = torch.equal(fast(probe), self._original(probe))
-        return self.alike[case]
 
     def _original(self, inputs: Tensor) -> Tensor:
         # Peers and users run the network on contiguous images, where sums run in another order than in channels last.
@@ -412,10 +431,39 @@ class _Linear:
     module: nn.Linear
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim > 2 or not torch.is_autocast_enabled("cpu"):
+        autocast = torch.is_autocast_enabled("cpu")
+        fits = inputs.ndim > 1 and inputs.shape[-1] == self.module.in_features and not (inputs.ndim > 2 and autocast)
+        if not fits or not _plain_values(inputs, _compute_dtype()):
             return _as_written(self.module, inputs)
         with torch.autocast("cpu", enabled=False):
-            return _as_written(self.module, inputs.float())
+            if not (inputs.requires_grad and torch.is_grad_enabled()):
+                return self.run(inputs.float())
+            # Forward as written, unless nobody asks on which side of a kink a value lies.
+            exact = not autocast and not _STATE.loose
+            return _Linearly.apply(inputs.float(), self, exact)  # type: ignore[no-any-return, no-untyped-call]
+
+    def run(self, inputs: Tensor) -> Tensor:
+        """By oneDNN, whose product is twice as fast on many processors."""
+        return torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
+            inputs.contiguous(), self.module.weight, self.module.bias, "none", [], ""
+        )
+
+
+class _Linearly(torch.autograd.Function):
+    """A linear layer of frozen weights, and its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: _Linear, as_written: bool) -> Tensor:
+        ctx.layer, ctx.linear = layer, True
+        return _as_written(layer.module, inputs) if as_written else layer.run(inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        with torch.autocast("cpu", enabled=False):
+            weight = ctx.layer.module.weight.T
+            found = torch.ops.mkldnn._linear_pointwise(gradient.contiguous(), weight, None, "none", [], "")
+        return found, None, None
 
 
 @dataclass
@@ -579,11 +627,14 @@ def _supported(module: nn.Module) -> bool:
 
 
 def _plain(inputs: Tensor, dtype: torch.dtype) -> bool:
-    """Whether an input is an ordinary batch on the processor."""
+    """Whether an input is an ordinary batch of maps on the processor."""
+    return inputs.ndim == 4 and _plain_values(inputs, dtype)
+
+
+def _plain_values(inputs: Tensor, dtype: torch.dtype) -> bool:
     return bool(
         type(inputs) in (Tensor, nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
-        and inputs.ndim == 4
         and inputs.numel() > 0
         and inputs.device.type == "cpu"
         and dtype in (torch.float32, torch.bfloat16)

@@ -17,7 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
-from phosphene.runtime.fusion import loose_kinks
+from phosphene.runtime.fusion import gated_rule, loose_kinks
 from phosphene.runtime.micro_batches import Result, in_batches
 from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
@@ -192,11 +192,15 @@ def rule_gradient(
     target: Target,
     rule: Rule,
     *,
+    gated: bool = False,
     to: str | None = None,
     score: Score = "logit",
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
+
+    A `gated` rule passes back nothing where the gradient does not; its last bits may be others than those of the
+    network as written. A rule that opens what a ReLU had closed makes sums so long that their order shows.
 
     Raises:
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
@@ -209,7 +213,8 @@ def rule_gradient(
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = ready(prepared, images[start:stop]).requires_grad_(to is None)
         start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
-        with relu_rule(rule) as check, start_of_graph as found:
+        way = gated_rule() if gated else nullcontext()
+        with relu_rule(rule) as check, start_of_graph as found, way:
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
             return values.detach().float(), _gradient_at(values, found, to)

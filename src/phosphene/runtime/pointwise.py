@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
-from phosphene.runtime.convolution import Elementwise
+from phosphene.runtime.elementwise import Elementwise
 from phosphene.runtime.jit import LANES, LINE, Writer
 
 _LAST = torch.channels_last
@@ -42,6 +42,11 @@ class PointwiseConvolution:
         panels = weight.reshape(-1, self._tile[0] * LANES, self._channels)
         self._panels = panels.transpose(1, 2).contiguous()  # (panels, in, outputs of a panel): as they are read
         self._behind, self._limits = behind, behind.limits
+
+    @classmethod
+    def of(cls, convolution: nn.Conv2d, _kernel: Kernel, behind: Elementwise) -> PointwiseConvolution:
+        """What a module does, and what follows."""
+        return cls(convolution.weight.detach(), behind)
 
     @staticmethod
     def takes(convolution: nn.Conv2d, kernel: Kernel) -> bool:

@@ -1,0 +1,84 @@
+"""What lies behind a convolution and is done to each value by itself: norms and activations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_LARGE = 2.0**60
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What follows a convolution: cutting its values to [low, high]; high is None for a plain ReLU."""
+
+    low: float = 0.0
+    high: float | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Activation | None:
+        """The activation a module computes, or None if it is another one."""
+        if type(module) is nn.ReLU:
+            return cls()
+        if type(module) in (nn.ReLU6, nn.Hardtanh):
+            return cls(float(module.min_val), float(module.max_val))  # type: ignore[arg-type]
+        return None
+
+    @property
+    def attributes(self) -> tuple[str, list[float], str]:
+        """Name and numbers as oneDNN's operations take them."""
+        return ("relu", [], "") if self.high is None else ("hardtanh", [self.low, self.high], "")
+
+    def cut_(self, values: Tensor) -> Tensor:
+        """The values themselves, cut in place."""
+        return values.clamp_(self.low, self.high)
+
+    def gradient(self, gradient: Tensor, output: Tensor, *, own: bool = False) -> Tensor:
+        """The gradient before the activation, from the one behind it, overwritten if `own`, and the output."""
+        into = {"grad_input": gradient} if own else {}
+        if self.high is None:
+            overload = torch.ops.aten.threshold_backward
+            return (overload.grad_input if own else overload)(gradient, output, 0.0, **into)  # type: ignore[no-any-return]
+        backward = torch.ops.aten.hardtanh_backward
+        return (backward.grad_input if own else backward)(gradient, output, self.low, self.high, **into)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """What is done to each value by itself: times scale, plus shift, rounded once, then cut.
+
+    Args:
+        scale: (C,).
+        shift: (C,).
+        activation: None cuts nothing.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    activation: Activation | None = None
+
+    @classmethod
+    def of(
+        cls, channels: int, norm: nn.BatchNorm2d | None, activation: Activation | None, bias: Tensor | None = None
+    ) -> Elementwise:
+        """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
+        scale = torch.ones(channels, dtype=torch.float32, device="cpu")  # whatever the default is
+        shift = torch.zeros_like(scale)
+        if norm is not None:
+            # PyTorch does not say how it rounds its scale and shift, but what it makes of 0 and 2^60 does.
+            none, large = (value[None, :, None, None] for value in (shift, scale * _LARGE))
+            shift = nn.BatchNorm2d.forward(norm, none).flatten()
+            scale = nn.BatchNorm2d.forward(norm, large).flatten() / _LARGE
+        if bias is not None:
+            shift = shift + scale * bias
+        return cls(scale.contiguous(), shift.contiguous(), activation)
+
+    @property
+    def limits(self) -> Tensor:
+        """(2,) the lowest and the highest value; no number where there is none, which no value is beyond."""
+        low, high = (None, None) if self.activation is None else (self.activation.low, self.activation.high)
+        bounds = [math.nan if bound is None else bound for bound in (low, high)]
+        return torch.tensor(bounds, dtype=torch.float32, device="cpu")
