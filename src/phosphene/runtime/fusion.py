@@ -199,7 +199,7 @@ class _Chain:
     def passages(self, sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back: bool) -> list[Passage]:
         """The passages of the sequence that begins here, for inputs of `size`; those of the last sizes are kept."""
         taken = (len(modules) for _, modules in sequence)
-        key = (size, dtype, back, _STATE.loose, torch.get_num_threads(), *taken)
+        key = (size, dtype, back, _STATE.loose, _STATE.gated, torch.get_num_threads(), *taken)
         found = self.known.get(key)
         if found is None:
             if len(self.known) >= _KNOWN:
@@ -213,16 +213,17 @@ class _Chain:
         if back and _is_exact(dtype):
             run = self.as_written([] if handed else taken)
         else:
-            run = self.operation(left, self.forward_dtype(dtype) if back else dtype).run
+            # Tiles in bfloat16 close and open a few more ReLUs: not where a gradient asks for each of them.
+            strict = back and not (_STATE.loose or _STATE.gated)
+            forward = self.operation(left, self.forward_dtype(dtype) if back else dtype)
+            run = partial(forward.run, as_defined=strict)
         return Link(run, self.operation(left, dtype))
 
     def forward_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What it computes in on the way forward of a pass that comes back in `dtype`."""
         # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
-        # kept for the large kernels, where it saves most, with what only they read, which they round anyway, and for
-        # the end of the network, where fewest follow.
-        rounded = self._is_large or (self.then is not None and self.then[1]._is_large)
-        return dtype if _STATE.loose or rounded or self.late else torch.float32
+        # kept for the large kernels, where it saves most, and for the end of the network, where fewest follow.
+        return dtype if _STATE.loose or self._is_large or self.late else torch.float32
 
     def cuts(self, taken: list[nn.Module]) -> bool:
         """Whether what it swallowed ends in its activation."""
