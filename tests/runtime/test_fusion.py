@@ -341,3 +341,31 @@ def test_global_pooling_of_bfloat16_is_the_mean_of_what_it_is_given() -> None:
         got = fast.module[1](maps)
     assert got.dtype == torch.bfloat16
     assert torch.equal(got, maps.double().mean(dim=(2, 3), keepdim=True).bfloat16())
+
+
+@pytest.mark.parametrize("size", [(3, 7), (1, 7), (2, 5, 7), (2, 3, 4, 7), (0, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_is_what_it_was(size: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, given = nn.Linear(7, 6, bias=bias), torch.randn(size)
+    fused = prepare(Classifier(nn.Sequential(nn.Flatten(), layer))).module.get_submodule("1")
+    expected = layer(given)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(given), expected, rtol=1e-5, atol=1e-6)
+    leaves = [given.clone().requires_grad_() for _ in range(2)]
+    found = fused(leaves[0])
+    assert torch.equal(found, expected)  # (a ReLU may follow)
+    gradients = [torch.autograd.grad(output.square().sum(), leaf)[0] for output, leaf in
+                 ((found, leaves[0]), (layer(leaves[1]), leaves[1]))]  # fmt: skip
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+    turned = torch.randn(7, 4).T  # (laid out otherwise)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(turned), layer(turned), rtol=1e-5, atol=1e-6)
+
+
+def test_a_linear_layer_refuses_what_it_refused() -> None:
+    fused = prepare(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(7, 6)))).module.get_submodule("1")
+    for wrong in (torch.rand(2, 5), torch.rand(2, 7).double()):
+        with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype"), torch.no_grad():
+            fused(wrong)
+    assert fused(torch.rand(7)).shape == (6,)
