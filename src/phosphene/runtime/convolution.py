@@ -124,7 +124,7 @@ class Convolution:
         extra = (bottom - top, right - left)
         if self.groups > 1 and self.kernel.dilation == (1, 1) and set(extra) <= {0, 1}:
             return inputs, self._grown(extra), [bottom, right]
-        return F.pad(inputs, (left, right, top, bottom)).contiguous(memory_format=_LAST), self.weight, [0, 0]
+        return _framed(inputs, (top, bottom), (left, right)), self.weight, [0, 0]
 
     def _grown(self, extra: tuple[int, int]) -> Tensor:
         """The kernel with a row or column of zeros before it: what starts one place later, padded alike all round."""
@@ -270,6 +270,17 @@ class Convolution:
         if found.shape != size:
             found = found[..., top : top + rows, left : left + columns].contiguous(memory_format=_LAST)
         return found.to(self.dtype)
+
+
+def _framed(inputs: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """Maps in channels last with so many rows and columns of zeros (before, behind) around them."""
+    count, channels, height, width = inputs.shape
+    (top, bottom), (left, right) = rows, columns
+    framed = inputs.new_empty(count, height + top + bottom, width + left + right, channels)
+    framed[:, :top] = framed[:, top + height :] = 0
+    framed[:, :, :left] = framed[:, :, left + width :] = 0
+    framed[:, top : top + height, left : left + width] = inputs.permute(0, 2, 3, 1)
+    return framed.permute(0, 3, 1, 2)
 
 
 def _taps(size: int, stride: int, padding: int) -> list[tuple[int, int, int]]:

@@ -128,11 +128,12 @@ class _Chain:
     ways: dict[tuple[object, ...], Way] = field(default_factory=dict)
     known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
     late: bool = False
+    whole: tuple[_Sequence, list[nn.Module]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
         made = ("made", "filters", "exacts", "alike", "ways", "known")
-        return {**vars(self), **{name: {} for name in made}}
+        return {**vars(self), **{name: {} for name in made}, "whole": None}
 
     def swallowed(self) -> list[nn.Module]:
         """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
@@ -153,6 +154,9 @@ class _Chain:
 
     def sequence(self) -> _Sequence:
         """This chain and those behind it that a gradient can pass in one go, each with the followers it swallows."""
+        whole, modules = self._unwatched()
+        if not (_ruled() or _all_watched() or any(module.training or _watched(module) for module in modules)):
+            return whole
         taken = self.swallowed()
         if (
             self.then is None
@@ -165,6 +169,19 @@ class _Chain:
         if not behind.joined or _watched(behind.module):
             return [(self, taken)]
         return [(self, taken), *chain.sequence()]
+
+    def _unwatched(self) -> tuple[_Sequence, list[nn.Module]]:
+        """The sequence as it is while nobody watches it, and the modules that this is asked of."""
+        if self.whole is None:
+            own = [behind.module for behind in self.followers]
+            modules = [self.convolution, *own, *(wall for behind in self.followers for wall in behind.walls)]
+            sequence: _Sequence = []
+            if self.then is not None:
+                behind, chain = self.then
+                sequence, more = chain._unwatched()
+                modules += [*behind.walls, *more]
+            self.whole = [(self, own), *sequence], modules
+        return self.whole
 
     def operation(self, taken: list[nn.Module], dtype: torch.dtype) -> Convolution:
         """The convolution with the first followers folded in."""

@@ -418,5 +418,8 @@ def unit_layers(target: Target) -> tuple[str, ...]:
 
 def ready(prepared: Prepared, images: Tensor) -> Tensor:
     """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
-    ready = images.detach().to(prepared.device, torch.float32)
-    return ready.clone(memory_format=torch.channels_last)
+    given = images.detach().to(prepared.device, torch.float32)
+    ready = torch.empty_like(given, memory_format=torch.channels_last)
+    # In the order of what is written: the other way round it takes half as long again.
+    ready.permute(0, 2, 3, 1).copy_(given.permute(0, 2, 3, 1))
+    return ready
