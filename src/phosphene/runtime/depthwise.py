@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
 from phosphene.runtime.elementwise import Elementwise
 from phosphene.runtime.jit import LANES, LINE
+from phosphene.runtime.pointwise import TILES
 
 _LAST = torch.channels_last
 _MOST_TAPS = 49
@@ -30,6 +32,8 @@ _MOST_PLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
 _PLANS = 8
+# Values of a map that had better not be written and read again: fewer stay in the cache.
+_LARGE = 1 << 17
 # Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
 _TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
@@ -72,6 +76,7 @@ class Depthwise:
             registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
             groups = widening.reshape(-1, registers * LANES, widening.shape[1])
             self._widening = groups.transpose(1, 2).contiguous()
+        self._projection: _Projection | None = None
         self._limits = torch.cat([before.limits, behind.limits])
         self._plans: dict[tuple[Any, ...], _Plan] = {}
 
@@ -99,6 +104,16 @@ class Depthwise:
         """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
         return size[-1] >= _TALL[3]
 
+    @property
+    def is_projecting(self) -> bool:
+        return self._projection is not None
+
+    def projecting(self, projection: Convolution) -> Depthwise:
+        """One that does the work of a 1 x 1 convolution behind it as well, on its way forward, and has no way back."""
+        twin = copy(self)
+        twin._projection, twin._plans = _Projection.of(projection), {}
+        return twin
+
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
         """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
         before, behind = (keep and part.activation is not None for part in (self.before, self.behind))
@@ -107,7 +122,7 @@ class Depthwise:
             raise ValueError(f"a filter of {given} channels was given {inputs.shape[1]}")
         size = self.wide(inputs.shape)
         plan = self._plan(size, size, back=False, kept=(before, behind))
-        output = self._map(plan.size)
+        output = self._map(plan.size if self._projection is None else self._projection.size(plan.size))
         bits = (_bits(size) if before else None, _bits(plan.size) if behind else None)
         plan.run(inputs.to(self.dtype).contiguous(memory_format=_LAST), output, bits)
         return output, bits
@@ -152,10 +167,57 @@ class Depthwise:
             registers = self._widening.shape[2] // LANES
             tile = (registers, min(_TALL[registers], given[3]))
             tables["widening"] = self._widening
-        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept, tile)
+        projection = None if back else self._projection
+        if projection is not None:
+            tables |= projection.tables
+        made = None if projection is None else projection.tile
+        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept, tile, made)
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
-        return _Plan.of(spec, given, size, axes, {"weights": weights, **tables})
+        outputs = size[1] if projection is None else projection.outputs
+        return _Plan.of(spec, given, size, axes, {"weights": weights, **tables}, outputs)
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """A 1 x 1 convolution as a kernel reads it.
+
+    Args:
+        outputs: channels that it gives.
+        tile: (registers of them, places, channels of the last register).
+        tables: weights, (panels, C, channels of a panel), and what is added behind them, and the limits.
+    """
+
+    outputs: int
+    tile: tuple[int, int, int]
+    tables: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, convolution: Convolution) -> _Projection:
+        outputs, channels = convolution.weight.shape[:2]
+        vectors = -(-outputs // LANES)
+        registers, tall = next(tile for tile in TILES if vectors % tile[0] == 0)
+        weight = convolution.weight.new_zeros(vectors * LANES, channels)
+        weight[:outputs] = convolution.weight[:, :, 0, 0]
+        shift = weight.new_zeros(vectors * LANES)
+        if convolution.bias is not None:
+            shift[:outputs] = convolution.bias
+        tables = {
+            "projection": weight.reshape(-1, registers * LANES, channels).transpose(1, 2).contiguous(),
+            "projection_shift": shift,
+            "projection_limits": Elementwise.of(outputs, None, convolution.activation).limits,
+        }
+        return cls(outputs, (registers, tall, outputs - (vectors - 1) * LANES), tables)
+
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
+        """Whether it is made in whole registers, or all at once."""
+        vectors = -(-len(weight) // LANES)
+        return weight.shape[2:] == (1, 1) and (len(weight) % LANES == 0 or any(vectors == tile[0] for tile in TILES))
+
+    def size(self, size: torch.Size) -> torch.Size:
+        """Of its output, for inputs of `size`."""
+        return torch.Size((size[0], self.outputs, *size[2:]))
 
 
 @dataclass(frozen=True)
@@ -182,6 +244,22 @@ class Filtered:
     @property
     def run(self) -> Callable[[Tensor], Tensor]:
         return lambda inputs: self.there.forward(inputs)[0]
+
+    def projects(self, convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
+        """Whether it pays to do the work of a convolution behind it, of inputs of `size`, on its way forward too."""
+        plain = (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
+        large = math.prod(size[1:]) >= _LARGE and self.there.dtype == torch.float32
+        return (
+            plain
+            and large
+            and not self.there.is_projecting
+            and convolution.groups == 1
+            and _Projection.takes(convolution.weight)
+        )
+
+    def projecting(self, projection: Convolution) -> Filtered:
+        """The same with a 1 x 1 convolution behind it, for a pass without a way back."""
+        return replace(self, there=self.there.projecting(projection))
 
     def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
         before, behind = kept
@@ -251,20 +329,24 @@ class _Plan:
     tables: dict[str, Tensor]
 
     @classmethod
-    def of(cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: dict[str, Tensor]) -> _Plan:
-        """A plan to make maps of `size` from `given` ones."""
+    def of(
+        cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: dict[str, Tensor], outputs: int
+    ) -> _Plan:
+        """A plan to make maps of `size` from `given` ones, or then of so many `outputs`."""
         (rows, columns), threads, blocks = axes, torch.get_num_threads(), given[1] // LANES
         padded = columns.reach(given[3], size[3])
         each = max(2, _CACHE // (rows.taps * padded * LINE)) if spec.tile is None else spec.tile[0]
-        groups = -(-blocks // each)
+        groups = -(-blocks // each) if spec.projection is None else 1  # (a product wants all channels)
         items = given[0] * groups
         parts = 1 if items % threads == 0 or items >= 4 * threads else threads
-        own = -(-blocks // groups) * rows.taps * padded * LANES
+        ring = -(-blocks // groups) * rows.taps * padded * LANES
+        own = ring + (0 if spec.projection is None else size[3] * given[1])
         narrow = given[1] if spec.tile is None else tables["widening"].shape[1]
         tables = {**tables, "first_row": _numbers(rows.first), "first_column": _numbers(columns.first)}
         sizes = (
             items * parts, groups, parts, given[1], narrow, given[2], given[3], size[2], size[3],
             rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
+            ring, outputs,
         )  # fmt: skip
         places = [tables[name].data_ptr() if name in tables else 0 for name in TABLES]
         numbers = [0, 0, *(0 for _ in POINTERS), *places, *sizes]

@@ -26,6 +26,8 @@ class Spec:
         half: whether maps are bfloat16.
         bits: whether there are any of what it reads, and of what it gives.
         tile: (registers of channels, places) of the product that makes what it filters; None reads it as it is.
+        projection: (registers of channels, places, channels of the last register) of the product that is made of what
+            it filtered; None writes that as it is.
     """
 
     taps: tuple[int, int]
@@ -34,6 +36,7 @@ class Spec:
     half: bool
     bits: tuple[bool, bool]
     tile: tuple[int, int] | None = None
+    projection: tuple[int, int, int] | None = None
 
 
 POINTERS = ("source", "result", "scratch", "source_bits", "result_bits")
@@ -47,10 +50,14 @@ TABLES = (
     "first_row",
     "first_column",
     "widening",
+    "projection",
+    "projection_shift",
+    "projection_limits",
 )
 _SIZES = (
     "items", "groups", "parts", "channels", "source_channels", "source_rows", "source_columns", "result_rows",
     "result_columns", "top", "left", "padded", "own", "cell_rows", "cell_columns", "row_step", "column_step",
+    "ring", "outputs",
 )  # fmt: skip
 _ARGUMENTS = ("turn", "thread", *POINTERS, *TABLES, *_SIZES)
 
@@ -74,12 +81,12 @@ class _Filter(Writer):
         self.cut_before, self.cut_behind = (low, high), tuple(behind)
         self.blocks = self.b.sdiv(self.a.channels, self.number(LANES))
         self.ring = self.sum(self.a.scratch, self.product(self.take("thread"), self.a.own, 4))
+        self.filtered = self.sum(self.ring, self.product(self.a.ring, 4))  # a row, if something is made of it
         self.ready = self.b.alloca(self.i64)  # the first row that is not in the ring yet
 
     def item(self, index: Any) -> None:
         b = self.b
         rest, group = b.sdiv(index, self.a.groups), b.srem(index, self.a.groups)
-        self.group = group
         self.image, part = b.sdiv(rest, self.a.parts), b.srem(rest, self.a.parts)
         start, stop = (b.sdiv(b.mul(self.a.result_rows, end), self.a.parts) for end in (part, b.add(part, self.one)))
         self.first, self.last = (
@@ -110,6 +117,38 @@ class _Filter(Writer):
             self.loop(self.zero, self.a.cell_columns, lambda x: self._places(index, y, place, x, lines))
 
         self.loop(self.first, self.last, block)
+        if self.spec.projection is not None:
+            self._project(y, *self.spec.projection)
+
+    def _project(self, y: Any, registers: int, tall: int, lanes: int) -> None:
+        """Make fewer channels out of all those of a row that was filtered: these never get to memory."""
+        b, a, wide = self.b, self.a, registers * LINE
+        low, high = (
+            self.everywhere(self.load(self.sum(a.projection_limits, self.number(n)), self.f32)) for n in (0, 4)
+        )
+        result = self.sum(
+            a.result, self.product(self.sum(self.product(self.image, a.result_rows), y), a.result_columns, a.outputs, 4)
+        )
+
+        def tile(panel: Any, index: Any) -> None:
+            last = b.sub(a.result_columns, self.one)
+            first = self.larger(
+                self.smaller(self.product(index, tall), b.sub(a.result_columns, self.number(tall))), self.zero
+            )
+            places = [self.smaller(self.sum(first, self.number(n)), last) for n in range(tall)]
+            rows = [self.sum(self.filtered, self.product(place, a.channels, 4)) for place in places]
+            weights = self.sum(a.projection, self.product(panel, a.channels, wide))
+            sums = self.products(rows, weights, registers, self.zero, a.channels)
+            for number, value in enumerate(sums):
+                place, register = places[number // registers], number % registers
+                column = self.sum(self.product(panel, wide), self.number(register * LINE))
+                value = b.fadd(value, self.load(self.sum(a.projection_shift, column)))
+                at = self.sum(result, self.product(place, a.outputs, 4), column)
+                self.store(self.cut(value, low, high), at, LANES if register + 1 < registers else lanes)
+
+        panels = b.sdiv(self.sum(a.outputs, self.number(registers * LANES - 1)), self.number(registers * LANES))
+        tiles = b.sdiv(self.sum(a.result_columns, self.number(tall - 1)), self.number(tall))
+        self.loop(self.zero, panels, lambda panel: self.loop(self.zero, tiles, lambda index: tile(panel, index)))
 
     def _make_ready(self, row: Any) -> None:
         """Put a row of the padded source into the ring, normed and cut, or where a gradient does not come from as 0."""
@@ -160,11 +199,15 @@ class _Filter(Writer):
 
     def _widen(self, y: Any, line: Callable[[Any], Any], registers: int, tall: int) -> None:
         """Make a row of all channels of this group out of the fewer ones of the source: it never gets to memory."""
+        first, last = (self.b.sdiv(end, self.number(registers)) for end in (self.first, self.last))
+        self.loop(first, last, lambda panel: self._widen_panel(panel, y, line, registers, tall))
+
+    def _widen_panel(self, panel: Any, y: Any, line: Callable[[Any], Any], registers: int, tall: int) -> None:
         b, a = self.b, self.a
         rows, columns, wide = a.source_rows, a.source_columns, self.product(a.source_channels, 4)
         source = self.sum(a.source, self.product(self.sum(self.product(self.image, rows), y), columns, wide))
-        weights = self.sum(a.widening, self.product(self.group, a.source_channels, registers * LINE))
-        blocks = [self.sum(self.first, self.number(n)) for n in range(registers)]
+        weights = self.sum(a.widening, self.product(panel, a.source_channels, registers * LINE))
+        blocks = [self.sum(self.product(panel, registers), self.number(n)) for n in range(registers)]
         parts = [
             (line(block), self._bits(a.source_bits, block, rows, columns, y), self._of_channels(a.scale_before, block),
              self._of_channels(a.shift_before, block))
@@ -192,7 +235,10 @@ class _Filter(Writer):
         kernel = self.sum(self.product(self.sum(self.product(place, step), column), self.blocks), block)
         weights = self.sum(self.a.weights, self.product(kernel, math.prod(self.spec.taps) * LINE))
         count = b.add(b.sdiv(b.sub(b.sub(self.a.result_columns, column), self.one), step), self.one)
-        values = self._values(self.a.result, block, self.a.result_rows, self.a.result_columns, y)
+        if self.spec.projection is None:
+            values = self._values(self.a.result, block, self.a.result_rows, self.a.result_columns, y)
+        else:
+            values = self.sum(self.filtered, self.product(block, LINE))
         bits = self._bits(self.a.result_bits, block, self.a.result_rows, self.a.result_columns, y)
 
         def some(index: Any) -> None:
@@ -230,7 +276,8 @@ class _Filter(Writer):
         elif kept is not None:
             value = self.where(self.load(kept, self.i16), value)
         self.store(self.halved(value) if self.spec.half else value, at)
-        self.expect(self.sum(at, self.product(self.a.result_columns, self.a.channels, self._width)), written=True)
+        if self.spec.projection is None:
+            self.expect(self.sum(at, self.product(self.a.result_columns, self.a.channels, self._width)), written=True)
 
     def _cut(self, value: Any, limits: tuple[Any, Any], bit: Any) -> Any:
         value = self.cut(value, *limits)

@@ -394,13 +394,18 @@ def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back
     passages: list[Passage] = []
     giver: _Giver | None = None
     for chain, taken in sequence:
-        found = chain.filtered(taken, giver, size, dtype, back=back)
-        if found is not None and giver is not None:
-            passages.pop()
-            if found.narrowing is None:
-                passages.append(giver.chain.link(giver.taken, dtype, back=back, handed=True))
-        passages.append(found or chain.link(taken, dtype, back=back))
-        giver = _Giver(chain, taken, size) if found is None and chain.cuts(taken) else None
+        before = passages[-1] if passages else None
+        if not back and isinstance(before, Filtered) and before.projects(chain.convolution, chain.kernel, size):
+            # What is written is narrow then, and what is wide stays in the cache.
+            passages[-1], giver = before.projecting(chain.operation(taken, dtype)), None
+        else:
+            found = chain.filtered(taken, giver, size, dtype, back=back)
+            if found is not None and giver is not None:
+                passages.pop()
+                if found.narrowing is None:
+                    passages.append(giver.chain.link(giver.taken, dtype, back=back, handed=True))
+            passages.append(found or chain.link(taken, dtype, back=back))
+            giver = _Giver(chain, taken, size) if found is None and chain.cuts(taken) else None
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
     return passages
 

@@ -171,7 +171,11 @@ class Writer(ABC):
         value.align = 8 if kind is self.i64 else 2 if kind in (self.i16, self.shorts) else 4
         return value
 
-    def store(self, value: Any, address: Any) -> None:
+    def store(self, value: Any, address: Any, lanes: int = LANES) -> None:
+        """Write a value; of a vector no more than the first few lanes if so asked."""
+        if lanes < LANES:
+            several = self.ir.Constant(self.ir.VectorType(self.i32, lanes), list(range(lanes)))
+            value = self.b.shuffle_vector(value, value, several)
         stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
         stored.align = 2 if value.type in (self.i16, self.shorts) else 4
 

@@ -20,7 +20,7 @@ from phosphene.runtime.jit import LANES, LINE, Writer
 
 _LAST = torch.channels_last
 # (registers of outputs, places) of a tile: as many sums as there are registers for, the fastest first.
-_TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
+TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
 
 
 class PointwiseConvolution:
@@ -38,7 +38,7 @@ class PointwiseConvolution:
 
     def __init__(self, weight: Tensor, behind: Elementwise) -> None:
         outputs, self._channels = weight.shape[:2]
-        self._tile = next(tile for tile in _TILES if outputs // LANES % tile[0] == 0)
+        self._tile = next(tile for tile in TILES if outputs // LANES % tile[0] == 0)
         panels = weight.reshape(-1, self._tile[0] * LANES, self._channels)
         self._panels = panels.transpose(1, 2).contiguous()  # (panels, in, outputs of a panel): as they are read
         self._behind, self._limits = behind, behind.limits
