@@ -120,6 +120,33 @@ def test_it_makes_what_it_filters(channels: int, narrow: int, side: int, stride:
 
 
 @compiled
+@pytest.mark.parametrize("outputs", [8, 16, 24, 40, 80, 100, 192])
+@pytest.mark.parametrize(("channels", "narrow"), [(32, None), (96, 16), (48, 3)])
+@pytest.mark.parametrize(("side", "stride", "images"), [(9, 1, 3), (13, 2, 1), (30, 1, 2)])
+def test_it_makes_less_of_what_it_filtered(
+    outputs: int, channels: int, narrow: int | None, side: int, stride: int, images: int
+) -> None:
+    torch.manual_seed(0)
+    weight, projection = torch.randn(channels, 1, 3, 3), torch.randn(outputs, channels, 1, 1) / 30
+    widening = None if narrow is None else torch.randn(channels, narrow, 1, 1)
+    kernel, norm = Kernel((3, 3), (stride, stride), padding=None), _norm(channels)
+    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, None, Activation())
+    given = torch.randn(images, narrow or channels, side, side)
+    filter_ = Depthwise(weight, kernel, before, behind, widening=widening)
+    filtered, bits = filter_.forward(given, keep=True)
+    last = Elementwise(torch.rand(outputs), torch.randn(outputs), Activation(-1.0, 2.0))
+    projecting = filter_.projecting(projection, last)
+    found, found_bits = projecting.forward(given, keep=True)
+    expected = F.conv2d(filtered.double(), projection.double()) * last.scale.double()[:, None, None]
+    expected = (expected + last.shift.double()[:, None, None]).clamp(-1, 2)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= 2e-5
+    assert torch.equal(projecting.forward(given)[0], found)
+    assert all(torch.equal(a, b) for a, b in zip(found_bits, bits, strict=True) if a is not None and b is not None)
+    assert torch.equal(filter_.forward(given)[0], filtered)
+
+
+@compiled
 def test_no_number_stays_none_and_is_let_through() -> None:
     given = torch.ones(1, 16, 8, 8)
     given[0, 3, 4, 4] = torch.nan
@@ -291,6 +318,37 @@ def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
     with torch.no_grad():
         first = prepared.module[0](torch.rand(2, 3, 40, 44))
     assert first.shape[1] == 16
+
+
+@compiled
+@pytest.mark.parametrize("cuts", [False, True])
+@pytest.mark.parametrize("images", [2, 5])
+def test_a_filter_does_the_work_of_the_convolution_behind_it(cuts: bool, images: int) -> None:
+    """Of large maps, there and back; not back where the convolution cuts its values, as their bits are not kept."""
+    torch.manual_seed(0)
+    ends: list[nn.Module] = [nn.BatchNorm2d(24), *([nn.ReLU()] if cuts else [])]
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32), nn.ReLU6(),
+        nn.Conv2d(32, 24, 1, bias=False), *ends, nn.Conv2d(24, 48, 1, bias=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5),
+    ).eval()  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.load_state_dict(_norm(module.num_features).state_dict())
+    batch = torch.rand(images, 3, 48, 56)
+    classifier = Classifier(network)
+    expected = network(batch).detach()
+    torch.testing.assert_close(forward(classifier, batch), expected, rtol=1e-5, atol=1e-5)
+    found, expected = input_gradient(classifier, batch, Target.of(1))[1], _gradient(network, batch)
+    assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
+
+    chain = next(found for found in map(_chain, prepare(classifier).module.modules()) if found is not None)
+    for back in (False, True):
+        passages = chain.passages(chain.sequence(), torch.Size((images, 3, 48, 56)), torch.float32, back=back)
+        filters = [passage for passage in passages if isinstance(passage, Filtered)]
+        assert [passage.widening is not None for passage in filters] == [not (back and cuts)]
+        assert len(passages) == (4 if back and cuts else 3)
 
 
 @compiled

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.graph import Kernel
 from phosphene.runtime import jit
@@ -33,7 +34,7 @@ _MOST_PLACES = 4  # of a stride's cell, for the way back
 _CACHE = 20 << 10
 _PLANS = 8
 # Values of a map that had better not be written and read again: fewer stay in the cache.
-_LARGE = 1 << 17
+_LARGE = 1 << 16
 # Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
 _TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
@@ -108,10 +109,10 @@ class Depthwise:
     def is_projecting(self) -> bool:
         return self._projection is not None
 
-    def projecting(self, projection: Convolution) -> Depthwise:
-        """One that does the work of a 1 x 1 convolution behind it as well, on its way forward, and has no way back."""
+    def projecting(self, weight: Tensor, behind: Elementwise) -> Depthwise:
+        """One that on its way forward does the work of a 1 x 1 convolution behind it as well, and what follows that."""
         twin = copy(self)
-        twin._projection, twin._plans = _Projection.of(projection), {}
+        twin._projection, twin._plans = _Projection.of(weight, behind), {}
         return twin
 
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
@@ -193,21 +194,18 @@ class _Projection:
     tables: dict[str, Tensor]
 
     @classmethod
-    def of(cls, convolution: Convolution) -> _Projection:
-        outputs, channels = convolution.weight.shape[:2]
-        vectors = -(-outputs // LANES)
-        registers, tall = next(tile for tile in TILES if vectors % tile[0] == 0)
-        weight = convolution.weight.new_zeros(vectors * LANES, channels)
-        weight[:outputs] = convolution.weight[:, :, 0, 0]
-        shift = weight.new_zeros(vectors * LANES)
-        if convolution.bias is not None:
-            shift[:outputs] = convolution.bias
+    def of(cls, weight: Tensor, behind: Elementwise) -> _Projection:
+        outputs, channels = weight.shape[:2]
+        beyond = -outputs % LANES
+        registers, tall = next(tile for tile in TILES if (outputs + beyond) // LANES % tile[0] == 0)
+        panels = F.pad(weight[:, :, 0, 0], (0, 0, 0, beyond)).reshape(-1, registers * LANES, channels)
         tables = {
-            "projection": weight.reshape(-1, registers * LANES, channels).transpose(1, 2).contiguous(),
-            "projection_shift": shift,
-            "projection_limits": Elementwise.of(outputs, None, convolution.activation).limits,
+            "projection": panels.transpose(1, 2).contiguous(),
+            "projection_scale": F.pad(behind.scale, (0, beyond)),
+            "projection_shift": F.pad(behind.shift, (0, beyond)),
+            "projection_limits": behind.limits,
         }
-        return cls(outputs, (registers, tall, outputs - (vectors - 1) * LANES), tables)
+        return cls(outputs, (registers, tall, LANES - beyond), tables)
 
     @staticmethod
     def takes(weight: Tensor) -> bool:
@@ -228,11 +226,13 @@ class Filtered:
         there: its way forward.
         back: its way back.
         narrowing: the convolution before it, for the way back, if the way forward does its work.
+        widening: the linear convolution behind it, the same way.
     """
 
     there: Depthwise
     back: Depthwise
     narrowing: Convolution | None = None
+    widening: Convolution | None = None
 
     @property
     def is_linear(self) -> bool:
@@ -246,7 +246,7 @@ class Filtered:
         return lambda inputs: self.there.forward(inputs)[0]
 
     def projects(self, convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
-        """Whether it pays to do the work of a convolution behind it, of inputs of `size`, on its way forward too."""
+        """Whether it pays to do the work of a convolution of inputs of `size` behind it, on its way forward, too."""
         plain = (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
         large = math.prod(size[1:]) >= _LARGE and self.there.dtype == torch.float32
         return (
@@ -257,12 +257,15 @@ class Filtered:
             and _Projection.takes(convolution.weight)
         )
 
-    def projecting(self, projection: Convolution) -> Filtered:
-        """The same with a 1 x 1 convolution behind it, for a pass without a way back."""
-        return replace(self, there=self.there.projecting(projection))
+    def projecting(self, weight: Tensor, behind: Elementwise, widening: Convolution) -> Filtered:
+        """The same with a 1 x 1 convolution behind it."""
+        return replace(self, there=self.there.projecting(weight, behind), widening=widening)
 
     def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
         before, behind = kept
+        if self.widening is not None:
+            between = (*self.there.wide(size)[:2], *self.there.kernel.outputs(size[-2:]))
+            gradient = self.widening.input_gradient(gradient, torch.Size(between))
         gradient = self.back.backward(gradient, self.there.wide(size), (before, behind))
         return gradient if self.narrowing is None else self.narrowing.input_gradient(gradient, size)
 

@@ -51,6 +51,7 @@ TABLES = (
     "first_column",
     "widening",
     "projection",
+    "projection_scale",
     "projection_shift",
     "projection_limits",
 )
@@ -142,7 +143,10 @@ class _Filter(Writer):
             for number, value in enumerate(sums):
                 place, register = places[number // registers], number % registers
                 column = self.sum(self.product(panel, wide), self.number(register * LINE))
-                value = b.fadd(value, self.load(self.sum(a.projection_shift, column)))
+                scale, shift = (
+                    self.load(self.sum(table, column)) for table in (a.projection_scale, a.projection_shift)
+                )
+                value = self.fma(value, scale, shift)
                 at = self.sum(result, self.product(place, a.outputs, 4), column)
                 self.store(self.cut(value, low, high), at, LANES if register + 1 < registers else lanes)
 

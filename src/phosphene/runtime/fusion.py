@@ -382,22 +382,27 @@ class _Giver:
         chain: itself.
         taken: the followers that it swallowed, its activation the last.
         size: of its inputs.
+        giver: the one before it, that left it some of its work.
     """
 
     chain: _Chain
     taken: list[nn.Module]
     size: torch.Size
+    giver: _Giver | None = None
 
 
 def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back: bool) -> list[Passage]:
-    """The passages of a sequence: depthwise convolutions are filters, which do what lies before them too."""
+    """The passages of a sequence: depthwise convolutions are filters, which do what lies before and behind them too."""
     passages: list[Passage] = []
     giver: _Giver | None = None
+    last: _Giver | None = None  # of the filter that was made last
     for chain, taken in sequence:
-        before = passages[-1] if passages else None
-        if not back and isinstance(before, Filtered) and before.projects(chain.convolution, chain.kernel, size):
-            # What is written is narrow then, and what is wide stays in the cache.
-            passages[-1], giver = before.projecting(chain.operation(taken, dtype)), None
+        own, before = _Giver(chain, taken, size), passages[-1] if passages else None
+        projecting = None
+        if isinstance(before, Filtered) and last is not None:
+            projecting = _projecting(before, last, own, dtype, back=back)
+        if projecting is not None:
+            passages[-1], giver = projecting, None
         else:
             found = chain.filtered(taken, giver, size, dtype, back=back)
             if found is not None and giver is not None:
@@ -405,9 +410,35 @@ def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back
                 if found.narrowing is None:
                     passages.append(giver.chain.link(giver.taken, dtype, back=back, handed=True))
             passages.append(found or chain.link(taken, dtype, back=back))
-            giver = _Giver(chain, taken, size) if found is None and chain.cuts(taken) else None
+            last = None if found is None else _Giver(chain, taken, size, giver)
+            giver = own if found is None and chain.cuts(taken) else None
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
     return passages
+
+
+def _projecting(filter_: Filtered, of: _Giver, behind: _Giver, dtype: torch.dtype, *, back: bool) -> Filtered | None:
+    """The filter with the 1 x 1 convolution behind it, as what is wide stays in the cache; None if that is no gain."""
+    chain, taken = behind.chain, behind.taken
+    norm, activation = chain.ends(taken)
+    forward = chain.forward_dtype(dtype) if back else dtype
+    if forward != torch.float32 or (back and activation is not None):
+        return None  # the way back would want the bits of the activation
+    if not filter_.projects(chain.convolution, chain.kernel, behind.size):
+        return None
+    weight, outputs, exact = (
+        chain.convolution.weight.detach(),
+        chain.convolution.out_channels,
+        back and _is_exact(dtype),
+    )
+    elementwise = Elementwise.of(outputs, norm, activation, chain.convolution.bias)
+    found = filter_.projecting(weight, elementwise, chain.operation(taken, dtype))
+    if not exact:
+        return found
+    all_taken = [*of.taken, chain.convolution, *taken]
+    before, size = ([], of.size) if of.giver is None else (of.giver.taken, of.size)
+    if of.giver is not None and filter_.narrowing is not None:
+        before, size = [of.giver.chain.convolution, *before], of.giver.size
+    return found if of.chain.filters_alike(found.there, all_taken, before, size) else None
 
 
 def _pays(size: torch.Size) -> bool:
