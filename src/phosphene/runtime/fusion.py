@@ -423,6 +423,8 @@ def _projecting(filter_: Filtered, of: _Giver, behind: _Giver, dtype: torch.dtyp
     forward = chain.forward_dtype(dtype) if back else dtype
     if forward != torch.float32 or (back and activation is not None):
         return None  # the way back would want the bits of the activation
+    if _STATE.loose:
+        return None  # (pictures that were judged are to stay, see `_Linear`)
     if not filter_.projects(chain.convolution, chain.kernel, behind.size):
         return None
     weight, outputs, exact = (
@@ -479,22 +481,27 @@ class _Linear:
     """A linear layer that stays in float32 where it takes vectors, also under autocast.
 
     Scores of 8 bits are too coarse to rank what a small window changes, and casting the weights costs more than the
-    product of a few vectors.
+    product of a few vectors. Loops over the gradient keep PyTorch's product: two hundred steps of other last bits end
+    in another picture, and the ones that were judged are to stay.
     """
 
     module: nn.Linear
 
     def __call__(self, inputs: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
-        fits = inputs.ndim > 1 and inputs.shape[-1] == self.module.in_features and not (inputs.ndim > 2 and autocast)
-        if not fits or not _plain_values(inputs, _compute_dtype()):
+        if autocast and inputs.ndim > 2:
             return _as_written(self.module, inputs)
         with torch.autocast("cpu", enabled=False):
-            if not (inputs.requires_grad and torch.is_grad_enabled()):
-                return self.run(inputs.float())
-            # Forward as written, unless nobody asks on which side of a kink a value lies.
-            exact = not autocast and not _STATE.loose
-            return _Linearly.apply(inputs.float(), self, exact)  # type: ignore[no-any-return, no-untyped-call]
+            inputs = inputs.float() if autocast else inputs
+            if not self._takes(inputs):
+                return _as_written(self.module, inputs)
+            if inputs.requires_grad and torch.is_grad_enabled():
+                return _Linearly.apply(inputs, self, not autocast)  # type: ignore[no-any-return, no-untyped-call]
+            return self.run(inputs)
+
+    def _takes(self, inputs: Tensor) -> bool:
+        fits = inputs.ndim > 1 and inputs.shape[-1] == self.module.in_features and inputs.dtype == torch.float32
+        return fits and not _STATE.loose and _plain_values(inputs, torch.float32)
 
     def run(self, inputs: Tensor) -> Tensor:
         """By oneDNN, whose product is twice as fast on many processors."""
@@ -508,6 +515,7 @@ class _Linearly(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: _Linear, as_written: bool) -> Tensor:
+        # A ReLU may follow: on its own side of the kink a value is only as written.
         ctx.layer, ctx.linear = layer, True
         return _as_written(layer.module, inputs) if as_written else layer.run(inputs)
 
