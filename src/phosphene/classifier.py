@@ -80,8 +80,9 @@ class Preprocess:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] as the network's weights expect them."""
-        # (In place what nobody else holds yet.)
-        return (images - self._per_channel(self.mean, images)).div_(self._per_channel(self.std, images))
+        centered, std = images - self._per_channel(self.mean, images), self._per_channel(self.std, images)
+        # In place, as nobody else holds it yet; integers become floats.
+        return centered.div_(std) if centered.is_floating_point() else centered / std
 
     def _per_channel(self, values: tuple[float, ...], images: Tensor) -> Tensor:
         """(1, C, 1, 1), or (1, C, 1, W) for images in channels last."""

@@ -50,7 +50,9 @@ class DenseConvolution:
         self._kernel, self._behind, self._limits = kernel, behind, behind.limits
         self._outputs, self._channels = weight.shape[:2]
         self._weight, self._panels = weight, dict[int, Tensor]()
-        self._bias = torch.zeros(self._outputs, dtype=torch.float32, device="cpu") if bias is None else bias
+        self._bias = (
+            torch.zeros(self._outputs, dtype=torch.float32, device="cpu") if bias is None else bias.contiguous()
+        )
 
     @classmethod
     def of(cls, convolution: nn.Conv2d, kernel: Kernel, behind: Elementwise) -> DenseConvolution:

@@ -197,7 +197,9 @@ class _Projection:
     def of(cls, weight: Tensor, behind: Elementwise) -> _Projection:
         outputs, channels = weight.shape[:2]
         beyond = -outputs % LANES
-        registers, tall = next(tile for tile in TILES if (outputs + beyond) // LANES % tile[0] == 0)
+        tile = cls._tile(outputs)
+        assert tile is not None
+        registers, tall = tile
         panels = F.pad(weight[:, :, 0, 0], (0, 0, 0, beyond)).reshape(-1, registers * LANES, channels)
         tables = {
             "projection": panels.transpose(1, 2).contiguous(),
@@ -207,11 +209,17 @@ class _Projection:
         }
         return cls(outputs, (registers, tall, LANES - beyond), tables)
 
+    @classmethod
+    def takes(cls, weight: Tensor) -> bool:
+        """Whether there is a tile for a convolution of this weight."""
+        return weight.shape[2:] == (1, 1) and cls._tile(len(weight)) is not None
+
     @staticmethod
-    def takes(weight: Tensor) -> bool:
-        """Whether it is made in whole registers, or all at once."""
-        vectors = -(-len(weight) // LANES)
-        return weight.shape[2:] == (1, 1) and (len(weight) % LANES == 0 or any(vectors == tile[0] for tile in TILES))
+    def _tile(outputs: int) -> tuple[int, int] | None:
+        """(registers, places): registers that are full, or the last of which is the last of all."""
+        vectors = -(-outputs // LANES)
+        fitting = (tile for tile in TILES if vectors == tile[0] or (outputs % LANES == 0 and vectors % tile[0] == 0))
+        return next(fitting, None)
 
     def size(self, size: torch.Size) -> torch.Size:
         """Of its output, for inputs of `size`."""

@@ -112,6 +112,29 @@ _Exact = TypeVar("_Exact", PointwiseConvolution, DenseConvolution)
 
 
 @dataclass
+class _Made:
+    """What a chain has made for its passes.
+
+    Args:
+        operations: by the number of followers folded in, and the type.
+        filters: by what they do.
+        exacts: kernels whose order of sums is known.
+        ways: to run as written, by the case.
+        alike: whether a filter has the original's bits.
+        known: the passages of the last sizes.
+        whole: the sequence while nobody watches it, and the modules that this is asked of.
+    """
+
+    operations: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
+    filters: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
+    exacts: dict[tuple[type, int], PointwiseConvolution | DenseConvolution] = field(default_factory=dict)
+    ways: dict[tuple[object, ...], Way] = field(default_factory=dict)
+    alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
+    whole: tuple[_Sequence, list[nn.Module]] | None = None
+
+
+@dataclass
 class _Chain:
     """A convolution and what follows it, each the only reader of the one before; then maybe another chain."""
 
@@ -121,19 +144,12 @@ class _Chain:
     activation: nn.Module | None = None
     followers: list[_Behind] = field(default_factory=list)
     then: tuple[_Behind, _Chain] | None = None
-    made: dict[tuple[int, torch.dtype], Convolution] = field(default_factory=dict)
-    filters: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
-    alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
-    exacts: dict[tuple[type, int], PointwiseConvolution | DenseConvolution] = field(default_factory=dict)
-    ways: dict[tuple[object, ...], Way] = field(default_factory=dict)
-    known: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
+    made: _Made = field(default_factory=lambda: _Made())
     late: bool = False
-    whole: tuple[_Sequence, list[nn.Module]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
-        made = ("made", "filters", "exacts", "alike", "ways", "known")
-        return {**vars(self), **{name: {} for name in made}, "whole": None}
+        return {**vars(self), "made": _Made()}
 
     def swallowed(self) -> list[nn.Module]:
         """The followers whose work can be done at once: up to the first that is being watched, or ruled."""
@@ -172,7 +188,7 @@ class _Chain:
 
     def _unwatched(self) -> tuple[_Sequence, list[nn.Module]]:
         """The sequence as it is while nobody watches it, and the modules that this is asked of."""
-        if self.whole is None:
+        if self.made.whole is None:
             own = [behind.module for behind in self.followers]
             modules = [self.convolution, *own, *(wall for behind in self.followers for wall in behind.walls)]
             sequence: _Sequence = []
@@ -180,18 +196,18 @@ class _Chain:
                 behind, chain = self.then
                 sequence, more = chain._unwatched()
                 modules += [*behind.walls, *more]
-            self.whole = [(self, own), *sequence], modules
-        return self.whole
+            self.made.whole = [(self, own), *sequence], modules
+        return self.made.whole
 
     def operation(self, taken: list[nn.Module], dtype: torch.dtype) -> Convolution:
         """The convolution with the first followers folded in."""
-        found = self.made.get((len(taken), dtype))
+        found = self.made.operations.get((len(taken), dtype))
         if found is None:
             norm, activation = self.ends(taken)
             with torch.inference_mode(False), torch.no_grad():
                 weight, bias = folded(self.convolution, norm)
                 found = Convolution(weight, bias, self.kernel, self.convolution.groups, activation, dtype)
-            self.made[len(taken), dtype] = found
+            self.made.operations[len(taken), dtype] = found
         return found
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -217,11 +233,11 @@ class _Chain:
         """The passages of the sequence that begins here, for inputs of `size`; those of the last sizes are kept."""
         taken = (len(modules) for _, modules in sequence)
         key = (size, dtype, back, _STATE.loose, _STATE.gated, torch.get_num_threads(), *taken)
-        found = self.known.get(key)
+        found = self.made.known.get(key)
         if found is None:
-            if len(self.known) >= _KNOWN:
-                self.known.clear()
-            found = self.known[key] = _passages(sequence, size, dtype, back=back)
+            if len(self.made.known) >= _KNOWN:
+                self.made.known.clear()
+            found = self.made.known[key] = _passages(sequence, size, dtype, back=back)
         return found
 
     def link(self, taken: list[nn.Module], dtype: torch.dtype, *, back: bool, handed: bool = False) -> Link:
@@ -282,7 +298,7 @@ class _Chain:
         self, taken: list[nn.Module], giver: _Giver | None, dtype: torch.dtype, *, exact: bool, widening: bool = False
     ) -> Depthwise:
         key = (exact, giver is not None, widening, len(taken), dtype)
-        if key not in self.filters:
+        if key not in self.made.filters:
             channels, bias = self.convolution.out_channels, self.convolution.bias
             with torch.inference_mode(False), torch.no_grad():
                 before, wide = Elementwise.of(channels, None, None), None
@@ -292,8 +308,8 @@ class _Chain:
                     wide = giver.chain.convolution.weight.detach() if widening else None
                 behind = Elementwise.of(channels, *self.ends(taken), bias)
                 weight = self.convolution.weight.detach().contiguous()
-                self.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype, wide)
-        return self.filters[key]
+                self.made.filters[key] = Depthwise(weight, self.kernel, before, behind, dtype, wide)
+        return self.made.filters[key]
 
     def filters_alike(
         self, filter_: Depthwise, taken: list[nn.Module], before: list[nn.Module], size: torch.Size
@@ -303,12 +319,12 @@ class _Chain:
         Asked as in `_fastest_alike`, for inputs of `size`.
         """
         case = (len(before), len(taken), *_case(size))
-        if case not in self.alike:
+        if case not in self.made.alike:
             probe = _probe(size)
             expected = reduce(_passed, (*before, self.convolution, *taken), probe)
             found, _ = filter_.forward(probe, keep=True)  # as it will run: every way of running is compiled anew
-            self.alike[case] = torch.equal(found, expected)
-        return self.alike[case]
+            self.made.alike[case] = torch.equal(found, expected)
+        return self.made.alike[case]
 
     @property
     def _is_large(self) -> bool:
@@ -320,9 +336,9 @@ class _Chain:
 
         def run(inputs: Tensor) -> Tensor:
             case = (len(taken), _pays(inputs.shape), *_case(inputs.shape))
-            if case not in self.ways:
-                self.ways[case] = self._fastest_alike(taken, inputs.shape)
-            return self.ways[case](inputs)
+            if case not in self.made.ways:
+                self.made.ways[case] = self._fastest_alike(taken, inputs.shape)
+            return self.made.ways[case](inputs)
 
         return run
 
@@ -349,11 +365,11 @@ class _Chain:
     def exact(self, kind: type[_Exact], taken: list[nn.Module]) -> _Exact:
         """The convolution and the first followers by a kernel whose order of sums is known."""
         key = (kind, len(taken))
-        if key not in self.exacts:
+        if key not in self.made.exacts:
             with torch.inference_mode(False), torch.no_grad():
                 behind = Elementwise.of(self.convolution.out_channels, *self.ends(taken))
-                self.exacts[key] = kind.of(self.convolution, self.kernel, behind)
-        found = self.exacts[key]
+                self.made.exacts[key] = kind.of(self.convolution, self.kernel, behind)
+        found = self.made.exacts[key]
         assert isinstance(found, kind)
         return found
 
@@ -501,7 +517,9 @@ class _Linear:
 
     def _takes(self, inputs: Tensor) -> bool:
         fits = inputs.ndim > 1 and inputs.shape[-1] == self.module.in_features and inputs.dtype == torch.float32
-        return fits and not _STATE.loose and _plain_values(inputs, torch.float32)
+        # (Weights that somebody put in its place may want gradients of their own.)
+        frozen = not any(parameter.requires_grad for parameter in self.module.parameters())
+        return fits and frozen and not _STATE.loose and _plain_values(inputs, torch.float32)
 
     def run(self, inputs: Tensor) -> Tensor:
         """By oneDNN, whose product is twice as fast on many processors."""

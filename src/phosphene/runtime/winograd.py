@@ -5,7 +5,7 @@ Tiles of 4 x 4 inputs that overlap by two become 16 numbers, each of which is mu
 it are additions, done by kernels of our own for as many tiles at a time as stay in the cache.
 
 A sum has a ninth of the terms, so in float32 results are no further from the exact ones than those of the definition;
-but their last bits are others.
+but their last bits are others, and where an infinite value is seen they are no numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _CACHED = 2 << 20
 _MANY_CHANNELS = 64
 # Rows and columns, with their padding, below which too many outputs of tiles are nobody's.
 _LEAST = 6
-# Sizes that the factors are kept packed for: the usual one and that of a last, smaller batch.
+# Tiles of an item.
+_ITEM = 16
+# Numbers of tiles that the factors are kept packed for: the usual one and that of a smaller batch.
 _PACKED = 2
 
 
@@ -86,18 +88,27 @@ class Winograd:
             (count, self._outputs, rows, columns), dtype=self._dtype, device="cpu", memory_format=_LAST
         )
         high, wide = -(-rows // _STEP), -(-columns // _STEP)  # tiles
+        count *= high * wide
         before = (inputs, self._blank, self._channels, height, width, *padding)
         behind = (output, torch.empty_like(self._blank), self._outputs, rows, columns, 0, 0)
-        each = min(count * high, max(1, _CACHED // (wide * _POINTS * (self._channels + self._outputs))))
+        each = self._together(count)
         tiles = torch.empty(
-            (1, _POINTS * self._channels, each, wide), dtype=self._dtype, device="cpu", memory_format=_LAST
+            (1, _POINTS * self._channels, each // LANES, LANES), dtype=self._dtype, device="cpu", memory_format=_LAST
         )
-        for start in range(0, count * high, each):
-            # The last ones may be done twice: products of another size would want other weights.
-            grid = (min(start, count * high - each), each, high, wide)
+        for start in range(0, count, each):
+            # The last ones are done twice: products of another size would want other weights.
+            grid = (max(0, min(start, count - each)), each // _ITEM, count, high, wide)
             self._move(tiles, grid, before, back=False)
             self._move(self._products(tiles), grid, behind, back=True)
         return output
+
+    def _together(self, count: int) -> int:
+        """How many tiles are worked on at a time: one of a few numbers, as each wants the factors in its own order."""
+        most = _CACHED // (_POINTS * (self._channels + self._outputs))
+        each = LANES
+        while each < min(count, most):
+            each *= 2
+        return each
 
     def _products(self, tiles: Tensor) -> Tensor:
         """The 16 products of each tile."""
@@ -114,8 +125,9 @@ class Winograd:
     def _factors(self) -> Tensor:
         """(16 out, in, 1, 1) what the points are multiplied by."""
         weight = self._weight.transpose(0, 1).flip(2, 3) if self._turned else self._weight
-        taps = torch.tensor(_FACTORS, dtype=torch.float64, device="cpu")
-        found = torch.einsum("iy,ocyx,jx->ijoc", taps, weight.double(), taps)
+        taps = weight.permute(2, 3, 0, 1).reshape(9, -1).float()
+        factors = torch.tensor(_FACTORS, dtype=torch.float32, device="cpu")
+        found = torch.kron(factors, factors) @ taps  # (16, out in)
         return found.reshape(-1, self._channels, 1, 1).to(self._dtype).contiguous(memory_format=_LAST)
 
     def _move(self, tiles: Tensor, grid: tuple[int, ...], maps: tuple[Any, ...], *, back: bool) -> None:
@@ -128,17 +140,17 @@ class Winograd:
 
 _ARGUMENTS = (
     "turn", "image", "spare", "tiles", "shift", "limits",
-    "first", "items", "high", "wide", "channels", "rows", "columns", "top", "left",
+    "first", "items", "count", "high", "wide", "channels", "rows", "columns", "top", "left",
 )  # fmt: skip
 
 
 @cache
 def _compiled(back: bool, half: bool) -> int:
-    return jit.compiled((_Behind if back else _Before)(half).text("items"))
+    return jit.compiled((_Gather if back else _Scatter)(half).text("items"))
 
 
 class _Tiles(Writer):
-    """One row of tiles of an image, all of their channels."""
+    """A few tiles, all of their channels."""
 
     side: int
 
@@ -148,27 +160,44 @@ class _Tiles(Writer):
 
     def item(self, index: Any) -> None:
         b, a = self.b, self.a
-        row = self.sum(a.first, index)
-        image, y = b.sdiv(row, a.high), b.sub(self.product(b.srem(row, a.high), _STEP), a.top)
+        # Where there are fewer tiles than are worked on, the last one is done again.
+        first = self.sum(a.first, self.product(index, _ITEM))
+        number = self.smaller(first, b.sub(a.count, self.one))
+        row, column = b.sdiv(number, a.wide), b.srem(number, a.wide)
+        start = [b.sdiv(row, a.high), b.srem(row, a.high), column]
+
+        def member(number: Any, place: list[Any]) -> list[Any]:
+            self._tile(self.sum(self.product(index, _ITEM), number), *place)
+            is_last = b.icmp_signed(">=", self.sum(first, number, self.one), a.count)
+            following = self._following(*place)
+            return [b.select(is_last, old, new) for old, new in zip(place, following, strict=True)]
+
+        self.fold(self.zero, self.number(_ITEM), start, member)
+
+    def _following(self, image: Any, line: Any, column: Any) -> list[Any]:
+        """The place of the next tile."""
+        b, a = self.b, self.a
+        column = self.sum(column, self.one)
+        over = b.icmp_signed("==", column, a.wide)
+        line = self.sum(line, b.zext(over, self.i64))
+        beyond = b.icmp_signed("==", line, a.high)
+        image = self.sum(image, b.zext(beyond, self.i64))
+        return [image, b.select(beyond, self.zero, line), b.select(over, self.zero, column)]
+
+    def _tile(self, index: Any, image: Any, line: Any, column: Any) -> None:
+        b, a = self.b, self.a
+        y, x = b.sub(self.product(line, _STEP), a.top), b.sub(self.product(column, _STEP), a.left)
         length = self.product(a.channels, self.width)
+        places = self._places(self.product(image, a.rows), y, x, length)
+        at = self.product(index, length, _POINTS)
+        points = [self.sum(a.tiles, at, self.product(length, number)) for number in range(_POINTS)]
 
-        def tile(column: Any) -> None:
-            x = b.sub(self.product(column, _STEP), a.left)
-            places = self._places(self.product(image, a.rows), y, x, length)
-            at = self.product(self.sum(self.product(index, a.wide), column), length, _POINTS)
-            points = [self.sum(a.tiles, at, self.product(length, number)) for number in range(_POINTS)]
+        def block(channel: Any) -> None:
+            offset = self.product(channel, LANES * self.width)
+            far, near = ([self.sum(address, offset) for address in addresses] for addresses in (places, points))
+            self.move(far, near, channel)
 
-            def block(channel: Any) -> None:
-                offset = self.product(channel, LANES * self.width)
-                self.move(
-                    [self.sum(place, offset) for place in places],
-                    [self.sum(point, offset) for point in points],
-                    channel,
-                )
-
-            self.loop(self.zero, b.sdiv(a.channels, self.number(LANES)), block)
-
-        self.loop(self.zero, a.wide, tile)
+        self.loop(self.zero, b.sdiv(a.channels, self.number(LANES)), block)
 
     def move(self, places: list[Any], points: list[Any], channel: Any) -> None:
         """Write what is done for 16 channels of a tile."""
@@ -200,7 +229,7 @@ class _Tiles(Writer):
         self.store(self.halved(value) if self.half else value, address)
 
 
-class _Before(_Tiles):
+class _Scatter(_Tiles):
     """4 x 4 inputs to 16 points."""
 
     side = _SIDE
@@ -217,7 +246,7 @@ class _Before(_Tiles):
         return [b.fsub(first, third), b.fadd(second, third), b.fsub(third, second), b.fsub(second, fourth)]
 
 
-class _Behind(_Tiles):
+class _Gather(_Tiles):
     """16 points to 2 x 2 outputs."""
 
     side = _STEP
