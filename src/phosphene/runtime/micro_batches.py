@@ -70,6 +70,11 @@ def usual_size(batch_size: int | None, device: torch.device) -> int:
     return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
 
 
+def forward_size(batch_size: int | None, device: torch.device) -> int:
+    """Images per batch of a pass without a way back, which keeps nothing: twice as many."""
+    return batch_size or 2 * usual_size(None, device)
+
+
 def _is_want_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError | ResourceError):
         return True

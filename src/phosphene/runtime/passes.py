@@ -18,7 +18,7 @@ from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.fusion import gated_rule, loose_kinks
-from phosphene.runtime.micro_batches import Result, in_batches
+from phosphene.runtime.micro_batches import Result, forward_size, in_batches
 from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
@@ -106,7 +106,7 @@ def forward(
         return rows
 
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        return torch.cat(_in_batches(run, prepared, images, batch_size))
+        return torch.cat(_in_batches(run, prepared, images, forward_size(batch_size, prepared.device)))
 
 
 def activations(
@@ -147,7 +147,8 @@ def head_features(
         return prepared.read(output).float(), value.float()
 
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        logits, features = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+        parts = _in_batches(run, prepared, images, forward_size(batch_size, prepared.device))
+    logits, features = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(features), head
 
 
