@@ -78,7 +78,9 @@ def integrated_gradients(
         places, weights = _path(steps)
         for first, last in batches(len(places), batch_size, classifier.device):
             points = torch.lerp(base, image, torch.tensor(places[first:last]).to(image)[:, None, None, None])
-            score, gradient = input_gradient(classifier, points, target.rows(index, index + 1), batch_size=batch_size)
+            score, gradient = input_gradient(
+                classifier, points, target.rows(index, index + 1), batch_size=batch_size or last - first
+            )
             # In float32 within a batch, a tenth of the time of products in float64; the batches add up in that.
             total += (torch.tensor(weights[first:last]).to(gradient)[:, None, None, None] * gradient).sum(dim=0)
             scores.append(score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -17,10 +18,16 @@ _GPU_BATCH = 64
 
 
 def batches(count: int, batch_size: int | None, device: torch.device) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each micro-batch."""
-    step = usual_size(batch_size, device)
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
+    """(start, stop) of each micro-batch; if no size is asked for all are about as large, and about the usual size.
+
+    Example:
+        >>> list(batches(52, None, torch.device("cpu")))
+        [(0, 17), (17, 34), (34, 52)]
+    """
+    size = usual_size(batch_size, device)
+    parts = -(-count // size) if batch_size else max(1, round(count / size))
+    edges = [min(count, part * size) if batch_size else count * part // parts for part in range(parts + 1)]
+    yield from pairwise(edges)
 
 
 def in_batches(
