@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel, convolution_kernel
-from phosphene.hooks import capture, survey
+from phosphene.hooks import capture, relu_rule, survey
 from phosphene.images import look
-from phosphene.runtime import forward, input_gradient, layer_gradients, plain_mode, prepare
+from phosphene.runtime import forward, input_gradient, layer_gradients, plain_mode, prepare, rule_gradient
 from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Target
@@ -369,3 +369,28 @@ def test_a_linear_layer_refuses_what_it_refused() -> None:
         with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype"), torch.no_grad():
             fused(wrong)
     assert fused(torch.rand(7)).shape == (6,)
+
+
+def test_a_rule_that_opens_relus_runs_as_written_and_one_that_gates_does_not() -> None:
+    """DeconvNet's sums are so long that another order is seen; guided back-propagation's are not."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 9),
+    ).eval()  # fmt: skip
+    images, classifier = torch.rand(2, 3, 20, 20), Classifier(network)
+
+    def opened(gradient: Tensor, _through: Callable[[Tensor], Tensor]) -> Tensor:
+        return gradient.clamp(min=0)
+
+    def gated(gradient: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+        return through(gradient).clamp(min=0)
+
+    for rule, is_gated in ((opened, False), (gated, True)):
+        leaf = images.clone().requires_grad_()
+        with relu_rule(rule):
+            score = network(leaf)[:, 4].sum()
+        (expected,) = torch.autograd.grad(score, leaf)
+        _, found = rule_gradient(classifier, images, Target.of(4), rule, gated=is_gated)
+        assert torch.equal(found, expected) or is_gated
+        assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
