@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
-from phosphene.graph import Kernel, convolution_kernel
+from phosphene.graph import Kernel
 from phosphene.runtime import forward, input_gradient, jit
 from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.elementwise import Activation, Elementwise
@@ -123,8 +123,3 @@ def test_a_network_gives_what_it_gave_there_and_back(images: int) -> None:
         assert float((found - gradient).abs().max()) <= 2e-6 * float(gradient.abs().max())
     twin = copy.deepcopy(prepare(classifier).module)
     torch.testing.assert_close(twin(batch), expected.detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_kernel_is_read_from_its_layer() -> None:
-    kernel = convolution_kernel(nn.Conv2d(64, 64, 3, padding=1))
-    assert kernel == PADDED

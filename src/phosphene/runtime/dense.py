@@ -235,7 +235,7 @@ class _Dense(Writer):
         a, wide = self.a, self.registers * LINE
         line = self.product(self.sum(self.product(image, a.rows), first, row), a.columns)
         to = self.sum(a.result, self.product(line, a.outputs, 4), self.product(panel, wide))
-        low, high = (self.everywhere(self.load(self.sum(a.limits, self.number(n)), self.f32)) for n in (0, 4))
+        low, high = self.limits(a.limits)
         own = self.product(panel, wide)
         tables = [
             [self.load(self.sum(table, own, self.number(n * LINE))) for table in (a.scale, a.shift)]

@@ -25,7 +25,7 @@ from phosphene.runtime.convolution import Convolution
 from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
 from phosphene.runtime.elementwise import Elementwise
 from phosphene.runtime.jit import LANES, LINE
-from phosphene.runtime.pointwise import TILES
+from phosphene.runtime.pointwise import TILES, is_pointwise
 
 _LAST = torch.channels_last
 _MOST_TAPS = 49
@@ -255,15 +255,9 @@ class Filtered:
 
     def projects(self, convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
         """Whether it pays to do the work of a convolution of inputs of `size` behind it, on its way forward, too."""
-        plain = (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
         large = math.prod(size[1:]) >= _LARGE and self.there.dtype == torch.float32
-        return (
-            plain
-            and large
-            and not self.there.is_projecting
-            and convolution.groups == 1
-            and _Projection.takes(convolution.weight)
-        )
+        taken = convolution.groups == 1 and _Projection.takes(convolution.weight)
+        return is_pointwise(kernel) and large and taken and not self.there.is_projecting
 
     def projecting(self, weight: Tensor, behind: Elementwise, widening: Convolution) -> Filtered:
         """The same with a 1 x 1 convolution behind it."""

@@ -77,9 +77,8 @@ class _Filter(Writer):
         self.spec = spec
 
     def prepare(self) -> None:
-        limits = [self.load(self.sum(self.a.limits, self.number(4 * place)), self.f32) for place in range(4)]
-        low, high, *behind = map(self.everywhere, limits)
-        self.cut_before, self.cut_behind = (low, high), tuple(behind)
+        self.cut_before = self.limits(self.a.limits)
+        self.cut_behind = self.limits(self.sum(self.a.limits, self.number(8)))
         self.blocks = self.b.sdiv(self.a.channels, self.number(LANES))
         self.ring = self.sum(self.a.scratch, self.product(self.take("thread"), self.a.own, 4))
         self.filtered = self.sum(self.ring, self.product(self.a.ring, 4))  # a row, if something is made of it
@@ -124,12 +123,9 @@ class _Filter(Writer):
     def _project(self, y: Any, registers: int, tall: int, lanes: int) -> None:
         """Make fewer channels out of all those of a row that was filtered: these never get to memory."""
         b, a, wide = self.b, self.a, registers * LINE
-        low, high = (
-            self.everywhere(self.load(self.sum(a.projection_limits, self.number(n)), self.f32)) for n in (0, 4)
-        )
-        result = self.sum(
-            a.result, self.product(self.sum(self.product(self.image, a.result_rows), y), a.result_columns, a.outputs, 4)
-        )
+        low, high = self.limits(a.projection_limits)
+        line = self.product(self.sum(self.product(self.image, a.result_rows), y), a.result_columns)
+        result = self.sum(a.result, self.product(line, a.outputs, 4))
 
         def tile(panel: Any, index: Any) -> None:
             last = b.sub(a.result_columns, self.one)

@@ -267,7 +267,7 @@ class _Chain:
         return self.norm if self.norm in taken else None, Activation.of(taken[-1]) if self.cuts(taken) else None
 
     def filtered(
-        self, taken: list[nn.Module], giver: _Giver | None, size: torch.Size, dtype: torch.dtype, *, back: bool
+        self, taken: list[nn.Module], giver: _Step | None, size: torch.Size, dtype: torch.dtype, *, back: bool
     ) -> Filtered | None:
         """A filter of inputs of `size` that does the activation of its giver too; None if it is better left as it is.
 
@@ -295,7 +295,7 @@ class _Chain:
         return PointwiseConvolution.takes(self.convolution, self.kernel) and Depthwise.widens(size)
 
     def _filter(
-        self, taken: list[nn.Module], giver: _Giver | None, dtype: torch.dtype, *, exact: bool, widening: bool = False
+        self, taken: list[nn.Module], giver: _Step | None, dtype: torch.dtype, *, exact: bool, widening: bool = False
     ) -> Depthwise:
         key = (exact, giver is not None, widening, len(taken), dtype)
         if key not in self.made.filters:
@@ -391,12 +391,12 @@ class _Chain:
 
 
 @dataclass(frozen=True)
-class _Giver:
-    """A convolution that can leave its activation, or all of its work, to the filter behind it.
+class _Step:
+    """A convolution of a sequence, which may leave its activation, or all of its work, to the filter behind it.
 
     Args:
         chain: itself.
-        taken: the followers that it swallowed, its activation the last.
+        taken: the followers that it swallowed.
         size: of its inputs.
         giver: the one before it, that left it some of its work.
     """
@@ -404,16 +404,16 @@ class _Giver:
     chain: _Chain
     taken: list[nn.Module]
     size: torch.Size
-    giver: _Giver | None = None
+    giver: _Step | None = None
 
 
 def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back: bool) -> list[Passage]:
     """The passages of a sequence: depthwise convolutions are filters, which do what lies before and behind them too."""
     passages: list[Passage] = []
-    giver: _Giver | None = None
-    last: _Giver | None = None  # of the filter that was made last
+    giver: _Step | None = None
+    last: _Step | None = None  # of the filter that was made last
     for chain, taken in sequence:
-        own, before = _Giver(chain, taken, size), passages[-1] if passages else None
+        own, before = _Step(chain, taken, size), passages[-1] if passages else None
         projecting = None
         if isinstance(before, Filtered) and last is not None:
             projecting = _projecting(before, last, own, dtype, back=back)
@@ -426,13 +426,13 @@ def _passages(sequence: _Sequence, size: torch.Size, dtype: torch.dtype, *, back
                 if found.narrowing is None:
                     passages.append(giver.chain.link(giver.taken, dtype, back=back, handed=True))
             passages.append(found or chain.link(taken, dtype, back=back))
-            last = None if found is None else _Giver(chain, taken, size, giver)
+            last = None if found is None else _Step(chain, taken, size, giver)
             giver = own if found is None and chain.cuts(taken) else None
         size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
     return passages
 
 
-def _projecting(filter_: Filtered, of: _Giver, behind: _Giver, dtype: torch.dtype, *, back: bool) -> Filtered | None:
+def _projecting(filter_: Filtered, of: _Step, behind: _Step, dtype: torch.dtype, *, back: bool) -> Filtered | None:
     """The filter with the 1 x 1 convolution behind it, as what is wide stays in the cache; None if that is no gain."""
     chain, taken = behind.chain, behind.taken
     norm, activation = chain.ends(taken)
@@ -443,14 +443,10 @@ def _projecting(filter_: Filtered, of: _Giver, behind: _Giver, dtype: torch.dtyp
         return None  # (pictures that were judged are to stay, see `_Linear`)
     if not filter_.projects(chain.convolution, chain.kernel, behind.size):
         return None
-    weight, outputs, exact = (
-        chain.convolution.weight.detach(),
-        chain.convolution.out_channels,
-        back and _is_exact(dtype),
-    )
-    elementwise = Elementwise.of(outputs, norm, activation, chain.convolution.bias)
-    found = filter_.projecting(weight, elementwise, chain.operation(taken, dtype))
-    if not exact:
+    with torch.inference_mode(False), torch.no_grad():
+        elementwise = Elementwise.of(chain.convolution.out_channels, norm, activation, chain.convolution.bias)
+        found = filter_.projecting(chain.convolution.weight.detach(), elementwise, chain.operation(taken, dtype))
+    if not (back and _is_exact(dtype)):
         return found
     all_taken = [*of.taken, chain.convolution, *taken]
     before, size = ([], of.size) if of.giver is None else (of.giver.taken, of.size)

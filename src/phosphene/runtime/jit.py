@@ -227,6 +227,11 @@ class Writer(ABC):
         rounded = b.add(words, b.add(almost, b.and_(b.lshr(words, sixteen), last)))
         return b.trunc(b.lshr(rounded, sixteen), self.shorts)
 
+    def limits(self, address: Any) -> tuple[Any, Any]:
+        """Vectors of the lowest and the highest value, two floats one behind the other."""
+        low, high = (self.load(self.sum(address, self.number(n)), self.f32) for n in (0, 4))
+        return self.everywhere(low), self.everywhere(high)
+
     def cut(self, values: Any, low: Any, high: Any) -> Any:
         """Values within [low, high]; what is no number stays none."""
         b = self.b

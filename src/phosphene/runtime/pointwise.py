@@ -23,6 +23,11 @@ _LAST = torch.channels_last
 TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
 
 
+def is_pointwise(kernel: Kernel) -> bool:
+    """Whether each place is made of the same one only."""
+    return (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
+
+
 class PointwiseConvolution:
     """A 1 x 1 convolution without a bias, and what is done to each of its values.
 
@@ -51,9 +56,8 @@ class PointwiseConvolution:
     @staticmethod
     def takes(convolution: nn.Conv2d, kernel: Kernel) -> bool:
         """Whether it can do the work of a convolution on this machine."""
-        plain = (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
         whole = convolution.groups == 1 and convolution.bias is None and convolution.out_channels % LANES == 0
-        return plain and whole and jit.available()
+        return is_pointwise(kernel) and whole and jit.available()
 
     def run(self, inputs: Tensor, block: int) -> Tensor:
         """The output (N, out, H, W) for inputs (N, in, H, W), summed over blocks of so many channels."""
@@ -105,7 +109,7 @@ class _Product(Writer):
             [self.sum(a.source, self.product(row, a.channels, 4)) for row in rows],
             self.sum(a.weights, self.product(panel, a.channels, self.registers * LINE)),
         )
-        low, high = (self.everywhere(self.load(self.sum(a.limits, self.number(n)), self.f32)) for n in (0, 4))
+        low, high = self.limits(a.limits)
         for place, row in enumerate(rows):
             to = self.sum(a.result, self.product(row, a.outputs, 4))
             values = sums[place * self.registers : (place + 1) * self.registers]

@@ -10,6 +10,7 @@ but their last bits are others, and where an infinite value is seen they are no 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -199,9 +200,9 @@ class _Tiles(Writer):
 
         self.loop(self.zero, b.sdiv(a.channels, self.number(LANES)), block)
 
+    @abstractmethod
     def move(self, places: list[Any], points: list[Any], channel: Any) -> None:
         """Write what is done for 16 channels of a tile."""
-        raise NotImplementedError
 
     def _places(self, start: Any, y: Any, x: Any, length: Any) -> list[Any]:
         """Addresses of the side x side places of the map from (y, x) on; the spare one of those outside of it."""
@@ -255,7 +256,7 @@ class _Gather(_Tiles):
         values = [self.read(point) for point in points]
         rows = [self._sums(values[column::_SIDE]) for column in range(_SIDE)]  # [column][row]
         shift = self.load(self.sum(self.a.shift, self.product(channel, LINE)))
-        low, high = (self.everywhere(self.load(self.sum(self.a.limits, self.number(n)), self.f32)) for n in (0, 4))
+        low, high = self.limits(self.a.limits)
         for row in range(_STEP):
             for column, value in enumerate(self._sums([rows[n][row] for n in range(_SIDE)])):
                 self.write(self.cut(self.b.fadd(value, shift), low, high), places[row * _STEP + column])
