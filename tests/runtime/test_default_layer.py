@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError
+from phosphene.graph import spatial_size
 from phosphene.runtime import prepare
-from phosphene.runtime.places import places_of
 from tests.networks import Constant, classifier_of, pooled, vgg_f
 
 
@@ -140,4 +140,4 @@ def test_a_size_that_was_never_told_is_asked_for():
     ],
 )
 def test_the_grid_of_a_shape(shape, size, grid):
-    assert places_of(shape, size) == grid
+    assert spatial_size(shape, size) == grid

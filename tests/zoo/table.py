@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from phosphene.errors import ModelError
+from phosphene.graph import spatial_size
 from phosphene.registry import entry
 from phosphene.runtime import prepare
-from phosphene.runtime.places import places_of
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
 from tests.contract import checks
@@ -57,7 +57,7 @@ def default_layers() -> list[str]:
     for network, spec in SPECS.items():
         prepared = prepare(load_classifier(spec, weights="random"))
         shape = next(layer.shape for layer in prepared.layers if layer.name == prepared.default_layer)
-        rows, columns = places_of(shape, prepared.preprocess.size) or (0, 0)
+        rows, columns = spatial_size(shape, prepared.preprocess.size) or (0, 0)
         size = " x ".join(map(str, shape))
         lines.append(f"| {network} | `{spec}` | `{prepared.default_layer}` | {size} | {rows} x {columns} |")
     return lines

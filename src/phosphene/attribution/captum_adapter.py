@@ -25,9 +25,10 @@ from phosphene.attribution.fusion import Layers, layer_names
 from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
+from phosphene.graph import spatial_map
 from phosphene.hooks import capture, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
-from phosphene.runtime import places, plain_mode, prepare
+from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.passes import ready, unit_score
 from phosphene.runtime.prepare import Prepared, freeze
 from phosphene.types import Attribution, Target
@@ -492,7 +493,7 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
             found = asked.attribute(
                 method, watched, baselines=asked.base, n_steps=steps, internal_batch_size=asked.batch
             )
-            return places(found, f"layer {names[0]}", asked.image).sum(dim=1), None
+            return spatial_map(found, f"layer {names[0]}", asked.image).sum(dim=1), None
 
         return explained(
             classifier, images, target, name, answer, baseline=baseline, batch_size=batch_size, layer=names[0]

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
-from phosphene.graph import LayerName
+from phosphene.graph import LayerName, spatial_map
 from phosphene.hooks import Rule
 from phosphene.maps import max_over_channels
 from phosphene.registry import register_attribution
-from phosphene.runtime import places, prepare, rule_gradient
+from phosphene.runtime import prepare, rule_gradient
 from phosphene.types import Attribution, Target
 
 Reduce = Literal["sum", "max_abs"]
@@ -88,6 +88,6 @@ def projected(
     end = None if to is None else prepare(classifier).layer_name(to)
     score, gradient = rule_gradient(classifier, images, target, rule, gated=gated, to=end, batch_size=batch_size)
     if end is not None:
-        gradient = places(gradient, f"the input of layer {end}", images)
+        gradient = spatial_map(gradient, f"the input of layer {end}", images)
     maps = gradient.sum(dim=1) if reduce == "sum" else max_over_channels(gradient)
     return attribution(maps, images, target, score, layer=end, reconstruction=plain(gradient))

@@ -12,8 +12,8 @@ from phosphene.attribution.result import attribution, even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.geometry import sample_map
-from phosphene.graph import LayerName
-from phosphene.runtime import layer_gradients, places, prepare
+from phosphene.graph import LayerName, spatial_map
+from phosphene.runtime import layer_gradients, prepare
 from phosphene.types import Attribution, Target
 
 Layers = LayerName | tuple[str, ...]
@@ -45,7 +45,7 @@ def gradient_maps(
     names = layer_names(classifier, layer)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     maps = [
-        map_of(*(places(values[name], f"layer {name}", images) for values in (found.activations, found.gradients)))
+        map_of(*(spatial_map(values[name], f"layer {name}", images) for values in (found.activations, found.gradients)))
         for name in names
     ]
     return fused(maps, names, images, target, found.score, relu)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from phosphene.attribution.fusion import Layers, gradient_maps
 from phosphene.classifier import Classifier
+from phosphene.graph import spatial_size
 from phosphene.registry import register_attribution
 from phosphene.runtime import prepare
-from phosphene.runtime.places import places_of
 from phosphene.types import Attribution, Layer, Size, Target
 
 
@@ -83,7 +83,7 @@ def middle_layer(layers: Sequence[Layer], last: str, size: Size) -> str:
         >>> middle_layer([Layer(n, "Block", grids.get(n, (8, 2, 2)), i) for i, n in enumerate(names)], "head", (64, 64))
         'block.1'
     """
-    grids = {layer.name: places_of(layer.shape, size) for layer in layers}
+    grids = {layer.name: spatial_size(layer.shape, size) for layer in layers}
     fitting = [name for name, grid in grids.items() if grid == grids[last]]
     for depth in range(1 + max(name.count(".") for name in fitting)):
         level = [name for name in fitting if name.count(".") == depth]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from phosphene.attribution.result import even_grid
 from phosphene.geometry import lay_on_original, whole_view
+from phosphene.graph import spatial_map, spatial_size
 from phosphene.images import Picture, picture_size
 from phosphene.localization.texture import principal_components
 from phosphene.runtime import Prepared, activations
-from phosphene.runtime.places import places, places_of
 from phosphene.types import Layer, Size, View
 
 # Of the image's pixels to a cell: the grid on which edges and parts are told apart, and not yet whole objects.
@@ -45,7 +45,7 @@ def textures(
     for picture in {id(picture): picture for picture in pictures}.values():
         view = whole_view(picture_size(picture), size)
         image = classifier.look([picture], [view])
-        values = places(activations(classifier, image, [layer])[1][layer], f"layer {layer}", image)[0]
+        values = spatial_map(activations(classifier, image, [layer])[1][layer], f"layer {layer}", image)[0]
         parts = principal_components(values.double().cpu().numpy(), count)
         found[id(picture)] = _laid(torch.from_numpy(parts), view, grid_of[id(picture)])
     return [found[id(picture)] for picture in pictures]
@@ -70,7 +70,7 @@ def texture_layer(layers: Sequence[Layer], size: Size) -> str | None:
     """
     fitting = []
     for layer in layers:
-        grid = places_of(layer.shape, size)
+        grid = spatial_size(layer.shape, size)
         if grid is not None and _FINEST * grid[0] <= size[0] < _COARSEST * grid[0]:
             fitting.append(layer.name)
     depth = min((name.count(".") for name in fitting), default=0)

@@ -11,7 +11,6 @@ from phosphene.runtime.passes import (
     rule_gradient,
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
-from phosphene.runtime.places import channel_axis, places
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.shared import shared_passes
 
@@ -21,13 +20,11 @@ __all__ = [
     "ablated_scores",
     "activations",
     "blended_scores",
-    "channel_axis",
     "forward",
     "head_features",
     "input_gradient",
     "layer_gradients",
     "masked_scores",
-    "places",
     "plain_mode",
     "prepare",
     "rule_gradient",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
+from phosphene.graph import channel_axis
 from phosphene.hooks import capture
 from phosphene.runtime.micro_batches import in_batches
 from phosphene.runtime.passes import plain_mode, ready, scored, unit_layers
-from phosphene.runtime.places import channel_axis
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target
 

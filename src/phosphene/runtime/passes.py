@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
-from phosphene.graph import LinearHead
+from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.fusion import gated_rule, loose_kinks
 from phosphene.runtime.micro_batches import Result, forward_size, in_batches
-from phosphene.runtime.places import places
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.shared import is_shared, once
@@ -389,14 +388,14 @@ def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> 
 
 
 def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
-    """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`places`).
+    """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`spatial_map`).
 
     A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
     gradient is the layer's own activation.
     """
     if unit.channel is None:
         return 0.5 * output.float().square().flatten(1).sum(dim=1)
-    values = output if output.ndim == 2 else places(output, f"the output of layer {unit.layer}", images)
+    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images)
     if not 0 <= unit.channel < values.shape[1]:
         raise _no_such_unit(unit, output)
     values = values[:, unit.channel].float()

@@ -18,11 +18,20 @@ from torch.nn.parameter import is_lazy
 
 from phosphene.classifier import Classifier, find_scores, unwrapped
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, trace, with_value
-from phosphene.hooks import survey
+from phosphene.graph import (
+    LayerName,
+    LinearHead,
+    default_layer,
+    layer_name,
+    linear_head,
+    outputs,
+    spatial_map,
+    trace,
+    with_value,
+)
+from phosphene.hooks import capture, is_scripted, survey
 from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.runtime.fusion import fuse, run_ahead
-from phosphene.runtime.layers import default_layer
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.types import Layer, Size
 
@@ -94,7 +103,31 @@ class Prepared(Classifier):
     @cached_property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return default_layer(self, self.layers, self._size)
+        if is_scripted(self.module):
+            raise ModelError(
+                f"{self.name} is TorchScript, which runs as one piece without layers; use a method that looks at input "
+                "and output alone (saliency, occlusion, rise), or the network as torch.export.save writes it"
+            )
+        return default_layer(self.layers, self._size, self._positions_reached, network=self.name)
+
+    def _positions_reached(self, layer: str) -> int | None:
+        """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(1, self.preprocess.channels, *self._size, generator=generator).to(self.device)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
+            with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
+                logits = self.logits(images)
+            if not logits.requires_grad:
+                return None
+            # Unequal weights: the sum of probabilities is 1 whatever the image.
+            weights = torch.randn(logits.shape, generator=generator).to(logits)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), found[layer], allow_unused=True)
+        if gradient is None:
+            return None
+        if not bool(gradient.any()):
+            return 0
+        reached = spatial_map(gradient, layer, images).abs().sum(dim=1) > 0  # (1, h, w)
+        return max(1, int(reached.sum()))  # a class token alone is reached, too
 
     def layer_name(self, layer: LayerName | None) -> str:
         """The dotted name of a layer given by name, as a module of the original network, or None for the default."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import OptionError
-from phosphene.runtime import places
-from phosphene.runtime.places import channel_axis, places_of
+from phosphene.graph import channel_axis, spatial_map, spatial_size
 from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.robust_loss import AdaptiveDistance
@@ -40,8 +39,8 @@ def channel_values(output: Tensor, images: Tensor, what: str = "a layer", *, map
     """
     output = output.float()
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    if maps or (output.ndim > 2 and places_of(tuple(output.shape[1:]), size) is not None):
-        values = places(output, f"the output of {what}", images).flatten(2)
+    if maps or (output.ndim > 2 and spatial_size(tuple(output.shape[1:]), size) is not None):
+        values = spatial_map(output, f"the output of {what}", images).flatten(2)
     else:
         values = output.movedim(channel_axis(output, images), 1).flatten(2) if output.ndim > 2 else output[..., None]
     return values if maps else values.mean(dim=2, keepdim=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
+from phosphene.graph import spatial_map
 from phosphene.runtime.passes import unit_score
-from phosphene.runtime.places import places
 from phosphene.types import Score, Target, Unit
 
 
@@ -150,7 +150,7 @@ def _pooled(reading: Reading, layer: str) -> Tensor:
     output = reading.activations[layer].float()
     if output.ndim == 2:
         return output
-    return places(output, f"the output of layer {layer}", reading.images).flatten(2).mean(dim=2)
+    return spatial_map(output, f"the output of layer {layer}", reading.images).flatten(2).mean(dim=2)
 
 
 def channel(layer: str, channel: int | Sequence[int]) -> Objective:

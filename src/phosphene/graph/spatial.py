@@ -1,4 +1,4 @@
-"""Where the places of a layer's output are: channels first, channels last (Swin), or a row of tokens (ViT)."""
+"""The spatial map of a layer's output: channels first, channels last (Swin), or a row of tokens (ViT)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
 _MOST_DISTORTION = math.log(2.1)
 
 
-def places(output: Tensor, what: str, images: Tensor) -> Tensor:
+def spatial_map(output: Tensor, what: str, images: Tensor) -> Tensor:
     """A layer's output, or its gradient, as (N, k, h, w).
 
     Which axes are places follows from the image's proportions: (N, k, h, w) and (N, h, w, k) are told apart by
@@ -33,7 +33,7 @@ def places(output: Tensor, what: str, images: Tensor) -> Tensor:
 
     Example:
         >>> images = torch.rand(1, 3, 224, 224)
-        >>> [tuple(places(torch.rand(shape), "a layer", images).shape[1:])
+        >>> [tuple(spatial_map(torch.rand(shape), "a layer", images).shape[1:])
         ...  for shape in ((1, 64, 7, 7), (1, 7, 7, 768), (1, 197, 192))]
         [(64, 7, 7), (768, 7, 7), (192, 14, 14)]
     """
@@ -51,11 +51,11 @@ def places(output: Tensor, what: str, images: Tensor) -> Tensor:
     )
 
 
-def places_of(shape: tuple[int, ...], size: Size) -> Size | None:
+def spatial_size(shape: tuple[int, ...], size: Size) -> Size | None:
     """(h, w) of the places in one image's output of a layer, or None if it has none, or not those of the image.
 
     Example:
-        >>> [places_of(shape, (224, 224)) for shape in ((64, 7, 7), (7, 7, 768), (197, 192), (3, 197, 64), (512,))]
+        >>> [spatial_size(shape, (224, 224)) for shape in ((64, 7, 7), (7, 7, 768), (197, 192), (3, 197, 64), (512,))]
         [(7, 7), (7, 7), (14, 14), None, None]
     """
     if len(shape) == 2:

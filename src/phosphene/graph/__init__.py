@@ -1,0 +1,29 @@
+"""Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
+
+from phosphene.graph.default_layer import default_layer
+from phosphene.graph.head import LinearHead, linear_head
+from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
+from phosphene.graph.order import layer_before
+from phosphene.graph.residual import residual_branches
+from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size
+from phosphene.graph.trace import LayerName, input_channels, layer_name, outputs, trace, with_value
+
+__all__ = [
+    "Kernel",
+    "LayerName",
+    "LinearHead",
+    "channel_axis",
+    "convolution_kernel",
+    "default_layer",
+    "input_channels",
+    "layer_before",
+    "layer_name",
+    "linear_head",
+    "outputs",
+    "pooling_kernel",
+    "residual_branches",
+    "spatial_map",
+    "spatial_size",
+    "trace",
+    "with_value",
+]

@@ -1,0 +1,68 @@
+"""The layer that heat maps of classes look at unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from phosphene.errors import ModelError
+from phosphene.graph.spatial import spatial_size
+from phosphene.types import Layer, Size
+
+# What only passes on what came before: no place to stop at.
+_PASSIVE = {
+    kind.__name__
+    for kind in (
+        *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout2d, nn.AlphaDropout),
+        *(nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax),
+    )
+}
+
+
+def default_layer(
+    layers: Sequence[Layer], size: Size, positions_reached: Callable[[str], int | None], *, network: str
+) -> str:
+    """The last layer with a spatial map that still reaches the scores.
+
+    A convolutional network's last features; a transformer's last norm before its tokens are mixed for the last
+    time: after that a class token has taken what it wants, and the patches no longer matter.
+
+    Args:
+        layers: what ran, in the order of completion (hooks.survey).
+        size: (height, width) of the images.
+        positions_reached: at how many positions of a layer's map a change reaches the scores; None if the layer lies
+            off the way to them. Asked of one candidate after the other, the last first.
+        network: its name, for the message.
+
+    Raises:
+        ModelError: if no layer has a spatial map.
+    """
+    candidates = [layer.name for layer in reversed(layers) if _is_candidate(layer, size)]
+    # A network that squeezes one side alone has grids of other proportions than its images.
+    candidates = candidates or [
+        layer.name for layer in reversed(layers) if len(layer.shape) == 3 and _has_extent(layer)
+    ]
+    if not candidates:
+        raise ModelError(
+            f"no layer of {network} has an output with places: (N, C, h, w), (N, h, w, C) or tokens of the "
+            "image's patches; name one with layer=, or use a method without layers (saliency, occlusion)"
+        )
+    for name in candidates:
+        reached = positions_reached(name)
+        if reached is not None and reached >= 2:
+            return name
+        if reached == 0:  # the scores are constant: no layer would do better
+            break
+    return candidates[0]
+
+
+def _is_candidate(layer: Layer, size: Size) -> bool:
+    if layer.kind in _PASSIVE or spatial_size(layer.shape, size) is None:
+        return False
+    # Inside a block many tokens are queries, keys or mixtures; its norms stand where it is entered and left.
+    return len(layer.shape) == 3 or "Norm" in layer.kind
+
+
+def _has_extent(layer: Layer) -> bool:
+    return layer.kind not in _PASSIVE and layer.shape[1] * layer.shape[2] > 1

@@ -1,0 +1,143 @@
+"""The linear head of a network, which class activation maps need."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from phosphene.errors import ModelError
+
+# Modules that pass on values unchanged in eval mode (softmax aside).
+_PASSIVE_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax)
+_PASSIVE_FUNCTIONS = {torch.flatten, F.dropout, F.dropout2d, torch.reshape, torch.squeeze, operator.getitem}
+_PASSIVE_METHODS = {"flatten", "view", "reshape", "squeeze", "contiguous"}
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The end of a network that class activation maps need: features -> mean over places -> linear.
+
+    Args:
+        node: the FX node whose value (N, k, h, w) is averaged over its places.
+        weight: (K, k), or None where the averaged channels are the classes themselves.
+        bias: (K,) or None.
+        layer: the module the averaged value comes from, for reports.
+    """
+
+    node: str
+    weight: Tensor | None
+    bias: Tensor | None
+    layer: str
+
+
+def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:
+    """The linear head of a traced network.
+
+    Args:
+        traced: the graph.
+        scores: the node that holds the class scores, out of `outputs(traced)`.
+
+    Raises:
+        ModelError: naming the operation that stands where pooling or a linear layer was expected.
+    """
+    node = skip_passive(traced, scores)
+    weight, bias, features = _linear_parameters(traced, node)
+    pool = skip_passive(traced, features if weight is not None else node)
+    if not _is_global_average(traced, pool):
+        raise ModelError(
+            f"no class activation map: the network ends in '{_describe(traced, pool)}', not in global average pooling "
+            "and one linear layer; use grad_cam, which needs neither"
+        )
+    averaged = skip_passive(traced, pool.args[0] if pool.args else pool.kwargs["input"], flatten=False)
+    return LinearHead(averaged.name, weight, bias, _nearest_module(averaged))
+
+
+def skip_passive(traced: fx.GraphModule, node: Any, *, flatten: bool = True) -> fx.Node:
+    """Down through what does not change the values: dropout in eval mode, flatten, reshape, identity."""
+    while isinstance(node, fx.Node):
+        if node.op == "call_module":
+            child = traced.get_submodule(str(node.target))
+            passive = isinstance(child, _PASSIVE_MODULES) and not isinstance(child, nn.Softmax | nn.LogSoftmax)
+            passive = passive or (type(child) is nn.Sequential and len(child) == 0)
+            passive = passive and (flatten or not isinstance(child, nn.Flatten))
+        elif node.op == "call_function":
+            passive = node.target in _PASSIVE_FUNCTIONS - {operator.getitem} and (
+                flatten or node.target in (F.dropout, F.dropout2d)
+            )
+        else:
+            passive = flatten and node.op == "call_method" and node.target in _PASSIVE_METHODS
+        if not passive or not node.args:
+            return node
+        node = node.args[0]
+    raise ModelError("no class activation map: the network's output does not depend on its input; use grad_cam")
+
+
+def _linear_parameters(traced: fx.GraphModule, node: fx.Node) -> tuple[Tensor | None, Tensor | None, Any]:
+    """(weight, bias, input node) of the last linear layer or 1 x 1 convolution after pooling; else Nones."""
+    if node.op == "call_module":
+        child = traced.get_submodule(str(node.target))
+        if isinstance(child, nn.Linear):
+            return child.weight, child.bias, node.args[0]
+        if (
+            isinstance(child, nn.Conv2d)
+            and _is_pointwise(child)
+            and _is_global_average(traced, skip_passive(traced, node.args[0]))
+        ):
+            return torch.flatten(child.weight, 1), child.bias, node.args[0]
+    if node.op == "call_function" and node.target is F.linear:
+        weight, bias = (_parameter(traced, argument) for argument in (*node.args[1:3], None)[:2])
+        return weight, bias, node.args[0]
+    return None, None, node
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    return convolution.kernel_size == (1, 1) and convolution.groups == 1
+
+
+def _parameter(traced: fx.GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = traced
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, Tensor) else None
+
+
+def _is_global_average(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        child = traced.get_submodule(str(node.target))
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            return child.output_size in (1, (1, 1))
+        # A pool of fixed size is global on the size it was made for; the method checks the sum.
+        return isinstance(child, nn.AvgPool2d)
+    if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
+        return (*node.args, node.kwargs.get("output_size"))[1] in (1, (1, 1), [1, 1])
+    if node.op == "call_function" and node.target is F.avg_pool2d:
+        return True
+    if node.target in (torch.mean, "mean") and node.op in ("call_function", "call_method"):
+        dims = node.kwargs.get("dim", (node.args[1:2] and node.args[1]) or node.args[1:])
+        return sorted(dims if isinstance(dims, list | tuple) else [dims]) in ([-2, -1], [2, 3])
+    return False
+
+
+def _nearest_module(node: fx.Node) -> str:
+    """The closest module below a node; what functions follow it is appended."""
+    functions: list[str] = []
+    while node.op not in ("call_module", "placeholder"):
+        functions.append(str(getattr(node.target, "__name__", node.target)))
+        below = [argument for argument in node.args if isinstance(argument, fx.Node)]
+        if not below:
+            break
+        node = below[0]
+    return " + ".join([str(node.target), *reversed(functions)])
+
+
+def _describe(traced: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return f"{node.target} ({type(traced.get_submodule(str(node.target))).__name__})"
+    return str(getattr(node.target, "__name__", node.target))

@@ -1,0 +1,85 @@
+"""A network as an FX graph, and the names of its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from phosphene.errors import NotFoundError, suggest
+
+LayerName = str | nn.Module
+
+
+def layer_name(module: nn.Module, layer: LayerName) -> str:
+    """The dotted name of a layer given by name or as the module itself.
+
+    Raises:
+        NotFoundError: with the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> layer_name(net, net[1]), layer_name(net, "0")
+        ('1', '0')
+    """
+    names = dict(module.named_modules(remove_duplicate=False))
+    if isinstance(layer, nn.Module):
+        for name, child in names.items():
+            if child is layer:
+                return str(name)
+        raise NotFoundError(f"the layer {type(layer).__name__} is no part of this {type(module).__name__}")
+    if layer and layer in names:
+        return str(layer)
+    known = [name for name in names if name]
+    shown = suggest(str(layer), known) or f" (there are {len(known)}: {', '.join(known[:6])} ...)"
+    raise NotFoundError(f"no layer '{layer}' in {type(module).__name__}{shown}")
+
+
+def input_channels(module: nn.Module) -> int:
+    """Channels of the pictures that a network takes: those of its first convolution, 3 if it has none.
+
+    Example:
+        >>> input_channels(nn.Sequential(nn.Conv2d(5, 4, 3), nn.Conv2d(4, 2, 3)))
+        5
+    """
+    convolutions = (child for child in module.modules() if isinstance(child, nn.Conv2d))
+    return next((child.in_channels for child in convolutions), 3)
+
+
+def trace(module: nn.Module) -> fx.GraphModule | None:
+    """The network as an FX graph, or None if its Python code depends on data.
+
+    Leaf modules are those of torch.nn and childless subclasses of them, such as a convolution with padding of
+    its own. The graph shares the module's weights.
+    """
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module))
+    except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
+        return None
+
+
+class _Tracer(fx.Tracer):
+    """Keeps what is in essence a torch.nn layer whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the graph shows the module as one node."""
+        derived = any(
+            base.__module__.startswith("torch.nn.modules") for base in type(m).__mro__[:-2] if base is not nn.Module
+        )
+        childless = next(m.children(), None) is None
+        return super().is_leaf_module(m, module_qualified_name) or (derived and childless)
+
+
+def with_value(traced: fx.GraphModule, node_name: str) -> fx.GraphModule:
+    """A graph module that returns (output, value of the node), sharing the weights."""
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(traced.graph, mapping)
+    node = next(node for node in traced.graph.nodes if node.name == node_name)
+    graph.output((output, mapping[node]))
+    return fx.GraphModule(traced, graph)
+
+
+def outputs(traced: fx.GraphModule) -> Any:
+    """What the network returns, as it returns it: a node, or a tuple or dict of nodes."""
+    return next(node for node in reversed(traced.graph.nodes) if node.op == "output").args[0]
