@@ -21,8 +21,8 @@ from phosphene.runtime import (
     input_gradient,
     layer_gradients,
     masked_scores,
+    prepare,
     rule_gradient,
-    shared_passes,
 )
 from phosphene.types import Target
 
@@ -61,8 +61,8 @@ def tight() -> Classifier:
 
 
 def _shared(classifier: Classifier, images: Tensor) -> Any:
-    with shared_passes(images):
-        return layer_gradients(classifier, images, TARGET, ["4"]).gradients["4"], forward(classifier, images)
+    prepared = prepare(classifier).remembering(images)
+    return layer_gradients(prepared, images, TARGET, ["4"]).gradients["4"], forward(prepared, images)
 
 
 PASSES: dict[str, Callable[[Classifier, Tensor], Any]] = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from importlib import import_module
 
-import pytest
 import torch
 from torch import nn
 
@@ -30,18 +28,16 @@ def test_a_forgotten_classifier_takes_its_prepared_forms_along() -> None:
     assert all(reference() is None for reference in modules)
 
 
-def test_enough_dropped_weights_are_collected_at_the_next_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_go_at_once() -> None:
     gc.collect()
     gc.disable()
     try:
         classifier = _classifier()
-        module = weakref.ref(prepare(classifier).module)
-        del classifier
-        prepare(_classifier())
-        assert module() is not None  # a few bytes are not worth looking for
-        monkeypatch.setattr(import_module("phosphene.runtime.prepare"), "_COLLECT_ABOVE", 0)
-        prepare(_classifier())
-        assert module() is None
+        forward(classifier, torch.rand(2, 3, 8, 8))
+        prepared = prepare(classifier)
+        kept = [weakref.ref(prepared.module[0].weight), weakref.ref(prepared.network.module[0].weight)]
+        del classifier, prepared
+        assert [reference() for reference in kept] == [None, None]
     finally:
         gc.enable()
 

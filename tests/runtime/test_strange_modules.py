@@ -15,7 +15,7 @@ from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.runtime import activations, forward, prepare
-from phosphene.runtime.prepare import freeze
+from phosphene.runtime.freeze import freeze
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
@@ -151,12 +151,12 @@ def test_parametrized_and_tied_weights(images):
     assert frozen.again is frozen[-1]
 
 
-def test_weights_are_shared_and_changes_noticed(images):
+def test_weights_are_copied_and_changes_noticed(images):
     module = pooled()
     classifier = classifier_of(module)
     before = forward(classifier, images)
     frozen = prepare(classifier).module
-    assert frozen[-1].weight.data_ptr() == module[-1].weight.data_ptr()
+    assert frozen[-1].weight.data_ptr() != module[-1].weight.data_ptr()
     with torch.no_grad():
         module[-1].bias += 1
     assert torch.allclose(forward(classifier, images), before + 1, atol=1e-5)

@@ -29,8 +29,9 @@ from phosphene.graph import spatial_map
 from phosphene.hooks import capture, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
-from phosphene.runtime.passes import ready, unit_score
-from phosphene.runtime.prepare import Prepared, freeze
+from phosphene.runtime.freeze import freeze
+from phosphene.runtime.passes import unit_score
+from phosphene.runtime.prepare import Prepared
 from phosphene.types import Attribution, Target
 
 Baseline = Literal["mean", "black", "white"]
@@ -141,7 +142,7 @@ def explained(
         warnings.simplefilter("ignore")  # captum announces each hook it lays
         for index in range(len(images)):
             _seed(torch.Generator().manual_seed(generator.initial_seed()))
-            image = prepared.preprocess.normalize(ready(prepared, images[index : index + 1]).contiguous())
+            image = prepared.preprocess.normalize(prepared.ready(images[index : index + 1]).contiguous())
             base = prepared.preprocess.normalize(color[None].to(image)).expand_as(image)
             score = ScoreOf(prepared, target.rows(index, index + 1))
             try:

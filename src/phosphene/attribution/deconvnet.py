@@ -81,12 +81,10 @@ def projected(
     to: LayerName | None,
     reduce: Reduce,
     batch_size: int | None,
-    *,
-    gated: bool = False,
 ) -> Attribution:
     """What a rule for ReLUs brings back from the target to the image, or to the input of a layer."""
     end = None if to is None else prepare(classifier).layer_name(to)
-    score, gradient = rule_gradient(classifier, images, target, rule, gated=gated, to=end, batch_size=batch_size)
+    score, gradient = rule_gradient(classifier, images, target, rule, to=end, batch_size=batch_size)
     if end is not None:
         gradient = spatial_map(gradient, f"the input of layer {end}", images)
     maps = gradient.sum(dim=1) if reduce == "sum" else max_over_channels(gradient)

@@ -62,4 +62,4 @@ def guided_backprop(
     def rule(gradient: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
         return through(gradient).clamp_(min=0)
 
-    return projected(classifier, images, target, rule, to, reduce, batch_size, gated=True)
+    return projected(classifier, images, target, rule, to, reduce, batch_size)

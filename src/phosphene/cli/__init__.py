@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
+from phosphene.allocator import keep_freed_memory
 from phosphene.cli.app import app
 
 for _module in iter_modules(__path__):
@@ -18,6 +19,7 @@ for _module in iter_modules(__path__):
 
 def main() -> None:
     """Run the command line; the process exits 0 all well, 1 some inputs failed, 2 usage."""
+    keep_freed_memory()
     try:
         app(prog_name="phosphene")
     except BrokenPipeError:  # the reader of a pipe has had enough

@@ -4,18 +4,24 @@ from phosphene.graph.default_layer import default_layer
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before
+from phosphene.graph.plain import any_global_hook, is_hooked, is_plain
 from phosphene.graph.residual import residual_branches
 from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size
+from phosphene.graph.successors import Successor, successors
 from phosphene.graph.trace import LayerName, input_channels, layer_name, outputs, trace, with_value
 
 __all__ = [
     "Kernel",
     "LayerName",
     "LinearHead",
+    "Successor",
+    "any_global_hook",
     "channel_axis",
     "convolution_kernel",
     "default_layer",
     "input_channels",
+    "is_hooked",
+    "is_plain",
     "layer_before",
     "layer_name",
     "linear_head",
@@ -24,6 +30,7 @@ __all__ = [
     "residual_branches",
     "spatial_map",
     "spatial_size",
+    "successors",
     "trace",
     "with_value",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+
+from phosphene.graph.plain import is_plain, pads_same
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -59,28 +59,24 @@ class Kernel:
 
 
 def convolution_kernel(convolution: nn.Conv2d) -> Kernel | None:
-    """The geometry of a convolution, or None where it is not plainly one of its weight and bias.
-
-    A subclass with a forward of its own is tried out on a few inputs: it counts as a convolution if it gives what
-    its own padding or SAME padding gives.
-    """
-    if convolution.padding_mode != "zeros" or not isinstance(convolution._parameters.get("weight"), nn.Parameter):
+    """The geometry of a convolution, or None where it is not plainly one of its weight and bias (`is_plain`)."""
+    weight = convolution._parameters.get("weight")
+    if not is_plain(convolution) or convolution.padding_mode != "zeros" or weight is None:
         return None
     size, stride = _pair(convolution.kernel_size), _pair(convolution.stride)
     dilation = _pair(convolution.dilation)
+    if weight.shape != (convolution.out_channels, convolution.in_channels // convolution.groups, *size):
+        return None
+    if pads_same(convolution):
+        return Kernel(size, stride, dilation, None)
     if convolution.padding == "valid":
-        padding = (0, 0)
-    elif isinstance(convolution.padding, str):
+        return Kernel(size, stride, dilation)
+    if convolution.padding == "same":
         reach = [step * (taps - 1) for step, taps in zip(dilation, size, strict=True)]
         if any(value % 2 for value in reach):
             return None
-        padding = (reach[0] // 2, reach[1] // 2)
-    else:
-        padding = _pair(convolution.padding)
-    kernel = Kernel(size, stride, dilation, padding)
-    if type(convolution).forward is nn.Conv2d.forward:
-        return kernel
-    return next((found for found in (kernel, replace(kernel, padding=None)) if _behaves(convolution, found)), None)
+        return Kernel(size, stride, dilation, (reach[0] // 2, reach[1] // 2))
+    return Kernel(size, stride, dilation, _pair(convolution.padding))  # type: ignore[arg-type]
 
 
 def pooling_kernel(module: nn.Module) -> Kernel | None:
@@ -88,7 +84,7 @@ def pooling_kernel(module: nn.Module) -> Kernel | None:
 
     Where padding takes part in the mean, or outputs are added at an incomplete edge, the geometry does not say all.
     """
-    if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d) or type(module) not in (nn.MaxPool2d, nn.AvgPool2d):
+    if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d) or not is_plain(module):
         return None
     padding, size, stride = _pair(module.padding), _pair(module.kernel_size), _pair(module.stride)
     if isinstance(module, nn.MaxPool2d):
@@ -100,24 +96,3 @@ def pooling_kernel(module: nn.Module) -> Kernel | None:
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _behaves(convolution: nn.Conv2d, kernel: Kernel) -> bool:
-    """Whether the module gives what a convolution of this geometry gives, on an odd and an even size."""
-    weight, bias = convolution.weight, convolution.bias
-    with torch.no_grad():
-        for extra in (5, 8):
-            sides = [step * (taps - 1) + extra for step, taps in zip(kernel.dilation, kernel.size, strict=True)]
-            count = convolution.in_channels * sides[0] * sides[1]
-            inputs = torch.linspace(-20, 20, count, device=weight.device, dtype=weight.dtype).sin()
-            inputs = inputs.view(1, -1, sides[0], sides[1])
-            (above, below), (left, right) = kernel.pads(sides)
-            padded = F.pad(inputs, (left, right, above, below))
-            wanted = F.conv2d(padded, weight, bias, kernel.stride, 0, kernel.dilation, convolution.groups)
-            try:
-                got = convolution(inputs)
-            except Exception:  # the forward of a subclass may refuse anything
-                return False
-            if not isinstance(got, Tensor) or got.shape != wanted.shape or not torch.allclose(got, wanted, 1e-4, 1e-5):
-                return False
-    return True

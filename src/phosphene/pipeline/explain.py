@@ -16,7 +16,7 @@ from phosphene.errors import OptionError
 from phosphene.graph import LayerName
 from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
-from phosphene.runtime import forward, prepare, shared_passes
+from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.types import Attribution, Contrast, Target
 from phosphene.zoo import load_classifier
@@ -110,18 +110,18 @@ def explain(
     views = prepared.views(pictures, view)
     images = prepared.look(pictures, views)
     results: dict[str, Attribution] = {}
-    with shared_passes(images):
-        if goal is None:
-            goal = Target.of(forward(prepared, images, batch_size=batch_size).argmax(dim=1))
-        goal = goal.expand(len(pictures))
-        for spec in specs:
-            kind = needed_view(spec, view)
-            own_views = views if kind == view else prepared.views(pictures, kind)
-            own_images = images if kind == view else prepared.look(pictures, own_views)
-            result = attribute(
-                prepared, own_images, goal, spec, layer=layer, seed=seed, batch_size=batch_size, progress=progress
-            )
-            results[format_spec(spec)] = replace(result, views=own_views, pictures=tuple(pictures))
+    prepared = prepared.remembering(images)
+    if goal is None:
+        goal = Target.of(forward(prepared, images, batch_size=batch_size).argmax(dim=1))
+    goal = goal.expand(len(pictures))
+    for spec in specs:
+        kind = needed_view(spec, view)
+        own_views = views if kind == view else prepared.views(pictures, kind)
+        own_images = images if kind == view else prepared.look(pictures, own_views)
+        result = attribute(
+            prepared, own_images, goal, spec, layer=layer, seed=seed, batch_size=batch_size, progress=progress
+        )
+        results[format_spec(spec)] = replace(result, views=own_views, pictures=tuple(pictures))
     return next(iter(results.values())) if isinstance(method, str | Spec) else results
 
 
@@ -227,7 +227,8 @@ def attribute(
     seconds = (time.perf_counter() - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
-    return replace(result, spec=format_spec(spec), seconds=seconds)
+    notes = (*result.notes, *(classifier.notes if isinstance(classifier, Prepared) else ()))
+    return replace(result, spec=format_spec(spec), seconds=seconds, notes=notes)
 
 
 def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: Progress | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import PurePath
@@ -33,7 +32,7 @@ from phosphene.render import (
     thumbnail,
 )
 from phosphene.runs.session import Common, Session, keep_inputs, run_name
-from phosphene.runtime import Prepared, forward, shared_passes
+from phosphene.runtime import Prepared, forward
 from phosphene.store import file_stem, without_nan
 from phosphene.types import Attribution, Score, Target, Unit, View
 
@@ -123,27 +122,26 @@ def best_count(classes: str) -> int | None:
 
 def _explained(session: Session, question: Question, name: str, path: str) -> dict[str, Any]:
     row: dict[str, Any] = {"path": path, "status": "ok", "error": None, "predicted": [], "maps": []}
-    with ExitStack() as sharing:
-        try:
-            picture = read_image(path)
-            classifier = session.classifier
-            views = classifier.views([picture], question.view)
-            images = classifier.look([picture], views)
-            sharing.enter_context(shared_passes(images))
-            logits = forward(classifier, images)
-        except PhospheneError as error:
-            if not isinstance(error, InputError):
-                raise
-            return {**row, "status": "error", "error": str(error)}
-        row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
-        row["size"] = [picture.height, picture.width]
-        row["seen"] = list(views[0].box)
-        row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
-        target = _target(question, classifier, logits)
-        copies = _copies(images, target)
-        sharing.enter_context(shared_passes(copies))
-        for spec in question.methods:
-            row["maps"] += _maps(session, question, name, picture, copies, spec, target)
+    try:
+        picture = read_image(path)
+        classifier = session.classifier
+        views = classifier.views([picture], question.view)
+        images = classifier.look([picture], views)
+        classifier = classifier.remembering(images)
+        logits = forward(classifier, images)
+    except PhospheneError as error:
+        if not isinstance(error, InputError):
+            raise
+        return {**row, "status": "error", "error": str(error)}
+    row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
+    row["size"] = [picture.height, picture.width]
+    row["seen"] = list(views[0].box)
+    row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
+    target = _target(question, classifier, logits)
+    copies = _copies(images, target)
+    classifier = classifier if copies is images else classifier.remembering(copies)
+    for spec in question.methods:
+        row["maps"] += _maps(session, classifier, question, name, picture, copies, spec, target)
     return row
 
 
@@ -168,6 +166,7 @@ def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
 
 def _maps(
     session: Session,
+    classifier: Prepared,
     question: Question,
     name: str,
     picture: Image.Image,
@@ -176,7 +175,7 @@ def _maps(
     target: Target,
 ) -> list[dict[str, Any]]:
     """One row per class: the picture is shown to the method once for each class, in one batch."""
-    classifier, common = session.classifier, session.common
+    common = session.common
     count = max(1, len(target.classes))
     kind = needed_view(spec, question.view)
     view = classifier.views([picture], kind)[0]

@@ -7,12 +7,10 @@ from phosphene.runtime.passes import (
     head_features,
     input_gradient,
     layer_gradients,
-    plain_mode,
     rule_gradient,
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
-from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.runtime.shared import shared_passes
+from phosphene.runtime.prepare import Prepared, plain_mode, prepare
 
 __all__ = [
     "MaskedScores",
@@ -28,5 +26,4 @@ __all__ = [
     "plain_mode",
     "prepare",
     "rule_gradient",
-    "shared_passes",
 ]

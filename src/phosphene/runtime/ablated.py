@@ -11,8 +11,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import channel_axis
 from phosphene.hooks import capture
-from phosphene.runtime.micro_batches import in_batches
-from phosphene.runtime.passes import plain_mode, ready, scored, unit_layers
+from phosphene.runtime.passes import scored, unit_layers
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Score, Target
 
@@ -57,10 +56,10 @@ def ablated_scores(
             return values
 
         size = batch_size or (_COPIES if once else None)
-        return value, torch.cat(in_batches(run, count, size, prepared.device, images.shape[1:])), output
+        return value, torch.cat(prepared.in_batches(run, count, size, images.shape[1:])), output
 
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        found = in_batches(row, len(images), 1, prepared.device, images.shape[1:])
+    with prepared.passing(gradients=False):
+        found = prepared.in_batches(row, len(images), 1, images.shape[1:])
     clean, rows, outputs = zip(*found, strict=True)
     return torch.cat(clean).float(), torch.stack(rows).float(), torch.cat(outputs).float()
 
@@ -96,5 +95,5 @@ def _run(
         return replace(output)
 
     with capture(prepared.module, [layer], edit=edit):
-        _, values = scored(prepared, ready(prepared, images), target, score)
+        _, values = scored(prepared, prepared.ready(images), target, score)
     return values, kept[-1]

@@ -6,8 +6,8 @@ random state as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,8 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
-from phosphene.runtime.fusion import gated_rule, loose_kinks
-from phosphene.runtime.micro_batches import Result, forward_size, in_batches
-from phosphene.runtime.precision import Precision, compute_dtype
+from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.runtime.shared import is_shared, once
 from phosphene.types import Score, Target, Unit
 
 Progress = Callable[[int, int], None]
@@ -59,35 +56,6 @@ class _Record:
     output: Tensor
 
 
-@contextmanager
-def plain_mode(
-    device: torch.device, *, gradients: bool, precision: Precision = "exact", loose: bool = False
-) -> Iterator[None]:
-    """Whatever context the caller is in: no autocast, no inference mode, gradients as said; `fast` is bfloat16.
-
-    Args:
-        device: where the network is.
-        gradients: whether they are recorded.
-        precision: "exact" or "fast".
-        loose: whether the gradient may be that of the folded network, which differs at the kinks of ReLUs.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(gradients))
-        dtype = compute_dtype(precision, device)
-        enabled = dtype != torch.float32
-        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled))
-        if loose:
-            stack.enter_context(loose_kinks())
-        yield
-
-
-def _in_batches(
-    run: Callable[[int, int], Result], prepared: Prepared, images: Tensor, batch_size: int | None
-) -> list[Result]:
-    return in_batches(run, len(images), batch_size, prepared.device, images.shape[1:])
-
-
 def forward(
     classifier: Classifier, images: Tensor, *, batch_size: int | None = None, progress: Progress | None = None
 ) -> Tensor:
@@ -99,13 +67,15 @@ def forward(
         return torch.cat([record.logits.detach().float() for record in recorded[1]])
 
     def run(start: int, stop: int) -> Tensor:
-        rows = prepared.logits(ready(prepared, images[start:stop])).float()
+        rows = prepared.logits(prepared.ready(images[start:stop])).float()
         if progress is not None:
             progress(stop, len(images))
         return rows
 
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        return torch.cat(_in_batches(run, prepared, images, forward_size(batch_size, prepared.device)))
+    with prepared.passing(gradients=False):
+        return torch.cat(
+            prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
+        )
 
 
 def activations(
@@ -117,11 +87,11 @@ def activations(
 
     def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(prepared.module, layers) as found:
-            logits = prepared.logits(ready(prepared, images[start:stop])).float()
+            logits = prepared.logits(prepared.ready(images[start:stop])).float()
         return logits, {name: found[name].float() for name in layers}
 
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        logits, parts = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    with prepared.passing(gradients=False):
+        logits, parts = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
     return torch.cat(logits), {name: torch.cat([part[name] for part in parts]) for name in layers}
 
 
@@ -142,11 +112,11 @@ def head_features(
         return torch.cat([record.logits.detach().float() for record in recorded[1]]), torch.cat(outputs), head
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        output, value = prepared.run(graph, ready(prepared, images[start:stop]))
+        output, value = prepared.run(graph, prepared.ready(images[start:stop]))
         return prepared.read(output).float(), value.float()
 
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        parts = _in_batches(run, prepared, images, forward_size(batch_size, prepared.device))
+    with prepared.passing(gradients=False):
+        parts = prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
     logits, features = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(features), head
 
@@ -163,15 +133,15 @@ def input_gradient(
     prepared = prepare(classifier, keep=unit_layers(target))
     prepared.check_images(images)
     target = target.expand(len(images))
-    key = ("input", prepared, target, score, batch_size)
-    return once(images, key, lambda: _input_gradient(prepared, images, target, score, batch_size))
+    key = ("input", target, score, batch_size)
+    return prepared.once(images, key, lambda: _input_gradient(prepared, images, target, score, batch_size))
 
 
 def _input_gradient(
     prepared: Prepared, images: Tensor, target: Target, score: Score, batch_size: int | None
 ) -> tuple[Tensor, Tensor]:
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inputs = ready(prepared, images[start:stop]).requires_grad_()
+        inputs = prepared.ready(images[start:stop]).requires_grad_()
         _, values = scored(prepared, inputs, target.rows(start, stop), score)
         if not values.requires_grad:
             raise ModelError(
@@ -181,8 +151,8 @@ def _input_gradient(
         (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
         return values.detach().float(), torch.zeros_like(inputs) if gradient is None else gradient
 
-    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    with prepared.passing(gradients=True):
+        scores, gradients = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
     return torch.cat(scores), joined(gradients)
 
 
@@ -192,15 +162,11 @@ def rule_gradient(
     target: Target,
     rule: Rule,
     *,
-    gated: bool = False,
     to: str | None = None,
     score: Score = "logit",
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
-
-    A `gated` rule passes back nothing where the gradient does not; its last bits may be others than those of the
-    network as written. A rule that opens what a ReLU had closed makes sums so long that their order shows.
 
     Raises:
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
@@ -211,16 +177,15 @@ def rule_gradient(
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inputs = ready(prepared, images[start:stop]).requires_grad_(to is None)
+        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None)
         start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
-        way = gated_rule() if gated else nullcontext()
-        with relu_rule(rule) as check, start_of_graph as found, way:
+        with relu_rule(rule) as check, start_of_graph as found:
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
             return values.detach().float(), _gradient_at(values, found, to)
 
-    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    with prepared.passing(gradients=True):
+        scores, gradients = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
     return torch.cat(scores), joined(gradients)
 
 
@@ -260,8 +225,8 @@ def layer_gradients(
     prepared = prepare(classifier, keep=(*layers, *unit_layers(target)))
     prepared.check_images(images)
     target = target.expand(len(images))
-    key = ("layers", prepared, target, tuple(layers), score, batch_size)
-    return once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
+    key = ("layers", target, tuple(layers), score, batch_size)
+    return prepared.once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
 
 
 def _layer_gradients(
@@ -275,7 +240,7 @@ def _layer_gradients(
         def run(start: int, stop: int) -> LayerPass:
             return _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
 
-        parts = _in_batches(run, prepared, images, batch_size)
+        parts = prepared.in_batches(run, len(images), batch_size, images.shape[1:])
     return LayerPass(
         torch.cat([part.logits for part in parts]),
         torch.cat([part.score for part in parts]),
@@ -296,9 +261,9 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
-    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+    with prepared.passing(gradients=True):
         # The whole way up is then run as written: what a ReLU above the layers sees has the original's last bits.
-        inputs = ready(prepared, images).requires_grad_(_kinks_above(prepared, layers))
+        inputs = prepared.ready(images).requires_grad_(_kinks_above(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
             logits, values = scored(prepared, inputs, target, score)
         return _brought_back(logits, values, {name: found[name] for name in layers})
@@ -329,13 +294,13 @@ def _shared_records(prepared: Prepared, images: Tensor, batch_size: int | None) 
 
     None where there is no such layer, or where an exact gradient there asks for a pass as written from the image on.
     """
-    if not is_shared(images):
+    if prepared.memo is None or images is not prepared.memo.images:
         return None
-    layer = once(images, ("default layer", prepared), lambda: _recordable_layer(prepared))
+    layer = prepared.once(images, "default layer", lambda: _recordable_layer(prepared))
     if layer is None:
         return None
-    key = ("records", prepared, batch_size)
-    return layer, once(images, key, lambda: _records(prepared, images, layer, batch_size))
+    key = ("records", batch_size)
+    return layer, prepared.once(images, key, lambda: _records(prepared, images, layer, batch_size))
 
 
 def _recordable_layer(prepared: Prepared) -> str | None:
@@ -350,15 +315,15 @@ def _recordable_layer(prepared: Prepared) -> str | None:
 def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
     def run(start: int, stop: int) -> _Record:
         with capture(prepared.module, [layer], edit=_start_of_graph) as found:
-            logits = prepared.logits(ready(prepared, images[start:stop]))
+            logits = prepared.logits(prepared.ready(images[start:stop]))
         return _Record((start, stop), logits, found[layer])
 
-    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        return _in_batches(run, prepared, images, batch_size)
+    with prepared.passing(gradients=True):
+        return prepared.in_batches(run, len(images), batch_size, images.shape[1:])
 
 
 def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
-    with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
+    with prepared.passing(gradients=True):
         values = prepared.score(record.logits.float(), target.rows(*record.span), score)
         return _brought_back(record.logits, values, {layer: record.output}, again=True)
 
@@ -414,12 +379,3 @@ def _no_such_unit(unit: Unit, output: Tensor) -> NotFoundError:
 def unit_layers(target: Target) -> tuple[str, ...]:
     """The layers that have to be watched for a target."""
     return () if target.unit is None else (target.unit.layer,)
-
-
-def ready(prepared: Prepared, images: Tensor) -> Tensor:
-    """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
-    given = images.detach().to(prepared.device, torch.float32)
-    ready = torch.empty_like(given, memory_format=torch.channels_last)
-    # In the order of what is written: the other way round it takes half as long again.
-    ready.permute(0, 2, 3, 1).copy_(given.permute(0, 2, 3, 1))
-    return ready

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.micro_batches import in_batches
-from phosphene.runtime.passes import plain_mode, ready, scored, unit_layers
+from phosphene.runtime.passes import scored, unit_layers
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.types import Score, Target
@@ -57,6 +56,8 @@ def masked_scores(
     prepared.check_images(images)
     target = target.expand(len(images))
     why = "the target is a unit inside the network" if target.unit is not None else unsupported(prepared.traced)
+    if why is None and not prepared.network.images_are_independent(images.shape[1:]):
+        why = "the network's scores of an image change with the rest of its batch"
     if windowed and why is None:
         return _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
 
@@ -80,13 +81,13 @@ def _windowed_scores(
     batch_size: int | None,
     progress: Progress | None,
 ) -> MaskedScores:
-    traced = prepared.traced
+    traced = prepared.variant("windows").traced
     assert traced is not None
     clean = _scores(prepared, images, target, score)
     color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
 
     def row(index: int, _: int) -> Tensor:
-        inputs = prepared.preprocess.normalize(ready(prepared, images[index : index + 1])).to(prepared.dtype)
+        inputs = prepared.preprocess.normalize(prepared.ready(images[index : index + 1])).to(prepared.dtype)
         network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
@@ -96,9 +97,9 @@ def _windowed_scores(
             return prepared.score(logits, own.expand(stop - start), score)
 
         size = batch_size or _WINDOWS
-        return torch.cat(in_batches(run, len(boxes), size, prepared.device, images.shape[1:]))
+        return torch.cat(prepared.in_batches(run, len(boxes), size, images.shape[1:]))
 
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
+    with prepared.passing(gradients=False):
         return MaskedScores(clean, torch.stack(_one_by_one(row, prepared, images)))
 
 
@@ -146,7 +147,7 @@ def _perturbed_scores(
                 progress(index * count + stop, len(images) * count)
             return values
 
-        return torch.cat(in_batches(run, count, batch_size, prepared.device, images.shape[1:]))
+        return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:]))
 
     return clean, torch.stack(_one_by_one(row, prepared, images))
 
@@ -159,9 +160,9 @@ def _scores(prepared: Prepared, images: Tensor, target: Target, score: Score) ->
 
 
 def _one_by_one(run: Callable[[int, int], Tensor], prepared: Prepared, images: Tensor) -> list[Tensor]:
-    return in_batches(run, len(images), 1, prepared.device, images.shape[1:])
+    return prepared.in_batches(run, len(images), 1, images.shape[1:])
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
-    with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
-        return scored(prepared, ready(prepared, images), target, score)[1].float()
+    with prepared.passing(gradients=False):
+        return scored(prepared, prepared.ready(images), target, score)[1].float()

@@ -1,41 +1,36 @@
-"""One prepared form of a classifier, made once and kept: frozen, in eval mode, laid out for speed.
+"""The prepared form of a classifier: frozen, in eval mode, laid out for speed.
 
-The user's module is never touched: what runs is a copy of its structure that shares the weights, without
-gradients of its own. A changed weight is noticed and the copy made anew.
+The user's module is never touched: what runs is a private copy. What changed in the original is noticed at the next
+call, and the copy made anew.
 """
 
 from __future__ import annotations
 
 import copy
-import gc
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from weakref import WeakKeyDictionary, finalize
+from typing import Any, TypeVar
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 
-from phosphene.classifier import Classifier, find_scores, unwrapped
+from phosphene.classifier import Classifier, find_scores
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import (
-    LayerName,
-    LinearHead,
-    default_layer,
-    layer_name,
-    linear_head,
-    outputs,
-    spatial_map,
-    trace,
-    with_value,
-)
-from phosphene.hooks import capture, is_scripted, survey
-from phosphene.runtime.allocator import keep_freed_memory
-from phosphene.runtime.fusion import fuse, run_ahead
+from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
+from phosphene.runtime.fingerprint import Fingerprint
+from phosphene.runtime.memo import Memo
+from phosphene.runtime.micro_batches import in_batches, usual_size
+from phosphene.runtime.network import Network
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.types import Layer, Size
+from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype
+from phosphene.types import Layer
 
-Signature = tuple[object, ...]
+Result = TypeVar("Result")
+
+_VIEWED = "view size is not compatible"
 
 
 class Prepared(Classifier):
@@ -43,39 +38,61 @@ class Prepared(Classifier):
 
     Args:
         source: the classifier it is made from.
+        network: the frozen network, which other variants share.
+        fingerprint: of the source when the network was made.
         precision: "exact" float32, "fast" bfloat16 where that is faster.
+        purpose: what its passes are for.
     """
 
-    def __init__(self, source: Classifier, precision: Precision) -> None:
-        super().__init__(
-            freeze(source.module),
-            source.preprocess,
-            source.labels,
-            source.head,
-            name=source.name,
-            output=source.output,
-        )
+    def __init__(
+        self,
+        source: Classifier,
+        network: Network,
+        fingerprint: Fingerprint,
+        precision: Precision = "exact",
+        purpose: Purpose = "maps",
+    ) -> None:
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)
-        self.precision: Precision = precision
-        self.traced: fx.GraphModule | None = trace(self.module)
-        """The FX graph, or None where the network's code depends on data."""
-        fuse(self.module, self.traced)
+        self.fingerprint = fingerprint
+        module, self.traced = network.variant(arithmetic(precision, purpose, source.device))
+        super().__init__(module, source.preprocess, source.labels, source.head, name=source.name, output=source.output)
+        self.network, self.precision, self.purpose = network, precision, purpose
+        self.memo: Memo | None = None
+        # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
+        self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
+        self._first: ReferenceType[Prepared] = ref(self)
 
-    @cached_property
-    def layers(self) -> list[Layer]:
-        """Every layer that runs, in the order of completion, with the shape of its output."""
-        images = self.mean_image.expand(1, -1, *self._size)
-        with self.clear_refusal(images):
-            return survey(self.module, self.preprocess.normalize(images).to(self.dtype))
+    def variant(self, purpose: Purpose, precision: Precision | None = None) -> Prepared:
+        """The same classifier, made for other passes; None keeps the precision."""
+        key, first = (precision or self.precision, purpose), self._first() or self
+        for known in (self, first):
+            if key == (known.precision, known.purpose):
+                return known
+        if key not in first._variants:
+            first._variants[key] = Prepared(self.source, self.network, self.fingerprint, *key)
+            first._variants[key]._first = ref(first)
+        return first._variants[key]
 
-    def logits(self, images: Tensor) -> Tensor:
-        with run_ahead():
-            return super().logits(images)
+    def remembering(self, images: Tensor) -> Prepared:
+        """The same, which runs passes over these images once for all who ask it for them."""
+        found = copy.copy(self)
+        found.memo = Memo(images)
+        return found
+
+    def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
+        """What `run` gives; kept, if passes over these images are remembered."""
+        return run() if self.memo is None else self.memo.once(images, key, run)
 
     @property
-    def _size(self) -> Size:
-        return self.preprocess.size or (224, 224)
+    def layers(self) -> list[Layer]:
+        """Every layer that runs, in the order of completion, with the shape of its output."""
+        return self.network.layers
+
+    @property
+    def default_layer(self) -> str:
+        """The layer that CAM methods look at unless told otherwise."""
+        return self.network.default_layer
 
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
@@ -92,7 +109,7 @@ class Prepared(Classifier):
             )
             raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
         head = linear_head(self.traced, find_scores(outputs(self.traced), self.output, fx.Node))
-        return with_value(self.traced, head.node), head
+        return self.network.kept(with_value(self.traced, head.node)), head
 
     @property
     def _is_exported(self) -> bool:
@@ -100,93 +117,116 @@ class Prepared(Classifier):
 
         return any(isinstance(child, UnflattenedModule) for child in self.module.modules())
 
-    @cached_property
-    def default_layer(self) -> str:
-        """The layer that CAM methods look at unless told otherwise."""
-        if is_scripted(self.module):
-            raise ModelError(
-                f"{self.name} is TorchScript, which runs as one piece without layers; use a method that looks at input "
-                "and output alone (saliency, occlusion, rise), or the network as torch.export.save writes it"
-            )
-        return default_layer(self.layers, self._size, self._positions_reached, network=self.name)
-
-    def _positions_reached(self, layer: str) -> int | None:
-        """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(1, self.preprocess.channels, *self._size, generator=generator).to(self.device)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
-            with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
-                logits = self.logits(images)
-            if not logits.requires_grad:
-                return None
-            # Unequal weights: the sum of probabilities is 1 whatever the image.
-            weights = torch.randn(logits.shape, generator=generator).to(logits)
-            (gradient,) = torch.autograd.grad((logits * weights).sum(), found[layer], allow_unused=True)
-        if gradient is None:
-            return None
-        if not bool(gradient.any()):
-            return 0
-        reached = spatial_map(gradient, layer, images).abs().sum(dim=1) > 0  # (1, h, w)
-        return max(1, int(reached.sum()))  # a class token alone is reached, too
-
     def layer_name(self, layer: LayerName | None) -> str:
         """The dotted name of a layer given by name, as a module of the original network, or None for the default."""
         return self.default_layer if layer is None else layer_name(self.source.module, layer)
 
+    def run(self, module: nn.Module, images: Tensor) -> Any:
+        with self._types():
+            return super().run(module, images)
 
-_PREPARED: WeakKeyDictionary[Classifier, dict[Precision, tuple[Signature, Prepared]]] = WeakKeyDictionary()
-_DROPPED: list[int] = []  # bytes of weights of each prepared form that nobody holds any more
-_COLLECT_ABOVE = 128 << 20
+    def _types(self) -> AbstractContextManager[Any]:
+        enabled = compute_dtype(self.precision, self.device) != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    @contextmanager
+    def passing(self, *, gradients: bool) -> Iterator[None]:
+        """Whatever context the caller is in: no inference mode, gradients as said, the types of its precision."""
+        with plain_mode(self.device, gradients=gradients), self._types():
+            yield
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
+        given = images.detach().to(self.device, torch.float32)
+        if self.network.contiguous:
+            return given.contiguous().clone()
+        ready = torch.empty_like(given, memory_format=torch.channels_last)
+        # In the order of what is written: the other way round it takes half as long again.
+        ready.permute(0, 2, 3, 1).copy_(given.permute(0, 2, 3, 1))
+        return ready
+
+    def in_batches(
+        self, run: Callable[[int, int], Result], count: int, batch_size: int | None, image: torch.Size
+    ) -> list[Result]:
+        """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
+
+        One image at a time where images of a batch are not independent of each other. A network that takes views of
+        its maps, which only their plain layout allows, runs in that from then on.
+
+        Args:
+            run: does a part; it may be run again.
+            count: of images, or of copies of one.
+            batch_size: to begin with; None chooses by the device.
+            image: shape of one.
+        """
+        if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
+            batch_size = 1
+        try:
+            return in_batches(run, count, batch_size, self.device, image)
+        except (ModelError, RuntimeError) as error:
+            if self.network.contiguous or _VIEWED not in str(error):
+                raise
+        self.network.use_contiguous()
+        return in_batches(run, count, batch_size, self.device, image)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how it was run."""
+        if all(self.network.independent.values()):
+            return ()
+        return ("images ran one by one: this network's scores of an image change with the rest of its batch",)
+
+
+_PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()
+_LOCK = threading.RLock()
 
 
 def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: Precision | None = None) -> Prepared:
-    """The prepared form of a classifier, made at the first call and kept until a weight changes.
+    """The prepared form of a classifier, made at the first call and kept until the classifier changes.
+
+    Noticed are weights that are exchanged, moved or written to, exchanged modules, their attributes and hooks, and the
+    classifier's own fields; what no check can see (runtime.fingerprint) after `classifier.refresh()`.
 
     Args:
-        classifier: any classifier; a prepared one is returned as it is unless another precision is asked for.
+        classifier: any classifier; a prepared one is returned as it is unless it is out of date or another precision
+            is asked for.
         keep: layers that will be captured; they must exist. What is captured is always what the original gives
-            there: nothing is folded across a layer while it is being watched (runtime.fusion).
+            there: nothing is joined across a layer while it is being watched (kernels.chain).
         precision: "exact" (default) or "fast".
 
     Raises:
         OptionError: for an unknown precision.
         NotFoundError: for an unknown layer.
+        ModelError: for a network that cannot be copied.
 
     Example:
-        >>> classifier = Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+        >>> classifier = Classifier(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()))
         >>> prepare(classifier) is prepare(classifier)
         True
     """
-    source = classifier.source if isinstance(classifier, Prepared) else classifier
-    if precision is None:
-        precision = classifier.precision if isinstance(classifier, Prepared) else "exact"
+    prepared = classifier if isinstance(classifier, Prepared) else None
+    precision = precision or ("exact" if prepared is None else prepared.precision)
     if precision not in ("exact", "fast"):
         raise OptionError(f"precision '{precision}' is unknown; choose exact or fast")
+    source = classifier if prepared is None else prepared.source
     for layer in keep:
         layer_name(source.module, layer)
-    if isinstance(classifier, Prepared) and precision == classifier.precision:
-        return classifier
-    return _cached(source, precision)
+    with _LOCK:
+        # (What remembers passes is handed along within one call: nothing changes meanwhile.)
+        if prepared is None or (prepared.memo is None and not prepared.fingerprint.matches(source)):
+            prepared = _current(source)
+        return prepared if precision == prepared.precision else prepared.variant("maps", precision)
 
 
-def _cached(source: Classifier, precision: Precision) -> Prepared:
-    signature = _signature(source.module)
-    known = _PREPARED.setdefault(source, {})
-    found = known.get(precision)
-    if found is not None and found[0] == signature:
-        return found[1]
-    keep_freed_memory()
-    known.pop(precision, None)
-    del found
-    # A graph and its nodes hold each other, and with them the weights: Python would let go of them much later. Looking
-    # for them takes a tenth of a second, so it waits until there is something to gain.
-    if sum(_DROPPED) > _COLLECT_ABOVE:
-        _DROPPED.clear()
-        gc.collect()
-    prepared = Prepared(source, precision)
-    finalize(prepared, _DROPPED.append, sum(tensor.nbytes for tensor in source.module.parameters()))
-    known[precision] = (signature, prepared)
-    return prepared
+def _current(source: Classifier) -> Prepared:
+    found = _PREPARED.get(source)
+    if found is not None and found.fingerprint.matches(source):
+        return found
+    _PREPARED.pop(source, None)
+    del found  # (so that the weights of two copies are not held at once)
+    network, fingerprint = Network(source), Fingerprint(source)
+    _PREPARED[source] = Prepared(source, network, fingerprint)
+    return _PREPARED[source]
 
 
 def forget(classifier: Classifier) -> None:
@@ -194,70 +234,12 @@ def forget(classifier: Classifier) -> None:
     _PREPARED.pop(classifier.source if isinstance(classifier, Prepared) else classifier, None)
 
 
-def _signature(module: nn.Module) -> Signature:
-    """Changes whenever a weight is replaced, moved or written to."""
-    return tuple(_state_of(tensor) for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _state_of(tensor: Tensor) -> Signature:
-    if is_lazy(tensor):
-        raise ModelError("the network has lazy layers that never ran; run it once on a batch of its own size first")
-    # A tensor made in inference mode does not count its changes: never equal to what it was.
-    version = object() if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.device, tensor.dtype
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode that shares the weights of the original but needs no gradients.
-
-    Weights of 16 bits become float32 (and are no longer shared): their gradients would round to zero. What hangs on
-    the module and cannot be copied (locks, files, generators) is shared.
-
-    Raises:
-        ModelError: if the module cannot be copied.
-    """
-    module = unwrapped(module)
-    with torch.inference_mode(False), torch.no_grad():
-        shared: dict[int, object] = {}
-        for tensor in (*module.parameters(), *module.buffers()):
-            shared[id(tensor)] = _frozen(tensor)
-        try:
-            frozen = _copy(module, shared)
-        except Exception as error:
-            raise ModelError(
-                f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
-            ) from error
-        # TorchScript copies its weights itself, past the shared ones.
-        for tensor in frozen.parameters():
-            tensor.requires_grad_(False)
-        return frozen.eval()
-
-
-def _frozen(tensor: Tensor) -> Tensor:
-    fixed = tensor.detach()
-    if fixed.dtype in (torch.float16, torch.bfloat16):
-        fixed = fixed.float()
-    elif fixed.is_inference():  # autograd refuses them
-        fixed = fixed.clone()
-    return nn.Parameter(fixed, requires_grad=False) if isinstance(tensor, nn.Parameter) else fixed
-
-
-def _copy(module: nn.Module, shared: dict[int, object]) -> nn.Module:
-    """A deep copy; where that fails, one that shares the attributes that are no modules and cannot be copied."""
-    try:
-        return copy.deepcopy(module, dict(shared))
-    except Exception:  # an attribute's own copying code may raise anything
-        kept = dict(shared)
-        for child in module.modules():
-            for value in vars(child).values():
-                if id(value) not in kept and not _copies(value, kept):
-                    kept[id(value)] = value.detach() if isinstance(value, Tensor) else value
-        return copy.deepcopy(module, kept)
-
-
-def _copies(value: object, shared: dict[int, object]) -> bool:
-    try:
-        copy.deepcopy(value, dict(shared))
-    except Exception:
-        return False
-    return True
+@contextmanager
+def plain_mode(device: torch.device, *, gradients: bool) -> Iterator[None]:
+    """Whatever context the caller is in: no autocast, no inference mode, gradients as said."""
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield

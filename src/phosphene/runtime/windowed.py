@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from phosphene.graph import Kernel
-from phosphene.runtime.fusion import is_done, kernel_of, run_valid
+from phosphene.graph import Kernel, is_plain
+from phosphene.kernels import is_done, is_kernel, kernel_of, run_valid
 
 Box = tuple[int, int, int, int]
 Pads = Sequence[tuple[int, int]]
@@ -292,12 +292,17 @@ def _sides(value: Any) -> tuple[int, int] | None:
 
 def _is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
-        return type(module) in _POINTWISE_MODULES and not module.training
+        return type(module) in _POINTWISE_MODULES and _is_untouched(module)
     if node.target is torch.cat:
         return node.kwargs.get("dim", (*node.args, 0)[1]) in (1, -3)
     if node.op == "call_method":
         return _IN_PLACE.get(str(node.target), node.target) in _POINTWISE_METHODS
     return _IN_PLACE.get(node.target, node.target) in _POINTWISE_FUNCTIONS
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether a module runs as its class says: plain, or what an accelerated network put in its place."""
+    return is_kernel(module) or is_plain(module)
 
 
 def _last_use(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

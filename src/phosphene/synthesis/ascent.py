@@ -21,7 +21,7 @@ from phosphene.errors import NumericalError, OptionError
 from phosphene.graph import residual_branches
 from phosphene.hooks import capture, scaled_gradients
 from phosphene.runtime import Prepared, plain_mode, prepare
-from phosphene.runtime.micro_batches import in_batches, usual_size
+from phosphene.runtime.micro_batches import usual_size
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition
@@ -141,7 +141,7 @@ def ascend(
         >>> values[0] < values[1] < values[2]
         True
     """
-    prepared = prepare(classifier, keep=objective.layers)
+    prepared = prepare(classifier, keep=objective.layers).variant("steps")
     prepared.check_images(start)
     if len(streams) != len(start):
         raise OptionError(f"{len(streams)} random streams for {len(start)} images; give one for each")
@@ -219,12 +219,8 @@ class _Look:
 
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(objective (N,), logits (N, K), gradient like the parameters)."""
-        parts = in_batches(
-            lambda start, stop: self._rows(parameters, start, stop),
-            len(parameters),
-            self.batch_size,
-            parameters.device,
-            self.image,
+        parts = self.prepared.in_batches(
+            lambda start, stop: self._rows(parameters, start, stop), len(parameters), self.batch_size, self.image
         )
         value, logits, gradient = (
             torch.cat(column) if len(column) > 1 else column[0] for column in zip(*parts, strict=True)
@@ -238,12 +234,8 @@ class _Look:
         # A captured layer need not have the batch first, so that it could not be told apart by looks.
         room = 1 if self.objective.layers else usual_size(self.batch_size, leaf.device)
         together = max(1, room // len(leaf))
-        parts = in_batches(
-            lambda first, last: self._looks(leaf, start, draws[first:last]),
-            len(draws),
-            together,
-            leaf.device,
-            self.image,
+        parts = self.prepared.in_batches(
+            lambda first, last: self._looks(leaf, start, draws[first:last]), len(draws), together, self.image
         )
         value, logits, gradient = (sum(column) / len(draws) for column in zip(*parts, strict=True))
         return value, logits, gradient
@@ -255,11 +247,11 @@ class _Look:
 
     def _looks(self, leaf: Tensor, start: int, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
         """(objective, logits, gradient), each the sum of some looks."""
-        # A step of an ascent may as well be taken along the gradient of the folded network.
-        with plain_mode(self.prepared.device, gradients=True, precision=self.prepared.precision, loose=True):
+        with self.prepared.passing(gradients=True):
             images = self.parametrization.decode(leaf)
             seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
-            seen = seen.contiguous(memory_format=torch.channels_last)
+            layout = torch.contiguous_format if self.prepared.network.contiguous else torch.channels_last
+            seen = seen.contiguous(memory_format=layout)
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
             values = sum(

@@ -11,7 +11,7 @@ import torch
 
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
-from phosphene.runtime.prepare import freeze
+from phosphene.runtime.freeze import freeze
 from phosphene.zoo import embedded, factory, file, timm, torchvision
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels

@@ -11,14 +11,16 @@ from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
-from phosphene.runtime import forward, input_gradient, jit
-from phosphene.runtime.convolution import Convolution
-from phosphene.runtime.elementwise import Activation, Elementwise
+from phosphene.kernels.convolution import Convolution
+from phosphene.kernels.elementwise import Activation
+from phosphene.kernels.jit import writer
+from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.jit.winograd import Winograd
+from phosphene.runtime import forward, input_gradient
 from phosphene.runtime.prepare import prepare
-from phosphene.runtime.winograd import Winograd
 from phosphene.types import Target
 
-compiled = pytest.mark.skipif(not jit.available(), reason="kernels are compiled on processors with AVX-512 only")
+compiled = pytest.mark.skipif(not writer.available(), reason="kernels are compiled on processors with AVX-512 only")
 CLOSE = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
 PADDED = Kernel((3, 3), (1, 1), padding=(1, 1))
 
@@ -54,7 +56,7 @@ def test_many_tiles_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
         given = torch.randn(images, 16, side, side)
         expected = F.conv2d(given.double(), weight.double(), padding=1)
         for cached in (1, 16 * 32 * 8 * 4, 1 << 30):
-            monkeypatch.setattr("phosphene.runtime.winograd._CACHED", cached)
+            monkeypatch.setattr("phosphene.kernels.jit.winograd._CACHED", cached)
             found = tiled.run(given, [1, 1])
             assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
@@ -94,7 +96,7 @@ def test_a_convolution_runs_in_tiles_unless_the_definition_is_asked_for(dtype: t
     torch.manual_seed(0)
     convolution = Convolution(torch.randn(64, 64, 3, 3), torch.randn(64), PADDED, 1, Activation(), dtype)
     given = torch.randn(2, 64, 10, 11)
-    tiled, defined = convolution.run(given), convolution.run(given, as_defined=True)
+    tiled, defined = convolution.run(given), convolution.run(given, direct=True)
     assert not torch.equal(tiled, defined)
     assert float((tiled - defined).abs().max()) <= CLOSE[dtype] * float(defined.abs().max())
     padded = convolution.run(F.pad(given, (1, 1, 1, 1)), padded=True)

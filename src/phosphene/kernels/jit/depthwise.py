@@ -9,9 +9,8 @@ as a bit each, so that the way back is one pass too. The sums are made in the or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel
-from phosphene.runtime import jit
-from phosphene.runtime.convolution import Convolution
-from phosphene.runtime.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
-from phosphene.runtime.elementwise import Elementwise
-from phosphene.runtime.jit import LANES, LINE
-from phosphene.runtime.pointwise import TILES, is_pointwise
+from phosphene.kernels.jit import writer
+from phosphene.kernels.jit.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
+from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.jit.writer import LANES, LINE
 
 _LAST = torch.channels_last
 _MOST_TAPS = 49
@@ -33,8 +30,8 @@ _MOST_PLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
 _PLANS = 8
-# Values of a map that had better not be written and read again: fewer stay in the cache.
-_LARGE = 1 << 16
+# (registers of outputs, places) of a tile: as many sums as there are registers for, the fastest first.
+TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
 # Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
 _TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
@@ -55,7 +52,7 @@ class Depthwise:
             forward as well.
 
     Example:
-        >>> if jit.available():
+        >>> if writer.available():
         ...     identity = Elementwise.of(16, None, None)
         ...     blur = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), identity, identity)
         ...     output, bits = blur.forward(torch.ones(1, 16, 8, 8))
@@ -77,7 +74,7 @@ class Depthwise:
             registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
             groups = widening.reshape(-1, registers * LANES, widening.shape[1])
             self._widening = groups.transpose(1, 2).contiguous()
-        self._projection: _Projection | None = None
+        self._projection: Projection | None = None
         self._limits = torch.cat([before.limits, behind.limits])
         self._plans: dict[tuple[Any, ...], _Plan] = {}
 
@@ -91,7 +88,7 @@ class Depthwise:
             and kernel.dilation == (1, 1)
             and math.prod(kernel.size) <= _MOST_TAPS
             and math.prod(kernel.stride) <= _MOST_PLACES
-            and jit.available()
+            and writer.available()
         )
 
     @staticmethod
@@ -112,7 +109,7 @@ class Depthwise:
     def projecting(self, weight: Tensor, behind: Elementwise) -> Depthwise:
         """One that on its way forward does the work of a 1 x 1 convolution behind it as well, and what follows that."""
         twin = copy(self)
-        twin._projection, twin._plans = _Projection.of(weight, behind), {}
+        twin._projection, twin._plans = Projection.of(weight, behind), {}
         return twin
 
     def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
@@ -180,7 +177,7 @@ class Depthwise:
 
 
 @dataclass(frozen=True)
-class _Projection:
+class Projection:
     """A 1 x 1 convolution as a kernel reads it.
 
     Args:
@@ -194,7 +191,7 @@ class _Projection:
     tables: dict[str, Tensor]
 
     @classmethod
-    def of(cls, weight: Tensor, behind: Elementwise) -> _Projection:
+    def of(cls, weight: Tensor, behind: Elementwise) -> Projection:
         outputs, channels = weight.shape[:2]
         beyond = -outputs % LANES
         tile = cls._tile(outputs)
@@ -224,52 +221,6 @@ class _Projection:
     def size(self, size: torch.Size) -> torch.Size:
         """Of its output, for inputs of `size`."""
         return torch.Size((size[0], self.outputs, *size[2:]))
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """A depthwise convolution in a sequence; there and back may be of different types.
-
-    Args:
-        there: its way forward.
-        back: its way back.
-        narrowing: the convolution before it, for the way back, if the way forward does its work.
-        widening: the linear convolution behind it, the same way.
-    """
-
-    there: Depthwise
-    back: Depthwise
-    narrowing: Convolution | None = None
-    widening: Convolution | None = None
-
-    @property
-    def is_linear(self) -> bool:
-        return self.there.before.activation is None and self.there.behind.activation is None
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        return self.there.forward(inputs, keep=True)
-
-    @property
-    def run(self) -> Callable[[Tensor], Tensor]:
-        return lambda inputs: self.there.forward(inputs)[0]
-
-    def projects(self, convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
-        """Whether it pays to do the work of a convolution of inputs of `size` behind it, on its way forward, too."""
-        large = math.prod(size[1:]) >= _LARGE and self.there.dtype == torch.float32
-        taken = convolution.groups == 1 and _Projection.takes(convolution.weight)
-        return is_pointwise(kernel) and large and taken and not self.there.is_projecting
-
-    def projecting(self, weight: Tensor, behind: Elementwise, widening: Convolution) -> Filtered:
-        """The same with a 1 x 1 convolution behind it."""
-        return replace(self, there=self.there.projecting(weight, behind), widening=widening)
-
-    def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
-        before, behind = kept
-        if self.widening is not None:
-            between = (*self.there.wide(size)[:2], *self.there.kernel.outputs(size[-2:]))
-            gradient = self.widening.input_gradient(gradient, torch.Size(between))
-        gradient = self.back.backward(gradient, self.there.wide(size), (before, behind))
-        return gradient if self.narrowing is None else self.narrowing.input_gradient(gradient, size)
 
 
 @dataclass(frozen=True)
@@ -364,4 +315,4 @@ class _Plan:
         arguments = self.arguments.copy()
         pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
         arguments[2 : 2 + len(POINTERS)] = list(pointers)
-        jit.run(self.kernel, arguments, self.threads)
+        writer.run(self.kernel, arguments, self.threads)

@@ -3,10 +3,6 @@
 ATen sends most float32 convolutions of one batch to a plain matrix product and runs norm and activation as passes
 of their own over memory. oneDNN does all three in one pass, in the layout of the images (channels last), and the
 gradient for the input of a convolution of stride 1 is again a convolution, of the turned kernel.
-
-Folding changes the last bits of what a ReLU sees. Where a value lies at its kink that decides whether a whole path of
-the gradient is open, and the map moves by up to 1 % of its maximum. So an exact gradient runs forward as the network
-was written, bit for bit, and only the way back, which is linear, goes by the folded weights.
 """
 
 from __future__ import annotations
@@ -22,25 +18,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel
-from phosphene.runtime.elementwise import Activation, Elementwise
-from phosphene.runtime.winograd import Winograd
+from phosphene.kernels.elementwise import Activation, scale_and_shift
+from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.jit.winograd import Winograd
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
 _FEW_CHANNELS = 4
 _FEW_PLACES = 4
+_MANY_CHANNELS = 256
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
     """(weight, bias) of the convolution that does what convolution and norm do in eval mode."""
     weight, bias = convolution.weight.detach(), convolution.bias
-    if norm is None or norm.running_mean is None or norm.running_var is None:
+    if norm is None:
         return weight, None if bias is None else bias.detach()
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
-    shift = (0 if bias is None else bias.detach().double()) - norm.running_mean.double()
-    shift = shift * scale if norm.bias is None else shift * scale + norm.bias.detach().double()
+    scale, shift = scale_and_shift(norm)
+    shift = shift if bias is None else shift + scale * bias.detach().double()
     return (weight.double() * scale[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
+
+
+def normed_(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
+    """The values themselves, normed in place: the same operation that the norm runs, without a second copy."""
+    unused = values.new_empty(0)
+    torch.native_batch_norm(
+        values, norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.0, norm.eps,
+        out=(values, unused, unused.clone()),
+    )  # fmt: skip
+    return values
+
+
+def is_ordinary(inputs: Tensor, dtype: torch.dtype) -> bool:
+    """Whether an input is a plain tensor on the processor, of float32 or of `dtype`."""
+    return bool(
+        type(inputs) in (Tensor, nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
+        and inputs.numel() > 0
+        and inputs.device.type == "cpu"
+        and inputs.dtype in (torch.float32, dtype)
+        and torch.backends.mkldnn.enabled
+    )
 
 
 class Convolution:
@@ -70,23 +88,43 @@ class Convolution:
         self._packed: dict[tuple[object, ...], Tensor] = {}
         self._winograds: dict[bool, Winograd] = {}
 
-    def run(self, inputs: Tensor, *, padded: bool = False, as_defined: bool = False) -> Tensor:
+    def run(self, inputs: Tensor, *, padded: bool = False, direct: bool = False) -> Tensor:
         """The output, without a graph.
 
         Args:
             inputs: (N, in, H, W).
             padded: whether they hold their padding already.
-            as_defined: whether every product has to be made, so that the last bits can be those of the original.
+            direct: whether not to work in tiles.
         """
         inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
         inputs, weight, padding = (inputs, self.weight, [0, 0]) if padded else self._padded(inputs)
-        if not as_defined and weight is self.weight and self._is_winograds(inputs.shape, padding):
+        if not direct and weight is self.weight and self._is_winograds(inputs.shape, padding):
             return self._winograd(back=False).run(inputs, padding)
         weight = self._pack(weight, padding, inputs.shape)
         attributes = ("none", [], "") if self.activation is None else self.activation.attributes
         return _MK._convolution_pointwise(  # type: ignore[no-any-return]
             inputs, weight, self.bias, padding, self.kernel.stride, self.kernel.dilation, self.groups, *attributes
         )
+
+    @property
+    def sums_in_blocks(self) -> bool:
+        """Whether it has so many channels to add up that the way in which it does shows in the result."""
+        pointwise = (self.kernel.size, self.kernel.stride, self.kernel.padding) == ((1, 1), (1, 1), (0, 0))
+        return pointwise and self.groups == 1 and self.weight.shape[1] >= _MANY_CHANNELS
+
+    def run_in_blocks(self, inputs: Tensor) -> Tensor:
+        """The output of a 1 x 1 convolution as a product of matrices, without its activation.
+
+        oneDNN adds up all channels one after the other; the product adds blocks of them, and ends at half the distance
+        from the exact sums.
+        """
+        inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
+        rows = inputs.permute(0, 2, 3, 1).flatten(0, 2)
+        weight = self.weight[:, :, 0, 0].T
+        size = (len(inputs), weight.shape[1], *inputs.shape[2:])
+        output = torch.empty(size, dtype=self.dtype, device="cpu", memory_format=_LAST)
+        torch.mm(rows, weight, out=output.permute(0, 2, 3, 1).view(len(rows), -1))
+        return output if self.bias is None else output.add_(self.bias[:, None, None])
 
     def input_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """The gradient for an input of `size`, from the one before the activation."""

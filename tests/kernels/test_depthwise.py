@@ -13,15 +13,18 @@ from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
-from phosphene.runtime import forward, input_gradient, jit
-from phosphene.runtime.depthwise import Depthwise, Filtered, _Projection
-from phosphene.runtime.elementwise import Activation, Elementwise
-from phosphene.runtime.fusion import _Chain, _Made
-from phosphene.runtime.pointwise import PointwiseConvolution
+from phosphene.kernels.chain import Chain
+from phosphene.kernels.convolution import Passage
+from phosphene.kernels.elementwise import Activation
+from phosphene.kernels.jit import writer
+from phosphene.kernels.jit.depthwise import Depthwise, Projection
+from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.jit.passages import DepthwisePassage
+from phosphene.runtime import forward, input_gradient
 from phosphene.runtime.prepare import prepare
 from phosphene.types import Target
 
-compiled = pytest.mark.skipif(not jit.available(), reason="kernels are compiled on processors with AVX-512 only")
+compiled = pytest.mark.skipif(not writer.available(), reason="kernels are compiled on processors with AVX-512 only")
 _RELU6 = Activation(0.0, 6.0)
 
 
@@ -109,14 +112,14 @@ def test_it_makes_what_it_filters(channels: int, narrow: int, side: int, stride:
     )
     before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, None, Activation())
     wide = Depthwise(weight, kernel, before, behind, widening=widening)
-    plain = PointwiseConvolution(widening, Elementwise.of(channels, None, None)).run(given, narrow)
+    plain = F.conv2d(given, widening)
     assert Depthwise.widens(given.shape)
     assert wide.wide(given.shape) == plain.shape
     output, bits = wide.forward(given, keep=True)
     expected, expected_bits = Depthwise(weight, kernel, before, behind).forward(plain, keep=True)
-    assert torch.equal(output, expected)
-    assert torch.equal(wide.forward(given)[0], expected)
-    assert all(map(torch.equal, bits, expected_bits))
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(wide.forward(given)[0], output)
+    assert sum(int((a != b).sum()) for a, b in zip(bits, expected_bits, strict=True)) <= 3  # (values at a kink)
 
 
 @compiled
@@ -134,7 +137,7 @@ def test_it_makes_less_of_what_it_filtered(
     given = torch.randn(images, narrow or channels, side, side)
     filter_ = Depthwise(weight, kernel, before, behind, widening=widening)
     filtered, bits = filter_.forward(given, keep=True)
-    assert _Projection.takes(projection)
+    assert Projection.takes(projection)
     last = Elementwise(torch.rand(outputs), torch.randn(outputs), Activation(-1.0, 2.0))
     projecting = filter_.projecting(projection, last)
     found, found_bits = projecting.forward(given, keep=True)
@@ -174,8 +177,6 @@ def test_other_numbers_of_channels_are_refused() -> None:
     identity = Elementwise.of(48, None, None)
     with pytest.raises(ValueError, match="48 channels was given 16"):
         Depthwise(torch.ones(48, 1, 3, 3), Kernel((3, 3)), identity, identity).forward(torch.ones(1, 16, 9, 9))
-    with pytest.raises(ValueError, match="48 channels was given 16"):
-        PointwiseConvolution(torch.ones(48, 48, 1, 1), identity).run(torch.ones(1, 16, 9, 9), 48)
     network = prepare(Classifier(nn.Sequential(nn.Conv2d(48, 48, 3, groups=48), nn.ReLU()))).module
     with torch.no_grad(), pytest.raises(RuntimeError, match="channels"):
         network(torch.rand(1, 16, 20, 20))
@@ -188,7 +189,7 @@ def test_a_copy_makes_its_own_operations() -> None:
     for module in (copied, loaded):
         chains = [chain for chain in map(_chain, module.modules()) if chain is not None]
         assert len(chains) == 6
-        assert all(chain.made == _Made() for chain in chains)
+        assert not any(chain.compiled or chain._operations or chain._passages for chain in chains)
     normed = prepared.preprocess.normalize(batch)
     with torch.no_grad():
         assert torch.equal(copied(normed), loaded(normed))
@@ -246,9 +247,9 @@ def _mobile(side: int = 3) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
 
 
-def _chain(module: nn.Module) -> _Chain | None:
+def _chain(module: nn.Module) -> Chain | None:
     found = vars(module).get("forward")
-    return found if isinstance(found, _Chain) else None
+    return found if isinstance(found, Chain) else None
 
 
 def _gradient(network: nn.Module, images: Tensor) -> Tensor:
@@ -264,7 +265,7 @@ def test_passes_with_and_without_kernels(
     monkeypatch: pytest.MonkeyPatch, images: int, side: int, compiles: bool
 ) -> None:
     if not compiles:
-        monkeypatch.setattr(jit, "available", lambda: False)
+        monkeypatch.setattr(writer, "available", lambda: False)
     network, batch = _mobile(side), torch.rand(images, 3, 40, 44)
     classifier = Classifier(network)
     logits = network(batch).detach()
@@ -278,31 +279,35 @@ def test_passes_with_and_without_kernels(
     assert float(torch.corrcoef(torch.stack([fast.flatten(), expected.flatten()]))[0, 1]) > 0.98
 
 
+def _passages(module: nn.Module, size: tuple[int, ...], *, recorded: bool) -> list[Passage]:
+    chain = next(found for found in map(_chain, module.modules()) if found is not None)
+    return chain._remembered(chain._steps(), torch.Size(size), recorded=recorded)
+
+
 @compiled
 def test_a_sequence_hands_its_activations_to_the_filters() -> None:
-    prepared = prepare(Classifier(_mobile()))
-    chain = next(found for found in map(_chain, prepared.module.modules()) if found is not None)
-    size = torch.Size((2, 3, 40, 44))
-    exact, fast = (
-        chain.passages(chain.sequence(), size, dtype, back=True) for dtype in (torch.float32, torch.bfloat16)
-    )
-    # A bias and a norm behind it are rounded twice in the original: an exact pass leaves them as they are.
-    assert [isinstance(passage, Filtered) for passage in exact] == [False, False, True, False, False, False]
-    assert [isinstance(passage, Filtered) for passage in fast] == [False, False, True, False, True, True]
-    assert [passage.is_linear for passage in exact] == [False, True, False, False, False, False]
-    assert [passage.is_linear for passage in fast] == [False, True, False, True, False, False]
+    exact = prepare(Classifier(_mobile()))
+    for prepared in (exact, prepare(exact, precision="fast")):
+        passages = _passages(prepared.module, (2, 3, 40, 44), recorded=True)
+        assert [isinstance(passage, DepthwisePassage) for passage in passages] == [
+            False,
+            False,
+            True,
+            False,
+            True,
+            True,
+        ]
+        assert [passage.is_linear for passage in passages] == [False, True, False, True, False, False]
 
 
 @compiled
 def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
     network = _mobile(side=1)
     prepared = prepare(Classifier(network))
-    chain = next(found for found in map(_chain, prepared.module.modules()) if found is not None)
-    size = torch.Size((2, 3, 40, 44))
-    for back in (True, False):
-        passages = chain.passages(chain.sequence(), size, torch.float32, back=back)
-        assert [isinstance(passage, Filtered) for passage in passages][:2] == [False, True]
-        assert isinstance(passages[1], Filtered)
+    for recorded in (True, False):
+        passages = _passages(prepared.module, (2, 3, 40, 44), recorded=recorded)
+        assert [isinstance(passage, DepthwisePassage) for passage in passages][:2] == [False, True]
+        assert isinstance(passages[1], DepthwisePassage)
         assert passages[1].narrowing is not None
     # As many channels before as behind, as in MobileNet.
     layers = [
@@ -312,12 +317,11 @@ def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
         nn.ReLU(),
     ]
     alike = prepare(Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())))
-    chain = next(found for found in map(_chain, alike.module.modules()) if found is not None)
-    (passage,) = chain.passages(chain.sequence(), torch.Size((2, 48, 20, 20)), torch.float32, back=True)
-    assert isinstance(passage, Filtered)
-    # Without a gradient others may wait for each layer's own output: only a pass for the scores alone runs ahead.
+    (passage,) = _passages(alike.module, (2, 48, 20, 20), recorded=True)
+    assert isinstance(passage, DepthwisePassage)
+    # Where the nodes of a graph run one by one each gives its own output.
     with torch.no_grad():
-        first = prepared.module[0](torch.rand(2, 3, 40, 44))
+        first = prepared.variant("windows").module[0](torch.rand(2, 3, 40, 44))
     assert first.shape[1] == 16
 
 
@@ -344,10 +348,9 @@ def test_a_filter_does_the_work_of_the_convolution_behind_it(cuts: bool, images:
     found, expected = input_gradient(classifier, batch, Target.of(1))[1], _gradient(network, batch)
     assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
 
-    chain = next(found for found in map(_chain, prepare(classifier).module.modules()) if found is not None)
     for back in (False, True):
-        passages = chain.passages(chain.sequence(), torch.Size((images, 3, 48, 56)), torch.float32, back=back)
-        filters = [passage for passage in passages if isinstance(passage, Filtered)]
+        passages = _passages(prepare(classifier).module, (images, 3, 48, 56), recorded=back)
+        filters = [passage for passage in passages if isinstance(passage, DepthwisePassage)]
         assert [passage.widening is not None for passage in filters] == [not (back and cuts)]
         assert len(passages) == (4 if back and cuts else 3)
 

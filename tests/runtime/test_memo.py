@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.images import as_pictures
 from phosphene.pipeline import attribute, explain
-from phosphene.runtime import forward, head_features, input_gradient, layer_gradients, prepare, shared_passes
-from phosphene.runtime.shared import is_shared
+from phosphene.runtime import forward, head_features, input_gradient, layer_gradients, prepare
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
 
@@ -55,17 +54,17 @@ def test_one_pass_serves_all_that_look_at_the_last_layer() -> None:
     prepare(classifier).default_layer  # noqa: B018  (known from here on)
     alone = head_features(classifier, images)
     Counted.runs = 0
-    with shared_passes(images):
-        logits = forward(classifier, images)
-        shared = head_features(classifier, images)
-        passes = [
-            layer_gradients(classifier, images, Target.of(label), ["3"], score=score)
-            for label in (0, 1)
-            for score in ("logit", "probability")
-        ]
-        for _ in range(2):
-            layer_gradients(classifier, images, Target.of(0), ["0"])
-            input_gradient(classifier, images, Target.of(0))
+    remembering = prepare(classifier).remembering(images)
+    logits = forward(remembering, images)
+    shared = head_features(remembering, images)
+    passes = [
+        layer_gradients(remembering, images, Target.of(label), ["3"], score=score)
+        for label in (0, 1)
+        for score in ("logit", "probability")
+    ]
+    for _ in range(2):
+        layer_gradients(remembering, images, Target.of(0), ["0"])
+        input_gradient(remembering, images, Target.of(0))
     assert Counted.runs == 1 + 1 + 1
     torch.testing.assert_close(logits, alone[0], rtol=1e-6, atol=1e-6)  # (recorded for a gradient: as written)
     assert torch.equal(shared[1], alone[1])
@@ -74,34 +73,23 @@ def test_one_pass_serves_all_that_look_at_the_last_layer() -> None:
 
 def test_only_the_very_same_images_are_known_again() -> None:
     classifier, images = _counted(), torch.rand(2, 3, 16, 16)
-    with shared_passes(images):
-        first = forward(classifier, images)
-        assert not is_shared(images.clone())
-        assert not torch.equal(forward(classifier, images / 2), first)
-        assert input_gradient(classifier, images[:1], Target.of(0))[1].shape[0] == 1
-        with shared_passes(images):
-            forward(classifier, images)
-        assert is_shared(images)
-    assert not is_shared(images)
-
-
-def test_a_changed_weight_is_seen_inside_too() -> None:
-    classifier, images = _counted(), torch.rand(2, 3, 16, 16)
-    with shared_passes(images):
-        before = forward(classifier, images)
-        with torch.no_grad():
-            classifier.module[6].bias += 1  # type: ignore[index, operator]
-        assert torch.allclose(forward(classifier, images), before + 1)
+    remembering = prepare(classifier).remembering(images)
+    first = forward(remembering, images)
+    assert not torch.equal(forward(remembering, images / 2), first)
+    assert input_gradient(remembering, images[:1], Target.of(0))[1].shape[0] == 1
+    Counted.runs = 0
+    forward(remembering, images)
+    assert Counted.runs == 0
+    forward(prepare(classifier), images)
+    assert Counted.runs == 1
 
 
 def test_nothing_is_kept() -> None:
     classifier, images = _counted(), torch.rand(2, 3, 16, 16)
-    with shared_passes(images):
-        kept = weakref.ref(input_gradient(classifier, images, Target.of(0))[1])
-        logits = weakref.ref(forward(classifier, images))
+    remembering = prepare(classifier).remembering(images)
+    kept = weakref.ref(input_gradient(remembering, images, Target.of(0))[1])
+    logits = weakref.ref(forward(remembering, images))
+    del remembering
     gc.collect()
     assert kept() is None
     assert logits() is None
-    with pytest.raises(ZeroDivisionError), shared_passes(images):
-        1 / 0  # noqa: B018
-    assert not is_shared(images)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from phosphene.runtime import jit
-from phosphene.runtime.jit import LANES, LINE, Writer
+from phosphene.kernels.jit.writer import LANES, LINE, Writer, compiled
 
 PLACES = 4
 """Of a row, at once: their sums do not wait for each other, and they share what they read."""
@@ -66,7 +65,7 @@ _ARGUMENTS = ("turn", "thread", *POINTERS, *TABLES, *_SIZES)
 @cache
 def address(spec: Spec) -> int:
     """Of the kernel, compiled when it is first asked for."""
-    return jit.compiled(_Filter(spec).text("items"))
+    return compiled(_Filter(spec).text("items"))
 
 
 class _Filter(Writer):

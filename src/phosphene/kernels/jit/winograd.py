@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from phosphene.graph import Kernel
-from phosphene.runtime import jit
-from phosphene.runtime.elementwise import Elementwise
-from phosphene.runtime.jit import LANES, LINE, Writer
+from phosphene.kernels.jit import writer
+from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.jit.writer import LANES, LINE, Writer
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
@@ -52,7 +52,7 @@ class Winograd:
         turned: whether it goes the way back: from outputs to inputs, with the kernel upside down.
 
     Example:
-        >>> if jit.available():
+        >>> if writer.available():
         ...     sums = Winograd(torch.ones(16, 16, 3, 3), Elementwise.of(16, None, None))
         ...     assert sums.run(torch.ones(1, 16, 5, 4), [1, 1])[0, 0, 2].tolist() == [96, 144, 144, 96]
     """
@@ -71,7 +71,7 @@ class Winograd:
         """Whether it can do the work of a convolution on this machine, and be faster."""
         plain = (kernel.size, kernel.stride, kernel.dilation, groups) == ((3, 3), (1, 1), (1, 1), 1)
         whole = all(channels % LANES == 0 and channels >= _MANY_CHANNELS for channels in weight.shape[:2])
-        return plain and whole and jit.available()
+        return plain and whole and writer.available()
 
     @staticmethod
     def fits(size: torch.Size, padding: Sequence[int]) -> bool:
@@ -136,7 +136,7 @@ class Winograd:
         image, spare, *sizes = maps
         pointers = (tensor.data_ptr() for tensor in (image, spare, tiles, self._shift, self._limits))
         arguments = np.array([0, *pointers, *grid, *sizes], np.int64)
-        jit.run(_compiled(back, self._dtype == torch.bfloat16), arguments, torch.get_num_threads())
+        writer.run(_compiled(back, self._dtype == torch.bfloat16), arguments, torch.get_num_threads())
 
 
 _ARGUMENTS = (
@@ -147,7 +147,7 @@ _ARGUMENTS = (
 
 @cache
 def _compiled(back: bool, half: bool) -> int:
-    return jit.compiled((_Gather if back else _Scatter)(half).text("items"))
+    return writer.compiled((_Gather if back else _Scatter)(half).text("items"))
 
 
 class _Tiles(Writer):

@@ -16,8 +16,8 @@ from phosphene.classifier import Classifier
 from phosphene.graph import Kernel, convolution_kernel
 from phosphene.hooks import capture, relu_rule, survey
 from phosphene.images import look
-from phosphene.runtime import forward, input_gradient, layer_gradients, plain_mode, prepare, rule_gradient
-from phosphene.runtime.convolution import Convolution
+from phosphene.kernels.convolution import Convolution
+from phosphene.runtime import forward, input_gradient, layer_gradients, prepare, rule_gradient
 from phosphene.runtime.precision import compute_dtype
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
@@ -131,7 +131,8 @@ def _leaf(_name: str, output: Tensor) -> Tensor:
 
 
 def test_a_sequence_of_convolutions_is_one_step_of_the_way_back() -> None:
-    module = prepare(Classifier(_network("conv_norm_relu"))).module
+    prepared = prepare(Classifier(_network("conv_norm_relu")))
+    module = prepared.module
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     first = module[0](images)
     assert all(module[place](first) is first for place in (1, 2, 3)), "the first convolution did the work of all"
@@ -141,7 +142,8 @@ def test_a_sequence_of_convolutions_is_one_step_of_the_way_back() -> None:
 
 def test_work_is_swallowed_only_while_nobody_watches() -> None:
     network = _network("conv_norm_relu")
-    module, images = prepare(Classifier(network)).module, torch.rand(1, 3, 8, 8)
+    prepared, images = prepare(Classifier(network)).variant("windows"), torch.rand(1, 3, 8, 8)
+    module = prepared.module
     with torch.no_grad():
         swallowed = module[0](images)
         assert torch.equal(module[2](module[1](swallowed)), swallowed)
@@ -150,7 +152,7 @@ def test_work_is_swallowed_only_while_nobody_watches() -> None:
         assert torch.allclose(alone, network[0](images), atol=1e-6)
         assert not torch.allclose(alone, swallowed, atol=1e-2)
         with capture(module, ["1"]):
-            normed = module[0](images)
+            normed = module[1](module[0](images))
         assert torch.allclose(normed, network[:2](images), atol=1e-6)
 
 
@@ -186,7 +188,7 @@ def cat() -> Tensor:
     return look(picture, classifier.views([picture])[0])[None]
 
 
-def test_saliency_of_the_embedded_network_is_bit_true_at_its_kinks(cat: Tensor) -> None:
+def test_saliency_of_the_embedded_network(cat: Tensor) -> None:
     classifier = load_classifier("embedded")
     score, gradient = input_gradient(classifier, cat, Target.of(285))
     wanted = _gradient(nn.Sequential(_Normalized(classifier)), cat, 285)
@@ -194,13 +196,13 @@ def test_saliency_of_the_embedded_network_is_bit_true_at_its_kinks(cat: Tensor) 
     assert torch.allclose(score, classifier.logits(cat)[:, 285], atol=1e-4)
 
 
-def test_layer_gradients_of_the_embedded_network_are_bit_true_at_its_kinks(cat: Tensor) -> None:
+def test_layer_gradients_of_the_embedded_network(cat: Tensor) -> None:
     classifier, name = load_classifier("embedded"), "blocks.9"
     found = layer_gradients(classifier, cat, Target.of(285), [name])
     with capture(classifier.module, [name]) as wanted:
         score = classifier.logits(cat)[:, 285]
     gradient = torch.autograd.grad(score.sum(), wanted[name])[0]
-    assert torch.allclose(found.activations[name], wanted[name], atol=1e-5)
+    assert torch.allclose(found.activations[name], wanted[name], atol=1e-4)
     assert float((found.gradients[name] - gradient).abs().max() / gradient.abs().max()) < 1e-5
 
 
@@ -240,7 +242,7 @@ def test_fast_is_close_to_exact(cat: Tensor) -> None:
 def test_bfloat16_way_back_is_close_to_the_float32_one(groups: int, stride: int) -> None:
     if compute_dtype("fast", torch.device("cpu")) == torch.float32:
         pytest.skip("this processor has no bfloat16")
-    layer = SamePadConv2d(4, 4, 3, stride, groups=groups)
+    layer = SamePadConv2d(4, 4, 3, stride, groups=groups).eval()
     kernel = convolution_kernel(layer)
     assert kernel is not None
     gradient, size = torch.randn(2, 4, *kernel.outputs((10, 10))), torch.Size((2, 4, 10, 10))
@@ -296,25 +298,25 @@ def test_the_bfloat16_way_back_through_a_strided_depthwise_convolution(
         assert float((got - wanted).abs().max()) <= 0.01 * float(wanted.abs().max())
 
 
-@pytest.mark.parametrize("loose", [False, True])
-def test_a_fast_network_works_outside_of_passes_too(loose: bool) -> None:
-    prepared = prepare(load_classifier("embedded"), precision="fast")
+@pytest.mark.parametrize("purpose", ["maps", "steps"])
+def test_a_fast_network_works_outside_of_passes_too(purpose: Any) -> None:
+    prepared = prepare(load_classifier("embedded"), precision="fast").variant(purpose)
     images = torch.rand(1, 3, 64, 64)
-    assert prepared.module(images).dtype == torch.float32
-    with plain_mode(prepared.device, gradients=True, precision="fast", loose=loose):
+    with torch.no_grad():
+        assert bool(torch.isfinite(prepared.logits(images)).all())
+    with prepared.passing(gradients=True):
         leaf = images.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(prepared.logits(leaf)[:, 0].float().sum(), leaf)
     assert bool(gradient.any())
     assert bool(torch.isfinite(gradient).all())
 
 
-def test_loose_gradients_are_those_of_the_network_between_the_kinks() -> None:
+def test_gradients_of_steps_are_those_of_the_network_between_the_kinks() -> None:
     torch.manual_seed(5)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(-9, 9), nn.Conv2d(4, 2, 6), nn.Flatten())
     network.eval()[1].running_mean.normal_()
     images = torch.rand(2, 3, 8, 8)
-    with plain_mode(torch.device("cpu"), gradients=True, loose=True):
-        got = _gradient(prepare(Classifier(network)).module, images, 1)
+    got = _gradient(prepare(Classifier(network)).variant("steps").module, images, 1)
     assert torch.allclose(got, _gradient(network, images, 1), atol=1e-6)
 
 
@@ -329,14 +331,14 @@ def test_late_convolutions_are_the_last_that_run() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.last(self.third(self.second(self.first(images)))).mean(dim=(2, 3))
 
-    module = prepare(Classifier(Backwards())).module
-    assert [name for name, layer in module.named_children() if vars(layer)["forward"].late] == ["last"]
+    prepared = prepare(Classifier(Backwards()))
+    assert [name for name, layer in prepared.module.named_children() if vars(layer)["forward"].late] == ["last"]
 
 
 def test_global_pooling_of_bfloat16_is_the_mean_of_what_it_is_given() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     fast, images = prepare(Classifier(network), precision="fast"), torch.rand(2, 3, 9, 7)
-    with plain_mode(torch.device("cpu"), gradients=False, precision="fast"):
+    with fast.passing(gradients=False):
         maps = fast.module[0](images)
         got = fast.module[1](maps)
     assert got.dtype == torch.bfloat16
@@ -354,7 +356,7 @@ def test_a_linear_layer_is_what_it_was(size: tuple[int, ...], bias: bool) -> Non
         torch.testing.assert_close(fused(given), expected, rtol=1e-5, atol=1e-6)
     leaves = [given.clone().requires_grad_() for _ in range(2)]
     found = fused(leaves[0])
-    assert torch.equal(found, expected)  # (a ReLU may follow)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     gradients = [torch.autograd.grad(output.square().sum(), leaf)[0] for output, leaf in
                  ((found, leaves[0]), (layer(leaves[1]), leaves[1]))]  # fmt: skip
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
@@ -371,8 +373,7 @@ def test_a_linear_layer_refuses_what_it_refused() -> None:
     assert fused(torch.rand(7)).shape == (6,)
 
 
-def test_a_rule_that_opens_relus_runs_as_written_and_one_that_gates_does_not() -> None:
-    """DeconvNet's sums are so long that another order is seen; guided back-propagation's are not."""
+def test_rules_for_relus_are_as_near_as_eager_passes() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
@@ -386,11 +387,10 @@ def test_a_rule_that_opens_relus_runs_as_written_and_one_that_gates_does_not() -
     def gated(gradient: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
         return through(gradient).clamp(min=0)
 
-    for rule, is_gated in ((opened, False), (gated, True)):
+    for rule in (opened, gated):
         leaf = images.clone().requires_grad_()
         with relu_rule(rule):
             score = network(leaf)[:, 4].sum()
         (expected,) = torch.autograd.grad(score, leaf)
-        _, found = rule_gradient(classifier, images, Target.of(4), rule, gated=is_gated)
-        assert torch.equal(found, expected) or is_gated
-        assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
+        _, found = rule_gradient(classifier, images, Target.of(4), rule)
+        assert float((found - expected).abs().max()) <= 4e-6 * float(expected.abs().max())

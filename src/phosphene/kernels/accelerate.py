@@ -1,0 +1,154 @@
+"""The one door: a network whose plain modules run by oneDNN, with what follows them folded in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from phosphene.graph import Kernel, Successor, convolution_kernel, is_plain, pooling_kernel, successors
+from phosphene.kernels.arithmetic import Arithmetic
+from phosphene.kernels.chain import Chain, Follower
+from phosphene.kernels.elementwise import Activation
+from phosphene.kernels.linear import GlobalPool, Linear
+
+# The part of the convolutions, counted from the end, that few ReLUs follow.
+_LATE = 1 / 3
+
+
+def accelerate(module: nn.Module, traced: fx.GraphModule | None, arithmetic: Arithmetic) -> nn.Module:
+    """The module itself, its plain convolutions, linear layers and global pools exchanged for faster ones.
+
+    What is not plain (`graph.is_plain`), not in float32 or not on the processor runs as it is; so does all of it where
+    this build of PyTorch lacks oneDNN.
+
+    Args:
+        module: a network of one's own in eval mode, without gradients; the way its modules run is exchanged.
+        traced: its graph, which tells what follows what; None joins nothing.
+        arithmetic: what it is to compute in.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval().requires_grad_(False)
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> expected = net(images)
+        >>> torch.allclose(accelerate(net, fx.symbolic_trace(net), Arithmetic())(images), expected, atol=1e-6)
+        True
+    """
+    if not _is_supported(module):
+        return module
+    names = {child: name for name, child in module.named_modules()}
+    following = {} if traced is None else successors(traced)
+    chains = _chains(module, names, following, _late(names, traced), arithmetic)
+    for child in names:
+        if type(child) is nn.Linear and is_plain(child) and child.weight.dtype == torch.float32:
+            _replace(child, Linear(child))
+        elif type(child) is nn.AdaptiveAvgPool2d and is_plain(child) and child.output_size in (1, (1, 1)):
+            _replace(child, GlobalPool(child))
+    for chain in chains.values():
+        _replace(chain.convolution, chain)
+        for follower in chain.followers:
+            _replace(follower.module, follower)
+    return module
+
+
+def restore(module: nn.Module) -> None:
+    """Let the modules of an accelerated network run as they were written."""
+    for child in filter(is_kernel, module.modules()):
+        del child.forward
+
+
+def is_kernel(module: nn.Module) -> bool:
+    """Whether the way a module runs was exchanged."""
+    return isinstance(vars(module).get("forward"), Chain | Follower | Linear | GlobalPool)
+
+
+def kernel_of(module: nn.Module) -> Kernel | None:
+    """The geometry of a convolution or pooling layer of an accelerated network; None for any other module."""
+    run = vars(module).get("forward")
+    if isinstance(run, Chain):
+        return run.kernel
+    return convolution_kernel(module) if isinstance(module, nn.Conv2d) else pooling_kernel(module)
+
+
+def run_valid(module: nn.Module, patches: Tensor) -> Tensor:
+    """A convolution or pooling layer on patches that hold their padding already, without a gradient."""
+    run = vars(module).get("forward")
+    if isinstance(run, Chain):
+        return run.valid(patches)
+    if isinstance(module, nn.Conv2d):
+        return nn.functional.conv2d(
+            patches, module.weight, module.bias, module.stride, 0, module.dilation, module.groups
+        )
+    if isinstance(module, nn.MaxPool2d):
+        return nn.functional.max_pool2d(patches, module.kernel_size, module.stride, 0, module.dilation)
+    return nn.functional.avg_pool2d(patches, module.kernel_size, module.stride)  # type: ignore[arg-type]
+
+
+def _chains(
+    module: nn.Module,
+    names: dict[nn.Module, str],
+    following: dict[str, list[Successor]],
+    late: set[str],
+    arithmetic: Arithmetic,
+) -> dict[str, Chain]:
+    chains: dict[str, Chain] = {}
+    for child, name in names.items():
+        kernel = convolution_kernel(child) if isinstance(child, nn.Conv2d) else None
+        if kernel is not None and isinstance(child, nn.Conv2d) and child.weight.dtype == torch.float32:
+            chains[name] = Chain(child, kernel, arithmetic, late=name in late)
+    for name, chain in chains.items():
+        behind = following.get(name, [])
+        for successor in behind:
+            follower = Follower(module.get_submodule(successor.name), _modules(module, successor.boundaries))
+            if not _attach(chain, follower):
+                break
+        rest = behind[len(chain.followers) :]
+        if rest and rest[0].name in chains:
+            chain.then = chains[rest[0].name], _modules(module, rest[0].boundaries)
+    return chains
+
+
+def _attach(chain: Chain, follower: Follower) -> bool:
+    """Whether a module right behind a convolution, or behind its norm, is one that it can do the work of."""
+    module = follower.module
+    if not is_plain(module):
+        return False
+    if chain.norm is None and chain.activation is None and _is_foldable(module, chain.convolution):
+        assert isinstance(module, nn.BatchNorm2d)
+        chain.norm = module
+    elif chain.activation is None and Activation.of(module) is not None:
+        chain.activation = module
+    else:
+        return False
+    chain.followers.append(follower)
+    return True
+
+
+def _is_foldable(norm: nn.Module, convolution: nn.Conv2d) -> bool:
+    if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
+        return False
+    return norm.num_features == convolution.out_channels and norm.running_mean.dtype == torch.float32
+
+
+def _modules(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    return [module.get_submodule(name) for name in names]
+
+
+def _late(names: dict[nn.Module, str], traced: fx.GraphModule | None) -> set[str]:
+    """The names of the last convolutions, in the order in which they run where that is known."""
+    ordered = [name for module, name in names.items() if isinstance(module, nn.Conv2d)]
+    if traced is not None:
+        turn = {str(node.target): place for place, node in enumerate(traced.graph.nodes)}
+        ordered.sort(key=lambda name: turn.get(name, -1))
+    return set(ordered[len(ordered) - int(_LATE * len(ordered)) :])
+
+
+def _is_supported(module: nn.Module) -> bool:
+    operation = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return operation and all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _replace(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+    # On the instance: the class, the name and the weights of the module stay what they are.
+    object.__setattr__(module, "forward", run)

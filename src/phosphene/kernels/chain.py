@@ -1,0 +1,239 @@
+"""A convolution, the norm and the activation behind it, and the convolutions behind these, as one step.
+
+The modules stay where they are under their names; only how they run is exchanged. A convolution looks at each call
+whether somebody observes what lies between it and what follows it (a hook), and does the work of what nobody observes.
+The modules behind it then hand on what they get. So what is captured is what the network as written gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phosphene.graph import Kernel, any_global_hook, is_hooked
+from phosphene.kernels.arithmetic import Arithmetic
+from phosphene.kernels.convolution import Convolution, Link, Passage, differentiable, folded, is_ordinary, normed_
+from phosphene.kernels.elementwise import Activation
+from phosphene.kernels.jit.depthwise import Depthwise
+from phosphene.kernels.jit.passages import Step, depthwise_passages, projected
+
+# Taps of a kernel from which on a recorded way forward is in the type of the way back: there that saves most.
+_MANY_TAPS = 256
+# Sizes of inputs that a convolution remembers its passages for.
+_REMEMBERED = 8
+# Passes of one image each before kernels are compiled for them: one image alone is done before they are.
+_FIRST_PASSES = 3
+
+# Set on a tensor: the modules whose work is done in it already.
+_DONE = "_phosphene_done"
+
+
+@dataclass
+class Follower:
+    """A norm or activation behind a convolution: it hands on what has had its work done, and does it otherwise.
+
+    Args:
+        module: itself.
+        boundaries: modules whose input or output lies between it and what is before it.
+    """
+
+    module: nn.Module
+    boundaries: list[nn.Module]
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether a hook sees what lies before it."""
+        return any(map(is_hooked, self.boundaries))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return inputs if is_done(self.module, inputs) else as_written(self.module, inputs)
+
+
+@dataclass
+class Chain:
+    """How a convolution of a network runs: with what follows it, as far as nobody observes what lies between.
+
+    Args:
+        convolution: the module.
+        kernel: its geometry.
+        arithmetic: of the network's variant.
+        late: whether it is one of the last convolutions, which few activations follow.
+        norm: the norm behind it, if there is one.
+        activation: the activation behind these.
+        followers: norm and activation, as far as there are any.
+        then: the convolution behind these, and the modules whose input or output lies before it.
+        compiled: the kernels made for it.
+    """
+
+    convolution: nn.Conv2d
+    kernel: Kernel
+    arithmetic: Arithmetic
+    late: bool = False
+    norm: nn.BatchNorm2d | None = None
+    activation: nn.Module | None = None
+    followers: list[Follower] = field(default_factory=list)
+    then: tuple[Chain, list[nn.Module]] | None = None
+    compiled: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
+    _operations: dict[tuple[object, ...], Convolution] = field(default_factory=dict)
+    _passages: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
+    _single_passes: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
+        return {**vars(self), "compiled": {}, "_operations": {}, "_passages": {}}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if is_done(self.convolution, inputs):
+            return inputs
+        if not self._takes(inputs):
+            return as_written(self.convolution, inputs)
+        recorded = inputs.requires_grad and torch.is_grad_enabled()
+        steps = self._steps()
+        passages = self._remembered(steps, inputs.shape, recorded=recorded)
+        done = [module for chain, taken in steps for module in (chain.convolution, *taken)]
+        if recorded:
+            return _done(done[1:], differentiable(inputs, passages))
+        for passage in passages:
+            inputs = passage.run(inputs)
+        return _done(done[1:], inputs)
+
+    def _takes(self, inputs: Tensor) -> bool:
+        ordinary = inputs.ndim == 4 and inputs.shape[1] == self.convolution.in_channels
+        return ordinary and is_ordinary(inputs, self.arithmetic.forward)
+
+    def _steps(self) -> list[tuple[Chain, list[nn.Module]]]:
+        """The convolutions that run as one from here on, each with the followers whose work it does."""
+        taken: list[nn.Module] = []
+        if any_global_hook() or is_hooked(self.convolution):
+            return [(self, taken)]
+        # A function mode, such as a rule for ReLUs, has to see every activation run.
+        sees_activations = torch.overrides._len_torch_function_stack() > 0  # type: ignore[attr-defined]
+        for follower in self.followers:
+            if follower.is_observed or (sees_activations and follower.module is self.activation):
+                return [(self, taken)]
+            taken.append(follower.module)
+        if self.then is None or not self.arithmetic.joined or any(map(is_hooked, self.then[1])):
+            return [(self, taken)]
+        return [(self, taken), *self.then[0]._steps()]
+
+    def _remembered(
+        self, steps: list[tuple[Chain, list[nn.Module]]], size: torch.Size, *, recorded: bool
+    ) -> list[Passage]:
+        """The passages of the steps for inputs of `size`; those of the last sizes are kept."""
+        if size[0] == 1 and self._single_passes < _FIRST_PASSES:
+            self._single_passes += 1
+        compiles = size[0] > 1 or self._single_passes == _FIRST_PASSES
+        key = (size, recorded, compiles, torch.get_num_threads(), *(len(taken) for _, taken in steps))
+        found = self._passages.get(key)
+        if found is None:
+            if len(self._passages) >= _REMEMBERED:
+                self._passages.clear()
+            found = self._passages[key] = _passages(steps, size, recorded=recorded, compiles=compiles)
+        return found
+
+    def link(self, taken: list[nn.Module], *, recorded: bool) -> Link:
+        """The passage of the convolution alone, with the followers whose work it does."""
+        if not recorded:
+            forward = self.operation(taken, self.arithmetic.forward)
+            return Link(forward.run, forward)
+        back = self.operation(taken, self.arithmetic.backward)
+        dtype = self.recorded_dtype
+        if dtype == torch.float32 and not self.arithmetic.folds_recorded:
+            return Link(self._accurate(taken), back)
+        forward = self.operation(taken, dtype)
+        # Tiles of bfloat16 close and open a few more ReLUs, which a loop of steps does not mind.
+        direct = dtype == torch.bfloat16 and self.arithmetic.recorded == torch.float32
+        return Link(lambda inputs: forward.run(inputs, direct=direct), back)
+
+    def _accurate(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
+        """Convolution, norm and activation one after the other where that is nearer to float64, the last two in place.
+
+        That is so for a norm, which folded would round the weights, and for a sum of many channels.
+        """
+        alone, (norm, activation) = self.operation([], torch.float32), self.ends(taken)
+        if norm is None and not alone.sums_in_blocks:
+            return self.operation(taken, torch.float32).run
+
+        def run(inputs: Tensor) -> Tensor:
+            values = alone.run_in_blocks(inputs) if alone.sums_in_blocks else alone.run(inputs)
+            values = values if norm is None else normed_(norm, values)
+            return values if activation is None else activation.cut_(values)
+
+        return run
+
+    @property
+    def recorded_dtype(self) -> torch.dtype:
+        """What it computes in on a recorded way forward."""
+        # bfloat16 forward closes and opens so many ReLUs that the map is no longer that of the network, so it is
+        # kept for the large kernels, where it saves most, and for the end of the network, where fewest follow.
+        taps = self.convolution.weight[0].numel()
+        large = self.kernel.size != (1, 1) and taps >= _MANY_TAPS
+        return self.arithmetic.backward if large or self.late else self.arithmetic.recorded
+
+    def operation(self, taken: list[nn.Module], dtype: torch.dtype) -> Convolution:
+        """The convolution with the first followers folded in."""
+        key = (len(taken), dtype)
+        if key not in self._operations:
+            norm, activation = self.ends(taken)
+            with torch.inference_mode(False), torch.no_grad():
+                weight, bias = folded(self.convolution, norm)
+                self._operations[key] = Convolution(
+                    weight, bias, self.kernel, self.convolution.groups, activation, dtype
+                )
+        return self._operations[key]
+
+    def ends(self, taken: list[nn.Module]) -> tuple[nn.BatchNorm2d | None, Activation | None]:
+        """The norm and the activation among the followers whose work it does."""
+        cut = bool(taken) and taken[-1] is self.activation
+        return self.norm if self.norm in taken else None, Activation.of(taken[-1]) if cut else None
+
+    def valid(self, patches: Tensor) -> Tensor:
+        """The convolution, and what follows it, on patches that hold their padding already, without a gradient."""
+        _, taken = self._steps()[0]
+        return _done(taken, self.operation(taken, self.arithmetic.forward).run(patches, padded=True))
+
+
+def _passages(
+    steps: list[tuple[Chain, list[nn.Module]]], size: torch.Size, *, recorded: bool, compiles: bool
+) -> list[Passage]:
+    """The passages of some steps; depthwise convolutions take what lies before and behind them along where they can."""
+    passages: list[Passage] = []
+    giver: Step | None = None  # the step just before, if it ends in an activation and its passage is the last one
+    for chain, taken in steps:
+        arithmetic = chain.arithmetic
+        forward, back = (chain.recorded_dtype, arithmetic.backward) if recorded else (arithmetic.forward, None)
+        step = Step(chain, taken, size, forward, back)
+        size = torch.Size((size[0], chain.convolution.out_channels, *chain.kernel.outputs(size[-2:])))
+        joined = projected(passages[-1], step) if compiles and passages else None
+        if joined is not None:
+            passages[-1], giver = joined, None
+            continue
+        found = depthwise_passages(step, giver) if compiles else None
+        if found is None:
+            passages.append(chain.link(taken, recorded=recorded))
+            giver = step if step.gives_activation else None
+        else:
+            passages[len(passages) - (giver is not None) :] = found
+            giver = None
+    return passages
+
+
+def is_done(module: nn.Module, value: Tensor) -> bool:
+    """Whether the work of a module is done already in what it is given."""
+    return id(module) in getattr(value, _DONE, ())
+
+
+def _done(taken: list[nn.Module], output: Tensor) -> Tensor:
+    if taken:
+        setattr(output, _DONE, tuple(map(id, taken)))
+    return output
+
+
+def as_written(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What the module's class makes of inputs."""
+    output: Any = type(module).forward(module, inputs)
+    return output  # type: ignore[no-any-return]

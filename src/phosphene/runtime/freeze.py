@@ -1,0 +1,187 @@
+"""A private copy of a network: nothing that runs in it can reach the user's own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from phosphene.classifier import unwrapped
+from phosphene.errors import ModelError
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode that shares no tensor with the original and needs no gradients.
+
+    Layers that merge weights in `eval()`, write buffers in forward or keep statistics then do so in the copy. Weights
+    of 16 bits become float32: their gradients would round to zero. Functions that hold layers of the original (a
+    patched forward, a hook) are made anew around those of the copy. What hangs on the module and cannot be copied
+    (locks, files, generators) is shared.
+
+    Raises:
+        ModelError: if the module cannot be copied, or reaches the original by a way that a copy cannot follow.
+    """
+    module = unwrapped(module)
+    with torch.inference_mode(False), torch.no_grad():
+        tensors = {id(tensor): _own(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        frozen = duplicate(module, tensors)
+        # TorchScript copies its weights itself, past the given ones.
+        for tensor in frozen.parameters():
+            tensor.requires_grad_(False)
+        return frozen.eval()
+
+
+def duplicate(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+    """A copy of a module's structure in which the tensors of these identities are replaced.
+
+    Raises:
+        ModelError: as for `freeze`.
+    """
+    try:
+        copied, known = _deep_copy(module, tensors)
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
+        ) from error
+    own = _Own({id(child) for child in module.modules()} | set(tensors), known)
+    for name, child in copied.named_modules():
+        own.rebind(child, f"layer '{name}'" if name else "the network")
+    return copied
+
+
+def _own(tensor: Tensor) -> Tensor:
+    if is_lazy(tensor):
+        raise ModelError("the network has lazy layers that never ran; run it once on a batch of its own size first")
+    fixed = tensor.detach().clone()
+    if fixed.dtype in (torch.float16, torch.bfloat16):
+        fixed = fixed.float()
+    return nn.Parameter(fixed, requires_grad=False) if isinstance(tensor, nn.Parameter) else fixed
+
+
+def _deep_copy(module: nn.Module, tensors: Mapping[int, Tensor]) -> tuple[nn.Module, dict[int, Any]]:
+    """(a deep copy, what it was made of by identity); what cannot be copied is shared if it is no module."""
+    known: dict[int, Any] = dict(tensors)
+    try:
+        return copy.deepcopy(module, known), known
+    except Exception:  # an attribute's own copying code may raise anything
+        known = dict(tensors)
+        for child in module.modules():
+            for value in vars(child).values():
+                if id(value) not in known and not _copies(value, known):
+                    known[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value
+        return copy.deepcopy(module, known), known
+
+
+def _copies(value: object, known: Mapping[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(known))
+    except Exception:
+        return False
+    return True
+
+
+class _Own:
+    """The modules and tensors of an original, and how what reaches them is made to reach their copies.
+
+    Args:
+        originals: identities of the original's modules and tensors.
+        known: their copies, by identity.
+    """
+
+    def __init__(self, originals: set[int], known: dict[int, Any]) -> None:
+        self.originals, self.known = originals, known
+
+    def rebind(self, child: nn.Module, where: str) -> None:
+        """Exchange the functions of a copied module that reach the original.
+
+        Raises:
+            ModelError: for one that cannot be exchanged.
+        """
+        for key, value in list(vars(child).items()):
+            if key in _HOOKS:
+                for handle, hook in list(value.items()):
+                    value[handle] = self._exchanged(hook, f"a hook of {where}")
+            elif isinstance(value, types.FunctionType | functools.partial):
+                # (Past nn.Module's own __setattr__, which a network may have replaced.)
+                vars(child)[key] = self._exchanged(value, f"the attribute '{key}' of {where}")
+        forward = getattr(type(child), "forward", None)
+        if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):
+            raise self._refusal(f"the forward of {where} ({type(child).__name__})")
+
+    def _exchanged(self, value: Any, what: str) -> Any:
+        if isinstance(value, functools.partial):
+            arguments = [self._copied(item, what) for item in value.args]
+            keywords = {key: self._copied(item, what) for key, item in value.keywords.items()}
+            return functools.partial(self._copied(value.func, what), *arguments, **keywords)
+        if not isinstance(value, types.FunctionType) or not any(map(self._reaches, _held(value))):
+            return value
+        if any(self._reaches(value.__globals__.get(name)) for name in value.__code__.co_names):
+            raise self._refusal(what)
+        cells = tuple(types.CellType(self._copied(content, what)) for content in _contents(value))
+        defaults = value.__defaults__ and tuple(self._copied(item, what) for item in value.__defaults__)
+        made = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
+        made.__kwdefaults__ = value.__kwdefaults__ and {
+            key: self._copied(item, what) for key, item in value.__kwdefaults__.items()
+        }
+        return made
+
+    def _copied(self, value: Any, what: str) -> Any:
+        if not self._reaches(value):
+            return value
+        if isinstance(value, types.FunctionType | functools.partial):
+            return self._exchanged(value, what)
+        try:
+            found = copy.deepcopy(value, self.known)
+        except Exception as error:
+            raise self._refusal(what) from error
+        if self._reaches(found):
+            raise self._refusal(what)
+        return found
+
+    def _reaches(self, value: Any, depth: int = 4) -> bool:
+        """Whether a value is a part of the original, or a function or container that holds one."""
+        if isinstance(value, nn.Module | Tensor):
+            return id(value) in self.originals
+        if depth == 0:
+            return False
+        return any(self._reaches(inner, depth - 1) for inner in _held(value))
+
+    def _refusal(self, what: str) -> ModelError:
+        return ModelError(
+            f"{what} reaches the network's own layers or weights past its attributes (through a closure or a global "
+            "name), so a copy of the network would run the original's; give it as an attribute of the module"
+        )
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """What a function, a method or a container holds."""
+    if isinstance(value, types.MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, types.FunctionType):
+        yield from (*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        yield from (value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__)
+    elif isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set):
+        yield from value
+
+
+def _contents(function: types.FunctionType) -> list[Any]:
+    """What the cells of a closure hold; an empty one holds nothing."""
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:
+            found.append(None)
+    return found

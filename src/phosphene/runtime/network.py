@@ -1,0 +1,187 @@
+"""A private copy of a network that all of its variants are made of, and what was found out about it."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import Any
+from weakref import finalize
+
+import torch
+from torch import Tensor, fx, nn
+
+from phosphene.classifier import Classifier
+from phosphene.errors import ModelError, PhospheneError
+from phosphene.graph import default_layer, spatial_map, trace
+from phosphene.hooks import capture, is_scripted, survey
+from phosphene.kernels import Arithmetic, accelerate, restore
+from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.types import Layer, Size
+
+# Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
+_SAME = 1e-3
+
+
+class Network:
+    """The frozen copy of a classifier's network; variants of it share its weights.
+
+    Args:
+        source: the classifier, whose own module is not touched.
+
+    Attributes:
+        module: the copy, as it was written.
+        contiguous: whether its images have to be laid out plainly, and so have the maps in it: it takes views of them.
+    """
+
+    def __init__(self, source: Classifier) -> None:
+        self.module = freeze(source.module)
+        self.classifier = source.with_module(self.module)
+        self.contiguous = False
+        self._lock = threading.RLock()
+        self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
+        self._graphs: list[fx.GraphModule] = []
+        finalize(self, _let_go, self._graphs, self._variants)
+
+    @cached_property
+    def _graph(self) -> tuple[fx.Graph, dict[str, Any]] | None:
+        """(the graph, constants that tracing made), or None where the network's code depends on data.
+
+        A copy is traced: running a network on stand-ins for tensors may leave some of them in its attributes.
+        """
+        traced = trace(duplicate(self.module, _tensors(self.module)))
+        if traced is None:
+            return None
+        constants = {key: value for key, value in vars(traced).items() if isinstance(value, Tensor)}
+        constants |= {key: value for key, value in traced.named_buffers() if key.startswith("_tensor_constant")}
+        return traced.graph, constants
+
+    @cached_property
+    def _own_traced(self) -> fx.GraphModule | None:
+        return self._traced(self.module)
+
+    def _traced(self, module: nn.Module) -> fx.GraphModule | None:
+        """The graph, run with the layers of `module`, a copy of the network."""
+        if self._graph is None:
+            return None
+        graph, constants = self._graph
+        root = {str(node.target): None for node in graph.nodes if node.op in ("call_module", "get_attr")}
+        values = {name: constants[name] if name in constants else _attribute(module, name) for name in root}
+        return self.kept(fx.GraphModule(values, graph))
+
+    def kept(self, traced: fx.GraphModule) -> fx.GraphModule:
+        """A graph of this network, which lets go of the network's layers when this object goes."""
+        self._graphs.append(traced)
+        return traced
+
+    def variant(self, arithmetic: Arithmetic) -> tuple[nn.Module, fx.GraphModule | None]:
+        """(the network, its graph) that computes as asked for; the same one each time."""
+        with self._lock:
+            if arithmetic not in self._variants:
+                if self.contiguous or is_scripted(self.module) or self.classifier.device.type != "cpu":
+                    return self.module, self._own_traced
+                # Outside of inference mode, whoever asks: packed weights made inside could not be used for gradients.
+                with torch.inference_mode(False), torch.no_grad():
+                    module = duplicate(self.module, _tensors(self.module))
+                    traced = self._traced(module)
+                    self._variants[arithmetic] = accelerate(module, traced, arithmetic), traced
+            return self._variants[arithmetic]
+
+    def use_contiguous(self) -> None:
+        """Run everything as written, on images in plain layout, from now on."""
+        with self._lock:
+            self.contiguous = True
+            for module, _ in self._variants.values():
+                restore(module)
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the images that the network is tried out on."""
+        return self.classifier.preprocess.size or (224, 224)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Every layer that runs, in the order of completion, with the shape of its output."""
+        classifier = self.classifier
+        images = classifier.mean_image.expand(1, -1, *self.size)
+        with classifier.clear_refusal(images):
+            return survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
+
+    @cached_property
+    def default_layer(self) -> str:
+        """The layer that CAM methods look at unless told otherwise."""
+        if is_scripted(self.module):
+            raise ModelError(
+                f"{self.classifier.name} is TorchScript, which runs as one piece without layers; use a method that "
+                "looks at input and output alone (saliency, occlusion, rise), or the network as torch.export.save "
+                "writes it"
+            )
+        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
+
+    def _positions_reached(self, layer: str) -> int | None:
+        """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
+        images = self._noise(torch.Size((self.classifier.preprocess.channels, *self.size)))[:1]
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
+                logits = self.classifier.logits(images)
+            if not logits.requires_grad:
+                return None
+            # Unequal weights: the sum of probabilities is 1 whatever the image.
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
+            (gradient,) = torch.autograd.grad((logits * weights).sum(), found[layer], allow_unused=True)
+        if gradient is None:
+            return None
+        if not bool(gradient.any()):
+            return 0
+        reached = spatial_map(gradient, layer, images).abs().sum(dim=1) > 0  # (1, h, w)
+        return max(1, int(reached.sum()))  # a class token alone is reached, too
+
+    def images_are_independent(self, image: torch.Size) -> bool:
+        """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once."""
+        with self._lock:
+            if image not in self.independent:
+                self.independent[image] = self._are_independent(image)
+            return self.independent[image]
+
+    @cached_property
+    def independent(self) -> dict[torch.Size, bool]:
+        return {}
+
+    def _are_independent(self, image: torch.Size) -> bool:
+        images = self._noise(image)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            try:
+                together = self.classifier.logits(images)
+                alone = [self.classifier.logits(images[:1]) for _ in range(2)]
+            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+                return True
+        if together.shape[1:] != alone[0].shape[1:]:
+            return True
+        if not torch.equal(*alone):  # (a network that draws random numbers: nothing can be told)
+            return True
+        difference = (together[:1] - alone[0]).abs().amax()
+        return bool(difference <= _SAME * alone[0].abs().amax().clamp(min=1e-6))
+
+    def _noise(self, image: torch.Size) -> Tensor:
+        """(2, C, H, W) unequal images of random numbers."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
+        return (images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)).to(self.classifier.device)
+
+
+def _let_go(graphs: list[fx.GraphModule], variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]]) -> None:
+    """Break the circles that hold the weights, which Python would find much later."""
+    for graph in graphs:
+        graph._modules.clear()
+    for module, _ in variants.values():
+        restore(module)
+
+
+def _tensors(module: nn.Module) -> dict[int, Tensor]:
+    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
