@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from phosphene.errors import NotFoundError, suggest
+from phosphene.graph.plain import is_hooked
 
 LayerName = str | nn.Module
 
@@ -47,11 +48,13 @@ def input_channels(module: nn.Module) -> int:
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:
-    """The network as an FX graph, or None if its Python code depends on data.
+    """The network as an FX graph, or None if its Python code depends on data, or more runs than its class's forward.
 
     Leaf modules are those of torch.nn and childless subclasses of them, such as a convolution with padding of
     its own. The graph shares the module's weights.
     """
+    if is_hooked(module) or "forward" in vars(module):  # (of the outermost module FX reads the class alone)
+        return None
     try:
         return fx.GraphModule(module, _Tracer().trace(module))
     except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised

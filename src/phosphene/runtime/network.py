@@ -53,6 +53,7 @@ class Network:
             return None
         constants = {key: value for key, value in vars(traced).items() if isinstance(value, Tensor)}
         constants |= {key: value for key, value in traced.named_buffers() if key.startswith("_tensor_constant")}
+        traced._modules.clear()  # (the graph holds what it was made of)
         return traced.graph, constants
 
     @cached_property

@@ -58,16 +58,20 @@ def masked_scores(
     why = "the target is a unit inside the network" if target.unit is not None else unsupported(prepared.traced)
     if why is None and not prepared.network.images_are_independent(images.shape[1:]):
         why = "the network's scores of an image change with the rest of its batch"
+    clean = _scores(prepared, images, target, score)
+    if why is None and prepared.network.contiguous:
+        why = "the network takes views of its maps, which windows of them are not"
     if windowed and why is None:
-        return _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
+        covered = _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
+        return MaskedScores(clean, covered)
 
-    def covered(image: Tensor, start: int, stop: int) -> Tensor:
+    def with_boxes(image: Tensor, start: int, stop: int) -> Tensor:
         copies = image.repeat(stop - start, 1, 1, 1)
         for copy, (y0, x0, y1, x1) in zip(copies, boxes[start:stop], strict=True):
             copy[:, y0:y1, x0:x1] = fill.to(copy)
         return copies
 
-    clean, values = _perturbed_scores(prepared, images, target, len(boxes), covered, score, batch_size, progress)
+    values = _perturbed_scores(prepared, images, target, len(boxes), with_boxes, score, batch_size, progress)
     return MaskedScores(clean, values, f"computed on whole copies of the image: {why}" if windowed else None)
 
 
@@ -80,10 +84,9 @@ def _windowed_scores(
     score: Score,
     batch_size: int | None,
     progress: Progress | None,
-) -> MaskedScores:
+) -> Tensor:
     traced = prepared.variant("windows").traced
     assert traced is not None
-    clean = _scores(prepared, images, target, score)
     color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
 
     def row(index: int, _: int) -> Tensor:
@@ -100,7 +103,7 @@ def _windowed_scores(
         return torch.cat(prepared.in_batches(run, len(boxes), size, images.shape[1:]))
 
     with prepared.passing(gradients=False):
-        return MaskedScores(clean, torch.stack(_one_by_one(row, prepared, images)))
+        return torch.stack(_one_by_one(row, prepared, images))
 
 
 def blended_scores(
@@ -120,11 +123,15 @@ def blended_scores(
         part = masks[start:stop, None].to(image)
         return torch.lerp(fill.to(image).expand_as(image), image, part)
 
-    return _perturbed_scores(classifier, images, target, len(masks), blended, score, batch_size, progress)
+    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    clean = _scores(prepared, images, target, score)
+    return clean, _perturbed_scores(prepared, images, target, len(masks), blended, score, batch_size, progress)
 
 
 def _perturbed_scores(
-    classifier: Classifier,
+    prepared: Prepared,
     images: Tensor,
     target: Target,
     count: int,
@@ -132,12 +139,7 @@ def _perturbed_scores(
     score: Score,
     batch_size: int | None,
     progress: Progress | None,
-) -> tuple[Tensor, Tensor]:
-    prepared = prepare(classifier, keep=unit_layers(target))
-    prepared.check_images(images)
-    target = target.expand(len(images))
-    clean = _scores(prepared, images, target, score)
-
+) -> Tensor:
     def row(index: int, _: int) -> Tensor:
         image, own = images[index].detach().float(), target.rows(index, index + 1)
 
@@ -149,7 +151,7 @@ def _perturbed_scores(
 
         return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:]))
 
-    return clean, torch.stack(_one_by_one(row, prepared, images))
+    return torch.stack(_one_by_one(row, prepared, images))
 
 
 def _scores(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
