@@ -4,7 +4,7 @@ from phosphene.graph.default_layer import default_layer
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before
-from phosphene.graph.plain import any_global_hook, is_hooked, is_plain
+from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain
 from phosphene.graph.residual import residual_branches
 from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size
 from phosphene.graph.successors import Successor, successors
@@ -20,6 +20,7 @@ __all__ = [
     "convolution_kernel",
     "default_layer",
     "input_channels",
+    "is_changed",
     "is_hooked",
     "is_plain",
     "layer_before",

@@ -55,10 +55,14 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
     """
     if is_hooked(module) or "forward" in vars(module):  # (of the outermost module FX reads the class alone)
         return None
+    tracer = _Tracer()
     try:
-        return fx.GraphModule(module, _Tracer().trace(module))
+        return fx.GraphModule(module, tracer.trace(module))
     except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
         return None
+    finally:
+        tracer.root = nn.Module()  # (tracer and graph hold each other, and with them the network)
+        tracer.submodule_paths = None
 
 
 class _Tracer(fx.Tracer):

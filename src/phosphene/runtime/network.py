@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import default_layer, spatial_map, trace
+from phosphene.graph import default_layer, is_changed, spatial_map, trace
 from phosphene.hooks import capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.freeze import duplicate, freeze
@@ -84,7 +84,9 @@ class Network:
                 with torch.inference_mode(False), torch.no_grad():
                     module = duplicate(self.module, _tensors(self.module))
                     traced = self._traced(module)
-                    self._variants[arithmetic] = accelerate(module, traced, arithmetic), traced
+                    # A hook or a patched forward may call other layers, which the graph does not show.
+                    told = None if any(map(is_changed, module.modules())) else traced
+                    self._variants[arithmetic] = accelerate(module, told, arithmetic), traced
             return self._variants[arithmetic]
 
     def use_contiguous(self) -> None:
