@@ -206,7 +206,9 @@ def collect(
         if batch.images is not None:
             _, found = activations(classifier, batch.images, layers)
             for layer in layers:
-                rows[layer].append(channel_values(found[layer], batch.images, f"layer {layer}")[..., 0].cpu())
+                layout = prepare(classifier).layout(layer)
+                values = channel_values(found[layer], batch.images, f"layer {layer}", layout=layout)
+                rows[layer].append(values[..., 0].cpu())
             kept += map(str, batch.paths)
         if watch is not None:
             watch(batch.done, len(paths), "activations")
@@ -339,7 +341,8 @@ class _Drawn:
     def _pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, pooled activations (n, k)) of images."""
         logits, found = activations(self.classifier, images, [self.layer])
-        return logits, channel_values(found[self.layer], images, f"layer {self.layer}")[..., 0].cpu()
+        layout = prepare(self.classifier).layout(self.layer)
+        return logits, channel_values(found[self.layer], images, f"layer {self.layer}", layout=layout)[..., 0].cpu()
 
 
 def _top_k(spec: Spec) -> Any:

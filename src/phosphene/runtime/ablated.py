@@ -46,7 +46,7 @@ def ablated_scores(
         image, own = images[index:end], target.rows(index, end)
         value, output = _run(prepared, image, own, layer, score, lambda output: output)
         once = _runs_once(prepared, image, own, layer, score, value)
-        axis = channel_axis(output, image)
+        axis = channel_axis(output, image, prepared.layout(layer))
         count = int(output.shape[axis])
 
         def run(start: int, stop: int) -> Tensor:

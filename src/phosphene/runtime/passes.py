@@ -22,7 +22,7 @@ from phosphene.runtime.micro_batches import Result, forward_size, in_batches
 from phosphene.runtime.precision import Precision, compute_dtype
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.shared import is_shared, once
-from phosphene.types import Score, Target, Unit
+from phosphene.types import Layout, Score, Target, Unit
 
 Progress = Callable[[int, int], None]
 
@@ -382,12 +382,13 @@ def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> 
     if target.unit is None:
         logits = prepared.logits(inputs)
         return logits, prepared.score(logits.float(), target, score)
+    layout = prepared.layout(target.unit.layer)
     with capture(prepared.module, [target.unit.layer]) as found:
         logits = prepared.logits(inputs)
-    return logits, unit_score(found[target.unit.layer], target.unit, inputs)
+    return logits, unit_score(found[target.unit.layer], target.unit, inputs, layout)
 
 
-def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
+def unit_score(output: Tensor, unit: Unit, images: Tensor, layout: Layout | None = None) -> Tensor:
     """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`spatial_map`).
 
     A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
@@ -395,7 +396,7 @@ def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
     """
     if unit.channel is None:
         return 0.5 * output.float().square().flatten(1).sum(dim=1)
-    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images)
+    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images, layout)
     if not 0 <= unit.channel < values.shape[1]:
         raise _no_such_unit(unit, output)
     values = values[:, unit.channel].float()

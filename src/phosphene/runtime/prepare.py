@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from weakref import WeakKeyDictionary, finalize
 
@@ -33,7 +34,7 @@ from phosphene.hooks import capture, is_scripted, survey
 from phosphene.runtime.allocator import keep_freed_memory
 from phosphene.runtime.fusion import fuse, run_ahead
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.types import Layer, Size
+from phosphene.types import Layer, Layout, Size
 
 Signature = tuple[object, ...]
 
@@ -54,20 +55,40 @@ class Prepared(Classifier):
             source.head,
             name=source.name,
             output=source.output,
+            layouts=source.layouts,
         )
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)
         self.precision: Precision = precision
+        self._seen: Size | None = None  # of the first images, where no size was told
         self.traced: fx.GraphModule | None = trace(self.module)
         """The FX graph, or None where the network's code depends on data."""
         fuse(self.module, self.traced)
 
+    def check_images(self, images: Tensor) -> None:
+        super().check_images(images)
+        if self._seen is None:
+            self._seen = (int(images.shape[-2]), int(images.shape[-1]))
+
     @cached_property
     def layers(self) -> list[Layer]:
-        """Every layer that runs, in the order of completion, with the shape of its output."""
-        images = self.mean_image.expand(1, -1, *self._size)
-        with self.clear_refusal(images):
-            return survey(self.module, self.preprocess.normalize(images).to(self.dtype))
+        """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
+        images = self.mean_image.expand(1, -1, *self._size).contiguous()
+        with self.clear_refusal(images), torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            found = survey(self.module, self.preprocess.normalize(images).to(self.dtype))
+        return [replace(layer, layout=self.layouts.get(layer.name, layer.layout)) for layer in found]
+
+    def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
+        """Which axis of a layer's output, or of what it is `fed`, holds the channels; None where nothing says.
+
+        Example:
+            >>> prepare(Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))).layout("1")
+            'NCHW'
+        """
+        if layer in self.layouts and not fed:
+            return self.layouts[layer]
+        found = next((found for found in self.layers if found.name == layer), None)
+        return None if found is None else found.fed if fed else found.layout
 
     def logits(self, images: Tensor) -> Tensor:
         with run_ahead():
@@ -75,7 +96,7 @@ class Prepared(Classifier):
 
     @property
     def _size(self) -> Size:
-        return self.preprocess.size or (224, 224)
+        return self.preprocess.size or self._seen or (224, 224)
 
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
@@ -126,7 +147,7 @@ class Prepared(Classifier):
             return None
         if not bool(gradient.any()):
             return 0
-        reached = spatial_map(gradient, layer, images).abs().sum(dim=1) > 0  # (1, h, w)
+        reached = spatial_map(gradient, layer, images, self.layout(layer)).abs().sum(dim=1) > 0  # (1, h, w)
         return max(1, int(reached.sum()))  # a class token alone is reached, too
 
     def layer_name(self, layer: LayerName | None) -> str:

@@ -260,10 +260,11 @@ class _Look:
             images = self.parametrization.decode(leaf)
             seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
             seen = seen.contiguous(memory_format=torch.channels_last)
+            layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
             values = sum(
-                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps))
+                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps, layouts))
                 for answer in logits.chunk(len(draws))
             )
             assert isinstance(values, Tensor)

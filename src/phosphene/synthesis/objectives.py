@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
 from phosphene.graph import spatial_map
 from phosphene.runtime.passes import unit_score
-from phosphene.types import Score, Target, Unit
+from phosphene.types import Layout, Score, Target, Unit
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Reading:
         start: place of the first of them in the whole run, so that per-image data find their rows.
         step: the step that is being made, from 0, so that weights of terms may follow a schedule.
         steps: how many there are.
+        layouts: per captured layer, which axis of its output holds the channels, as far as known.
     """
 
     logits: Tensor
@@ -34,6 +35,7 @@ class Reading:
     start: int = 0
     step: int = 0
     steps: int = 1
+    layouts: Mapping[str, Layout | None] = field(default_factory=dict)
 
     def rows(self, values: Tensor) -> Tensor:
         """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""
@@ -142,7 +144,7 @@ def unit(place: Unit) -> Objective:
 
 
 def _unit_value(reading: Reading, place: Unit) -> Tensor:
-    return unit_score(reading.activations[place.layer], place, reading.images)
+    return unit_score(reading.activations[place.layer], place, reading.images, reading.layouts.get(place.layer))
 
 
 def _pooled(reading: Reading, layer: str) -> Tensor:
@@ -150,7 +152,8 @@ def _pooled(reading: Reading, layer: str) -> Tensor:
     output = reading.activations[layer].float()
     if output.ndim == 2:
         return output
-    return spatial_map(output, f"the output of layer {layer}", reading.images).flatten(2).mean(dim=2)
+    layout = reading.layouts.get(layer)
+    return spatial_map(output, f"the output of layer {layer}", reading.images, layout).flatten(2).mean(dim=2)
 
 
 def channel(layer: str, channel: int | Sequence[int]) -> Objective:
