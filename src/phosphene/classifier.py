@@ -241,13 +241,17 @@ class Classifier:
         # Asked at each batch, and the first is mostly enough: a list of all would take a millisecond.
         return chain(self.module.parameters(), self.module.buffers())
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, copies: int = 1) -> Tensor:
         """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
+
+        Args:
+            images: as the network sees them, before `Preprocess.normalize`.
+            copies: rows of scores for each image, where a layer's output is replaced by several.
 
         Raises:
             ModelError: if the network refuses images of this shape.
         """
-        return self.read(self.run(self.module, images))
+        return self.read(self.run(self.module, images), copies * len(images))
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         """What a module (the network or a graph of it) returns for images (N, C, H, W) in [0, 1].
@@ -292,24 +296,20 @@ class Classifier:
                 "pictures alone and gives it the rest"
             ) from error
 
-    def read(self, output: Any) -> Tensor:
+    def read(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) scores out of whatever the module returned.
 
-        A sigmoid head of one output and two labels becomes two scores, (-z, z).
+        A sigmoid head of one output and two labels becomes two scores, (-z, z). Of one image a row of scores that lost
+        the axis of images is read as what it is.
+
+        Args:
+            output: of the module.
+            count: of the images that it was given, N; None if that is not known.
 
         Raises:
-            ModelError: if no scores are found in it.
+            ModelError: if no scores are found in it, not one row for each image, or not one score for each label.
         """
-        scores: Tensor = find_scores(output, self.output)
-        if scores.ndim == 1:
-            scores = scores[:, None]
-        if scores.ndim > 2 and scores.shape[2:].numel() == 1:
-            scores = scores.flatten(1)
-        if scores.ndim != 2:
-            raise ModelError(
-                f"{self.name} returned scores of shape {tuple(scores.shape)}, not (N, classes); "
-                "wrap it so that it returns one row of scores per image"
-            )
+        scores = self.rows(output, count)
         if self.head == "softmax" and scores.shape[1] == 1:
             raise ModelError(
                 f"{self.name} has one output, whose softmax is always 1; use head='sigmoid' for a binary classifier "
@@ -317,6 +317,32 @@ class Classifier:
             )
         if self.head == "sigmoid" and scores.shape[1] == 1 and len(self.labels) == 2:
             scores = torch.cat([-scores, scores], dim=1)
+        if self.labels and scores.shape[1] != len(self.labels):
+            raise ModelError(
+                f"{self.name} returned {scores.shape[1]} scores for each image, but has {len(self.labels)} labels; "
+                "give one label for each score, in their order"
+            )
+        return scores
+
+    def rows(self, output: Any, count: int | None = None) -> Tensor:
+        """(N, K) the numbers themselves, one row for each of `count` images, whatever the head."""
+        found: Tensor = find_scores(output, self.output)
+        if not found.is_floating_point():
+            kind = str(found.dtype).removeprefix("torch.")
+            raise ModelError(f"{self.name} returned {kind}, such as indices of classes; it must return their scores")
+        scores = found
+        if count == 1 and scores.ndim < 2:
+            scores = scores.reshape(1, -1)
+        elif scores.ndim == 1:
+            scores = scores[:, None]
+        elif scores.ndim > 2 and scores.shape[2:].numel() == 1:
+            scores = scores.flatten(1)
+        if scores.ndim != 2 or scores.shape[1] == 0 or (count is not None and len(scores) != count):
+            expected = ("", "(N, classes)") if count is None else (f" for {count} images", f"({count}, classes)")
+            raise ModelError(
+                f"{self.name} returned scores of shape {tuple(found.shape)}{expected[0]}, not {expected[1]}; "
+                "wrap it so that it returns one row of scores for each image"
+            )
         return scores
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -422,6 +448,12 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
             raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
     if isinstance(output, kind):
         return output
+    parts = output if isinstance(output, list) and output else [output]
+    if all(isinstance(part, Mapping) for part in parts) and (len(parts) > 1 or parts is output or "boxes" in output):
+        what = f"{'list of dicts' if parts is output else 'dict'} ({', '.join(map(str, parts[0]))})"
+        raise ModelError(
+            f"the network returned a {what}, as detectors do; it must return one row of scores for each image"
+        )
     values = _first_known(output, kind)
     if values is None:
         raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")

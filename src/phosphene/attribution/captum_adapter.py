@@ -72,11 +72,11 @@ class ScoreOf(nn.Module):
         """The score (N, 1)."""
         prepared, target = self.reading
         if target.unit is None:
-            logits = prepared.read(self.network(images)).float()
+            logits = prepared.read(self.network(images), len(images)).float()
             return prepared.score(logits, target, "logit")[:, None]
         with capture(self.network, [target.unit.layer]) as found:
             self.network(images)
-        return unit_score(found[target.unit.layer], target.unit, images)[:, None]
+        return unit_score(found[target.unit.layer], target.unit, images, prepared.layout(target.unit.layer))[:, None]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def head_features(
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         output, value = prepared.run(graph, ready(prepared, images[start:stop]))
-        return prepared.read(output).float(), value.float()
+        return prepared.read(output, stop - start).float(), value.float()
 
     with plain_mode(prepared.device, gradients=False, precision=prepared.precision):
         parts = _in_batches(run, prepared, images, forward_size(batch_size, prepared.device))
@@ -377,14 +377,14 @@ def _start_of_graph(_name: str, output: Tensor) -> Tensor:
     return output if output.requires_grad else output.detach().requires_grad_()
 
 
-def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> tuple[Tensor, Tensor]:
+def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> tuple[Tensor, Tensor]:
     """(logits, score (N,)) of one batch, with the graph to differentiate; the score is of a class or of a unit."""
     if target.unit is None:
-        logits = prepared.logits(inputs)
+        logits = prepared.logits(inputs, copies)
         return logits, prepared.score(logits.float(), target, score)
     layout = prepared.layout(target.unit.layer)
     with capture(prepared.module, [target.unit.layer]) as found:
-        logits = prepared.logits(inputs)
+        logits = prepared.logits(inputs, copies)
     return logits, unit_score(found[target.unit.layer], target.unit, inputs, layout)
 
 

@@ -90,9 +90,9 @@ class Prepared(Classifier):
         found = next((found for found in self.layers if found.name == layer), None)
         return None if found is None else found.fed if fed else found.layout
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, copies: int = 1) -> Tensor:
         with run_ahead():
-            return super().logits(images)
+            return super().logits(images, copies)
 
     @property
     def _size(self) -> Size:
