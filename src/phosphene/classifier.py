@@ -24,7 +24,7 @@ from phosphene.types import Layout, Prediction, Score, Size, Target, View
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-HeadKind = Literal["softmax", "sigmoid", "score"]
+HeadKind = Literal["softmax", "sigmoid", "probabilities", "score"]
 ViewKind = Literal["center", "whole", "margin"]
 
 
@@ -147,7 +147,8 @@ class Classifier:
         labels: names of the K classes: a Labels, a list or array of names, {index: name} or {name: index}; None for
             numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
-            its negative and its positive class), "score" for plain numbers without a probability.
+            its negative and its positive class), "probabilities" for a network that returns them already, "score" for
+            plain numbers without a probability.
         name: what reports call it.
         output: key or position of the scores where the module returns a dict or a tuple; None finds them.
         layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
@@ -172,8 +173,8 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
-        if head not in ("softmax", "sigmoid", "score"):
-            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid or score")
+        if head not in get_args(HeadKind):
+            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid, probabilities or score")
         self.module = unwrapped(module)
         self.preprocess = preprocess or _as_it_is(self.module)
         self.labels = as_labels(labels)
@@ -299,8 +300,8 @@ class Classifier:
     def read(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) scores out of whatever the module returned.
 
-        A sigmoid head of one output and two labels becomes two scores, (-z, z). Of one image a row of scores that lost
-        the axis of images is read as what it is.
+        A sigmoid head of one output and two labels becomes two scores, (-z, z); a probability its
+        logarithm. Of one image a row of scores that lost the axis of images is read as what it is.
 
         Args:
             output: of the module.
@@ -315,8 +316,12 @@ class Classifier:
                 f"{self.name} has one output, whose softmax is always 1; use head='sigmoid' for a binary classifier "
                 "(with two labels: its negative and its positive class), head='score' for a plain number"
             )
-        if self.head == "sigmoid" and scores.shape[1] == 1 and len(self.labels) == 2:
+        binary = scores.shape[1] == 1 and len(self.labels) == 2
+        if self.head == "sigmoid" and binary:
             scores = torch.cat([-scores, scores], dim=1)
+        if self.head == "probabilities":  # the logarithm is the score: its softmax is the probability again
+            scores = torch.cat([1 - scores, scores], dim=1) if binary else scores
+            scores = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
         if self.labels and scores.shape[1] != len(self.labels):
             raise ModelError(
                 f"{self.name} returned {scores.shape[1]} scores for each image, but has {len(self.labels)} labels; "
@@ -349,14 +354,17 @@ class Classifier:
         """(N, K) in [0, 1]; for a head of plain scores the scores themselves."""
         if self.head == "softmax":
             return logits.softmax(dim=1)
+        if self.head == "probabilities":
+            return logits.exp()
         return logits.sigmoid() if self.head == "sigmoid" else logits
 
     def score(self, logits: Tensor, target: Target, default: Score = "logit") -> Tensor:
         """(N,) the number that a target asks for, differentiable.
 
-        "logit" is S_c, "probability" p_c, "margin" S_c - max of the others; with `versus` all three are the
-        difference between the two classes. A head of plain scores has no probability: a method whose
-        default it is uses the score instead; asking for it by name is refused.
+        "logit" is S_c (log p_c where the network returns probabilities), "probability" p_c, "margin" S_c - max of the
+        others; with `versus` all three are the difference between the two classes. A head of
+        plain scores has no probability: a method whose default it is uses the score instead; asking for it by name is
+        refused.
         """
         kind = target.score or default
         if kind == "probability" and self.head == "score":

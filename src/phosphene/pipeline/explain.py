@@ -223,7 +223,8 @@ def attribute(
     seconds = (time.perf_counter() - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
-    return replace(result, spec=format_spec(spec), seconds=seconds)
+    notes = (*result.notes, *prepare(classifier).first_look.notes)
+    return replace(result, spec=format_spec(spec), seconds=seconds, notes=notes)
 
 
 def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: Progress | None) -> dict[str, Any]:

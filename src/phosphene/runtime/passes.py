@@ -17,6 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
+from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.fusion import gated_rule, loose_kinks
 from phosphene.runtime.micro_batches import Result, forward_size, in_batches
 from phosphene.runtime.precision import Precision, compute_dtype
@@ -174,16 +175,13 @@ def _input_gradient(
         inputs = ready(prepared, images[start:stop]).requires_grad_()
         _, values = scored(prepared, inputs, target.rows(start, stop), score)
         if not values.requires_grad:
-            raise ModelError(
-                f"no gradient reaches the pictures: {prepared.name} cuts it off (no_grad, detach, rounding or "
-                "integer weights in its forward); use a method without gradients: occlusion or rise"
-            )
-        (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+            raise no_gradient(prepared)
+        (gradient,) = gradients(prepared, values, [inputs])
         return values.detach().float(), torch.zeros_like(inputs) if gradient is None else gradient
 
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
-    return torch.cat(scores), joined(gradients)
+        scores, found = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    return torch.cat(scores), joined(found)
 
 
 def rule_gradient(
@@ -217,11 +215,11 @@ def rule_gradient(
         with relu_rule(rule) as check, start_of_graph as found, way:
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
-            return values.detach().float(), _gradient_at(values, found, to)
+            return values.detach().float(), _gradient_at(prepared, values, found, to)
 
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
-        scores, gradients = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
-    return torch.cat(scores), joined(gradients)
+        scores, found = zip(*_in_batches(run, prepared, images, batch_size), strict=True)
+    return torch.cat(scores), joined(found)
 
 
 def _refuse_compiled(module: nn.Module) -> None:
@@ -236,10 +234,10 @@ def _as_leaf(_name: str, value: Tensor) -> Tensor:
     return value.detach().clone().requires_grad_()
 
 
-def _gradient_at(values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
+def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
     leaf = found.get(layer or "")
-    if leaf is not None and values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if leaf is not None:
+        (gradient,) = gradients(prepared, values, [leaf])
         if gradient is not None:
             return gradient
     if leaf is None or layer is not None:
@@ -301,25 +299,21 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
         inputs = ready(prepared, images).requires_grad_(_kinks_above(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
             logits, values = scored(prepared, inputs, target, score)
-        return _brought_back(logits, values, {name: found[name] for name in layers})
+        return _brought_back(prepared, logits, values, {name: found[name] for name in layers})
 
 
-def _brought_back(logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
+def _brought_back(
+    prepared: Prepared, logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False
+) -> LayerPass:
     """Gradients of the scores at the outputs; with `again` the graph is kept for further scores."""
-    if values.requires_grad:
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            values.sum(), list(outputs.values()), allow_unused=True, retain_graph=again
-        )
-    else:
-        found = (None,) * len(outputs)
-    gradients = zip(outputs.items(), found, strict=True)
+    found = zip(outputs.items(), gradients(prepared, values, list(outputs.values()), again=again), strict=True)
     return LayerPass(
         logits.detach().float(),
         values.detach().float(),
         {name: output.detach().float() for name, output in outputs.items()},
         {
             name: (torch.zeros_like(output) if gradient is None else gradient).float()
-            for (name, output), gradient in gradients
+            for (name, output), gradient in found
         },
     )
 
@@ -360,7 +354,7 @@ def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | N
 def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
     with plain_mode(prepared.device, gradients=True, precision=prepared.precision):
         values = prepared.score(record.logits.float(), target.rows(*record.span), score)
-        return _brought_back(record.logits, values, {layer: record.output}, again=True)
+        return _brought_back(prepared, record.logits, values, {layer: record.output}, again=True)
 
 
 def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
@@ -374,7 +368,7 @@ def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
 
 def _start_of_graph(_name: str, output: Tensor) -> Tensor:
     """The first layer on the way becomes a leaf, so that nothing below it is recorded; later ones stay linked."""
-    return output if output.requires_grad else output.detach().requires_grad_()
+    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 
 def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> tuple[Tensor, Tensor]:
@@ -418,8 +412,10 @@ def unit_layers(target: Target) -> tuple[str, ...]:
 
 
 def ready(prepared: Prepared, images: Tensor) -> Tensor:
-    """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
+    """Images on the network's device as a float tensor of their own, in the fastest memory format that it takes."""
     given = images.detach().to(prepared.device, torch.float32)
+    if prepared.first_look.memory_format is torch.contiguous_format:
+        return given.clone(memory_format=torch.contiguous_format)
     ready = torch.empty_like(given, memory_format=torch.channels_last)
     # In the order of what is written: the other way round it takes half as long again.
     ready.permute(0, 2, 3, 1).copy_(given.permute(0, 2, 3, 1))

@@ -10,7 +10,7 @@ import copy
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -32,6 +32,7 @@ from phosphene.graph import (
 )
 from phosphene.hooks import capture, is_scripted, survey
 from phosphene.runtime.allocator import keep_freed_memory
+from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.fusion import fuse, run_ahead
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.types import Layer, Layout, Size
@@ -60,6 +61,7 @@ class Prepared(Classifier):
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)
         self.precision: Precision = precision
+        self._look: FirstLook | None = None
         self._seen: Size | None = None  # of the first images, where no size was told
         self.traced: fx.GraphModule | None = trace(self.module)
         """The FX graph, or None where the network's code depends on data."""
@@ -69,6 +71,38 @@ class Prepared(Classifier):
         super().check_images(images)
         if self._seen is None:
             self._seen = (int(images.shape[-2]), int(images.shape[-1]))
+        self.first_look  # noqa: B018  (before any pass, since it may say by which head scores are read)
+
+    @property
+    def first_look(self) -> FirstLook:
+        """What one image of noise shows of the network; taken at the first pass, when what is worth it is said."""
+        return self._look or self._looked() or FirstLook(head=self.head)
+
+    def _looked(self) -> FirstLook | None:
+        """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
+        original = freeze(self.source.module)
+        runs = partial(self._rows, self.module), partial(self._rows, original)
+        try:
+            look = first_look(*runs, self._noise(), self.name, self.head)
+        except (RuntimeError, MemoryError):
+            return None
+        if look is None:
+            self._seen = None
+            return None
+        if look.memory_format is torch.contiguous_format:  # what makes it fast lays values out anew
+            self.module, self.traced = original, trace(original)
+        look = replace(look, integers=integer_layer(original))
+        self.head, self._look = look.head, look
+        look.say()
+        return look
+
+    def _rows(self, module: nn.Module, images: Tensor) -> Tensor:
+        with run_ahead():
+            return self.rows(self.run(module, images), len(images))
+
+    def _noise(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, self.preprocess.channels, *self._size, generator=generator).to(self.device)
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -133,10 +167,9 @@ class Prepared(Classifier):
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(1, self.preprocess.channels, *self._size, generator=generator).to(self.device)
+        generator, images = torch.Generator().manual_seed(0), self._noise()
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
-            with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
+            with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.logits(images)
             if not logits.requires_grad:
                 return None
@@ -252,6 +285,10 @@ def freeze(module: nn.Module) -> nn.Module:
         for tensor in frozen.parameters():
             tensor.requires_grad_(False)
         return frozen.eval()
+
+
+def _leaf(_name: str, output: Tensor) -> Tensor:
+    return output.detach().requires_grad_() if output.is_floating_point() else output
 
 
 def _frozen(tensor: Tensor) -> Tensor:

@@ -104,12 +104,18 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
 
 
 def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
-    logs = {"softmax": lambda: logits.log_softmax(dim=1), "sigmoid": lambda: nn.functional.logsigmoid(logits)}
-    if classifier.head not in logs:
+    if classifier.head == "score":
         raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
     classifier.check_target(target, logits.shape[1])
     index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
-    return logs[classifier.head]().gather(1, index[:, None])[:, 0]
+    return _logarithms(classifier, logits).gather(1, index[:, None])[:, 0]
+
+
+def _logarithms(classifier: Classifier, logits: Tensor) -> Tensor:
+    """(n, K) logarithms of the probabilities."""
+    if classifier.head == "softmax":
+        return logits.log_softmax(dim=1)
+    return nn.functional.logsigmoid(logits) if classifier.head == "sigmoid" else logits
 
 
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
@@ -131,9 +137,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
     index = torch.tensor([list(group) for group in groups])
 
     def value(reading: Reading) -> Tensor:
-        softmax = classifier.head == "softmax"
-        logs = reading.logits.log_softmax(dim=1) if softmax else nn.functional.logsigmoid(reading.logits)
-        return logs.gather(1, reading.rows(index)).mean(dim=1)
+        return _logarithms(classifier, reading.logits).gather(1, reading.rows(index)).mean(dim=1)
 
     return Objective(value)
 
