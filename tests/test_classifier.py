@@ -69,7 +69,7 @@ def test_scores_are_found_in_any_output(kind):
         (lambda scores, x: {"a": x, "b": scores}, None, "returned dict without scores; name them with output='key'"),
         (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: \['a'\]\)"),
         (lambda scores, x: (scores,), 3, "has no '3'"),
-        (lambda scores, x: x, None, r"returned scores of shape \(1, 3, 16, 16\), not \(N, classes\)"),
+        (lambda scores, x: x, None, r"returned scores of shape \(1, 3, 16, 16\) for 1 images, not \(1, classes\)"),
     ],
 )
 def test_what_holds_no_scores_is_named(pack, output, message):

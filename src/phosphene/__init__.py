@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phosphene.classifier import Classifier, Labels, Preprocess
-    from phosphene.errors import PhospheneError
+    from phosphene.errors import PhospheneError, PhospheneWarning
     from phosphene.hooks import capture
     from phosphene.images import read_image
     from phosphene.pipeline.explain import contrast, explain
@@ -31,6 +31,7 @@ _PLACES = {
     "Labels": "classifier",
     "Located": "pipeline",
     "PhospheneError": "errors",
+    "PhospheneWarning": "errors",
     "Preprocess": "classifier",
     "Target": "types",
     "Unit": "types",
@@ -57,6 +58,7 @@ __all__ = [
     "Labels",
     "Located",
     "PhospheneError",
+    "PhospheneWarning",
     "Preprocess",
     "Target",
     "Unit",

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+import math
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError, suggest
+from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
 from phosphene.geometry import center_view, whole_view
-from phosphene.graph import input_channels
+from phosphene.graph import input_channels, layer_name
 from phosphene.images import Interpolation, Picture, look, picture_size
-from phosphene.types import Prediction, Score, Size, Target, View
+from phosphene.labels import Labels as Labels
+from phosphene.labels import LabelsLike, as_labels
+from phosphene.types import Layout, Prediction, Score, Size, Target, View
 
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-HeadKind = Literal["softmax", "sigmoid", "score"]
+HeadKind = Literal["softmax", "sigmoid", "probabilities", "score"]
 ViewKind = Literal["center", "whole", "margin"]
 
 
@@ -48,10 +52,23 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _channel_values(name, getattr(self, name)))
+        object.__setattr__(self, "size", None if self.size is None else _size(self.size))
         if len(self.mean) != len(self.std):
             raise OptionError(f"{len(self.mean)} means but {len(self.std)} standard deviations; give one per channel")
         if any(value <= 0 for value in self.std):
             raise OptionError(f"standard deviations {self.std} must be positive")
+        if any(value > 1 for value in (*self.mean, *self.std)):
+            raise OptionError(
+                f"means {self.mean} and standard deviations {self.std} are for pixels of 0 to 255, "
+                "but images are in [0, 1] here; divide by 255"
+            )
+        if self.short_side is not None and not (isinstance(self.short_side, int) and self.short_side > 0):
+            raise OptionError(f"short_side={self.short_side!r} must be a whole number of pixels, or None")
+        if self.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise OptionError(f"interpolation {self.interpolation!r} is unknown; choose of {known}")
 
     @property
     def channels(self) -> int:
@@ -96,100 +113,27 @@ class Preprocess:
         return row.expand(-1, -1, -1, images.shape[-1]).contiguous(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Names of classes, and the way from what a person types to an index.
+def _channel_values(name: str, values: Any) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise OptionError(f"{name}={values!r}: give one per channel, such as (0.5, 0.5, 0.5)")
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name}={values!r} holds what is no number; give one per channel") from None
+    if not all(map(math.isfinite, numbers)):
+        raise OptionError(f"{name}={numbers} must be finite")
+    return numbers
 
-    Args:
-        names: one name per class.
-        ids: one identifier per class (WordNet ids), or empty.
-        synonyms: further names per class, or empty.
 
-    Example:
-        >>> labels = Labels(("tabby", "tiger cat", "tiger"))
-        >>> labels.find("tabby"), labels.find("2"), labels.find("tiger c")
-        (0, 2, 1)
-    """
-
-    names: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    synonyms: tuple[tuple[str, ...], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> str:
-        return self.names[index] if 0 <= index < len(self.names) else f"class {index}"
-
-    def describe(self, index: int) -> str:
-        """Index, identifier and name, for messages and lists."""
-        identifier = f" {self.ids[index]}" if self.ids else ""
-        return f"{index}{identifier} {self[index]}"
-
-    def find(self, query: int | str) -> int:
-        """The class index for an index, an identifier, a name or an unambiguous part of one.
-
-        Raises:
-            NotFoundError: with the nearest names, or with all the classes that fit.
-        """
-        text = str(query).strip()
-        if not text:
-            raise NotFoundError("a class without a name; give an index, an identifier or a name")
-        if _WHOLE_NUMBER.fullmatch(text):
-            return self._checked(int(text))
-        known = self._by_id(text)
-        if known is not None:
-            return known
-        for matches in self._matches(text):
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                listing = "; ".join(self.describe(index) for index in matches[:12])
-                more = f" and {len(matches) - 12} more" if len(matches) > 12 else ""
-                raise NotFoundError(f"class '{text}' fits several: {listing}{more}; give an index or a full name")
-        if not self.names:
-            raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
-        names = [*self.names, *(name for names in self.synonyms for name in names)]
-        raise NotFoundError(f"no class '{text}'{suggest(text, names)}")
-
-    def search(self, query: str) -> list[int]:
-        """All classes that fit a query, best first; empty if none does."""
-        query = query.strip()
-        if _WHOLE_NUMBER.fullmatch(query):
-            return [int(query)] if 0 <= int(query) < len(self) else []
-        known = self._by_id(query)
-        if known is not None:
-            return [known]
-        found: dict[int, None] = {}
-        for matches in self._matches(query):
-            found.update(dict.fromkeys(matches))
-        return list(found)
-
-    def _by_id(self, text: str) -> int | None:
-        folded = [identifier.casefold() for identifier in self.ids]
-        return folded.index(text.casefold()) if text.casefold() in folded else None
-
-    def _checked(self, index: int) -> int:
-        if index < 0 or (self.names and index >= len(self.names)):
-            known = f"has {len(self)} classes, 0 to {len(self) - 1}" if self.names else "counts its classes from 0"
-            raise NotFoundError(f"no class {index}; this classifier {known}")
-        return index
-
-    def _matches(self, text: str) -> list[list[int]]:
-        """Classes that fit, from the strictest reading of the text to the loosest."""
-        folded = text.casefold()
-        synonyms = self.synonyms or ((),) * len(self.names)
-        every = [
-            [name.casefold(), *(other.casefold() for other in more)]
-            for name, more in zip(self.names, synonyms, strict=True)
-        ]
-        whole_word = [any(f" {folded} " in f" {name.replace('-', ' ')} " for name in names) for names in every]
-        return [
-            [index for index, name in enumerate(self.names) if name == text],
-            [index for index, names in enumerate(every) if names[0] == folded],
-            [index for index, found in enumerate(whole_word) if found],
-            [index for index, names in enumerate(every) if any(folded in name for name in names)],
-        ]
+def _size(size: Any) -> Size:
+    """(height, width) from a pair or from one side of a square."""
+    try:
+        sides = [operator.index(side) for side in (size if isinstance(size, Iterable) else (size, size))]
+    except TypeError:
+        sides = []
+    if len(sides) != 2 or min(sides) < 1:
+        raise OptionError(f"size={size!r} is no (height, width) in pixels; give two whole numbers, or None for any")
+    return sides[0], sides[1]
 
 
 class Classifier:
@@ -200,11 +144,14 @@ class Classifier:
             that holds them.
         preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are, of as many
             channels as the first convolution takes.
-        labels: names of the K classes, a Labels or a sequence of names; None for numbers.
+        labels: names of the K classes: a Labels, a list or array of names, {index: name} or {name: index}; None for
+            numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
-            its negative and its positive class), "score" for plain numbers without a probability.
+            its negative and its positive class), "probabilities" for a network that returns them already, "score" for
+            plain numbers without a probability.
         name: what reports call it.
         output: key or position of the scores where the module returns a dict or a tuple; None finds them.
+        layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -217,22 +164,33 @@ class Classifier:
         self,
         module: nn.Module,
         preprocess: Preprocess | None = None,
-        labels: Labels | Sequence[str] | None = None,
+        labels: LabelsLike = None,
         head: HeadKind = "softmax",
         *,
         name: str | None = None,
         output: str | int | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
-        if head not in ("softmax", "sigmoid", "score"):
-            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid or score")
+        if head not in get_args(HeadKind):
+            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid, probabilities or score")
         self.module = unwrapped(module)
         self.preprocess = preprocess or _as_it_is(self.module)
-        self.labels = labels if isinstance(labels, Labels) else Labels(tuple(labels or ()))
+        self.labels = as_labels(labels)
         self.head: HeadKind = head
         self.name = name or type(self.module).__name__
         self.output = output
+        self.layouts = _checked_layouts(self.module, layouts)
+
+    @property
+    def labels(self) -> Labels:
+        """Names of the classes; may be set to whatever holds names."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: LabelsLike) -> None:
+        self._labels = as_labels(labels)
 
     def __repr__(self) -> str:
         size = "any size" if self.preprocess.size is None else "x".join(map(str, self.preprocess.size))
@@ -284,13 +242,17 @@ class Classifier:
         # Asked at each batch, and the first is mostly enough: a list of all would take a millisecond.
         return chain(self.module.parameters(), self.module.buffers())
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, copies: int = 1) -> Tensor:
         """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
+
+        Args:
+            images: as the network sees them, before `Preprocess.normalize`.
+            copies: rows of scores for each image, where a layer's output is replaced by several.
 
         Raises:
             ModelError: if the network refuses images of this shape.
         """
-        return self.read(self.run(self.module, images))
+        return self.read(self.run(self.module, images), copies * len(images))
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         """What a module (the network or a graph of it) returns for images (N, C, H, W) in [0, 1].
@@ -306,56 +268,103 @@ class Classifier:
         """What a network throws at images of a wrong shape, as one line that says so; want of memory stays as it is."""
         try:
             yield
-        except (torch.OutOfMemoryError, PhospheneError):
+        except (torch.OutOfMemoryError, MemoryError, PhospheneError):
             raise
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except Exception as error:  # a network may raise anything
             if "out of memory" in str(error) or "allocate memory" in str(error):
                 raise
-            reason = str(error).strip().split("\n", 1)[0]
+            if isinstance(error, TypeError):
+                self._refuse_second_input(error)
+            reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            if not isinstance(error, RuntimeError | AssertionError | ValueError):
+                reason = f"{type(error).__name__}: {reason}"
             raise ModelError(
                 f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}"
                 + ("" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for")
             ) from error
 
-    def read(self, output: Any) -> Tensor:
+    def _refuse_second_input(self, error: TypeError) -> None:
+        """Say of a network that takes more than pictures what it takes."""
+        try:
+            parameters = inspect.signature(self.module.forward).parameters.values()
+        except (TypeError, ValueError):
+            return
+        named = [item.name for item in parameters if item.default is item.empty and item.kind not in _STARRED]
+        if len(named) > 1:
+            more = ", ".join(f"'{name}'" for name in named[1:])
+            raise ModelError(
+                f"{self.name} takes {more} besides the pictures; wrap it into a module whose forward takes the "
+                "pictures alone and gives it the rest"
+            ) from error
+
+    def read(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) scores out of whatever the module returned.
 
-        A sigmoid head of one output and two labels becomes two scores, (-z, z).
+        A sigmoid head of one output and two labels becomes two scores, (-z, z); a probability its
+        logarithm. Of one image a row of scores that lost the axis of images is read as what it is.
+
+        Args:
+            output: of the module.
+            count: of the images that it was given, N; None if that is not known.
 
         Raises:
-            ModelError: if no scores are found in it.
+            ModelError: if no scores are found in it, not one row for each image, or not one score for each label.
         """
-        scores: Tensor = find_scores(output, self.output)
-        if scores.ndim == 1:
-            scores = scores[:, None]
-        if scores.ndim > 2 and scores.shape[2:].numel() == 1:
-            scores = scores.flatten(1)
-        if scores.ndim != 2:
-            raise ModelError(
-                f"{self.name} returned scores of shape {tuple(scores.shape)}, not (N, classes); "
-                "wrap it so that it returns one row of scores per image"
-            )
+        scores = self.rows(output, count)
         if self.head == "softmax" and scores.shape[1] == 1:
             raise ModelError(
                 f"{self.name} has one output, whose softmax is always 1; use head='sigmoid' for a binary classifier "
                 "(with two labels: its negative and its positive class), head='score' for a plain number"
             )
-        if self.head == "sigmoid" and scores.shape[1] == 1 and len(self.labels) == 2:
+        binary = scores.shape[1] == 1 and len(self.labels) == 2
+        if self.head == "sigmoid" and binary:
             scores = torch.cat([-scores, scores], dim=1)
+        if self.head == "probabilities":  # the logarithm is the score: its softmax is the probability again
+            scores = torch.cat([1 - scores, scores], dim=1) if binary else scores
+            scores = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
+        if self.labels and scores.shape[1] != len(self.labels):
+            raise ModelError(
+                f"{self.name} returned {scores.shape[1]} scores for each image, but has {len(self.labels)} labels; "
+                "give one label for each score, in their order"
+            )
+        return scores
+
+    def rows(self, output: Any, count: int | None = None) -> Tensor:
+        """(N, K) the numbers themselves, one row for each of `count` images, whatever the head."""
+        found: Tensor = find_scores(output, self.output)
+        if not found.is_floating_point():
+            kind = str(found.dtype).removeprefix("torch.")
+            raise ModelError(f"{self.name} returned {kind}, such as indices of classes; it must return their scores")
+        scores = found
+        if count == 1 and scores.ndim < 2:
+            scores = scores.reshape(1, -1)
+        elif scores.ndim == 1:
+            scores = scores[:, None]
+        elif scores.ndim > 2 and scores.shape[2:].numel() == 1:
+            scores = scores.flatten(1)
+        if scores.ndim != 2 or scores.shape[1] == 0 or (count is not None and len(scores) != count):
+            expected = ("", "(N, classes)") if count is None else (f" for {count} images", f"({count}, classes)")
+            raise ModelError(
+                f"{self.name} returned scores of shape {tuple(found.shape)}{expected[0]}, not {expected[1]}; "
+                "wrap it so that it returns one row of scores for each image"
+            )
         return scores
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, K) in [0, 1]; for a head of plain scores the scores themselves."""
         if self.head == "softmax":
             return logits.softmax(dim=1)
+        if self.head == "probabilities":
+            return logits.exp()
         return logits.sigmoid() if self.head == "sigmoid" else logits
 
     def score(self, logits: Tensor, target: Target, default: Score = "logit") -> Tensor:
         """(N,) the number that a target asks for, differentiable.
 
-        "logit" is S_c, "probability" p_c, "margin" S_c - max of the others; with `versus` all three are the
-        difference between the two classes. A head of plain scores has no probability: a method whose
-        default it is uses the score instead; asking for it by name is refused.
+        "logit" is S_c (log p_c where the network returns probabilities), "probability" p_c, "margin" S_c - max of the
+        others; with `versus` all three are the difference between the two classes. A head of
+        plain scores has no probability: a method whose default it is uses the score instead; asking for it by name is
+        refused.
         """
         kind = target.score or default
         if kind == "probability" and self.head == "score":
@@ -387,7 +396,11 @@ class Classifier:
 
     def with_module(self, module: nn.Module) -> Classifier:
         """The same classifier around another module."""
-        return Classifier(module, self.preprocess, self.labels, self.head, name=self.name, output=self.output)
+        there = dict(unwrapped(module).named_modules(remove_duplicate=False))
+        layouts = {name: layout for name, layout in self.layouts.items() if name in there}
+        return Classifier(
+            module, self.preprocess, self.labels, self.head, name=self.name, output=self.output, layouts=layouts
+        )
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -399,6 +412,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
+
+
+def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) -> dict[str, Layout]:
+    if layouts is not None and not isinstance(layouts, Mapping):
+        raise OptionError(f"layouts={layouts!r} is no dict of layer names, such as {{'features': 'NHWC'}}")
+    checked: dict[str, Layout] = {}
+    for layer, layout in (layouts or {}).items():
+        if layout not in get_args(Layout):
+            raise OptionError(f"layout {layout!r} of layer '{layer}' is unknown; choose NCHW, NHWC, NTC or NCT")
+        checked[layer_name(module, layer)] = layout
+    return checked
 
 
 def _as_it_is(module: nn.Module) -> Preprocess:
@@ -432,6 +456,12 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
             raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
     if isinstance(output, kind):
         return output
+    parts = output if isinstance(output, list) and output else [output]
+    if all(isinstance(part, Mapping) for part in parts) and (len(parts) > 1 or parts is output or "boxes" in output):
+        what = f"{'list of dicts' if parts is output else 'dict'} ({', '.join(map(str, parts[0]))})"
+        raise ModelError(
+            f"the network returned a {what}, as detectors do; it must return one row of scores for each image"
+        )
     values = _first_known(output, kind)
     if values is None:
         raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")

@@ -19,6 +19,10 @@ class PhospheneError(Exception):
         return printable(super().__str__())
 
 
+class PhospheneWarning(UserWarning):
+    """Something that was handled, but that a person should know: one line, which names what was noticed."""
+
+
 class InputError(PhospheneError):
     """A picture, table or folder that was given cannot be used."""
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from phosphene.axes import Follow, layout_of
 from phosphene.errors import ModelError
 from phosphene.types import Layer
 
@@ -117,17 +119,25 @@ def scaled_gradients(module: nn.Module, layers: Sequence[str], factor: float) ->
 
 
 def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
-    """Every module that ran on `inputs`, in the order in which they finished, with output shapes (without N)."""
+    """Every module that ran on `inputs`, in the order in which they finished.
+
+    With the shapes of their outputs (without N) and which axis of these holds the channels: as the operations on the
+    way from the images say, and where they cannot be followed (code of another library), as the module's kind says.
+    """
     seen: dict[str, Layer] = {}
     thread = threading.get_ident()
 
     def hook_for(name: str, kind: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             # What returns a dict is a whole network or a part of one, no layer with an output of its own.
             value = None if isinstance(output, Mapping) else first_tensor(output)
             if value is not None and threading.get_ident() == thread:
                 calls = seen.pop(name).calls + 1 if name in seen else 1
-                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls)
+                fed = first_tensor(arguments)
+                if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
+                    follow.name(value, names)
+                layout, before = (None if item is None else layout_of(follow.axes(item)) for item in (value, fed))
+                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before)
 
         return hook
 
@@ -136,10 +146,25 @@ def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
             if name and not is_scripted(child):
                 handle = child.register_forward_hook(hook_for(name, type(child).__name__))
                 stack.callback(handle.remove)
-        with torch.no_grad():
-            module(inputs)
-    ordered = list(seen.values())
-    return [Layer(layer.name, layer.kind, layer.shape, order, layer.calls) for order, layer in enumerate(ordered)]
+        with torch.no_grad(), Follow() as follow:
+            module(follow.name(inputs, "NCPP"))
+    return [replace(layer, order=order) for order, layer in enumerate(seen.values())]
+
+
+_CHANNELS_FIRST = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LocalResponseNorm),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d),
+    *(nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+)
+
+
+def _axes_of_kind(module: nn.Module, output: Tensor) -> str | None:
+    """Names of the axes of an output as the module's kind has them: channels first, or last."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return "NCPP" if output.ndim == 4 else None
+    if isinstance(module, nn.Linear) or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1):
+        return {3: "NPC", 4: "NPPC"}.get(output.ndim)
+    return None
 
 
 def first_tensor(output: Any) -> Tensor | None:

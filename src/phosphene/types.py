@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
+Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
+"""Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 
 # How results show themselves in notebooks, as PNG: filled in by the room that draws.
 SHOWN_AS: dict[type, Callable[[Any], bytes]] = {}
@@ -62,6 +64,12 @@ class Target:
     score: Score | None = None
 
     def __post_init__(self) -> None:
+        for name in ("classes", "versus"):
+            given = getattr(self, name)
+            if not (isinstance(given, tuple) and all(type(item) is int for item in given)):
+                object.__setattr__(self, name, _indices(given))
+        if self.unit is not None and not isinstance(self.unit, Unit):
+            raise OptionError(f"unit {self.unit!r} is no Unit; give Unit(layer, channel)")
         if bool(self.classes) == (self.unit is not None):
             raise OptionError("a target is either one or more classes or one unit of a layer; give exactly one of them")
         if self.score not in (None, "logit", "probability", "margin"):
@@ -113,20 +121,55 @@ class Target:
         return self if self.score is not None else replace(self, score=score)
 
 
+def class_list(value: Any) -> list[Any]:
+    """The classes in whatever holds one for all images, or one for each: numbers, texts, lists, arrays, tensors.
+
+    Raises:
+        OptionError: for what holds none, in no order, or one-hot rows.
+
+    Example:
+        >>> class_list(3), class_list("cat"), class_list(range(2))
+        ([3], ['cat'], [0, 1])
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping | bytes) or callable(value):
+        raise OptionError(f"a target of type {type(value).__name__}; give a class, or a list with one for each image")
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(values, Iterable):
+        found = list(values)
+        if any(isinstance(item, list | tuple) or getattr(item, "ndim", 0) for item in found):
+            raise OptionError(
+                "a target of rows and columns; give one class for each image; of one-hot rows that is their argmax(1)"
+            )
+        if len(found) > 1 and all(isinstance(item, float) for item in found) and sorted(found)[-2:] == [0.0, 1.0]:
+            raise OptionError("a target that looks one-hot; give the class itself, which is its argmax()")
+        return found
+    return [value]
+
+
 def _indices(value: int | Iterable[int]) -> tuple[int, ...]:
+    return tuple(class_index(item) for item in class_list(value))
+
+
+def class_index(value: Any) -> int:
+    """A whole number; 1.5, True and names are refused, not rounded.
+
+    Raises:
+        OptionError: for anything else.
+
+    Example:
+        >>> class_index(3.0)
+        3
+    """
     if isinstance(value, str):
         raise OptionError(f"class {value!r} is a name; look it up first: classifier.labels.find({value!r})")
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    values: Iterable[int] = value if isinstance(value, Iterable) else (value,)
-    return tuple(_index(item) for item in values)
-
-
-def _index(value: object) -> int:
-    """A whole number; 1.5, True and names are refused, not rounded."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise OptionError(f"class {value!r} is no index; give whole numbers, one for all images or one for each")
-    return operator.index(value)
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of an array or tensor without axes a number
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
+    if isinstance(plain, bool) or not isinstance(plain, SupportsIndex):
+        raise OptionError(f"class {plain!r} is no index; give whole numbers, one for all images or one for each")
+    return operator.index(plain)
 
 
 def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
@@ -134,18 +177,32 @@ def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...
         return values
     if len(values) == 1:
         return values * count
-    raise OptionError(f"{len(values)} {what} for {count} images; give one for all, or one for each")
+    one_hot = sorted(values)[-2:] == [0, 1] and sum(values) == 1
+    hint = "; of a one-hot row that is its argmax()" if one_hot else ""
+    raise OptionError(f"{len(values)} {what} for {count} images; give one for all, or one for each{hint}")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A named module that ran: its kind, the shape of its output for one image, its turn in the order of completion."""
+    """A named module that ran.
+
+    Args:
+        name: dotted.
+        kind: its class.
+        shape: of its output for one image.
+        order: its turn in the order of completion.
+        calls: how often it ran.
+        layout: which axis of its output holds the channels; None where it is not known.
+        fed: the same of what it was given.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     order: int
     calls: int = 1
+    layout: Layout | None = None
+    fed: Layout | None = None
 
 
 @dataclass(frozen=True)

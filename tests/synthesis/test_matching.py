@@ -14,9 +14,13 @@ from phosphene.synthesis.objectives import Reading
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
 from phosphene.synthesis.streams import Streams
+from phosphene.types import Layout
 
 FACETS, CHANNELS = 2, 6
 TOP = [[0, 2, 5], [1, 3, 4]]
+
+
+LAYOUTS: dict[str, Layout | None] = {"layer": "NCHW", "below": "NCHW"}
 
 
 def reading(step: int = 0, steps: int = 1, size: int = 4) -> Reading:
@@ -26,7 +30,7 @@ def reading(step: int = 0, steps: int = 1, size: int = 4) -> Reading:
         "layer": torch.randn(FACETS, CHANNELS, size, size, **draw),  # type: ignore[arg-type]
         "below": torch.randn(FACETS, 3, 8, 8, **draw),  # type: ignore[arg-type]
     }
-    return Reading(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps)
+    return Reading(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps, LAYOUTS)
 
 
 def targets(places: int) -> Tensor:
@@ -120,7 +124,7 @@ def test_micro_batches_find_their_rows() -> None:
     together = loss.objective(whole)
     for row in range(FACETS):
         found = {name: values[row : row + 1] for name, values in whole.activations.items()}
-        part = Reading(whole.logits[row : row + 1], found, whole.images[row : row + 1], row)
+        part = Reading(whole.logits[row : row + 1], found, whole.images[row : row + 1], row, layouts=LAYOUTS)
         torch.testing.assert_close(loss.objective(part), together[row : row + 1])
 
 
@@ -128,8 +132,10 @@ def test_channels_of_every_kind_of_layer() -> None:
     images = torch.zeros(2, 3, 32, 32)
     maps = torch.rand(2, 5, 4, 4)
     expected = maps.mean(dim=(2, 3))[..., None]
-    torch.testing.assert_close(channel_values(maps, images), expected)
-    torch.testing.assert_close(channel_values(maps.permute(0, 2, 3, 1), images), expected)
+    torch.testing.assert_close(channel_values(maps, images, layout="NCHW"), expected)
+    torch.testing.assert_close(channel_values(maps.permute(0, 2, 3, 1), images, layout="NHWC"), expected)
+    with pytest.raises(ModelError, match="nothing says which axes"):
+        channel_values(maps, images)
     tokens = torch.cat([torch.full((2, 1, 5), 9.0), maps.flatten(2).transpose(1, 2)], dim=1)  # a class token first
     torch.testing.assert_close(channel_values(tokens, images), expected)
     torch.testing.assert_close(channel_values(tokens, images, maps=True), maps.flatten(2))

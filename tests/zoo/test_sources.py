@@ -184,11 +184,11 @@ def test_fine_tuned_embedded_weights_bring_their_number_of_classes(tmp_path):
 def test_the_card_says_what_the_file_does_not(tmp_path):
     path = tmp_path / "net.pt"
     torch.save(pooled().state_dict(), path)
-    card = {"size": [16, 20], "short_side": 24, "mean": [0.1, 0.2, 0.3], "std": [1, 2, 3], "labels": "names.txt"}
+    card = {"size": [16, 20], "short_side": 24, "mean": [0.1, 0.2, 0.3], "std": [0.1, 0.2, 0.3], "labels": "names.txt"}
     (tmp_path / "net.json").write_text(json.dumps(card | {"head": "sigmoid"}))
     (tmp_path / "names.txt").write_text("one\ntwo\n\nthree\nfour\nfive\n")
     classifier = load_classifier("tests.zoo.models:network", weights=path)
-    assert classifier.preprocess == Preprocess((16, 20), 24, (0.1, 0.2, 0.3), (1, 2, 3))
+    assert classifier.preprocess == Preprocess((16, 20), 24, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3))
     assert classifier.labels.find("three") == 2
     assert classifier.head == "sigmoid"
     assert load_classifier("tests.zoo.models:network", weights=path, head="score").head == "score"
@@ -202,12 +202,18 @@ def test_the_card_says_what_the_file_does_not(tmp_path):
 
 def test_labels_from_a_file(tmp_path):
     (tmp_path / "list.json").write_text('["ant", "bee"]')
-    (tmp_path / "dict.json").write_text('{"10": "bee", "2": "ant"}')
+    (tmp_path / "dict.json").write_text('{"1": "bee", "0": "ant"}')
+    (tmp_path / "names.json").write_text('{"bee": 1, "ant": 0}')
+    (tmp_path / "holes.json").write_text('{"10": "bee", "2": "ant"}')
     (tmp_path / "none.txt").touch()
-    for name in ("list.json", "dict.json"):
+    for name in ("list.json", "dict.json", "names.json"):
         labels = load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name).labels
         assert labels.names == ("ant", "bee")
-    for name, message in (("none.txt", "holds no class names"), ("nowhere.txt", "cannot be read")):
+    for name, message in (
+        ("none.txt", "holds no class names"),
+        ("nowhere.txt", "cannot be read"),
+        ("holes.json", "class 0 has no name"),
+    ):
         with pytest.raises(InputError, match=message):
             load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name)
 

@@ -11,7 +11,7 @@ from phosphene.attribution.fusion import Layers, fused, layer_names
 from phosphene.classifier import Classifier
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
-from phosphene.runtime import ablated_scores
+from phosphene.runtime import ablated_scores, prepare
 from phosphene.types import Attribution, Target
 
 
@@ -70,5 +70,6 @@ def ablation_cam(
             classifier, images, target, name, batch_size=batch_size, progress=progress
         )
         weights = (score[:, None] - without) / score.abs().clamp(min=torch.finfo(score.dtype).tiny)[:, None]
-        maps.append((weights[..., None, None] * spatial_map(output, f"layer {name}", images)).sum(dim=1))
+        values = spatial_map(output, f"layer {name}", images, prepare(classifier).layout(name))
+        maps.append((weights[..., None, None] * values).sum(dim=1))
     return fused(maps, names, images, target, score, relu)

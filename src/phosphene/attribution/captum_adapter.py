@@ -73,11 +73,11 @@ class ScoreOf(nn.Module):
         """The score (N, 1)."""
         prepared, target = self.reading
         if target.unit is None:
-            logits = prepared.read(self.network(images)).float()
+            logits = prepared.read(self.network(images), len(images)).float()
             return prepared.score(logits, target, "logit")[:, None]
         with capture(self.network, [target.unit.layer]) as found:
             self.network(images)
-        return unit_score(found[target.unit.layer], target.unit, images)[:, None]
+        return unit_score(found[target.unit.layer], target.unit, images, prepared.layout(target.unit.layer))[:, None]
 
 
 @dataclass(frozen=True)
@@ -489,12 +489,14 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
         if len(names) > 1:
             raise OptionError(f"captum:{name} looks at one layer; give one of {', '.join(names)}")
 
+        layout = prepare(classifier).layout(names[0])
+
         def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
             watched = asked.score.network.get_submodule(names[0])
             found = asked.attribute(
                 method, watched, baselines=asked.base, n_steps=steps, internal_batch_size=asked.batch
             )
-            return spatial_map(found, f"layer {names[0]}", asked.image).sum(dim=1), None
+            return spatial_map(found, f"layer {names[0]}", asked.image, layout).sum(dim=1), None
 
         return explained(
             classifier, images, target, name, answer, baseline=baseline, batch_size=batch_size, layer=names[0]

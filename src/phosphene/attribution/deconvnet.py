@@ -86,6 +86,7 @@ def projected(
     end = None if to is None else prepare(classifier).layer_name(to)
     score, gradient = rule_gradient(classifier, images, target, rule, to=end, batch_size=batch_size)
     if end is not None:
-        gradient = spatial_map(gradient, f"the input of layer {end}", images)
+        layout = prepare(classifier).layout(end, fed=True)
+        gradient = spatial_map(gradient, f"the input of layer {end}", images, layout)
     maps = gradient.sum(dim=1) if reduce == "sum" else max_over_channels(gradient)
     return attribution(maps, images, target, score, layer=end, reconstruction=plain(gradient))

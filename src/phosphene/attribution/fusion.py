@@ -44,10 +44,11 @@ def gradient_maps(
     """The Attribution of `map_of(activations, gradients)`, both (N, k, h, w), at each layer, fused."""
     names = layer_names(classifier, layer)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
-    maps = [
-        map_of(*(spatial_map(values[name], f"layer {name}", images) for values in (found.activations, found.gradients)))
-        for name in names
-    ]
+    maps = []
+    for name in names:
+        layout, what = prepare(classifier).layout(name), f"layer {name}"
+        both = (found.activations[name], found.gradients[name])
+        maps.append(map_of(*(spatial_map(values, what, images, layout) for values in both)))
     return fused(maps, names, images, target, found.score, relu)
 
 

@@ -83,7 +83,7 @@ def middle_layer(layers: Sequence[Layer], last: str, size: Size) -> str:
         >>> middle_layer([Layer(n, "Block", grids.get(n, (8, 2, 2)), i) for i, n in enumerate(names)], "head", (64, 64))
         'block.1'
     """
-    grids = {layer.name: spatial_size(layer.shape, size) for layer in layers}
+    grids = {layer.name: spatial_size(layer.shape, size, layer.layout) for layer in layers}
     fitting = [name for name, grid in grids.items() if grid == grids[last]]
     for depth in range(1 + max(name.count(".") for name in fitting)):
         level = [name for name in fitting if name.count(".") == depth]

@@ -16,7 +16,7 @@ from phosphene.geometry import to_network_size
 from phosphene.graph import spatial_map
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
-from phosphene.runtime import activations, blended_scores
+from phosphene.runtime import activations, blended_scores, prepare
 from phosphene.types import Attribution, Target
 
 Stretch = Literal["after", "before"]
@@ -86,7 +86,8 @@ def score_cam(
     names = layer_names(classifier, layer)
     target = target.expand(len(images))
     _, outputs = activations(classifier, images, names, batch_size=batch_size)
-    values = {name: spatial_map(outputs[name], f"layer {name}", images) for name in names}
+    layouts = {name: prepare(classifier).layout(name) for name in names}
+    values = {name: spatial_map(outputs[name], f"layer {name}", images, layouts[name]) for name in names}
     counts = {name: min(channels or int(value.shape[1]), int(value.shape[1])) for name, value in values.items()}
     total, done = len(images) * sum(counts.values()), 0
     maps: dict[str, list[Tensor]] = {name: [] for name in names}

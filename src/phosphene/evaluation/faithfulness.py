@@ -150,11 +150,14 @@ def faithfulness(
                 progress(done, total, "faithfulness")
 
     for batch in stream(classifier, paths, size=_BATCH):
+        logits = None if batch.images is None else forward(classifier, batch.images)
+        if logits is not None:
+            batch, logits = batch.answered(logits)
         broken += batch.broken
         done += len(batch.broken) * (len(specs) + len(BASELINES))
-        if batch.images is None:
+        if batch.images is None or logits is None:
             continue
-        best = Target.of(forward(classifier, batch.images).argmax(dim=1)) if goal is None else goal
+        best = Target.of(logits.argmax(dim=1)) if goal is None else goal
         classes = best.expand(len(batch.paths))
         for spec in (spec for spec in specs if measured[str(spec)].error is None):
             with failing(measured[str(spec)]):

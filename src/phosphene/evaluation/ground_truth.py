@@ -40,7 +40,7 @@ class _Line:
     """One instance as the file tells it."""
 
     file: str
-    category: str
+    category: int | str  # an index, or a name or identifier
     box: Box
     size: Size | None
 
@@ -74,7 +74,7 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
     if not lines:
         raise InputError(f"{source}: holds no boxes")
     found: dict[tuple[Path, int], list[_Line]] = {}
-    known: dict[str, int] = {}
+    known: dict[int | str, int] = {}
     for line in lines:
         path_found = by_name.get(Path(line.file).name) or by_name.get(Path(line.file).stem)
         if path_found is None:
@@ -93,7 +93,7 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
     ]
 
 
-def _class_of(category: str, labels: Labels, source: Path) -> int:
+def _class_of(category: int | str, labels: Labels, source: Path) -> int:
     try:
         return labels.find(category)
     except NotFoundError as error:
@@ -128,7 +128,13 @@ def _csv_lines(source: Path) -> Iterator[_Line]:
             size = None
             if row.get("width") and row.get("height"):
                 size = (int(_number(row["height"], where)), int(_number(row["width"], where)))
-            yield _Line(row["file"], str(row[category]), _box(corners, where), size)
+            yield _Line(row["file"], _category(row[category], category), _box(corners, where), size)
+
+
+def _category(text: Any, column: str) -> int | str:
+    """What a column says of a class: a whole number in the one of indices is never a name."""
+    written = str(text).strip()
+    return int(written) if column == "class_index" and written.isascii() and written.isdigit() else written
 
 
 def _number(text: Any, where: str) -> float:

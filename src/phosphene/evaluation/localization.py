@@ -14,6 +14,7 @@ from phosphene.localization.presets import Preset
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.iou import best_iou
 from phosphene.metrics.pointing_game import pointing_hit
+from phosphene.pipeline import no_answer
 from phosphene.pipeline.locate import cut_out, evidence, posteriors
 from phosphene.runtime import Prepared
 from phosphene.types import Box, Prediction, Record, Size
@@ -142,8 +143,11 @@ def localization(
     for batch, done in _batches(truths, broken):
         pictures = [picture for _, picture in batch]
         if batch:
-            classes = [truth.index for truth, _ in batch]
             odds = posteriors(classifier, pictures)
+            alive = odds.isfinite().all(dim=1).tolist()
+            broken += [no_answer(truth.path) for (truth, _), fine in zip(batch, alive, strict=True) if not fine]
+            batch, odds = [one for one, fine in zip(batch, alive, strict=True) if fine], odds[alive]
+            classes = [truth.index for truth, _ in batch]
             ranks = [int((row > row[index]).sum()) for row, index in zip(odds, classes, strict=True)]
             for group in _sharing_maps(rows):
                 _measure(classifier, batch, ranks, group, tolerance, seed)

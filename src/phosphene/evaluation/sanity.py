@@ -198,11 +198,14 @@ def sanity(
     broken: list[Record] = []
     example: Tensor | None = None
     for batch in stream(classifier, paths, size=_BATCH):
+        logits = None if batch.images is None else forward(classifier, batch.images)
+        if logits is not None:
+            batch, logits = batch.answered(logits)
         broken += batch.broken
-        if batch.images is None:
+        if batch.images is None or logits is None:
             continue
         example = batch.images[0] if example is None else example
-        best = Target.of(forward(classifier, batch.images).argmax(dim=1)) if goal is None else goal
+        best = Target.of(logits.argmax(dim=1)) if goal is None else goal
         classes = best.expand(len(batch.paths))
         true: dict[Spec, Heat] = {}
         for spec in (spec for spec in specs if results[spec].error is None):

@@ -58,11 +58,12 @@ def default_layer(
 
 
 def _is_candidate(layer: Layer, size: Size) -> bool:
-    if layer.kind in _PASSIVE or spatial_size(layer.shape, size) is None:
+    if layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
         return False
     # Inside a block many tokens are queries, keys or mixtures; its norms stand where it is entered and left.
     return len(layer.shape) == 3 or "Norm" in layer.kind
 
 
 def _has_extent(layer: Layer) -> bool:
-    return layer.kind not in _PASSIVE and layer.shape[1] * layer.shape[2] > 1
+    rows, columns = layer.shape[:2] if layer.layout == "NHWC" else layer.shape[1:]
+    return layer.kind not in _PASSIVE and rows * columns > 1

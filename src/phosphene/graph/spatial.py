@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from phosphene.errors import ModelError
-from phosphene.types import Size
+from phosphene.types import Layout, Size
 
 # Tokens that are no place of the image: none, the class's, also a teacher's; four or eight registers without and with.
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
@@ -16,20 +16,21 @@ _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)
 _MOST_DISTORTION = math.log(2.1)
 
 
-def spatial_map(output: Tensor, what: str, images: Tensor) -> Tensor:
+def spatial_map(output: Tensor, what: str, images: Tensor, layout: Layout | None = None) -> Tensor:
     """A layer's output, or its gradient, as (N, k, h, w).
 
-    Which axes are places follows from the image's proportions: (N, k, h, w) and (N, h, w, k) are told apart by
-    which pair has them, and the tokens (N, T, k) are laid out as the grid that covers the image with square
-    patches, after the leading class and register tokens, which are left out.
+    Tokens are laid out as the grid that covers the image with square patches, after the leading class and register
+    tokens, which are left out. Where it is not known which axes are places, those that have the image's proportions
+    are, if the others have not.
 
     Args:
-        output: (N, k, h, w), (N, h, w, k) or (N, T, k).
+        output: (N, k, h, w), (N, h, w, k), (N, T, k) or (N, k, T).
         what: what it is, for the message.
         images: (N, C, H, W) that the network saw.
+        layout: which axis is which, as the network says (`Prepared.layout`) or the user; None if nobody does.
 
     Raises:
-        ModelError: if the output has no places.
+        ModelError: if the output has no places, or it cannot be told which axes they are.
 
     Example:
         >>> images = torch.rand(1, 3, 224, 224)
@@ -39,36 +40,50 @@ def spatial_map(output: Tensor, what: str, images: Tensor) -> Tensor:
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
     one_row_each = output.shape[0] == images.shape[0]  # the windows of a Swin block are rows of their own
+    if layout is not None and len(layout) != output.ndim and one_row_each:
+        raise ModelError(f"{what} has the shape {tuple(output.shape)}, which is not {layout}; say another layout")
     if output.ndim == 4 and one_row_each:
-        return output.movedim(channel_axis(output, images), 1)
-    grid = token_grid(int(output.shape[1]), size) if output.ndim == 3 and one_row_each else None
-    if grid is not None:
-        tokens = output[:, -grid[0] * grid[1] :].transpose(1, 2)  # (N, k, h w)
-        return tokens.reshape(len(output), -1, *grid)
+        if layout is None and _is_ambiguous(tuple(output.shape[1:]), size):
+            name = what.rpartition(" ")[2]
+            raise ModelError(
+                f"{what}: nothing says which axes of {tuple(output.shape)} are places; "
+                f"give the classifier layouts={{'{name}': 'NHWC'}} or 'NCHW'"
+            )
+        return output.movedim(channel_axis(output, images, layout), 1)
+    if output.ndim == 3 and one_row_each:
+        tokens = output if layout == "NCT" else output.transpose(1, 2)  # (N, k, T)
+        grid = token_grid(int(tokens.shape[2]), size)
+        if grid is not None:
+            return tokens[:, :, -grid[0] * grid[1] :].reshape(len(output), -1, *grid)
     raise ModelError(
         f"{what} has no places: {tuple(output.shape)} for {len(images)} images of {size[0]} x {size[1]}; "
         "name another layer"
     )
 
 
-def spatial_size(shape: tuple[int, ...], size: Size) -> Size | None:
+def spatial_size(shape: tuple[int, ...], size: Size, layout: Layout | None = None) -> Size | None:
     """(h, w) of the places in one image's output of a layer, or None if it has none, or not those of the image.
+
+    Args:
+        shape: of the output, without N.
+        size: (height, width) of the image.
+        layout: which axis is which; None if nobody says.
 
     Example:
         >>> [spatial_size(shape, (224, 224)) for shape in ((64, 7, 7), (7, 7, 768), (197, 192), (3, 197, 64), (512,))]
         [(7, 7), (7, 7), (14, 14), None, None]
     """
     if len(shape) == 2:
-        return token_grid(shape[0], size)
+        return token_grid(shape[1 if layout == "NCT" else 0], size)
     if len(shape) != 3:
         return None
-    grid = shape[:2] if _channels_last(shape, size) else shape[1:]
+    grid = shape[:2] if _channels_last(shape, size, layout) else shape[1:]
     similar = _distortion(grid, size) < _MOST_DISTORTION
     return (grid[0], grid[1]) if similar and grid[0] * grid[1] > 1 else None
 
 
-def channel_axis(output: Tensor, images: Tensor) -> int:
-    """Which axis of a layer's output, with or without places, holds the channels.
+def channel_axis(output: Tensor, images: Tensor, layout: Layout | None = None) -> int:
+    """Which axis of a layer's output, with or without places, holds the channels; as the layout says, if there is one.
 
     Example:
         >>> images = torch.rand(1, 3, 224, 224)
@@ -77,13 +92,22 @@ def channel_axis(output: Tensor, images: Tensor) -> int:
         [1, 3, 2, 1]
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
+    if layout is not None and len(layout) == output.ndim:
+        return layout.index("C")
     if output.ndim == 4:
         return 3 if _channels_last(tuple(output.shape[1:]), size) else 1
     return 2 if output.ndim == 3 else 1
 
 
-def _channels_last(shape: tuple[int, ...], size: Size) -> bool:
+def _channels_last(shape: tuple[int, ...], size: Size, layout: Layout | None = None) -> bool:
+    if layout in ("NCHW", "NHWC"):
+        return layout == "NHWC"
     return _distortion(shape[:2], size) < _distortion(shape[1:], size)
+
+
+def _is_ambiguous(shape: tuple[int, ...], size: Size) -> bool:
+    """Whether both pairs of axes could be the image's places."""
+    return all(_distortion(pair, size) < _MOST_DISTORTION for pair in (shape[:2], shape[1:]))
 
 
 def _distortion(grid: tuple[int, ...], size: Size) -> float:

@@ -5,7 +5,7 @@ from phosphene.pipeline.features import features
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
 from phosphene.pipeline.locate import Located, locate
-from phosphene.pipeline.stream import Batch, stream
+from phosphene.pipeline.stream import Batch, no_answer, stream
 
 __all__ = [
     "Batch",
@@ -19,6 +19,7 @@ __all__ = [
     "fuse",
     "impress",
     "locate",
+    "no_answer",
     "resolve_target",
     "stream",
 ]

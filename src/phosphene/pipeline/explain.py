@@ -16,13 +16,13 @@ from phosphene.errors import OptionError
 from phosphene.graph import LayerName
 from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
-from phosphene.runtime import Prepared, forward, prepare
+from phosphene.runtime import forward, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Contrast, Target
+from phosphene.types import Attribution, Contrast, Target, Unit, class_list
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
-TargetLike = Target | int | str | Sequence[int | str] | None
+TargetLike = Target | Unit | int | str | Sequence[int | str] | None
 
 
 @overload
@@ -182,13 +182,9 @@ def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:
     """A Target from an index, a class name, several of them, or None for the best class of each picture."""
     if target is None or isinstance(target, Target):
         return target
-    if isinstance(target, str | int):
-        return Target.of(classifier.labels.find(target))
-    return Target.of([classifier.labels.find(item) for item in _plain(target)])
-
-
-def _plain(target: Any) -> Sequence[int | str]:
-    return target.tolist() if hasattr(target, "tolist") else target  # type: ignore[no-any-return]
+    if isinstance(target, Unit):
+        return Target(unit=target)
+    return Target.of([classifier.labels.find(item) for item in class_list(target)])
 
 
 def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
@@ -227,7 +223,7 @@ def attribute(
     seconds = (time.perf_counter() - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
-    notes = (*result.notes, *(classifier.notes if isinstance(classifier, Prepared) else ()))
+    notes = (*result.notes, *prepare(classifier).notes)
     return replace(result, spec=format_spec(spec), seconds=seconds, notes=notes)
 
 

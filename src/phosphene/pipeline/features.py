@@ -17,7 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
 from phosphene.images import expand_paths, read_image
-from phosphene.pipeline.stream import stream
+from phosphene.pipeline.stream import no_answer, stream
 from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
 from phosphene.runtime import Prepared, activations, prepare
 from phosphene.runtime.prepare import Precision
@@ -205,9 +205,16 @@ def collect(
         broken += batch.broken
         if batch.images is not None:
             _, found = activations(classifier, batch.images, layers)
+            pooled: dict[str, Tensor] = {}
             for layer in layers:
-                rows[layer].append(channel_values(found[layer], batch.images, f"layer {layer}")[..., 0].cpu())
-            kept += map(str, batch.paths)
+                layout = prepare(classifier).layout(layer)
+                values = channel_values(found[layer], batch.images, f"layer {layer}", layout=layout)
+                pooled[layer] = values[..., 0].cpu()
+            alive = torch.stack([values.isfinite().all(dim=1) for values in pooled.values()]).all(dim=0)
+            for layer in layers:
+                rows[layer].append(pooled[layer][alive])
+            kept += [str(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if fine]
+            broken += [no_answer(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if not fine]
         if watch is not None:
             watch(batch.done, len(paths), "activations")
     if not kept:
@@ -339,7 +346,8 @@ class _Drawn:
     def _pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, pooled activations (n, k)) of images."""
         logits, found = activations(self.classifier, images, [self.layer])
-        return logits, channel_values(found[self.layer], images, f"layer {self.layer}")[..., 0].cpu()
+        layout = prepare(self.classifier).layout(self.layer)
+        return logits, channel_values(found[self.layer], images, f"layer {self.layer}", layout=layout)[..., 0].cpu()
 
 
 def _top_k(spec: Spec) -> Any:

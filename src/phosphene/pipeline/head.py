@@ -162,7 +162,10 @@ def _features(
         broken += batch.broken
         if batch.images is not None:
             _, values, _ = head_features(classifier, batch.images)
-            rows.append(values.mean(dim=(2, 3)).double().cpu().numpy())  # (n, k, h, w) -> (n, k)
+            before = len(batch.broken)
+            batch, values = batch.answered(values.mean(dim=(2, 3)))  # (n, k, h, w) -> (n, k)
+            broken += batch.broken[before:]
+            rows.append(values.double().cpu().numpy())
             kept += batch.paths
         if progress is not None:
             progress(batch.done, len(paths))

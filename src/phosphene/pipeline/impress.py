@@ -18,7 +18,7 @@ from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Impression, Target
+from phosphene.types import Impression, Target, Unit, class_list
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -138,8 +138,9 @@ def fuse(
         (8, 0)
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    nested = [[group] if isinstance(group, str | int) else list(group) for group in groups]
-    if all(isinstance(group, str | int) for group in groups):
+    given = list(groups.tolist() if hasattr(groups, "tolist") else [groups] if isinstance(groups, str) else groups)
+    nested = [class_list(group) for group in given]
+    if not any(isinstance(group, list | tuple) for group in given):
         nested = [[name for group in nested for name in group]]
     targets = [Target.of([prepared.labels.find(name) for name in group]) for group in nested]
     jobs = [Job(target, seed + number) for target in targets for number in range(count)]
@@ -181,8 +182,9 @@ def single_targets(classifier: Classifier, target: Target | int | str | Sequence
             return [target]
         whole = target.expand(len(target.classes))
         return [whole.rows(index, index + 1) for index in range(len(whole.classes))]
-    names = [target] if isinstance(target, str | int) else list(target)
-    return [Target.of(classifier.labels.find(name)) for name in names]
+    if isinstance(target, Unit):
+        return [Target(unit=target)]
+    return [Target.of(classifier.labels.find(name)) for name in class_list(target)]
 
 
 def synthesize(

@@ -79,7 +79,7 @@ def _own_reading(classifier: Classifier, made: Impression) -> OwnReading:
                 return classifier.probabilities(forward(classifier, images))[:, own]
 
             index = float(single_object_index(image, evidence, fill, probability))
-    has_softmax = classifier.head == "softmax"
+    has_softmax = classifier.head in ("softmax", "probabilities")
     return OwnReading(
         classes=_shares(classifier, logits, made.target.classes),
         entropy=float(entropy(classifier.probabilities(logits))) if has_softmax else None,

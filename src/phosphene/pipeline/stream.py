@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -34,6 +34,28 @@ class Batch:
     images: Tensor | None
     broken: tuple[Record, ...]
     done: int
+
+    def answered(self, values: Tensor) -> tuple[Batch, Tensor]:
+        """The pictures that the network gave finite values (N, ...) for, and these; the others are broken."""
+        alive = values.flatten(1).isfinite().all(dim=1)
+        if self.images is None or bool(alive.all()):
+            return self, values
+        kept = alive.nonzero()[:, 0].tolist()
+        broken = [no_answer(path) for path, fine in zip(self.paths, alive.tolist(), strict=True) if not fine]
+        return replace(
+            self,
+            paths=tuple(self.paths[index] for index in kept),
+            pictures=tuple(self.pictures[index] for index in kept),
+            views=tuple(self.views[index] for index in kept),
+            images=self.images[alive.to(self.images.device)] if kept else None,
+            broken=(*self.broken, *broken),
+        ), values[alive]
+
+
+def no_answer(path: str | os.PathLike[str]) -> Record:
+    """The record of a picture for which the network gives no number."""
+    why = "the network's own scores are NaN or infinite for this picture; look at its pixels, or at the network"
+    return Record(str(path), "error", f"{path}: {why}")
 
 
 def stream(

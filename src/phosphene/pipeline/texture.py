@@ -45,7 +45,8 @@ def textures(
     for picture in {id(picture): picture for picture in pictures}.values():
         view = whole_view(picture_size(picture), size)
         image = classifier.look([picture], [view])
-        values = spatial_map(activations(classifier, image, [layer])[1][layer], f"layer {layer}", image)[0]
+        output = activations(classifier, image, [layer])[1][layer]
+        values = spatial_map(output, f"layer {layer}", image, classifier.layout(layer))[0]
         parts = principal_components(values.double().cpu().numpy(), count)
         found[id(picture)] = _laid(torch.from_numpy(parts), view, grid_of[id(picture)])
     return [found[id(picture)] for picture in pictures]
@@ -70,7 +71,7 @@ def texture_layer(layers: Sequence[Layer], size: Size) -> str | None:
     """
     fitting = []
     for layer in layers:
-        grid = spatial_size(layer.shape, size)
+        grid = spatial_size(layer.shape, size, layer.layout)
         if grid is not None and _FINEST * grid[0] <= size[0] < _COARSEST * grid[0]:
             fitting.append(layer.name)
     depth = min((name.count(".") for name in fitting), default=0)

@@ -70,7 +70,9 @@ def _by_target(maps: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(groups.values())
 
 
-def _percent(value: float) -> str:
+def _percent(value: float | None) -> str:
+    if value is None:  # NaN, where it was computed
+        return "-"
     # The space before the sign does not break.
     return f"{100 * value:.1f}\u00a0%" if value >= 0.001 or value == 0 else "<\u00a00.1\u00a0%"
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phosphene.classifier import ViewKind
-from phosphene.errors import InputError, OptionError, PhospheneError
+from phosphene.classifier import Labels, ViewKind
+from phosphene.errors import InputError, ModelError, OptionError, PhospheneError
 from phosphene.images import expand_paths, read_image
-from phosphene.pipeline import attribute
+from phosphene.pipeline import attribute, no_answer
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, format_spec, parse_spec
 from phosphene.render import (
@@ -101,17 +101,22 @@ def checked(question: Question, classifier: Prepared) -> Question:
         if question.versus:
             raise OptionError("--unit has no class to be told apart from; drop --versus")
         question = replace(question, unit=replace(question.unit, layer=classifier.layer_name(question.unit.layer)))
-    if best_count(question.classes) is None:
+    if best_count(question.classes, classifier.labels) is None:
         classifier.labels.find(question.classes)
     if question.versus:
         other = classifier.labels.find(question.versus)
-        if best_count(question.classes) is None and classifier.labels.find(question.classes) == other:
+        if (
+            best_count(question.classes, classifier.labels) is None
+            and classifier.labels.find(question.classes) == other
+        ):
             raise OptionError(f"--versus {question.versus}: is the class itself; name another to tell it apart from")
     return question
 
 
-def best_count(classes: str) -> int | None:
-    """K of 'topK', or None if it is a class."""
+def best_count(classes: str, labels: Labels) -> int | None:
+    """K of 'topK', or None if it is a class, by this very name too."""
+    if classes in labels.names:
+        return None
     tail = classes.removeprefix("top")
     if tail != classes and tail.isascii() and tail.isdigit():
         if int(tail) < 1:
@@ -130,9 +135,13 @@ def _explained(session: Session, question: Question, name: str, path: str) -> di
         classifier = classifier.remembering(images)
         logits = forward(classifier, images)
     except PhospheneError as error:
-        if not isinstance(error, InputError):
+        # A network of any size may refuse one picture and take the next.
+        own = isinstance(error, ModelError) and session.classifier.preprocess.size is None
+        if not (own or isinstance(error, InputError)):
             raise
         return {**row, "status": "error", "error": str(error)}
+    if not bool(logits.isfinite().all()):
+        return {**row, "status": "error", "error": no_answer(path).error}
     row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
     row["size"] = [picture.height, picture.width]
     row["seen"] = list(views[0].box)
@@ -154,7 +163,7 @@ def _copies(image: Tensor, target: Target) -> Tensor:
 def _target(question: Question, classifier: Prepared, logits: Tensor) -> Target:
     if question.unit is not None:
         return Target(unit=question.unit, score=question.score)
-    best = best_count(question.classes)
+    best = best_count(question.classes, classifier.labels)
     versus = (classifier.labels.find(question.versus),) if question.versus else ()
     if best is None:
         classes = (classifier.labels.find(question.classes),)

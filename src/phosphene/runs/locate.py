@@ -13,6 +13,7 @@ from phosphene.errors import InputError, NumericalError
 from phosphene.images import expand_paths, read_image, to_pil
 from phosphene.localization.presets import Preset
 from phosphene.localization.segment import SegmentName
+from phosphene.pipeline import no_answer
 from phosphene.pipeline.locate import Located, configured, cut_out, evidence, posteriors
 from phosphene.registry import format_spec, parse_spec
 from phosphene.render import draw_boxes, steps_picture, thumbnail
@@ -52,7 +53,7 @@ def locate_files(
     """
     way = configured(preset, [parse_spec(method) for method in methods], segment)
     classifier = common.load()
-    if best_count(classes) is None:
+    if best_count(classes, classifier.labels) is None:
         classifier.labels.find(classes)
     files = expand_paths(paths)
     if not files:
@@ -82,7 +83,9 @@ def _located(session: Session, way: Preset, classes: str, name: str, path: str) 
     classifier = session.classifier
     row["size"] = [picture.height, picture.width]
     odds = posteriors(classifier, [picture])[0]
-    count = best_count(classes)
+    if not bool(odds.isfinite().all()):
+        return {**row, "status": "error", "error": no_answer(path).error}
+    count = best_count(classes, classifier.labels)
     chosen = [classifier.labels.find(classes)] if count is None else odds.topk(min(count, len(odds))).indices.tolist()
     maps = evidence(classifier, [picture] * len(chosen), chosen, way, seed=session.common.seed)
     found: list[Located] = []

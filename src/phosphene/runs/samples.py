@@ -33,4 +33,4 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
 
 def target_of(classes: str, classifier: Classifier) -> int | None:
     """The class to explain in every picture; None, each picture's best, for "top1"."""
-    return None if classes == "top1" else classifier.labels.find(classes)
+    return None if classes == "top1" and classes not in classifier.labels.names else classifier.labels.find(classes)

@@ -45,12 +45,14 @@ def ablated_scores(
         image, own = images[index:end], target.rows(index, end)
         value, output = _run(prepared, image, own, layer, score, lambda output: output)
         once = _runs_once(prepared, image, own, layer, score, value)
-        axis = channel_axis(output, image)
+        axis = channel_axis(output, image, prepared.layout(layer))
         count = int(output.shape[axis])
 
         def run(start: int, stop: int) -> Tensor:
             copies = image if once else image.expand(stop - start, -1, -1, -1)
-            values, _ = _run(prepared, copies, own, layer, score, _without(range(start, stop), axis))
+            values, _ = _run(
+                prepared, copies, own, layer, score, _without(range(start, stop), axis), stop - start if once else 1
+            )
             if progress is not None:
                 progress(index * count + stop, len(images) * count)
             return values
@@ -78,14 +80,14 @@ def _without(channels: range, axis: int) -> Replace:
 
 def _runs_once(prepared: Prepared, image: Tensor, target: Target, layer: str, score: Score, clean: Tensor) -> bool:
     try:
-        values, _ = _run(prepared, image, target, layer, score, lambda output: torch.cat([output, output]))
+        values, _ = _run(prepared, image, target, layer, score, lambda output: torch.cat([output, output]), 2)
     except (RuntimeError, ModelError):  # what goes around the layer does not fit the copies
         return False
     return values.shape == (2,) and bool(torch.allclose(values, clean.expand(2), rtol=1e-4, atol=1e-5))
 
 
 def _run(
-    prepared: Prepared, images: Tensor, target: Target, layer: str, score: Score, replace: Replace
+    prepared: Prepared, images: Tensor, target: Target, layer: str, score: Score, replace: Replace, rows: int = 1
 ) -> tuple[Tensor, Tensor]:
     """(scores, the layer's output as it was) of a pass in which the output is replaced."""
     kept: list[Tensor] = []
@@ -95,5 +97,5 @@ def _run(
         return replace(output)
 
     with capture(prepared.module, [layer], edit=edit):
-        _, values = scored(prepared, prepared.ready(images), target, score)
+        _, values = scored(prepared, prepared.ready(images), target, score, rows)
     return values, kept[-1]

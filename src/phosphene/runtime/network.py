@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import finalize
@@ -15,8 +16,9 @@ from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import default_layer, is_changed, spatial_map, trace
 from phosphene.hooks import capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
+from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
-from phosphene.types import Layer, Size
+from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
 _SAME = 1e-3
@@ -30,13 +32,14 @@ class Network:
 
     Attributes:
         module: the copy, as it was written.
-        contiguous: whether its images have to be laid out plainly, and so have the maps in it: it takes views of them.
+        first_look: what was seen when the first images came; None before, or where nothing could be seen.
     """
 
     def __init__(self, source: Classifier) -> None:
         self.module = freeze(source.module)
         self.classifier = source.with_module(self.module)
-        self.contiguous = False
+        self.first_look: FirstLook | None = None
+        self._size: Size | None = None  # of the first images
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
         self._graphs: list[fx.GraphModule] = []
@@ -89,25 +92,64 @@ class Network:
                     self._variants[arithmetic] = accelerate(module, told, arithmetic), traced
             return self._variants[arithmetic]
 
-    def use_contiguous(self) -> None:
-        """Run everything as written, on images in plain layout, from now on."""
+    @property
+    def contiguous(self) -> bool:
+        """Whether images have to be laid out plainly, and the maps in it too: the network takes views of them."""
+        look = self.first_look
+        return look is not None and look.memory_format is torch.contiguous_format
+
+    def look(self, size: Size) -> FirstLook:
+        """What one image of noise shows of the network; taken when the first images come, and what is worth it said."""
         with self._lock:
-            self.contiguous = True
-            for module, _ in self._variants.values():
-                restore(module)
+            if self.first_look is None:
+                self._size = size
+                self.first_look = self._looked()
+                if self.contiguous:  # what makes it fast lays values out anew
+                    for module, _ in self._variants.values():
+                        restore(module)
+            return self.first_look or FirstLook(head=self.classifier.head)
+
+    def _looked(self) -> FirstLook | None:
+        """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
+        classifier = self.classifier
+
+        def rows(images: Tensor) -> Tensor:
+            return classifier.rows(classifier.run(self.module, images), len(images))
+
+        try:
+            found = first_look(rows, rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+        except (RuntimeError, MemoryError):
+            return None
+        if found is not None:
+            found = replace(found, integers=integer_layer(self.module))
+            found.say()
+        return found
 
     @property
     def size(self) -> Size:
         """(height, width) of the images that the network is tried out on."""
-        return self.classifier.preprocess.size or (224, 224)
+        return self.classifier.preprocess.size or self._size or (224, 224)
+
+    @property
+    def _image(self) -> torch.Size:
+        return torch.Size((self.classifier.preprocess.channels, *self.size))
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """Every layer that runs, in the order of completion, with the shape of its output."""
+        """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
         classifier = self.classifier
-        images = classifier.mean_image.expand(1, -1, *self.size)
-        with classifier.clear_refusal(images):
-            return survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
+        images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
+        plain = torch.inference_mode(False), torch.autocast(images.device.type, enabled=False)
+        with classifier.clear_refusal(images), plain[0], plain[1]:
+            found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
+        return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
+
+    def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
+        """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
+        if layer in self.classifier.layouts and not fed:
+            return self.classifier.layouts[layer]
+        found = next((found for found in self.layers if found.name == layer), None)
+        return None if found is None else found.fed if fed else found.layout
 
     @cached_property
     def default_layer(self) -> str:
@@ -122,9 +164,9 @@ class Network:
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        images = self._noise(torch.Size((self.classifier.preprocess.channels, *self.size)))[:1]
+        images = self._noise(self._image)[:1]
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
+            with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
             if not logits.requires_grad:
                 return None
@@ -135,7 +177,7 @@ class Network:
             return None
         if not bool(gradient.any()):
             return 0
-        reached = spatial_map(gradient, layer, images).abs().sum(dim=1) > 0  # (1, h, w)
+        reached = spatial_map(gradient, layer, images, self.layout(layer)).abs().sum(dim=1) > 0  # (1, h, w)
         return max(1, int(reached.sum()))  # a class token alone is reached, too
 
     def images_are_independent(self, image: torch.Size) -> bool:
@@ -169,6 +211,10 @@ class Network:
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
         return (images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)).to(self.classifier.device)
+
+
+def _leaf(_name: str, output: Tensor) -> Tensor:
+    return output.detach().requires_grad_() if output.is_floating_point() else output
 
 
 def _let_go(graphs: list[fx.GraphModule], variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]]) -> None:

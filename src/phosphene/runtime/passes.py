@@ -17,9 +17,10 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
+from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.types import Score, Target, Unit
+from phosphene.types import Layout, Score, Target, Unit
 
 Progress = Callable[[int, int], None]
 
@@ -73,9 +74,8 @@ def forward(
         return rows
 
     with prepared.passing(gradients=False):
-        return torch.cat(
-            prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
-        )
+        size = forward_size(batch_size, prepared.device)
+        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:]))
 
 
 def activations(
@@ -113,7 +113,7 @@ def head_features(
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         output, value = prepared.run(graph, prepared.ready(images[start:stop]))
-        return prepared.read(output).float(), value.float()
+        return prepared.read(output, stop - start).float(), value.float()
 
     with prepared.passing(gradients=False):
         parts = prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
@@ -144,16 +144,13 @@ def _input_gradient(
         inputs = prepared.ready(images[start:stop]).requires_grad_()
         _, values = scored(prepared, inputs, target.rows(start, stop), score)
         if not values.requires_grad:
-            raise ModelError(
-                f"no gradient reaches the pictures: {prepared.name} cuts it off (no_grad, detach, rounding or "
-                "integer weights in its forward); use a method without gradients: occlusion or rise"
-            )
-        (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+            raise no_gradient(prepared)
+        (gradient,) = gradients(prepared, values, [inputs])
         return values.detach().float(), torch.zeros_like(inputs) if gradient is None else gradient
 
     with prepared.passing(gradients=True):
-        scores, gradients = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(scores), joined(gradients)
+        scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
+    return torch.cat(scores), joined(found)
 
 
 def rule_gradient(
@@ -182,11 +179,11 @@ def rule_gradient(
         with relu_rule(rule) as check, start_of_graph as found:
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
-            return values.detach().float(), _gradient_at(values, found, to)
+            return values.detach().float(), _gradient_at(prepared, values, found, to)
 
     with prepared.passing(gradients=True):
-        scores, gradients = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(scores), joined(gradients)
+        scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
+    return torch.cat(scores), joined(found)
 
 
 def _refuse_compiled(module: nn.Module) -> None:
@@ -201,10 +198,10 @@ def _as_leaf(_name: str, value: Tensor) -> Tensor:
     return value.detach().clone().requires_grad_()
 
 
-def _gradient_at(values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
+def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
     leaf = found.get(layer or "")
-    if leaf is not None and values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if leaf is not None:
+        (gradient,) = gradients(prepared, values, [leaf])
         if gradient is not None:
             return gradient
     if leaf is None or layer is not None:
@@ -266,25 +263,21 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
         inputs = prepared.ready(images).requires_grad_(_kinks_above(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
             logits, values = scored(prepared, inputs, target, score)
-        return _brought_back(logits, values, {name: found[name] for name in layers})
+        return _brought_back(prepared, logits, values, {name: found[name] for name in layers})
 
 
-def _brought_back(logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
+def _brought_back(
+    prepared: Prepared, logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False
+) -> LayerPass:
     """Gradients of the scores at the outputs; with `again` the graph is kept for further scores."""
-    if values.requires_grad:
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            values.sum(), list(outputs.values()), allow_unused=True, retain_graph=again
-        )
-    else:
-        found = (None,) * len(outputs)
-    gradients = zip(outputs.items(), found, strict=True)
+    found = zip(outputs.items(), gradients(prepared, values, list(outputs.values()), again=again), strict=True)
     return LayerPass(
         logits.detach().float(),
         values.detach().float(),
         {name: output.detach().float() for name, output in outputs.items()},
         {
             name: (torch.zeros_like(output) if gradient is None else gradient).float()
-            for (name, output), gradient in gradients
+            for (name, output), gradient in found
         },
     )
 
@@ -325,7 +318,7 @@ def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | N
 def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
     with prepared.passing(gradients=True):
         values = prepared.score(record.logits.float(), target.rows(*record.span), score)
-        return _brought_back(record.logits, values, {layer: record.output}, again=True)
+        return _brought_back(prepared, record.logits, values, {layer: record.output}, again=True)
 
 
 def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
@@ -339,20 +332,21 @@ def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
 
 def _start_of_graph(_name: str, output: Tensor) -> Tensor:
     """The first layer on the way becomes a leaf, so that nothing below it is recorded; later ones stay linked."""
-    return output if output.requires_grad else output.detach().requires_grad_()
+    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 
-def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score) -> tuple[Tensor, Tensor]:
+def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> tuple[Tensor, Tensor]:
     """(logits, score (N,)) of one batch, with the graph to differentiate; the score is of a class or of a unit."""
     if target.unit is None:
-        logits = prepared.logits(inputs)
+        logits = prepared.logits(inputs, copies)
         return logits, prepared.score(logits.float(), target, score)
+    layout = prepared.layout(target.unit.layer)
     with capture(prepared.module, [target.unit.layer]) as found:
-        logits = prepared.logits(inputs)
-    return logits, unit_score(found[target.unit.layer], target.unit, inputs)
+        logits = prepared.logits(inputs, copies)
+    return logits, unit_score(found[target.unit.layer], target.unit, inputs, layout)
 
 
-def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
+def unit_score(output: Tensor, unit: Unit, images: Tensor, layout: Layout | None = None) -> Tensor:
     """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`spatial_map`).
 
     A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
@@ -360,7 +354,7 @@ def unit_score(output: Tensor, unit: Unit, images: Tensor) -> Tensor:
     """
     if unit.channel is None:
         return 0.5 * output.float().square().flatten(1).sum(dim=1)
-    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images)
+    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images, layout)
     if not 0 <= unit.channel < values.shape[1]:
         raise _no_such_unit(unit, output)
     values = values[:, unit.channel].float()

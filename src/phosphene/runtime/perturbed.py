@@ -94,7 +94,7 @@ def _windowed_scores(
         network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
-            logits = prepared.read(network.output(boxes[start:stop], color)).float()
+            logits = prepared.read(network.output(boxes[start:stop], color), stop - start).float()
             if progress is not None:
                 progress(index * len(boxes) + stop, len(images) * len(boxes))
             return prepared.score(logits, own.expand(stop - start), score)

@@ -17,20 +17,19 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, fx, nn
 
-from phosphene.classifier import Classifier, find_scores
+from phosphene.classifier import Classifier, HeadKind, find_scores
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
 from phosphene.runtime.fingerprint import Fingerprint
+from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import Network
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype
-from phosphene.types import Layer
+from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
-
-_VIEWED = "view size is not compatible"
 
 
 class Prepared(Classifier):
@@ -56,8 +55,16 @@ class Prepared(Classifier):
         self.source = source.with_module(source.module)
         self.fingerprint = fingerprint
         module, self.traced = network.variant(arithmetic(precision, purpose, source.device))
-        super().__init__(module, source.preprocess, source.labels, source.head, name=source.name, output=source.output)
         self.network, self.precision, self.purpose = network, precision, purpose
+        super().__init__(
+            module,
+            source.preprocess,
+            source.labels,
+            source.head,
+            name=source.name,
+            output=source.output,
+            layouts=source.layouts,
+        )
         self.memo: Memo | None = None
         # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
         self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
@@ -79,6 +86,34 @@ class Prepared(Classifier):
         found = copy.copy(self)
         found.memo = Memo(images)
         return found
+
+    def check_images(self, images: Tensor) -> None:
+        super().check_images(images)
+        # Before any pass, since it may say by which head scores are read.
+        self.network.look((int(images.shape[-2]), int(images.shape[-1])))
+
+    @property
+    def head(self) -> HeadKind:  # type: ignore[override]
+        """How scores are read: as it was told, unless the first look showed otherwise."""
+        return self.first_look.head
+
+    @head.setter
+    def head(self, told: HeadKind) -> None:
+        self._told = told
+
+    @property
+    def first_look(self) -> FirstLook:
+        """What one image of noise showed of the network, when the first images came."""
+        return self.network.first_look or FirstLook(head=self._told)
+
+    def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
+        """Which axis of a layer's output, or of what it is `fed`, holds the channels; None where nothing says.
+
+        Example:
+            >>> prepare(Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))).layout("1")
+            'NCHW'
+        """
+        return self.network.layout(layer, fed=fed)
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""
@@ -139,7 +174,7 @@ class Prepared(Classifier):
         """Images on the network's device as a plain float tensor of their own, in the fastest memory format."""
         given = images.detach().to(self.device, torch.float32)
         if self.network.contiguous:
-            return given.contiguous().clone()
+            return given.clone(memory_format=torch.contiguous_format)
         ready = torch.empty_like(given, memory_format=torch.channels_last)
         # In the order of what is written: the other way round it takes half as long again.
         ready.permute(0, 2, 3, 1).copy_(given.permute(0, 2, 3, 1))
@@ -150,8 +185,7 @@ class Prepared(Classifier):
     ) -> list[Result]:
         """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
 
-        One image at a time where images of a batch are not independent of each other. A network that takes views of
-        its maps, which only their plain layout allows, runs in that from then on.
+        One image at a time where images of a batch are not independent of each other.
 
         Args:
             run: does a part; it may be run again.
@@ -161,20 +195,15 @@ class Prepared(Classifier):
         """
         if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
             batch_size = 1
-        try:
-            return in_batches(run, count, batch_size, self.device, image)
-        except (ModelError, RuntimeError) as error:
-            if self.network.contiguous or _VIEWED not in str(error):
-                raise
-        self.network.use_contiguous()
         return in_batches(run, count, batch_size, self.device, image)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about how it was run."""
+        seen = self.first_look.notes
         if all(self.network.independent.values()):
-            return ()
-        return ("images ran one by one: this network's scores of an image change with the rest of its batch",)
+            return seen
+        return (*seen, "images ran one by one: this network's scores of an image change with the rest of its batch")
 
 
 _PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()

@@ -21,6 +21,7 @@ from phosphene.errors import NumericalError, OptionError
 from phosphene.graph import residual_branches
 from phosphene.hooks import capture, scaled_gradients
 from phosphene.runtime import Prepared, plain_mode, prepare
+from phosphene.runtime.backward import gradients
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
@@ -250,16 +251,16 @@ class _Look:
         with self.prepared.passing(gradients=True):
             images = self.parametrization.decode(leaf)
             seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
-            layout = torch.contiguous_format if self.prepared.network.contiguous else torch.channels_last
-            seen = seen.contiguous(memory_format=layout)
+            seen = seen.contiguous(memory_format=self.prepared.first_look.memory_format)
+            layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
             values = sum(
-                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps))
+                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps, layouts))
                 for answer in logits.chunk(len(draws))
             )
             assert isinstance(values, Tensor)
-            (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            (gradient,) = gradients(self.prepared, values, [leaf])
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
         logits = torch.stack(logits.detach().chunk(len(draws))).sum(dim=0)
         return values.detach().float(), logits, gradient.float().contiguous()

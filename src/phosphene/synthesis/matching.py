@@ -14,11 +14,14 @@ from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import Schedule, constant
+from phosphene.types import Layout
 
 Terms = Literal["full", "dot", "distance"]
 
 
-def channel_values(output: Tensor, images: Tensor, what: str = "a layer", *, maps: bool = False) -> Tensor:
+def channel_values(
+    output: Tensor, images: Tensor, what: str = "a layer", *, maps: bool = False, layout: Layout | None = None
+) -> Tensor:
     """(n, k, P) the channels of a layer's output: their mean over places (P = 1), or every place.
 
     Args:
@@ -26,23 +29,26 @@ def channel_values(output: Tensor, images: Tensor, what: str = "a layer", *, map
         images: (n, C, H, W) that the network saw.
         what: what it is, for the message.
         maps: whether the places are kept apart.
+        layout: which axis of the output holds the channels; None if nobody says.
 
     Raises:
         ModelError: if places are asked for of an output that has none.
 
     Example:
         >>> images = torch.rand(2, 3, 32, 32)
-        >>> [tuple(channel_values(torch.rand(shape), images).shape) for shape in ((2, 5), (2, 5, 4, 4), (2, 17, 5))]
-        [(2, 5, 1), (2, 5, 1), (2, 5, 1)]
-        >>> channel_values(torch.rand(2, 5, 4, 4), images, maps=True).shape
+        >>> [tuple(channel_values(torch.rand(shape), images).shape) for shape in ((2, 5), (2, 9, 4, 4), (2, 17, 5))]
+        [(2, 5, 1), (2, 9, 1), (2, 5, 1)]
+        >>> channel_values(torch.rand(2, 5, 4, 4), images, maps=True, layout="NCHW").shape
         torch.Size([2, 5, 16])
     """
     output = output.float()
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    if maps or (output.ndim > 2 and spatial_size(tuple(output.shape[1:]), size) is not None):
-        values = spatial_map(output, f"the output of {what}", images).flatten(2)
+    if maps or (output.ndim > 2 and spatial_size(tuple(output.shape[1:]), size, layout) is not None):
+        values = spatial_map(output, f"the output of {what}", images, layout).flatten(2)
     else:
-        values = output.movedim(channel_axis(output, images), 1).flatten(2) if output.ndim > 2 else output[..., None]
+        values = (
+            output.movedim(channel_axis(output, images, layout), 1).flatten(2) if output.ndim > 2 else output[..., None]
+        )
     return values if maps else values.mean(dim=2, keepdim=True)
 
 
@@ -93,7 +99,11 @@ class Match:
 
     def _values(self, reading: Reading) -> Tensor:
         found = channel_values(
-            reading.activations[self.layer], reading.images, f"layer {self.layer}", maps=self.target.shape[2] > 1
+            reading.activations[self.layer],
+            reading.images,
+            f"layer {self.layer}",
+            maps=self.target.shape[2] > 1,
+            layout=reading.layouts.get(self.layer),
         )
         if found.shape[1:] != self.target.shape[1:]:
             raise OptionError(
@@ -116,7 +126,8 @@ def previous_norm(layer: str) -> Objective:
 
     def value(reading: Reading) -> Tensor:
         output = reading.activations[layer].float().abs()
-        return channel_values(output, reading.images, f"layer {layer}")[..., 0].sum(dim=1)
+        layout = reading.layouts.get(layer)
+        return channel_values(output, reading.images, f"layer {layer}", layout=layout)[..., 0].sum(dim=1)
 
     return Objective(value, (layer,))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
 from phosphene.graph import spatial_map
 from phosphene.runtime.passes import unit_score
-from phosphene.types import Score, Target, Unit
+from phosphene.types import Layout, Score, Target, Unit
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Reading:
         start: place of the first of them in the whole run, so that per-image data find their rows.
         step: the step that is being made, from 0, so that weights of terms may follow a schedule.
         steps: how many there are.
+        layouts: per captured layer, which axis of its output holds the channels, as far as known.
     """
 
     logits: Tensor
@@ -34,6 +35,7 @@ class Reading:
     start: int = 0
     step: int = 0
     steps: int = 1
+    layouts: Mapping[str, Layout | None] = field(default_factory=dict)
 
     def rows(self, values: Tensor) -> Tensor:
         """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""
@@ -102,12 +104,18 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
 
 
 def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
-    logs = {"softmax": lambda: logits.log_softmax(dim=1), "sigmoid": lambda: nn.functional.logsigmoid(logits)}
-    if classifier.head not in logs:
+    if classifier.head == "score":
         raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
     classifier.check_target(target, logits.shape[1])
     index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
-    return logs[classifier.head]().gather(1, index[:, None])[:, 0]
+    return _logarithms(classifier, logits).gather(1, index[:, None])[:, 0]
+
+
+def _logarithms(classifier: Classifier, logits: Tensor) -> Tensor:
+    """(n, K) logarithms of the probabilities."""
+    if classifier.head == "softmax":
+        return logits.log_softmax(dim=1)
+    return nn.functional.logsigmoid(logits) if classifier.head == "sigmoid" else logits
 
 
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
@@ -129,9 +137,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
     index = torch.tensor([list(group) for group in groups])
 
     def value(reading: Reading) -> Tensor:
-        softmax = classifier.head == "softmax"
-        logs = reading.logits.log_softmax(dim=1) if softmax else nn.functional.logsigmoid(reading.logits)
-        return logs.gather(1, reading.rows(index)).mean(dim=1)
+        return _logarithms(classifier, reading.logits).gather(1, reading.rows(index)).mean(dim=1)
 
     return Objective(value)
 
@@ -142,7 +148,7 @@ def unit(place: Unit) -> Objective:
 
 
 def _unit_value(reading: Reading, place: Unit) -> Tensor:
-    return unit_score(reading.activations[place.layer], place, reading.images)
+    return unit_score(reading.activations[place.layer], place, reading.images, reading.layouts.get(place.layer))
 
 
 def _pooled(reading: Reading, layer: str) -> Tensor:
@@ -150,7 +156,8 @@ def _pooled(reading: Reading, layer: str) -> Tensor:
     output = reading.activations[layer].float()
     if output.ndim == 2:
         return output
-    return spatial_map(output, f"the output of layer {layer}", reading.images).flatten(2).mean(dim=2)
+    layout = reading.layouts.get(layer)
+    return spatial_map(output, f"the output of layer {layer}", reading.images, layout).flatten(2).mean(dim=2)
 
 
 def channel(layer: str, channel: int | Sequence[int]) -> Objective:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import InputError, OptionError, suggest
+from phosphene.labels import as_labels
+from phosphene.types import Layout
 
 _PREPROCESS = tuple(field.name for field in fields(Preprocess))
-_KEYS = (*_PREPROCESS, "labels", "head", "output")
+_KEYS = (*_PREPROCESS, "labels", "head", "output", "layouts")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Card:
     labels: Labels | None = None
     head: HeadKind | None = None
     output: str | int | None = None
+    layouts: Mapping[str, Layout] | None = None
 
     def over(self, other: Card) -> Card:
         """This card, with the facts of another where it gives none."""
@@ -30,7 +34,7 @@ class Card:
 
     def applied_to(self, classifier: Classifier) -> Classifier:
         """The classifier as the card describes it."""
-        whole = self.over(Card(classifier.preprocess, classifier.labels, classifier.head, classifier.output))
+        whole = self.over(Card(*(getattr(classifier, field.name) for field in fields(self))))
         return Classifier(
             classifier.module,
             whole.preprocess,
@@ -38,6 +42,7 @@ class Card:
             whole.head or "softmax",
             name=classifier.name,
             output=whole.output,
+            layouts=whole.layouts,
         )
 
 
@@ -49,7 +54,7 @@ def read_card(path: Path) -> Card:
     """The card beside a model or weights file ("net.json" beside "net.safetensors"); an empty one if there is none.
 
     Its keys, all optional: size, short_side, mean, std, interpolation as in `Preprocess`; labels, a list or the name
-    of a file; head; output.
+    of a file; head; output; layouts.
 
     Raises:
         InputError: if it is no JSON object.
@@ -70,14 +75,15 @@ def read_card(path: Path) -> Card:
         labels = read_labels(place.parent / labels)
     return Card(
         Preprocess(**settings) if settings else None,
-        labels if isinstance(labels, Labels) or labels is None else Labels(tuple(str(name) for name in labels)),
+        None if labels is None else as_labels(labels),
         facts.get("head"),
         facts.get("output"),
+        facts.get("layouts"),
     )
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Class names from a file: a JSON list, a JSON object index -> name, or one name a line.
+    """Class names from a file: a JSON list, a JSON object index -> name or name -> index, or one name a line.
 
     Raises:
         InputError: if the file cannot be read or holds no names.
@@ -85,14 +91,15 @@ def read_labels(path: str | Path) -> Labels:
     path = Path(path)
     if path.suffix == ".json":
         found = _read_json(path)
-        if isinstance(found, dict) and all(key.isdigit() for key in found):
-            found = [found[key] for key in sorted(found, key=int)]
-        names = [str(name) for name in found] if isinstance(found, list) else []
+        try:
+            names = as_labels(found if isinstance(found, list | dict) else None).names
+        except OptionError as error:
+            raise InputError(f"{path}: {error}") from None
     else:
-        names = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        names = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
     if not names:
         raise InputError(f"{path}: holds no class names; write one a line, or a JSON list")
-    return Labels(tuple(names))
+    return Labels(names)
 
 
 def _read_text(path: Path) -> str:

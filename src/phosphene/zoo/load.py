@@ -11,6 +11,7 @@ import torch
 
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
 from phosphene.zoo import embedded, factory, file, timm, torchvision
 from phosphene.zoo import head as own_head
@@ -47,7 +48,7 @@ def load_classifier(
         weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
             without running code; "random" for an untrained network.
         preprocess: how the network is fed, where its source does not say.
-        labels: class names, or a file with them: one a line, or a JSON list.
+        labels: class names, as Classifier takes them, or a file with them: one a line, or a JSON list.
         head: "softmax", "sigmoid" or "score".
         output: key or position of the scores where the network returns a dict or a tuple.
         device: "cpu", "cuda", ...; None leaves it where it was loaded.
@@ -69,7 +70,7 @@ def load_classifier(
     else:
         found, card = _source(spec)(weights), _card(spec, weights)
     if labels is not None and not isinstance(labels, Labels):
-        labels = read_labels(labels) if isinstance(labels, str | Path) else Labels(tuple(labels))
+        labels = read_labels(labels) if isinstance(labels, str | Path) else as_labels(labels)
     given = Card(preprocess, labels, head, output).over(card)
     if given != Card():
         found = given.applied_to(found)

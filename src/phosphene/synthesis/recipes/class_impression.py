@@ -188,7 +188,7 @@ def transformations(own: Settings, size: tuple[int, int]) -> list[Augmentation]:
 
 def sure_of(classifier: Classifier, target: Target, streams: Streams) -> Callable[[Tensor], Tensor]:
     """Whether each image's softmax has passed its threshold, drawn from U(.55, .99)."""
-    if not target.classes or classifier.head != "softmax":
+    if not target.classes or classifier.head not in ("softmax", "probabilities"):
         raise OptionError("early_stop needs the softmax of a class; set early_stop=false for units and other heads")
     thresholds = 0.55 + 0.44 * streams.at(0).under("threshold").uniform("t")[:, 0]
     classes = torch.tensor(target.classes)

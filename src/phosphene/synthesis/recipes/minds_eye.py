@@ -16,7 +16,7 @@ from phosphene import maps as arithmetic
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_recipe
-from phosphene.runtime import activations
+from phosphene.runtime import activations, prepare
 from phosphene.synthesis.ascent import (
     Moment,
     Optimizer,
@@ -69,7 +69,9 @@ class Exemplars:
         for images, weights in zip(self.images, self.weights, strict=True):
             _, found = activations(classifier, images, layers)
             for layer in layers:
-                values = channel_values(found[layer], images, f"layer {layer}", maps=maps and layer == self.layer)
+                layout = prepare(classifier).layout(layer)
+                apart = maps and layer == self.layer
+                values = channel_values(found[layer], images, f"layer {layer}", maps=apart, layout=layout)
                 rows[layer].append(weighted_sum(values, weights))
         return {layer: torch.stack(values) for layer, values in rows.items()}
 

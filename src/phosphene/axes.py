@@ -1,0 +1,313 @@
+"""What the axes of a value inside a network are: images, channels or places, followed from operation to operation.
+
+The lengths of the axes say nothing: 48 channels on 64 x 8 places look like 48 x 64 places of 8 channels. So the axes
+of the images are named, and each operation of torch hands the names on to what it makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from phosphene.types import Layout
+
+# An axis is a product of factors, each with a name and a length: windows cut out of an image make an axis of images
+# times places, from which the places come back. A factor without a name is "".
+Factor = tuple[str, int]
+Axes = tuple[tuple[Factor, ...], ...]
+
+IMAGES, CHANNELS, PLACES = "N", "C", "P"
+
+
+def named(shape: Sequence[int], names: str) -> Axes:
+    """Axes of one name each.
+
+    Example:
+        >>> named((1, 3, 8, 8), "NCPP")
+        ((('N', 1),), (('C', 3),), (('P', 8),), (('P', 8),))
+    """
+    return tuple(((name, length),) for name, length in zip(names, shape, strict=True))
+
+
+def layout_of(axes: Axes | None) -> Layout | None:
+    """Which axis holds the channels, or None where the axes do not say.
+
+    Example:
+        >>> layout_of(named((1, 3, 8, 8), "NCPP")), layout_of(named((1, 8, 8, 3), "NPPC"))
+        ('NCHW', 'NHWC')
+        >>> layout_of(named((1, 3, 64), "NCP")), layout_of(None)
+        ('NCT', None)
+    """
+    if axes is None or len(axes) not in (3, 4):
+        return None
+    first, last = (_purity(axes[place]) for place in (1, -1))
+    if first == last:
+        return None
+    if len(axes) == 4:
+        return "NCHW" if first > last else "NHWC"
+    return "NCT" if first > last else "NTC"
+
+
+def _purity(axis: tuple[Factor, ...]) -> float:
+    """How much of an axis is channels: 1 for nothing else, 0 for places; an axis of length 1 may be either."""
+    names = [name for name, length in axis if length > 1 or name]
+    return sum(name == CHANNELS for name in names) / len(names) if names else 0.25
+
+
+class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, the axes of what is computed from named values are known.
+
+    Example:
+        >>> with Follow() as follow:
+        ...     x = follow.name(torch.rand(1, 3, 8, 8), "NCPP")
+        ...     layout_of(follow.axes(torch.relu(x).permute(0, 2, 3, 1)))
+        'NHWC'
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: Any = WeakTensorKeyDictionary()
+
+    def name(self, value: Tensor, names: str) -> Tensor:
+        """The value itself, its axes named from now on."""
+        self._known[value] = named(value.shape, names)
+        return value
+
+    def axes(self, value: Tensor) -> Axes | None:
+        """The axes of a value, or None where they are not known."""
+        found: Axes | None = self._known.get(value)
+        return found if found is not None and _fits(found, value.shape) else None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {item: self._known[item] for item in _tensors((*args, *(kwargs or {}).values())) if item in self._known}
+        output = func(*args, **(kwargs or {}))
+        if given:
+            values = list(_tensors((output,)))
+            known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
+            for value in values:
+                axes = known.axes(value)
+                if axes is not None and _fits(axes, value.shape):
+                    self._known[value] = axes
+                elif value in self._known:  # written in place by what is not known
+                    del self._known[value]
+        return output
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _fits(axes: Axes, shape: Sequence[int]) -> bool:
+    return len(axes) == len(shape) and all(
+        math.prod(length for _, length in axis) == side for axis, side in zip(axes, shape, strict=True)
+    )
+
+
+class _Call:
+    """One call of an operation on values of which some have known axes.
+
+    Args:
+        name: of the operation, without underscores around it.
+        args: its arguments.
+        keywords: those given by name.
+        given: the axes of its tensors, as far as known.
+    """
+
+    def __init__(self, name: str, args: Any, keywords: Mapping[str, Any], given: Mapping[Tensor, Axes]) -> None:
+        self.name, self.args, self.keywords, self.given = name, args, keywords, given
+
+    def axes(self, output: Tensor) -> Axes | None:
+        """The axes of one output."""
+        return _RULES.get(self.name, _Call.alike)(self, output)
+
+    def of(self, place: int) -> Axes | None:
+        """The axes of the argument at a place."""
+        value = self.argument(place)
+        return self.given.get(value) if isinstance(value, Tensor) else None
+
+    def argument(self, place: int, name: str = "", default: Any = None) -> Any:
+        """An argument by place or name."""
+        return self.args[place] if place < len(self.args) else self.keywords.get(name, default)
+
+    def alike(self, output: Tensor) -> Axes | None:
+        """Axes of an operation value by value: those of the operands, which are broadcast to the output."""
+        fitting = [axes for axes in self.given.values() if len(axes) == output.ndim]
+        found = []
+        for place, length in enumerate(output.shape):
+            known = [axes[place] for axes in fitting if _length(axes[place]) == length]
+            if not known:
+                return None
+            found.append(known[0])
+        return tuple(found)
+
+    def resized(self, output: Tensor) -> Axes | None:
+        """Axes of an operation that makes axes longer or shorter, but leaves each what it is."""
+        fitting = [axes for axes in self.given.values() if len(axes) == output.ndim]
+        return tuple(map(_of_length, fitting[0], output.shape)) if fitting else None
+
+    def regrouped(self, output: Tensor) -> Axes | None:
+        """Axes of a view of another shape."""
+        given = self.of(0)
+        return None if given is None else _regrouped(given, output.shape)
+
+    def permuted(self, output: Tensor) -> Axes | None:
+        given, count = self.of(0), output.ndim
+        if given is None:
+            return None
+        if self.name in ("permute", "permute_copy"):
+            order = [place % count for place in self.args[1]]
+        else:
+            order = list(range(count))
+            one, other = (int(self.argument(1, "dim0", 0)) % count, int(self.argument(2, "dim1", 1)) % count)
+            order[one], order[other] = other, one
+        return tuple(given[place] for place in order)
+
+    def turned(self, output: Tensor) -> Axes | None:
+        """Axes of `.t()` and `.T`."""
+        given = self.of(0)
+        return None if given is None else tuple(reversed(given))
+
+    def expanded(self, output: Tensor) -> Axes | None:
+        given = self.of(0)
+        if given is None:
+            return None
+        added = output.ndim - len(given)
+        known = [(), *[()] * added, *given][1:]
+        return tuple(
+            axis if _length(axis) == length else (("", length),)
+            for axis, length in zip(known, output.shape, strict=True)
+        )
+
+    def selected(self, output: Tensor) -> Axes | None:
+        """Axes without the one along which one value was taken."""
+        given = self.of(0)
+        if given is None:
+            return None
+        gone = int(self.argument(1, "dim", 0)) % len(given)
+        return (*given[:gone], *given[gone + 1 :])
+
+    def stacked(self, output: Tensor) -> Axes | None:
+        given = next(iter(self.given.values()))
+        new = int(self.argument(1, "dim", 0)) % output.ndim
+        return (*given[:new], (("", output.shape[new]),), *given[new:])
+
+    def reduced(self, output: Tensor) -> Axes | None:
+        given = self.of(0)
+        if given is None or output.ndim not in (len(given), len(given) - len(self._reduced())):
+            return None
+        gone = self._reduced()
+        if output.ndim == len(given):
+            return tuple(() if place in gone and len(axis) else axis for place, axis in enumerate(given))
+        return tuple(axis for place, axis in enumerate(given) if place not in gone)
+
+    def _reduced(self) -> set[int]:
+        count, dims = len(self.of(0) or ()), self.argument(1, "dim")
+        dims = range(count) if dims is None else [dims] if isinstance(dims, int) else dims
+        return {place % count for place in dims}
+
+    def multiplied(self, output: Tensor) -> Axes | None:
+        """Axes of a product of matrices: the rows of the one, the columns of the other."""
+        start = 1 if self.name in ("addmm", "baddbmm", "addbmm") else 0
+        one, other = self.of(start), self.of(start + 1)
+        if one is None and other is None:
+            return None
+        if one is None:
+            assert other is not None
+            return (*other[:-2], (("", output.shape[-2]),), other[-1]) if len(other) == output.ndim else None
+        column = other[-1] if other is not None else ((_mixed(one), output.shape[-1]),)
+        return (*one[:-1], column) if len(one) == output.ndim else None
+
+    def linear(self, output: Tensor) -> Axes | None:
+        given = self.of(0)
+        return None if given is None else (*given[:-1], ((_mixed(given), output.shape[-1]),))
+
+    def maps(self, output: Tensor) -> Axes | None:
+        """Axes of a convolution or pooling: channels, then places."""
+        names = {3: "NCP", 4: "NCPP"}.get(output.ndim)
+        return None if names is None else named(output.shape, names)
+
+
+def _length(axis: tuple[Factor, ...]) -> int:
+    return math.prod(length for _, length in axis)
+
+
+def _of_length(axis: tuple[Factor, ...], length: int) -> tuple[Factor, ...]:
+    if _length(axis) == length:
+        return axis
+    names = {name for name, _ in axis}
+    return ((names.pop() if len(names) == 1 else "", length),)
+
+
+def _mixed(axes: Axes) -> str:
+    """What a linear layer makes of the last axis: channels, but where it mixes the places of channels elsewhere."""
+    before = {name for axis in axes[:-1] for name, _ in axis}
+    of_places = {name for name, length in axes[-1] if length > 1} == {PLACES}
+    return PLACES if of_places and CHANNELS in before else CHANNELS
+
+
+def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """The factors of the axes, in order, dealt out to the sides of another shape; a factor may be cut in two.
+
+    Example:
+        >>> _regrouped(named((1, 8, 6), "NPC"), (2, 4, 6))
+        ((('P', 2),), (('P', 4),), (('C', 6),))
+    """
+    waiting = [factor for axis in axes for factor in axis if factor[1] != 1]
+    found: list[tuple[Factor, ...]] = []
+    for side in shape:
+        axis: list[Factor] = []
+        missing = int(side)
+        while missing > 1 and waiting:
+            name, length = waiting.pop(0)
+            if missing % length == 0:
+                taken = length
+            elif length % missing == 0:
+                taken = missing
+                waiting.insert(0, (name, length // missing))
+            else:
+                return None
+            axis.append((name, taken))
+            missing //= taken
+        if missing != 1:
+            return None
+        found.append(tuple(axis))
+    return None if waiting else tuple(found)
+
+
+_Rule = Callable[[_Call, Tensor], Axes | None]
+_RULES: dict[str, _Rule] = {}
+for _rule, _names in (
+    (_Call.regrouped, "view unsafe_view reshape reshape_alias flatten unflatten squeeze unsqueeze view_copy"),
+    (_Call.permuted, "permute permute_copy transpose transpose_copy swapaxes"),
+    (_Call.turned, "t numpy_T"),
+    (_Call.expanded, "expand expand_copy"),
+    (_Call.selected, "select unbind"),
+    (_Call.stacked, "stack"),
+    (_Call.reduced, "sum mean amax amin logsumexp norm linalg_vector_norm prod var std all any argmax max min"),
+    (_Call.multiplied, "mm bmm addmm baddbmm"),
+    (_Call.linear, "linear"),
+    (
+        _Call.maps,
+        "convolution conv2d conv1d mkldnn_convolution cudnn_convolution slow_conv2d_forward thnn_conv2d "
+        "convolution_overrideable pixel_shuffle pixel_unshuffle im2col col2im grid_sampler_2d grid_sampler",
+    ),
+    (
+        _Call.resized,
+        "slice narrow split split_with_sizes chunk index_select cat constant_pad_nd pad reflection_pad2d "
+        "replication_pad2d avg_pool2d adaptive_avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d "
+        "fractional_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bilinear2d_aa upsample_bicubic2d "
+        "upsample_bicubic2d_aa upsample_nearest_exact2d avg_pool1d max_pool1d adaptive_avg_pool1d reflection_pad1d "
+        "scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention_math "
+        "scaled_dot_product_efficient_attention scaled_dot_product_flash_attention",
+    ),
+):
+    _RULES.update(dict.fromkeys(_names.split(), _rule))

@@ -1,0 +1,209 @@
+"""Names of classes, and the way from what a person types to an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+from phosphene.errors import NotFoundError, OptionError, suggest
+from phosphene.types import class_index
+
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+# Whatever holds names as lists, arrays and the columns of tables do, or by index, or indices by name.
+LabelsLike = Any
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of classes, and the way from what a person types to an index.
+
+    Args:
+        names: one name per class.
+        ids: one identifier per class (WordNet ids), or empty.
+        synonyms: further names per class, or empty.
+
+    Example:
+        >>> labels = Labels(("tabby", "tiger cat", "tiger"))
+        >>> labels.find("tabby"), labels.find("2"), labels.find("tiger c")
+        (0, 2, 1)
+    """
+
+    names: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("names", "ids", "synonyms"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field, given in (("ids", self.ids), ("synonyms", self.synonyms)):
+            if given and len(given) != len(self.names):
+                raise OptionError(f"labels of {len(self.names)} names but {len(given)} {field}; give one per class")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index] if 0 <= index < len(self.names) else f"class {index}"
+
+    def describe(self, index: int) -> str:
+        """Index, identifier and name, for messages and lists."""
+        identifier = f" {self.ids[index]}" if self.ids else ""
+        return f"{index}{identifier} {self[index]}"
+
+    def find(self, query: int | str) -> int:
+        """The class index for an index or a text: a name, an identifier, an index, an unambiguous part of a name.
+
+        A whole number is the index, always. A text is first of all a name, letter by letter; where some classes are
+        named by numbers, a text of digits is never an index.
+
+        Raises:
+            NotFoundError: with the nearest names, or with all the classes that fit.
+            OptionError: for what is neither a text nor a whole number.
+        """
+        if not isinstance(query, str):
+            return self._checked(class_index(query))
+        text = query.strip()
+        if not text:
+            raise NotFoundError("a class without a name; give an index, an identifier or a name")
+        exact = [index for index, name in enumerate(self.names) if name in (query, text)]
+        if exact:
+            return self._only(exact, text)
+        if _WHOLE_NUMBER.fullmatch(text):
+            if any(_WHOLE_NUMBER.fullmatch(name) for name in self.names):
+                raise NotFoundError(
+                    f"no class '{text}': names of this classifier are numbers, so a number as text is a name"
+                    f"{suggest(text, self.names)}; its indices are whole numbers in Python"
+                )
+            return self._checked(int(text))
+        known = self._by_id(text)
+        if known is not None:
+            return known
+        for matches in self._matches(text):
+            if matches:
+                return self._only(matches, text)
+        if not self.names:
+            raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
+        names = [*self.names, *(name for names in self.synonyms for name in names)]
+        raise NotFoundError(f"no class '{text}'{suggest(text, names)}")
+
+    def _only(self, matches: Sequence[int], text: str) -> int:
+        if len(matches) == 1:
+            return matches[0]
+        listing = "; ".join(self.describe(index) for index in matches[:12])
+        more = f" and {len(matches) - 12} more" if len(matches) > 12 else ""
+        raise NotFoundError(f"class '{text}' fits several: {listing}{more}; give an index or a full name")
+
+    def search(self, query: str) -> list[int]:
+        """All classes that fit a query, best first; empty if none does."""
+        query = query.strip()
+        found = dict.fromkeys(index for index, name in enumerate(self.names) if name == query)
+        if _WHOLE_NUMBER.fullmatch(query) and not found:
+            return [int(query)] if 0 <= int(query) < len(self) else []
+        known = self._by_id(query)
+        if known is not None and not found:
+            return [known]
+        for matches in self._matches(query):
+            found.update(dict.fromkeys(matches))
+        return list(found)
+
+    def _by_id(self, text: str) -> int | None:
+        folded = [identifier.casefold() for identifier in self.ids]
+        return folded.index(text.casefold()) if text.casefold() in folded else None
+
+    def _checked(self, index: int) -> int:
+        if index < 0 or (self.names and index >= len(self.names)):
+            known = f"has {len(self)} classes, 0 to {len(self) - 1}" if self.names else "counts its classes from 0"
+            raise NotFoundError(f"no class {index}; this classifier {known}")
+        return index
+
+    def _matches(self, text: str) -> list[list[int]]:
+        """Classes that fit, from the strictest reading of the text to the loosest."""
+        folded = text.casefold()
+        synonyms = self.synonyms or ((),) * len(self.names)
+        every = [
+            [name.casefold(), *(other.casefold() for other in more)]
+            for name, more in zip(self.names, synonyms, strict=True)
+        ]
+        whole_word = [any(f" {folded} " in f" {name.replace('-', ' ')} " for name in names) for names in every]
+        return [
+            [index for index, name in enumerate(self.names) if name == text],
+            [index for index, names in enumerate(every) if names[0] == folded],
+            [index for index, found in enumerate(whole_word) if found],
+            [index for index, names in enumerate(every) if any(folded in name for name in names)],
+        ]
+
+
+def as_labels(labels: LabelsLike) -> Labels:
+    """Labels from whatever holds names: a list, an array, a column of a table, a dict {index: name} or {name: index}.
+
+    Raises:
+        OptionError: for what is none of these, or leaves a class without a name.
+
+    Example:
+        >>> as_labels({"dog": 1, "cat": 0}).names, as_labels({"0": "cat", "1": "dog"}).names
+        (('cat', 'dog'), ('cat', 'dog'))
+    """
+    if labels is None:
+        return Labels()
+    if isinstance(labels, Labels):
+        return labels
+    if isinstance(labels, str | bytes):
+        raise OptionError(f"labels: {labels!r} is one text; give one name per class, as a list")
+    if isinstance(labels, Set):
+        raise OptionError(f"labels: a {type(labels).__name__} has no order; give a list, one name per class")
+    if isinstance(labels, Mapping):
+        return Labels(_in_order(labels))
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(values, Iterable):
+        raise OptionError(f"labels: {type(labels).__name__} holds no names; give a list, one name per class")
+    return Labels(tuple(_name(index, value) for index, value in enumerate(values)))
+
+
+def _name(index: int, value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Number) and not isinstance(value, bool) and value == value:
+        return str(value)
+    raise OptionError(f"labels: label {index} is {value!r}; give one name per class, as text")
+
+
+def _in_order(labels: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The names of {index: name} or {name: index}, by index."""
+    by_name = all(isinstance(key, str) and _as_index(value) is not None for key, value in labels.items())
+    texts = [value for value in labels.values() if isinstance(value, str)]
+    by_index = all(_as_index(key, text=True) is not None for key in labels)
+    if by_index and not texts and all(_as_index(key) is not None for key in labels) and len(labels) > 0:
+        if {_as_index(value) for value in labels.values()} == set(range(len(labels))):
+            raise OptionError("labels: of numbers to numbers, which are the names or indices? give a list of names")
+    elif by_name:
+        by_index = False
+    if not (by_index or by_name):
+        raise OptionError("labels: a dict that is neither {index: name} nor {name: index}; give a list of names")
+    named: dict[int, str] = {}
+    for key, value in labels.items():
+        index = _as_index(key, text=True) if by_index else _as_index(value)
+        name = _name(index or 0, value if by_index else key)
+        assert index is not None
+        if index in named:
+            raise OptionError(f"labels: '{named[index]}' and '{name}' are both class {index}; give one name per class")
+        named[index] = name
+    for index in range(len(named)):
+        if index not in named:
+            odd = sorted(set(named) - set(range(len(named))))
+            raise OptionError(
+                f"labels: class {index} has no name, but there is a class {odd[0]}; count the classes from 0"
+            )
+    return tuple(named[index] for index in range(len(named)))
+
+
+def _as_index(value: Any, *, text: bool = False) -> int | None:
+    """A whole number, or None for what is none."""
+    if isinstance(value, str):
+        return int(value) if text and _WHOLE_NUMBER.fullmatch(value) else None
+    try:
+        return class_index(value)
+    except OptionError:
+        return None
