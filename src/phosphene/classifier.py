@@ -182,6 +182,18 @@ class Classifier:
         self.name = name or type(self.module).__name__
         self.output = output
         self.layouts = _checked_layouts(self.module, layouts)
+        self._refreshed = 0
+
+    def refresh(self) -> None:
+        """Forget what was prepared of the network: its next pass sees it as it is now.
+
+        Weights that are exchanged, moved or written to, modules, their attributes and hooks, and the fields of the
+        classifier are noticed without it; a tensor inside of an object that is no module, list or dict is not.
+
+        Example:
+            >>> Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2))).refresh()
+        """
+        self._refreshed += 1
 
     @property
     def labels(self) -> Labels:

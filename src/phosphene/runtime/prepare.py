@@ -93,7 +93,7 @@ class Prepared(Classifier):
         self.network.look((int(images.shape[-2]), int(images.shape[-1])))
 
     @property
-    def head(self) -> HeadKind:  # type: ignore[override]
+    def head(self) -> HeadKind:
         """How scores are read: as it was told, unless the first look showed otherwise."""
         return self.first_look.head
 
