@@ -19,7 +19,7 @@ from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.fusion import gated_rule, loose_kinks
 from phosphene.runtime.micro_batches import Result, forward_size, in_batches
-from phosphene.runtime.precision import Precision, compute_dtype
+from phosphene.runtime.precision import Precision, compute_dtype, whole_float32
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.shared import is_shared, once
 from phosphene.types import Score, Target, Unit
@@ -74,6 +74,7 @@ def plain_mode(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(whole_float32(precision))
         dtype = compute_dtype(precision, device)
         enabled = dtype != torch.float32
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled))
