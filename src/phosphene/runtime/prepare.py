@@ -113,14 +113,14 @@ class Prepared(Classifier):
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(1, self.preprocess.channels, *self._size, generator=generator).to(self.device)
+        images = torch.rand(1, self.preprocess.channels, *self._size, generator=generator, device="cpu").to(self.device)
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
             with capture(self.module, [layer], edit=lambda _, output: output.detach().requires_grad_()) as found:
                 logits = self.logits(images)
             if not logits.requires_grad:
                 return None
             # Unequal weights: the sum of probabilities is 1 whatever the image.
-            weights = torch.randn(logits.shape, generator=generator).to(logits)
+            weights = torch.randn(logits.shape, generator=generator, device="cpu").to(logits)
             (gradient,) = torch.autograd.grad((logits * weights).sum(), found[layer], allow_unused=True)
         if gradient is None:
             return None
