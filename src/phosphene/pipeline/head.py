@@ -162,7 +162,7 @@ def _features(
         broken += batch.broken
         if batch.images is not None:
             _, values, _ = head_features(classifier, batch.images)
-            rows.append(values.mean(dim=(2, 3)).double().cpu().numpy())  # (n, k, h, w) -> (n, k)
+            rows.append(values.mean(dim=(2, 3)).cpu().double().numpy())  # (n, k, h, w) -> (n, k)
             kept += batch.paths
         if progress is not None:
             progress(batch.done, len(paths))

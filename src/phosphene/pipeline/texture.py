@@ -46,7 +46,7 @@ def textures(
         view = whole_view(picture_size(picture), size)
         image = classifier.look([picture], [view])
         values = spatial_map(activations(classifier, image, [layer])[1][layer], f"layer {layer}", image)[0]
-        parts = principal_components(values.double().cpu().numpy(), count)
+        parts = principal_components(values.cpu().double().numpy(), count)
         found[id(picture)] = _laid(torch.from_numpy(parts), view, grid_of[id(picture)])
     return [found[id(picture)] for picture in pictures]
 
