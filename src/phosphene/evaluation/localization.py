@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
 from phosphene.images import Picture, picture_size, read_image
@@ -213,15 +213,15 @@ def _measure(
     seed: int,
 ) -> None:
     pictures = [picture for _, picture in batch]
-    start = time.perf_counter()
+    start = clock(classifier.device)
     ways = [measured.way for measured in group if measured.way is not None]
     # A cut may need more than the maps that a threshold is content with.
     way = next((way for way in ways if way.segment == "graphcut"), ways[0])
     maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], way, seed=seed)
-    shared = time.perf_counter() - start
+    shared = clock(classifier.device) - start
     for measured in group:
         assert measured.way is not None
-        start = time.perf_counter()
+        start = clock(classifier.device)
         for (truth, picture), rank, seen in zip(batch, ranks, maps, strict=True):
             try:
                 found = cut_out(picture, seen, measured.way, Prediction(truth.index, "", 0.0))
@@ -229,7 +229,7 @@ def _measure(
             except NumericalError:
                 measured.dead += 1
                 measured.add(None, None, truth, rank, tolerance)
-        measured.seconds += shared + time.perf_counter() - start
+        measured.seconds += shared + clock(classifier.device) - start
 
 
 def _trivial_box(name: str, size: Size) -> Box:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import phosphene.attribution  # noqa: F401  (registers the methods)
 from phosphene.classifier import Classifier, ViewKind
+from phosphene.devices import clock
 from phosphene.errors import OptionError
 from phosphene.graph import LayerName
 from phosphene.images import as_pictures
@@ -218,9 +218,9 @@ def attribute(
             raise OptionError(f"{spec.name} looks at no layer; drop the layer, or choose a method such as grad_cam")
         keywords["layer"] = layer
     keywords |= _call_arguments(found, seed, batch_size, progress)
-    start = time.perf_counter()
+    start = clock(classifier.device)
     result: Attribution = found.function(classifier, images, target, **keywords)
-    seconds = (time.perf_counter() - start) / len(images)
+    seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
     notes = (*result.notes, *prepare(classifier).notes)

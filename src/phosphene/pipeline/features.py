@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 import phosphene.synthesis  # noqa: F401  (registers the recipes)
 from phosphene.classifier import Classifier
+from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
 from phosphene.images import expand_paths, read_image
@@ -262,7 +262,7 @@ def _drawn_layer(
     frames: int,
     watch: Watch | None,
 ) -> LayerFeatures:
-    start = time.perf_counter()
+    start = clock(classifier.device)
     images = tuple(_seen(classifier, [collected.paths[row] for row in facet.exemplars]) for facet in found.facets)
     given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
     streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
@@ -290,7 +290,7 @@ def _drawn_layer(
         map=found,
         paths=collected.paths,
         facets=drawn.facets(last, losses, kept),
-        seconds=time.perf_counter() - start,
+        seconds=clock(classifier.device) - start,
         steps=len(losses),
         notes=tuple(notes),
     )
@@ -336,7 +336,7 @@ class _Drawn:
                 target_cosine=_cosine(reached[row], target[row]),
                 start_cosine=_cosine(of_start[row], target[row]),
                 exemplar_cosines=tuple(_cosine(pooled[number], target[row]) for number in facet.exemplars),
-                losses={name: [float(step[name][row]) for step in losses] for name in losses[0]},
+                losses={name: torch.stack([step[name][row] for step in losses]).tolist() for name in losses[0]},
                 frames=tuple(frame[row] for frame in frames),
                 predicted=tuple(predicted[row]),
             )

@@ -210,7 +210,7 @@ class Network:
         """(2, C, H, W) unequal images of random numbers."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
-        return (images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)).to(self.classifier.device)
+        return (images * torch.tensor([0.5, 1.0], device="cpu").view(2, 1, 1, 1)).to(self.classifier.device)
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -26,7 +26,7 @@ from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import Network
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype
+from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, whole_float32
 from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
@@ -160,9 +160,14 @@ class Prepared(Classifier):
         with self._types():
             return super().run(module, images)
 
-    def _types(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _types(self) -> Iterator[None]:
         enabled = compute_dtype(self.precision, self.device) != torch.float32
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        with (
+            whole_float32(self.precision),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+        ):
+            yield
 
     @contextmanager
     def passing(self, *, gradients: bool) -> Iterator[None]:
