@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import cached_property, partial
 from weakref import WeakKeyDictionary, finalize
@@ -211,11 +211,17 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
         >>> prepare(classifier) is prepare(classifier)
         True
     """
+    if not isinstance(classifier, Classifier):
+        raise OptionError(
+            f"{type(classifier).__name__} is no Classifier; make one: Classifier(module, Preprocess(...))"
+        )
     source = classifier.source if isinstance(classifier, Prepared) else classifier
     if precision is None:
         precision = classifier.precision if isinstance(classifier, Prepared) else "exact"
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision '{precision}' is unknown; choose exact or fast")
+    if not isinstance(precision, str) or precision not in ("exact", "fast"):
+        raise OptionError(f"precision {precision!r} is unknown; choose exact or fast")
+    if isinstance(keep, str) or not isinstance(keep, Sequence | Set):
+        raise OptionError(f"keep={keep!r} is no list of layers; give their names or the modules themselves")
     for layer in keep:
         layer_name(source.module, layer)
     if isinstance(classifier, Prepared) and precision == classifier.precision:
