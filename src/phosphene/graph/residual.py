@@ -20,6 +20,7 @@ def residual_branches(traced: fx.GraphModule) -> tuple[str, ...]:
     branch found that ends in a product of two values (squeeze and excitation), or that is the third term of a sum.
 
     Example:
+        >>> from phosphene.graph.trace import trace
         >>> class Block(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
