@@ -14,7 +14,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
-from phosphene.runtime import input_gradient
+from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
 from phosphene.types import Attribution, Target
 
@@ -67,6 +67,7 @@ def integrated_gradients(
     """
     if steps < 1:
         raise OptionError(f"integrated_gradients: steps={steps} must be at least 1")
+    classifier = prepare(classifier).settled()
     classifier.check_images(images)
     target = target.expand(len(images))
     mean = classifier.mean_image

@@ -13,6 +13,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.registry import entry, parse_spec, register_attribution
+from phosphene.runtime import prepare
 from phosphene.types import Attribution, Target
 
 
@@ -90,6 +91,8 @@ def smoothgrad(
         raise OptionError(f"smoothgrad: samples={samples} are too few for the {statistic}, or noise={noise} is not > 0")
     generator = generator or torch.Generator().manual_seed(0)
     keywords = {**spec.keywords, **({"batch_size": batch_size} if batch_size and method.accepts("batch_size") else {})}
+
+    classifier = prepare(classifier).settled()
 
     def explain(pictures: Tensor) -> Attribution:
         seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))

@@ -17,8 +17,9 @@ from phosphene.graph import LayerName
 from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import forward, prepare
+from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Contrast, Target, Unit, class_list
+from phosphene.types import Attribution, Contrast, Target, Unit, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
@@ -106,7 +107,10 @@ def explain(
     prepared = prepare(load_classifier(classifier), precision=precision)
     pictures = as_pictures(images)
     goal = resolve_target(prepared, target)
-    specs = [parse_spec(spec) for spec in ([method] if isinstance(method, str | Spec) else method)]
+    usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
+    specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
+    if not specs:
+        raise OptionError("no method was given; name at least one, such as 'grad_cam'")
     views = prepared.views(pictures, view)
     images = prepared.look(pictures, views)
     results: dict[str, Attribution] = {}
@@ -213,6 +217,7 @@ def attribute(
     spec = parse_spec(method)
     found = entry("attribution", spec.name)
     keywords: dict[str, Any] = spec.keywords
+    seed = seed_number(seed)
     if layer is not None and "layer" not in keywords:
         if "layer" not in found.options:
             raise OptionError(f"{spec.name} looks at no layer; drop the layer, or choose a method such as grad_cam")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,10 @@ def features(
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
     names = layer_names(prepared, [layers] if one else layers)  # type: ignore[arg-type, list-item]
-    sources = [pictures] if isinstance(pictures, str | os.PathLike) else list(pictures)
+    alone = isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable) or hasattr(pictures, "ndim")
+    sources: list[Any] = [pictures] if alone else list(pictures)  # type: ignore[arg-type]
+    if not all(isinstance(source, str | os.PathLike) for source in sources):
+        raise OptionError("features: pictures are read from files a few at a time; give a folder or a list of paths")
     collected = collect(prepared, expand_paths(sources), names, watch=watch)
     drawn = draw_layers(
         prepared, collected, facets=facets, exemplars=exemplars, recipe=spec, previous=previous, seed=seed, watch=watch

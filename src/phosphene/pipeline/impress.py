@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Impression, Target, Unit, class_list
+from phosphene.types import Impression, Target, Unit, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -92,7 +92,7 @@ def impress(
         (torch.Size([3, 224, 224]), (301,), 'sci:steps=2')
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    spec = configured(recipe, preset, steps)
+    spec, seed = configured(recipe, preset, steps), seed_number(seed)
     jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
     return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
 
@@ -138,7 +138,11 @@ def fuse(
         (8, 0)
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    given = list(groups.tolist() if hasattr(groups, "tolist") else [groups] if isinstance(groups, str) else groups)
+    seed = seed_number(seed)
+    plain = groups.tolist() if hasattr(groups, "tolist") else groups
+    if isinstance(plain, Mapping) or not isinstance(plain, Iterable):
+        raise OptionError(f"fuse: {type(groups).__name__} holds no classes; give two or more")
+    given: list[Any] = [plain] if isinstance(plain, str) else list(plain)
     nested = [class_list(group) for group in given]
     if not any(isinstance(group, list | tuple) for group in given):
         nested = [[name for group in nested for name in group]]
@@ -154,6 +158,8 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
     Raises:
         OptionError: if one is given twice with different values.
     """
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
+        raise OptionError(f"steps={steps!r} must be a whole number, or None for the preset's")
     spec = parse_spec(recipe, "recipe")
     options = spec.keywords
     for name, value in (("preset", preset), ("steps", steps)):

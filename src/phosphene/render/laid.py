@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from phosphene import types
+from phosphene.errors import OptionError
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
@@ -43,6 +44,8 @@ def draw(
         >>> draw(result, side=100).size
         (224, 116)
     """
+    if not isinstance(result, Attribution | Contrast):
+        raise OptionError(f"{type(result).__name__} cannot be drawn; give what explain or contrast returned")
     if isinstance(result, Contrast):
         return _stacked([_contrast_row(result, index, side, strength) for index in range(len(result))])
     scales = [scale_of(heat, result.display) for heat in result.heat]

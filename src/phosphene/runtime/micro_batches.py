@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from phosphene.errors import ResourceError
+from phosphene.errors import OptionError, ResourceError
 
 Result = TypeVar("Result")
 
@@ -73,13 +73,19 @@ def in_batches(
 
 
 def usual_size(batch_size: int | None, device: torch.device) -> int:
-    """Images per batch: as asked for, or what suits the device."""
+    """Images per batch: as asked for, or what suits the device.
+
+    Raises:
+        OptionError: for a size that is no whole number above 0.
+    """
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise OptionError(f"batch_size={batch_size!r} must be a whole number, at least 1, or None to choose")
     return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
 
 
 def forward_size(batch_size: int | None, device: torch.device) -> int:
     """Images per batch of a pass without a way back, which keeps nothing: twice as many."""
-    return batch_size or 2 * usual_size(None, device)
+    return usual_size(batch_size, device) * (1 if batch_size else 2)
 
 
 def _is_want_of_memory(error: Exception) -> bool:
