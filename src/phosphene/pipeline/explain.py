@@ -104,7 +104,7 @@ def explain(
         torch.Size([1, 7, 7])
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images)
+    pictures = as_pictures(images, prepared.preprocess.channels)
     goal = resolve_target(prepared, target)
     specs = [parse_spec(spec) for spec in ([method] if isinstance(method, str | Spec) else method)]
     views = prepared.views(pictures, view)
@@ -163,7 +163,8 @@ def contrast(
         >>> torch.allclose(result.one.maps - result.other.maps, result.difference.maps, atol=1e-4)
         True
     """
-    known, pictures = load_classifier(classifier), as_pictures(images)
+    known = load_classifier(classifier)
+    pictures = as_pictures(images, known.preprocess.channels)
     other = resolve_target(known, versus)
     if other is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
