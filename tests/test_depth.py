@@ -510,3 +510,50 @@ def test_mutated_deep_files_are_read_or_refused_in_one_line(tmp_path, capfd):
         assert 0 <= float(tensor.min()) <= float(tensor.max()) <= 1
     assert 5 < read < 195
     assert capfd.readouterr().err == ""
+
+
+def test_a_deep_lzw_tiff_that_lies_on_its_side(tmp_path):
+    values = fine(bands=1)[..., 0]
+    Image.fromarray(np.rot90(values)).save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={274: 6})
+    assert torch.equal(to_tensor(read_image(tmp_path / "a.tif")), to_tensor(as_pictures(values)[0]))
+
+
+def test_a_tiff_of_packed_twelve_bits(tmp_path):
+    values = fine(8, 10, bands=1)[..., 0] >> 4
+    bits = ((values[..., None] >> np.arange(11, -1, -1)) & 1).astype(np.uint8)
+    body = np.packbits(bits.reshape(8, -1), axis=1).tobytes()
+    entries = [(256, 10), (257, 8), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, len(body))]
+    place = 8 + len(body)
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries)
+    (tmp_path / "a.tif").write_bytes(struct.pack("<2sHI", b"II", 42, place) + body + directory + b"\0\0\0\0")
+    expected = torch.from_numpy(values / 4095).float()
+    assert torch.allclose(to_tensor(read_image(tmp_path / "a.tif")), expected, atol=1e-6)
+
+
+def test_sixteen_bit_pgm(tmp_path):
+    values = fine(bands=1)[..., 0]
+    (tmp_path / "a.pgm").write_bytes(b"P5 44 30 65535\n" + values.astype(">u2").tobytes())
+    assert torch.equal(seen(tmp_path / "a.pgm"), seen(values))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La"]
+)
+def test_every_mode_of_pillow_is_a_picture(mode):
+    image = Image.new(mode, (9, 8))
+    for channels in (1, 3):
+        network = classifier(channels)
+        expected = seen(image, channels)
+        assert expected.shape == (1, channels, 16, 16)
+        assert torch.equal(network.look([image], network.views([image])), expected)
+
+
+def test_a_deep_pil_image_handed_to_look_is_read_at_its_depth():
+    image, network = Image.fromarray(fine(bands=1)[..., 0]), classifier()
+    assert torch.equal(network.look([image], network.views([image])), seen(fine(bands=1)))
+
+
+def test_the_place_of_a_picture_that_cannot_be_used_is_told():
+    good = fine()
+    assert refused([good, good.astype(np.int32)]).startswith("picture 2: ")
+    assert "meta" in refused(torch.zeros(3, 4, 4, device="meta"))

@@ -131,7 +131,7 @@ def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
                 image.seek(0)
                 image.load()
                 whole = image.convert("RGBA") if image.mode == "RGB" and "transparency" in image.info else image
-                return _from_pil(upright(whole), channels, str(path), scale)
+                return _from_pil(whole, channels, str(path), scale)
     except UnidentifiedImageError:
         if not starts_like_tiff(path):
             raise
@@ -152,14 +152,17 @@ def _picture(bands: Bands, channels: int | None, scale: Scale | None = None) -> 
 
 
 def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale | None = None) -> Picture:
+    """A PIL image of any mode as a picture for a network, upright."""
+    # Where only part of 32 bits is used, Pillow says so by nothing but the format.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    image = upright(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     deep = image.mode.startswith("I") or image.mode == "F"
     if not deep and scale is None and channels in (None, 1, 3):
         return to_rgb(image)
     if deep:
-        values = np.asarray(image)
-        # Where only part of 32 bits is used, Pillow says so by nothing but the format.
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-            values = values.astype(np.uint16)
+        values = np.asarray(image, np.uint16 if sixteen else None)
         return _picture(Bands(values[None], name), channels, scale)
     if _is_transparent(image):
         image, alpha = image.convert("LA" if channels == 2 and image.mode == "LA" else "RGBA"), True
@@ -224,17 +227,35 @@ def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
     if isinstance(source, str | os.PathLike):
         return [read_image(source, channels)]
     if isinstance(source, Image.Image):
-        return [_from_pil(upright(source), channels, f"a picture of PIL mode {source.mode}")]
+        return [_given_pil(source, channels)]
     if isinstance(source, np.ndarray):
         return _from_array(source, channels)
     if isinstance(source, Tensor):
         return _from_tensor(source, channels)
     if isinstance(source, Iterable):
-        pictures = [picture for item in source for picture in as_pictures(item, channels)]
+        pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, place)]
         if not pictures:
             raise InputError("no pictures were given; pass at least one")
         return pictures
     raise InputError(f"a picture of type {type(source).__name__}; pass a path, a PIL image, an array or a tensor")
+
+
+def _item(item: Any, channels: int | None, place: int) -> list[Picture]:
+    """The pictures in one item of a sequence; what is wrong with it is told with its place."""
+    try:
+        return as_pictures(item, channels)
+    except InputError as error:
+        if isinstance(item, str | os.PathLike):
+            raise
+        raise InputError(f"picture {place + 1}: {error}") from None
+
+
+def _given_pil(image: Image.Image, channels: int | None) -> Picture:
+    name = f"a picture of PIL mode {image.mode}"
+    try:
+        return _from_pil(image, channels, name)
+    except (ValueError, OSError) as error:  # some modes become nothing else, and a lazy one may be damaged
+        raise InputError(f"{name}: cannot be read ({error}); pass it as RGB") from None
 
 
 def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Picture]:
@@ -254,8 +275,10 @@ def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Pictu
 def _from_tensor(tensor: Tensor, channels: int | None) -> list[Picture]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W)")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise InputError(f"a picture of type {tensor.dtype}, {tensor.layout}; pass uint8 or float in [0, 1]")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise InputError(
+            f"a picture of type {tensor.dtype}, {tensor.layout}, on {tensor.device}; pass uint8 or float in [0, 1]"
+        )
     if tensor.ndim == 4:
         return [picture for item in tensor for picture in _from_tensor(item, channels)]
     # NumPy knows no bfloat16, nor the small ones.
@@ -281,12 +304,20 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     return int(picture.shape[-2]), int(picture.shape[-1])
 
 
+def _eight_or_tensor(picture: Picture, channels: int) -> Picture:
+    """A PIL image of any other mode, handed in as it is, read like one that was given to as_pictures."""
+    if isinstance(picture, Image.Image) and picture.mode not in ("RGB", "L"):
+        return _given_pil(picture, channels)
+    return picture
+
+
 def to_tensor(picture: Picture, channels: int = 3) -> Tensor:
     """(C, H, W) float32 in [0, 1] with the wanted number of channels.
 
     Raises:
         InputError: if the channels cannot be had from the picture.
     """
+    picture = _eight_or_tensor(picture, channels)
     if isinstance(picture, Image.Image):
         if channels == 1:
             picture = picture.convert("L")
@@ -311,6 +342,7 @@ def look(picture: Picture, view: View, *, channels: int = 3, interpolation: Inte
     """
     if picture_size(picture) != view.original:
         raise OptionError(f"a view of a {view.original} picture was laid on one of {picture_size(picture)}")
+    picture = _eight_or_tensor(picture, channels)
     if isinstance(picture, Image.Image):
         return to_tensor(_resized_part(picture, view, interpolation), channels)
     return to_tensor(torch.stack([_resized_band(band, view, interpolation) for band in picture]), channels)

@@ -233,6 +233,16 @@ def test_what_fails_in_a_sibling_is_told_there(tmp_path):
     assert "bad_77" not in sys.modules
 
 
+def test_the_line_told_is_of_the_own_file_and_not_of_a_library_below_it(tmp_path, monkeypatch):
+    packages = tmp_path / "venv" / "site-packages"
+    write(packages / "library_80.py", "\n\n\ndef run():\n    raise OSError('no disk')\n")
+    monkeypatch.syspath_prepend(packages)
+    path = write(tmp_path / "net.py", "import library_80\nlibrary_80.run()\n")
+    with pytest.raises(ModelError, match=r"net\.py, line 2: OSError: no disk"):
+        load_classifier(f"{path}:make")
+    monkeypatch.undo()
+
+
 def test_what_fails_in_the_factory_is_told_with_its_line(tmp_path):
     path = write(
         tmp_path / "net.py",

@@ -114,7 +114,10 @@ def _way_out(bands: Bands) -> str:
     """How the scale of such values is said, for a file or an array."""
     if bands.name.startswith("a picture of"):
         return "pass uint8, uint16, or floats scaled to [0, 1]"
-    return "say which values are black and white: read_image(path, black=..., white=...)"
+    return (
+        "save it as uint8, uint16 or floats in [0, 1], or say in Python which values are black and white: "
+        "read_image(path, black=..., white=...)"
+    )
 
 
 def eight_bits(values: NDArray[np.float32], kind: np.dtype[Any]) -> NDArray[np.uint8] | None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from phosphene.errors import InputError
 from phosphene.pixels.bands import Alpha, Bands
+from phosphene.pixels.png import upright
 
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _FORMAT = 258, 262, 270, 274, 277, 339
@@ -69,7 +70,7 @@ def read_tiff(path: Path, limit: int) -> Bands:
         _check_whole(path, pages, file.filehandle.size)
         try:
             values = series.asarray() if as_array or "C" in axes else page.asarray()
-        except ValueError as error:
+        except Exception as error:  # of any kind, by version
             if "imagecodecs" not in str(error):
                 raise
             return _by_pillow(path, page)
@@ -166,7 +167,7 @@ def _by_pillow(path: Path, page: Any) -> Bands:
                 "deflate or none"
             )
         image.load()
-        values = np.asarray(image)[None]
+        values = np.asarray(upright(image))[None]
     bits = page.bitspersample
     if page.dtype == np.uint16:
         return Bands(values.astype(np.uint16), str(path), white=(1 << bits) - 1 if 8 < bits < 16 else None)

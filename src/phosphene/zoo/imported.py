@@ -260,7 +260,8 @@ def _where(error: BaseException, root: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno))
     for file, line in reversed(places):
-        if root is not None and Path(file).is_relative_to(root):
+        own = root is not None and Path(file).is_relative_to(root) and "site-packages" not in Path(file).parts
+        if root is not None and own:
             return f"{Path(file).relative_to(root)}, " + (f"line {line}: " if line else "")
     return ""
 
