@@ -254,7 +254,7 @@ def _given_pil(image: Image.Image, channels: int | None) -> Picture:
     name = f"a picture of PIL mode {image.mode}"
     try:
         return _from_pil(image, channels, name)
-    except (ValueError, OSError) as error:  # some modes become nothing else, and a lazy one may be damaged
+    except (ValueError, OSError, SyntaxError) as error:  # some modes become nothing else; a lazy one may be damaged
         raise InputError(f"{name}: cannot be read ({error}); pass it as RGB") from None
 
 
