@@ -140,7 +140,7 @@ def localization(
     rows = tuple(Measured(" ".join(map(str, _identity(way).values())), way) for way in ways)
     baselines = (Measured("whole_frame"), Measured("centre_box"))
     broken: list[Record] = []
-    for batch, done in _batches(truths, broken):
+    for batch, done in _batches(classifier, truths, broken):
         pictures = [picture for _, picture in batch]
         if batch:
             odds = posteriors(classifier, pictures)
@@ -164,7 +164,9 @@ def localization(
     return Localization(count, sum(known.best) / count, sum(known.among) / count, rows, baselines, tuple(broken))
 
 
-def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
+def _batches(
+    classifier: Prepared, truths: Sequence[Truth], broken: list[Record]
+) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
     """(pictures that could be used, pictures done) a few at a time; the others go to `broken`."""
     rest, done = iter(truths), 0
     while part := list(islice(rest, _BATCH)):
@@ -172,14 +174,14 @@ def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[li
         kept: list[tuple[Truth, Picture]] = []
         for truth in part:
             try:
-                kept.append((truth, _read(truth)))
+                kept.append((truth, _read(truth, classifier.preprocess.channels)))
             except InputError as error:
                 broken.append(Record(str(truth.path), "error", str(error)))
         yield kept, done
 
 
-def _read(truth: Truth) -> Picture:
-    picture = read_image(truth.path)
+def _read(truth: Truth, channels: int) -> Picture:
+    picture = read_image(truth.path, channels)
     height, width = picture_size(picture)
     if truth.size is not None and truth.size != (height, width):
         rows, columns = truth.size

@@ -105,7 +105,7 @@ def explain(
         torch.Size([1, 7, 7])
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images)
+    pictures = as_pictures(images, prepared.preprocess.channels)
     goal = resolve_target(prepared, target)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
@@ -167,7 +167,8 @@ def contrast(
         >>> torch.allclose(result.one.maps - result.other.maps, result.difference.maps, atol=1e-4)
         True
     """
-    known, pictures = load_classifier(classifier), as_pictures(images)
+    known = load_classifier(classifier)
+    pictures = as_pictures(images, known.preprocess.channels)
     other = resolve_target(known, versus)
     if other is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
