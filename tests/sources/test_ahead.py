@@ -137,6 +137,18 @@ def test_counts_that_make_no_sense_are_refused_at_once():
         load_ahead([], threads=0)
 
 
+def test_how_files_are_read_is_passed_on_and_what_it_forbids_concerns_the_run():
+    def load(white=1.0):
+        if white <= 0:
+            raise OptionError(f"white {white} is not above black")
+        return torch.full((1, 1, 1), 1 / white)
+
+    (item,) = load_ahead([entry(0, load)], white=2.0)
+    assert float(item.picture) == 0.5
+    with pytest.raises(OptionError, match="not above black"):
+        list(load_ahead([entry(0, load)], white=-1.0))
+
+
 def test_skipped_pictures_are_not_read():
     class Two(Source):
         def entries(self):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import typing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import PurePosixPath
 
 import fsspec
@@ -31,6 +32,7 @@ from phosphene.store import (
     read_manifest,
     row_from_json,
     row_to_json,
+    sink_kinds,
 )
 from phosphene.store.rows import ROW_KINDS
 from tests.store.rows import COLUMN_TYPES, explain_row, keys_of, locate_row, plan_of, predict_row
@@ -223,6 +225,47 @@ def test_every_kind_of_row_comes_back_from_json(kind):
     row = example(ROW_KINDS[kind])
     assert row_from_json(json.loads(json.dumps(row_to_json(row), allow_nan=False))) == row
     assert row_from_json({**row_to_json(row), "of_a_newer_version": 1}) == row
+
+
+def test_a_full_disk_costs_the_row_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource")
+    sink = FolderSink(str(tmp_path / "run"), plan_of(4))
+    sink.write(explain_row(KEYS[3]))  # a broken picture: no files, one line
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "run" / "rows.jsonl").stat().st_size + 40, limits[1]))
+        with pytest.raises(OutputError, match=r"rows\.jsonl: cannot be written"):
+            sink.write(replace(explain_row(KEYS[3]), key=KEYS[0]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    sink.write(explain_row(KEYS[1]))
+    sink.close()
+    run = open_run(tmp_path / "run")
+    assert [row.key for row in run] == [KEYS[3], KEYS[1]]
+    assert not run.is_complete
+
+
+@pytest.mark.parametrize("kind", sink_kinds())
+def test_what_holds_for_every_sink(tmp_path, kind):
+    if kind == "shards":
+        pytest.importorskip("pyarrow")
+    with open_sink(kind, str(tmp_path / "run"), plan_of(3)) as sink:
+        assert sink.name == kind
+        assert sink.done == frozenset()
+        for key in KEYS[:3]:
+            assert sink.write(explain_row(key)) is None
+        sink.close(note="a fact")
+    if kind != "memory":
+        assert open_run(tmp_path / "run").is_complete
+        assert open_run(tmp_path / "run").manifest["note"] == "a fact"
+        with pytest.raises(OptionError, match="--overwrite"):
+            open_sink(kind, str(tmp_path / "run"), plan_of(3))
+        again = open_sink(kind, str(tmp_path / "run"), plan_of(3), resume=True)
+        assert again.done == set(KEYS[:3])
+        again.close()
+        assert open_run(tmp_path / "run").is_complete
 
 
 def test_memory_keeps_arrays():

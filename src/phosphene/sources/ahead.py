@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
@@ -24,19 +25,29 @@ R = TypeVar("R")
 
 
 def load_ahead(
-    entries: Iterable[Entry], *, threads: int | None = None, window: int | None = None, cancel: Cancel | None = None
+    entries: Iterable[Entry],
+    *,
+    threads: int | None = None,
+    window: int | None = None,
+    cancel: Cancel | None = None,
+    **reading: Any,
 ) -> Iterator[Item]:
-    """The Item of each entry in order; what keeps a picture from being read becomes its error."""
+    """The Item of each entry in order; what keeps a picture from being read becomes its error.
+
+    `Source.items` says what the arguments mean.
+    """
     threads = min(8, (os.cpu_count() or 1) + 1) if threads is None else threads
     window = 2 * threads if window is None else window
     if threads < 1 or window < 1:
         raise OptionError(f"{threads} threads and a window of {window}; give 1 or more of both")
-    return _generated(entries, threads, window, cancel)
+    return _generated(entries, threads, window, cancel, reading)
 
 
-def _generated(entries: Iterable[Entry], threads: int, window: int, cancel: Cancel | None) -> Iterator[Item]:
+def _generated(
+    entries: Iterable[Entry], threads: int, window: int, cancel: Cancel | None, reading: dict[str, Any]
+) -> Iterator[Item]:
     # A function of its own: arguments are checked at the call, threads start with the first picture.
-    ahead = _Ahead(load_entry, entries, threads, window, lambda item: _bytes_of(item.picture))
+    ahead = _Ahead(partial(load_entry, **reading), entries, threads, window, lambda item: _bytes_of(item.picture))
     try:
         while True:
             if cancel is not None:
@@ -51,8 +62,8 @@ def _generated(entries: Iterable[Entry], threads: int, window: int, cancel: Canc
         ahead.close()
 
 
-def load_entry(entry: Entry) -> Item:
-    """The item of an entry, read now; whatever its reading raises is the item's error.
+def load_entry(entry: Entry, **reading: Any) -> Item:
+    """The item of an entry, read now; whatever its reading raises is the item's error, but for OptionError.
 
     Example:
         >>> load_entry(Entry("a.jpg", "a.jpg", lambda: 1 / 0)).error
@@ -60,9 +71,11 @@ def load_entry(entry: Entry) -> Item:
     """
     known: dict[str, Any] = {"key": entry.key, "path": entry.path, "label": entry.label, "columns": entry.columns}
     try:
-        return Item(picture=entry.load(), **known)
+        return Item(picture=entry.load(**reading), **known)
     except InputError as error:
         return Item(error=str(error), **known)
+    except OptionError:
+        raise  # the same for every picture
     except MemoryError:
         return Item(error=f"{printable(entry.path)}: too large for this machine's memory", **known)
     except Exception as error:  # network clients and sources of others may raise anything

@@ -5,37 +5,37 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path, PurePath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from phosphene.errors import InputError
 from phosphene.files import is_url, read_file
 from phosphene.images import EXTENSIONS, Picture, read_image
 
 
-def load_place(place: str) -> Picture:
-    """The picture in a local file or behind a URL."""
-    return load_bytes(place, read_file(place)) if is_url(place) else read_image(place)
+def load_place(place: str, **reading: Any) -> Picture:
+    """The picture in a local file or behind a URL; keywords as those of read_image."""
+    return load_bytes(place, read_file(place), **reading) if is_url(place) else read_image(place, **reading)
 
 
-def load_bytes(name: str, content: bytes) -> Picture:
+def load_bytes(name: str, content: bytes, **reading: Any) -> Picture:
     """The picture in the bytes of a file; `name` is what an error says."""
     # Through a file: read_image is the one place that knows how pictures break.
     with tempfile.NamedTemporaryFile(delete=False) as file:
         file.write(content)
     try:
-        return read_image(file.name)
+        return read_image(file.name, **reading)
     except InputError as error:
         raise InputError(str(error).replace(file.name, name)) from None
     finally:
         Path(file.name).unlink()
 
 
-def load_range(place: str, start: int, stop: int, name: str) -> Picture:
+def load_range(place: str, start: int, stop: int, name: str, **reading: Any) -> Picture:
     """The picture in a part of a file."""
-    return load_bytes(name, read_file(place, start, stop))
+    return load_bytes(name, read_file(place, start, stop), **reading)
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, **_reading: Any) -> NoReturn:
     """Raise the error that was known when the picture was listed."""
     raise InputError(message)
 

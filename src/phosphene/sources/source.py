@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from phosphene.cancel import Cancel
 from phosphene.errors import OptionError
@@ -56,6 +56,7 @@ class Source:
         threads: int | None = None,
         window: int | None = None,
         cancel: Cancel | None = None,
+        **reading: Any,
     ) -> Iterator[Item]:
         """The pictures in order, decoded ahead in threads, which end when the iterator does or is closed.
 
@@ -64,12 +65,14 @@ class Source:
             threads: how many pictures are read at the same time; None for one more than processors, at most 8.
             window: the most pictures in memory that were not asked for yet; None for twice the threads.
             cancel: ends the iteration before the next picture.
+            **reading: how files are read, as read_image takes it.
 
         Raises:
             CancelledError: if `cancel` asks for it.
+            OptionError: if pictures cannot be read in the way that is asked for.
         """
         wanted = (entry for entry in self.entries() if entry.key not in skip)
-        return load_ahead(wanted, threads=threads, window=window, cancel=cancel)
+        return load_ahead(wanted, threads=threads, window=window, cancel=cancel, **reading)
 
     def __iter__(self) -> Iterator[Item]:
         return self.items()

@@ -65,8 +65,7 @@ class FolderSink(Sink):
         row = map_files(row, self._saved)
         line = json.dumps(row_to_json(row), allow_nan=False) + "\n"
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            _append(self._file, line.encode())
         except OSError as error:
             raise OutputError(
                 f"{self._file.name}: cannot be written ({error.strerror or error}); free space and resume"
@@ -126,13 +125,26 @@ def _status(row: Row) -> str:
 def _open_to_append(path: Path) -> IO[bytes]:
     """The file of rows, locked for this process, without a last line that was cut off."""
     try:
-        file = path.open("a+b")
+        # Unbuffered: what is written is with the system, and a failed write leaves nothing for later.
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
     _lock(file)
     end = file.seek(0, os.SEEK_END)
     file.truncate(_end_of_last_line(file, end))
     return file
+
+
+def _append(file: IO[bytes], content: bytes) -> None:
+    """Add all of the content, or nothing where that fails."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def _end_of_last_line(file: IO[bytes], end: int, block: int = 65536) -> int:
