@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phosphene.registry import register_attribution
     from phosphene.render import draw
     from phosphene.runtime import prepare
+    from phosphene.store import open_run
     from phosphene.types import Attribution, Contrast, Impression, Target, Unit, View
     from phosphene.zoo import load_classifier
 
@@ -45,6 +46,7 @@ _PLACES = {
     "impress": "pipeline",
     "load_classifier": "zoo",
     "locate": "pipeline",
+    "open_run": "store",
     "prepare": "runtime",
     "read_image": "images",
     "register_attribution": "registry",
@@ -72,6 +74,7 @@ __all__ = [
     "impress",
     "load_classifier",
     "locate",
+    "open_run",
     "prepare",
     "read_image",
     "register_attribution",
