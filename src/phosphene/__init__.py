@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phosphene.allocator import keep_freed_memory
     from phosphene.classifier import Classifier, Labels, Preprocess
     from phosphene.errors import PhospheneError, PhospheneWarning
     from phosphene.hooks import capture
@@ -44,6 +45,7 @@ _PLACES = {
     "features": "pipeline",
     "fuse": "pipeline",
     "impress": "pipeline",
+    "keep_freed_memory": "allocator",
     "load_classifier": "zoo",
     "locate": "pipeline",
     "open_run": "store",
@@ -72,6 +74,7 @@ __all__ = [
     "features",
     "fuse",
     "impress",
+    "keep_freed_memory",
     "load_classifier",
     "locate",
     "open_run",

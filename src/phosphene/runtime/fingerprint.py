@@ -41,7 +41,23 @@ class Fingerprint:
     def __init__(self, classifier: Classifier) -> None:
         tensors: list[Tensor] = []
         self._fields = _fields(classifier)
-        self._modules = [_ModuleState(child, tensors) for child in classifier.module.modules()]
+        modules = list(classifier.module.modules())
+        for child in modules:
+            for key, value in vars(child).items():
+                if key not in (*_HOOKS, "_modules"):
+                    _collect(value, tensors)
+        self._kinds = [(child, *_kind(child)) for child in modules]
+        # Compared by identity where they hold the same objects, so without a look into these.
+        tables = [vars(child) for child in modules]
+        parts = [own[name] for own in tables for name in _PARTS if name in own]
+        self._empty = [part for part in parts if not part]
+        self._tables = [(table, list(table.values())) for table in (*tables, *(part for part in parts if part))]
+        self._containers = [
+            (value, _comparable(value))
+            for own in tables
+            for key, value in own.items()
+            if key not in _BASE and isinstance(value, list | dict | set)
+        ]
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
@@ -51,7 +67,7 @@ class Fingerprint:
 
     def matches(self, classifier: Classifier) -> bool:
         """Whether the classifier is what it was."""
-        if _fields(classifier) != self._fields or not all(state.holds() for state in self._modules):
+        if _fields(classifier) != self._fields or any(self._empty) or not self._holds():
             return False
         if self._read() != self._states:
             return False
@@ -61,42 +77,23 @@ class Fingerprint:
                 torch.equal(torch.cat(now), then) for now, then in zip(self._samples, self._sampled, strict=True)
             )
 
+    def _holds(self) -> bool:
+        """Whether modules, attributes, parts and hooks are what they were."""
+        if any(_kind(child) != (kind, forward) for child, kind, forward in self._kinds):
+            return False
+        try:
+            if any(list(table.values()) != before for table, before in self._tables):
+                return False
+        except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
+            return False
+        return all(_comparable(value) == before for value, before in self._containers)
+
     def _read(self) -> tuple[list[int], list[int]]:
         return [tensor.data_ptr() for tensor in self._tensors], [tensor._version for tensor in self._counting]
 
 
-class _ModuleState:
-    """What one module was: its class, its attributes, its parts and hooks."""
-
-    def __init__(self, module: nn.Module, tensors: list[Tensor]) -> None:
-        self.module, self.kind, self.forward = module, type(module), getattr(type(module), "forward", None)
-        own = module.__dict__
-        # Compared by identity where they are the same objects, so without a look into them.
-        self.values = list(own.values())
-        self.parts = [list(own.get(name, {}).values()) for name in _PARTS]
-        self.containers = {
-            key: _comparable(value)
-            for key, value in own.items()
-            if key not in _BASE and isinstance(value, list | dict | set)
-        }
-        for key, value in own.items():
-            if key not in (*_HOOKS, "_modules"):
-                _collect(value, tensors)
-
-    def holds(self) -> bool:
-        """Whether the module is what it was."""
-        own = self.module.__dict__
-        if type(self.module) is not self.kind or getattr(self.kind, "forward", None) is not self.forward:
-            return False
-        try:
-            if list(own.values()) != self.values:
-                return False
-            for name, before in zip(_PARTS, self.parts, strict=True):
-                if list(own.get(name, {}).values()) != before:
-                    return False
-        except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
-            return False
-        return all(_comparable(own[key]) == before for key, before in self.containers.items())
+def _kind(module: nn.Module) -> tuple[type, Any]:
+    return type(module), getattr(type(module), "forward", None)
 
 
 def _fields(classifier: Classifier) -> tuple[Any, ...]:

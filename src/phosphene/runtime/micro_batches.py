@@ -8,12 +8,14 @@ from typing import TypeVar
 
 import torch
 
+from phosphene.allocator import keeps_freed_memory
 from phosphene.errors import OptionError, ResourceError
 
 Result = TypeVar("Result")
 
-# What a pass costs by itself is small beside sixteen images; more of them only take more memory.
-_CPU_BATCH = 16
+# What a pass costs by itself is small beside sixteen images; more of them only take more memory. Unless freed memory
+# is kept, large maps are given back to the system and faulted in anew: those of a few images stay below its limit.
+_CPU_BATCH, _CPU_BATCH_OF_NEW_MEMORY = 16, 4
 _GPU_BATCH = 64
 
 
@@ -80,7 +82,9 @@ def usual_size(batch_size: int | None, device: torch.device) -> int:
     """
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise OptionError(f"batch_size={batch_size!r} must be a whole number, at least 1, or None to choose")
-    return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    if device.type != "cpu":
+        return batch_size or _GPU_BATCH
+    return batch_size or (_CPU_BATCH if keeps_freed_memory() else _CPU_BATCH_OF_NEW_MEMORY)
 
 
 def forward_size(batch_size: int | None, device: torch.device) -> int:
