@@ -1,0 +1,124 @@
+"""Several threads on one classifier, forked and spawned workers: the same maps as alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from phosphene.classifier import Classifier
+from phosphene.types import Target
+from tests.comparing import map_error
+from tests.contract import checks
+from tests.networks import classifier_of, pooled
+from tests.robustness.strange import CASES, SIZE
+from tests.robustness.test_as_written import asked, explained, pictures
+
+MOST = 1e-6
+ROOT = Path(__file__).parents[2]
+STRANGE = [
+    "a_norm_with_its_activation",
+    "gradients_edited_by_a_hook_on_a_value",
+    "positions_that_move",
+    "a_layer_used_at_three_places",
+    "a_norm_whose_statistics_were_taken_away",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_four_threads_ask_one_classifier_for_everything_at_once(name: str) -> None:
+    """From the first call on, which each of them may be the one to make."""
+    case, images = CASES[name], pictures()
+    alone = {way: explained(way, classifier_of(case.make(), SIZE), images, case) for way in asked(case)}
+    classifier, together = classifier_of(case.make(), SIZE), threading.Barrier(4)
+
+    def work(first: int) -> dict[str, torch.Tensor | None]:
+        torch.set_num_threads(1)
+        ways = asked(case)
+        together.wait()
+        return {way: explained(way, classifier, images, case) for way in ways[first:] + ways[:first]}
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(work, (0, 2, 4, 6)):
+            assert {way: map_error(found[way], alone[way]) <= MOST for way in alone} == dict.fromkeys(alone, True)
+
+
+def test_methods_with_rules_and_hooks_do_not_see_each_other() -> None:
+    """All methods at once, each on its own thread, around one network."""
+    classifier, images, target = classifier_of(pooled()), torch.rand(2, 3, 16, 16), Target.of([1, 3])
+    methods = [name for name in checks.method_names() if not name.startswith("captum:")]
+    alone = {name: checks.explain(checks.quick_spec(name), classifier, images, target).maps for name in methods}
+    fresh = classifier_of(pooled())
+    with ThreadPoolExecutor(len(methods)) as pool:
+        jobs = {
+            name: pool.submit(checks.explain, checks.quick_spec(name), fresh, images, target)
+            for _ in range(2)
+            for name in methods
+        }
+        errors = {name: map_error(job.result().maps, alone[name]) for name, job in jobs.items()}
+    assert all(error <= 1e-5 for error in errors.values()), errors
+
+
+def test_a_change_made_between_the_calls_of_several_threads_is_seen_by_all() -> None:
+    classifier, images, target = classifier_of(pooled()), torch.rand(2, 3, 16, 16), Target.of([1, 3])
+    spec = checks.quick_spec("saliency")
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            classifier.module[0].weight.data.mul_(-1.3)
+            wanted = checks.explain(spec, Classifier(classifier.module, classifier.preprocess), images, target).maps
+            jobs = [pool.submit(checks.explain, spec, classifier, images, target) for _ in range(8)]
+            assert all(map_error(job.result().maps, wanted) <= MOST for job in jobs)
+
+
+WORKER = """
+    import multiprocessing, sys, warnings
+    import torch
+    from phosphene.types import Target
+    from tests.contract import checks
+    from tests.networks import classifier_of, pooled
+
+    METHODS = ["saliency", "grad_cam", "occlusion", "guided_backprop", "integrated_gradients"]
+
+    def maps(classifier, images):
+        return [
+            checks.explain(checks.quick_spec(name), classifier, images, Target.of(1)).maps.tolist() for name in METHODS
+        ]
+
+    def work(given):
+        torch.set_num_threads(1)  # (after a fork PyTorch's own convolutions wait for threads that are gone)
+        return maps(*given)
+
+    def close(found, wanted):
+        return all(torch.allclose(torch.tensor(a), torch.tensor(b), 1e-4, 1e-6) for a, b in zip(found, wanted))
+
+    if __name__ == "__main__":
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        classifier, images = classifier_of(pooled()), torch.rand(4, 3, 16, 16)
+        alone = maps(classifier, images) if sys.argv[2] == "used" else None
+        context = multiprocessing.get_context(sys.argv[1])
+        with context.Pool(1) as pool:
+            found = pool.map(work, [(classifier, images)] * 2)
+        alone = alone or maps(classifier, images)
+        print("same" if all(close(one, alone) for one in found) else "other")
+"""
+
+
+@pytest.mark.parametrize(("start", "used"), [("fork", "used"), ("fork", "fresh"), ("spawn", "used")])
+def test_a_worker_gives_what_its_parent_gives(start: str, used: str, tmp_path: Path) -> None:
+    """Whether the parent has explained something before, with threads of its own, or not."""
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(
+        [sys.executable, str(script), start, used], env=environment, capture_output=True, text=True, timeout=150
+    )
+    assert ran.stdout.split() == ["same"], ran.stderr[-2000:]
