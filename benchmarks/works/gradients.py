@@ -35,6 +35,27 @@ def ours(load: Load, spec: str, read: Callable[[Attribution], Tensor] = lambda f
     return make
 
 
+def ours_alone(load: Load, spec: str) -> Callable[..., Run]:
+    """A method of ours by its spec, on one picture after the other, as most people run it."""
+
+    def make(precision: str, count: int) -> Run:
+        classifier, images = prepare(load(), precision=precision), photographs(count)  # type: ignore[arg-type]
+        classes = best_classes(load(), images)
+        parsed = parse_spec(spec)
+        method = entry("attribution", parsed.name).function
+
+        def run() -> np.ndarray:
+            found = [
+                method(classifier, image[None], Target.of(label), **parsed.keywords).maps
+                for image, label in zip(images, classes, strict=True)
+            ]
+            return torch.cat(found).numpy()
+
+        return run
+
+    return make
+
+
 def captum(load: Load, name: str, read: Callable[[Tensor], Tensor], **keywords: Any) -> Callable[[int, int], Run]:
     """A method of captum's, `batch` images at a time."""
 
@@ -92,6 +113,8 @@ def vgg() -> Classifier:
 WORKS = [
     Work("saliency", "efficientnet_lite0", "captum Saliency", ours(embedded, "saliency"),
          captum(embedded, "Saliency", lambda found: found.amax(1)), count=64, probe=8),
+    Work("saliency_1", "efficientnet_lite0", "captum Saliency", ours_alone(embedded, "saliency"),
+         captum(embedded, "Saliency", lambda found: found.amax(1)), count=16, probe=8, batches=(1,)),
     Work("input_gradient", "efficientnet_lite0", "plain PyTorch", gradient_ours, gradient_plain, count=32, probe=8),
     Work("integrated_gradients", "efficientnet_lite0", "captum IntegratedGradients",
          ours(embedded, "integrated_gradients:steps=50"), integrated, count=2, probe=1, precisions=("exact",),

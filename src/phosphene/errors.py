@@ -55,6 +55,13 @@ class MissingExtraError(PhospheneError):
     """An optional dependency is not installed; the message holds the install line."""
 
 
+class CancelledError(BaseException):
+    """A computation was asked to stop through its Cancel.
+
+    Like asyncio's it is no Exception: a handler that turns errors into rows must not turn a stop into one.
+    """
+
+
 def printable(text: str) -> str:
     r"""The text on one line that a terminal shows as it is: control characters and broken Unicode spelled out.
 

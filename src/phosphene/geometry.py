@@ -32,29 +32,35 @@ def sample_map(
 ) -> Tensor:
     """(N, Y, X) maps (N, h, w) read at the rows `ys` and columns `xs`, in network pixels.
 
-    Cell (i, j) stands at (offset + stride * index); between the cells the value is bilinear, beyond the
-    outermost cells that of the nearest one.
+    Cell (i, j) stands at (offset + stride * index); between the cells the value is bilinear, beyond the outermost cells
+    that of the nearest one. The positions may lie on the CPU wherever the maps are.
     """
-    rows, row_weight, next_rows = _neighbours(ys, offset[0], stride[0], values.shape[-2])
-    columns, column_weight, next_columns = _neighbours(xs, offset[1], stride[1], values.shape[-1])
+    rows, row_weight, next_rows = _neighbours(ys, offset[0], stride[0], values.shape[-2], values)
+    columns, column_weight, next_columns = _neighbours(xs, offset[1], stride[1], values.shape[-1], values)
     upper, lower = values[:, rows], values[:, next_rows]
-    row_weight = row_weight[:, None].to(values)
-    mixed = upper + (lower - upper) * row_weight  # (N, Y, w)
+    mixed = upper + (lower - upper) * row_weight[:, None]  # (N, Y, w)
     near, far = mixed[..., columns], mixed[..., next_columns]
-    return near + (far - near) * column_weight.to(values)
+    return near + (far - near) * column_weight
 
 
-def _neighbours(positions: Tensor, offset: float, stride: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def pixel_centers(count: int) -> Tensor:
+    """(count,) where the pixels of a line stand, 0.5 the first; in float64, which not every device has, on the CPU."""
+    return torch.arange(count, dtype=torch.float64, device="cpu") + 0.5
+
+
+def _neighbours(
+    positions: Tensor, offset: float, stride: float, count: int, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(first cell, weight of the second, second cell) beside the values, worked out where the positions are."""
     cell = ((positions - offset) / stride).clamp(0, count - 1)
     low = cell.floor().clamp(max=max(count - 2, 0))
-    return low.long(), cell - low, (low.long() + 1).clamp(max=count - 1)
+    first = low.long().to(values.device)
+    return first, (cell - low).to(values), (first + 1).clamp(max=count - 1)
 
 
 def to_network_size(values: Tensor, offset: tuple[float, float], stride: tuple[float, float], size: Size) -> Tensor:
     """(N, H, W): maps on their native grid brought to one value per network pixel."""
-    ys = torch.arange(size[0], device=values.device, dtype=torch.float64) + 0.5
-    xs = torch.arange(size[1], device=values.device, dtype=torch.float64) + 0.5
-    return sample_map(values, offset, stride, ys, xs)
+    return sample_map(values, offset, stride, pixel_centers(size[0]), pixel_centers(size[1]))
 
 
 def lay_on_original(
@@ -85,9 +91,8 @@ def lay_on_original(
     """
     height, width = size or view.original
     (top, left, crop_height, crop_width), scaled = view.crop, view.scaled
-    device = values.device
-    ys = (torch.arange(height, device=device, dtype=torch.float64) + 0.5) * (scaled[0] / height) - top
-    xs = (torch.arange(width, device=device, dtype=torch.float64) + 0.5) * (scaled[1] / width) - left
+    ys = pixel_centers(height) * (scaled[0] / height) - top
+    xs = pixel_centers(width) * (scaled[1] / width) - left
     laid = sample_map(values[None], offset, stride, ys, xs)[0]
     seen = ((ys >= 0) & (ys < crop_height))[:, None] & ((xs >= 0) & (xs < crop_width))
-    return torch.where(seen, laid, torch.full_like(laid, outside))
+    return torch.where(seen.to(laid.device), laid, torch.full_like(laid, outside))

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from phosphene.axes import Follow, layout_of
-from phosphene.errors import ModelError
+from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
 Edit = Callable[[str, Tensor], Tensor]
@@ -44,6 +44,8 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
         >>> found["0"].shape
         torch.Size([1, 3])
     """
+    if isinstance(layers, str) or not isinstance(layers, Sequence | Set):
+        raise OptionError(f"layers {layers!r} to be captured are no list; give their dotted names")
     found: dict[str, Tensor] = {}
     thread = threading.get_ident()
 
@@ -190,7 +192,10 @@ def _replace_first(output: Any, value: Tensor) -> Any:
 
 
 def _layer(module: nn.Module, name: str) -> nn.Module:
-    layer: nn.Module = dict(module.named_modules(remove_duplicate=False))[name]
+    named = dict(module.named_modules(remove_duplicate=False))
+    if not isinstance(name, str) or name not in named:
+        raise NotFoundError(f"no layer {name!r} in {type(module).__name__}{suggest(str(name), named)}")
+    layer: nn.Module = named[name]
     if is_scripted(layer):
         raise ModelError(
             f"layer '{name}' cannot be watched: TorchScript runs as one piece; use a method that looks at input and "

@@ -1,6 +1,7 @@
 """Pictures in and out: files, PIL images, arrays and tensors, read safely; knows no model.
 
-Inside phosphene a picture is either a PIL image (8 bits, RGB or grey) or a float tensor (C, H, W) in [0, 1].
+Inside phosphene a picture is a float tensor (C, H, W) in [0, 1], or, where it holds no more than 8 bits of grey or
+color, a PIL image (RGB), which is resized as networks are trained and published.
 """
 
 from __future__ import annotations
@@ -9,17 +10,31 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.errors import InputError, OptionError
-from phosphene.types import Size, View
+from phosphene.pixels import (
+    Bands,
+    Scale,
+    deep_png,
+    eight_bits,
+    fitted,
+    in_unit,
+    is_deep_png,
+    needs_whole_tiff,
+    read_tiff,
+    starts_like_tiff,
+    upright,
+)
+from phosphene.types import View
 
 Picture = Image.Image | Tensor
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
@@ -35,36 +50,53 @@ _PIL_FILTERS = {
 MAX_PIXELS = 180_000_000
 # A picture of 1 x 10000 pixels would be enlarged to more than this before its centre is cut out.
 _MAX_RESIZED = 16_000_000
+# Red, green and blue in a grey picture, as Pillow weighs them.
+_LUMA = (0.299, 0.587, 0.114)
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"})
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file as 8-bit RGB, upright (EXIF honoured); of an animation the first frame.
+def read_image(
+    path: str | os.PathLike[str],
+    channels: int | None = None,
+    *,
+    black: float | None = None,
+    white: float | None = None,
+) -> Picture:
+    """The picture in a file, upright (EXIF honoured), at its full depth; of an animation the first frame.
 
-    Transparent pixels are laid on white; 16-bit and float files are scaled to 8 bits.
+    A picture of 8 bits comes as a PIL image (RGB), a deeper one and one of other bands as a float tensor (C, H, W) in
+    [0, 1]. PNG is read at up to 16 bits a channel, TIFF with any bands of integers and floats, other formats at the 8
+    bits that Pillow gives. 16-bit values are divided by 65535. Transparent pixels are laid on white, unless the network
+    takes transparency as a channel.
 
     Args:
-        path: a file in any format that Pillow reads.
+        path: a file in any format that Pillow reads, or a TIFF.
+        channels: of the network that it is for; None for whatever the file holds.
+        black: the stored value that is black, for values without a known scale (signed integers, floats beyond
+            [0, 1], 12 bits in a file of 16); what lies beyond is clipped.
+        white: the stored value that is white; `black` is 0 unless it is given.
 
     Raises:
-        InputError: one line that names the file: missing, a directory, empty, not an image, damaged, too large.
+        InputError: one line that names the file: missing, a directory, empty, not an image, damaged, too large, of
+            values without a known scale, of bands that do not fit the network.
+        OptionError: if black and white are not two finite values.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "scan.tif"
+        >>> Image.fromarray(np.array([[-1000, 0], [1000, 3000]], np.int32)).save(path)
+        >>> read_image(path, black=-1000, white=3000)
+        tensor([[[0.0000, 0.2500],
+                 [0.5000, 1.0000]]])
     """
-    path = Path(path)
+    path, scale = Path(path), _scale(black, white)
     _check_file(path)
     try:
         # Pillow turns some damage into warnings; what it can still read is fine by us.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"{path}: {image.width} x {image.height} pixels is more than the {MAX_PIXELS:,} "
-                        "that are read; make a smaller copy"
-                    )
-                image.seek(0)
-                image.load()
-                return to_rgb(_upright(image))
-    except InputError:
+            return _read(path, channels, scale)
+    except (InputError, OptionError):
         raise
     except Image.DecompressionBombError:
         raise InputError(f"{path}: claims more than {MAX_PIXELS:,} pixels; make a smaller copy") from None
@@ -73,8 +105,72 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     except MemoryError:
         raise InputError(f"{path}: too large for this machine's memory; make a smaller copy") from None
     except Exception as error:  # a damaged file may raise anything in a decoder
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise InputError(f"{path}: damaged or cut short ({reason})") from None
+
+
+def _scale(black: float | None, white: float | None) -> Scale | None:
+    if white is None:
+        if black is not None:
+            raise OptionError(f"black={black} without white; give both")
+        return None
+    return Scale(0.0 if black is None else float(black), float(white))
+
+
+def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"{path}: {image.width} x {image.height} pixels is more than the {MAX_PIXELS:,} "
+                    "that are read; make a smaller copy"
+                )
+            if is_deep_png(image):
+                return _picture(deep_png(path), channels, scale)
+            if image.format != "TIFF" or not needs_whole_tiff(image):
+                image.seek(0)
+                image.load()
+                whole = image.convert("RGBA") if image.mode == "RGB" and "transparency" in image.info else image
+                return _from_pil(whole, channels, str(path), scale)
+    except UnidentifiedImageError:
+        if not starts_like_tiff(path):
+            raise
+    return _picture(read_tiff(path, MAX_PIXELS), channels, scale)
+
+
+def _picture(bands: Bands, channels: int | None, scale: Scale | None = None) -> Picture:
+    """Stored numbers as a picture for a network: 8 bits of grey or color as a PIL image, all else as a tensor."""
+    values = in_unit(bands, scale)
+    unit = replace(bands, values=values)
+    colors = len(values) in ((1, 3) if bands.alpha == "none" else (2, 4))
+    if channels in (None, 1, 3) and colors and bands.alpha != "premultiplied":
+        eight = eight_bits(values, bands.values.dtype)
+        if eight is not None:
+            stacked = eight[0] if len(eight) == 1 else np.ascontiguousarray(np.moveaxis(eight, 0, -1))
+            return to_rgb(Image.fromarray(stacked))
+    return torch.from_numpy(np.ascontiguousarray(fitted(unit, channels).values))
+
+
+def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale | None = None) -> Picture:
+    """A PIL image of any mode as a picture for a network, upright."""
+    # Where only part of 32 bits is used, Pillow says so by nothing but the format.
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    image = upright(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    deep = image.mode.startswith("I") or image.mode == "F"
+    if not deep and scale is None and channels in (None, 1, 3):
+        return to_rgb(image)
+    if deep:
+        values = np.asarray(image, np.uint16 if sixteen else None)
+        return _picture(Bands(values[None], name), channels, scale)
+    if _is_transparent(image):
+        image, alpha = image.convert("LA" if channels == 2 and image.mode == "LA" else "RGBA"), True
+    else:
+        image, alpha = image.convert("L" if image.mode in ("1", "L") else "RGB"), False
+    values = np.asarray(image)
+    values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    return _picture(Bands(values, name, "last" if alpha else "none"), channels, scale)
 
 
 def _check_file(path: Path) -> None:
@@ -99,94 +195,106 @@ def _first_bytes(path: Path) -> str:
     return "it begins with " + repr(head)[1:]
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data must not cost the picture
-        return image
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as 8-bit RGB: alpha on white, 16-bit and float scaled."""
+    """A PIL image of 8 bits or fewer as RGB: alpha on white."""
     if image.mode == "RGB":
         return image.copy()
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _is_transparent(image):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    if image.mode == "F" and values.max(initial=0.0) <= 1.0:
-        ceiling = 1.0
-    else:
-        ceiling = 255.0 if values.max(initial=0.0) <= 255.0 and image.mode == "F" else 65535.0
-    return Image.fromarray((values / ceiling * 255.0).round().clip(0, 255).astype(np.uint8))
+def _is_transparent(image: Image.Image) -> bool:
+    # A picture converted to RGB keeps the note of a transparent color, yet shows what it shows.
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode != "RGB" and "transparency" in image.info)
 
 
-def as_pictures(source: Any) -> list[Picture]:
+def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
     """One or many pictures from a path, PIL image, array or tensor, or a sequence of these.
 
+    The same values give the same picture, whatever they come in.
+
     Args:
-        source: a path, a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), uint8 or float in [0, 1],
-            a tensor (C, H, W) or (N, C, H, W), uint8 or float in [0, 1], or a list of any of them.
+        source: a path, a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N, C, H, W), or
+            a list of any of them. Arrays and tensors: uint8 in 0..255, uint16 in 0..65535, bool, or float in [0, 1];
+            four bands are colors and transparency unless the network takes four channels.
+        channels: of the network that they are for; None for whatever they hold.
 
     Raises:
         InputError: naming what was got and what is possible.
     """
     if isinstance(source, str | os.PathLike):
-        return [read_image(source)]
+        return [read_image(source, channels)]
     if isinstance(source, Image.Image):
-        return [to_rgb(_upright(source))]
+        return [_given_pil(source, channels)]
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, channels)
     if isinstance(source, Tensor):
-        return _from_tensor(source)
+        return _from_tensor(source, channels)
     if isinstance(source, Iterable):
-        pictures = [picture for item in source for picture in as_pictures(item)]
+        pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, place)]
         if not pictures:
             raise InputError("no pictures were given; pass at least one")
         return pictures
     raise InputError(f"a picture of type {type(source).__name__}; pass a path, a PIL image, an array or a tensor")
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> list[Picture]:
+def _item(item: Any, channels: int | None, place: int) -> list[Picture]:
+    """The pictures in one item of a sequence; what is wrong with it is told with its place."""
+    try:
+        return as_pictures(item, channels)
+    except InputError as error:
+        if isinstance(item, str | os.PathLike):
+            raise
+        raise InputError(f"picture {place + 1}: {error}") from None
+
+
+def _given_pil(image: Image.Image, channels: int | None) -> Picture:
+    name = f"a picture of PIL mode {image.mode}"
+    try:
+        return _from_pil(image, channels, name)
+    except (ValueError, OSError, SyntaxError) as error:  # some modes become nothing else; a lazy one may be damaged
+        raise InputError(f"{name}: cannot be read ({error}); pass it as RGB") from None
+
+
+def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Picture]:
     if array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C)")
     if array.dtype.kind not in "biuf":
-        raise InputError(f"a picture of type {array.dtype}; pass uint8 in 0..255 or float in [0, 1]")
+        raise InputError(f"a picture of type {array.dtype}; pass uint8, uint16 or float in [0, 1]")
+    if np.ma.is_masked(array):
+        raise InputError("a picture with masked pixels; say what they look like: array.filled(value)")
     if array.ndim == 4:
-        return [picture for item in array for picture in _from_array(item)]
-    if array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2] in (3, 4)):
-        return [to_rgb(Image.fromarray(np.ascontiguousarray(array)))]
-    # A copy of its own: torch takes neither foreign byte orders nor read-only memory.
-    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    tensor = tensor[None] if array.ndim == 2 else tensor.movedim(-1, 0)
-    return _from_tensor(tensor)
+        return [picture for item in array for picture in _from_array(item, channels)]
+    bands = np.asarray(array)[None] if array.ndim == 2 else np.moveaxis(np.asarray(array), -1, 0)
+    hint = "arrays have their channels last: pass array.transpose(1, 2, 0)" if _fits(array.shape[0], channels) else ""
+    return [_picture(_given(bands, f"a picture of shape {array.shape}", hint), channels)]
 
 
-def _from_tensor(tensor: Tensor) -> list[Picture]:
+def _from_tensor(tensor: Tensor, channels: int | None) -> list[Picture]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W)")
-    if tensor.ndim == 4:
-        return [picture for item in tensor for picture in _from_tensor(item)]
-    if tensor.dtype == torch.uint8:
-        return [tensor.float() / 255.0]
-    if not tensor.is_floating_point():
-        raise InputError(f"a picture of type {tensor.dtype}; pass uint8 in 0..255 or float in [0, 1]")
-    tensor = tensor.detach().float()
-    low, high = tensor.aminmax()
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise InputError("a picture holds NaN or infinity; pass values in [0, 1]")
-    if low < -1e-3 or high > 1 + 1e-3:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
         raise InputError(
-            f"a float picture has values from {low:.3g} to {high:.3g}; pass [0, 1], not normalised "
-            "(the classifier normalises by itself)"
+            f"a picture of type {tensor.dtype}, {tensor.layout}, on {tensor.device}; pass uint8 or float in [0, 1]"
         )
-    return [tensor.clamp(0.0, 1.0)]
+    if tensor.ndim == 4:
+        return [picture for item in tensor for picture in _from_tensor(item, channels)]
+    # NumPy knows no bfloat16, nor the small ones.
+    known = tensor.dtype in (torch.float16, torch.float32, torch.float64) or not tensor.is_floating_point()
+    values = (tensor.detach() if known else tensor.detach().float()).cpu().numpy()
+    hint = "tensors have their channels first: pass tensor.movedim(-1, 0)" if _fits(tensor.shape[-1], channels) else ""
+    return [_picture(_given(values, f"a picture of shape {tuple(tensor.shape)}", hint), channels)]
+
+
+def _fits(length: int, channels: int | None) -> bool:
+    return length == channels or (channels in (1, 3) and length in (1, 3, 4))
+
+
+def _given(values: np.ndarray[Any, Any], name: str, hint: str) -> Bands:
+    """Bands of an array: of four, the last is transparency where the network takes colors, as everywhere."""
+    return Bands(values, name, "last" if len(values) == 4 else "none", hint=hint)
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
@@ -196,79 +304,91 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     return int(picture.shape[-2]), int(picture.shape[-1])
 
 
+def _eight_or_tensor(picture: Picture, channels: int) -> Picture:
+    """A PIL image of any other mode, handed in as it is, read like one that was given to as_pictures."""
+    if isinstance(picture, Image.Image) and picture.mode not in ("RGB", "L"):
+        return _given_pil(picture, channels)
+    return picture
+
+
 def to_tensor(picture: Picture, channels: int = 3) -> Tensor:
     """(C, H, W) float32 in [0, 1] with the wanted number of channels.
 
     Raises:
         InputError: if the channels cannot be had from the picture.
     """
+    picture = _eight_or_tensor(picture, channels)
     if isinstance(picture, Image.Image):
         if channels == 1:
             picture = picture.convert("L")
         array = np.asarray(picture)
         tensor = torch.from_numpy(np.array(array if array.ndim == 3 else array[..., None])).movedim(-1, 0)
         picture = tensor.float() / 255.0
+    picture = picture.float()
     if picture.shape[0] == channels:
-        return picture.float()
-    if picture.shape[0] == 1:
-        return picture.float().expand(channels, -1, -1)
+        return picture
+    if picture.shape[0] == 1 and channels == 3:
+        return picture.expand(3, -1, -1)
+    if picture.shape[0] == 3 and channels == 1:
+        return (picture * picture.new_tensor(_LUMA).view(3, 1, 1)).sum(0, keepdim=True)
     raise InputError(f"a picture of {picture.shape[0]} channels for a network of {channels}; pass {channels} channels")
 
 
 def look(picture: Picture, view: View, *, channels: int = 3, interpolation: Interpolation = "bicubic") -> Tensor:
     """(C, h, w) in [0, 1]: what the network sees of a picture through a view.
 
-    Eight-bit pictures are resized by Pillow, as classifiers are trained and published; float tensors by
-    antialiased interpolation. A crop that leaves the picture is filled with black.
+    Both kinds of pictures are resized by Pillow, as classifiers are trained and published: those of 8 bits in 8 bits,
+    float tensors in floats, band by band. A crop that leaves the picture is filled with black.
     """
     if picture_size(picture) != view.original:
         raise OptionError(f"a view of a {view.original} picture was laid on one of {picture_size(picture)}")
-    top, left, height, width = view.crop
+    picture = _eight_or_tensor(picture, channels)
     if isinstance(picture, Image.Image):
         return to_tensor(_resized_part(picture, view, interpolation), channels)
-    if view.scaled[0] * view.scaled[1] > _MAX_RESIZED:
-        raise InputError(
-            f"a picture of {view.original[0]} x {view.original[1]} is too long and thin for this view; "
-            "use view whole, or cut it first"
-        )
-    seen = resize(to_tensor(picture, channels), view.scaled, interpolation)
-    if (top, left, height, width) == (0, 0, *view.scaled):
-        return seen
-    pad = (max(0, -left), max(0, left + width - view.scaled[1]), max(0, -top), max(0, top + height - view.scaled[0]))
-    seen = F.pad(seen, pad)
-    top, left = max(0, top), max(0, left)
-    return seen[:, top : top + height, left : left + width]
+    return to_tensor(torch.stack([_resized_band(band, view, interpolation) for band in picture]), channels)
 
 
 def _resized_part(picture: Image.Image, view: View, interpolation: Interpolation) -> Image.Image:
     """The crop of the resized picture; of a long thin one only what lies around the crop is resized."""
+    size, box, (top, left) = _resizing(view)
+    resized = picture.resize(size, _PIL_FILTERS[interpolation], box)
+    return resized.crop((left, top, left + view.crop[3], top + view.crop[2]))
+
+
+def _resized_band(band: Tensor, view: View, interpolation: Interpolation) -> Tensor:
+    """(h, w) the same for one band of floats (H, W)."""
+    size, box, (top, left) = _resizing(view)
+    if view.scaled != view.original:
+        image = Image.fromarray(band.detach().cpu().float().numpy())
+        # First across, then down, and clipped after each: what Pillow does with 8 bits, without the rounding.
+        for shape, part in (
+            ((size[0], image.height), (box[0], 0, box[2], image.height)),
+            ((size[0], size[1]), (0, box[1], size[0], box[3])),
+        ):
+            resized = image.resize(shape, _PIL_FILTERS[interpolation], part)
+            image = Image.fromarray(np.asarray(resized).clip(0, 1))
+        band = torch.from_numpy(np.array(image)).to(band.device)
+    height, width = view.crop[2:]
+    beyond = (max(0, -left), max(0, left + width - band.shape[1]), max(0, -top), max(0, top + height - band.shape[0]))
+    top, left = max(0, top), max(0, left)
+    return F.pad(band, beyond)[top : top + height, left : left + width]
+
+
+def _resizing(view: View) -> tuple[tuple[int, int], tuple[float, float, float, float], tuple[int, int]]:
+    """What Pillow is asked for: the new (width, height), the box that becomes it, and where the crop lies in it."""
     top, left, height, width = view.crop
-    rows, columns = (0, view.scaled[0]), (0, view.scaled[1])
-    if view.scaled[0] * view.scaled[1] > _MAX_RESIZED:
-        rows = _with_margin(top, top + height, view.scaled[0], view.scale[0])
-        columns = _with_margin(left, left + width, view.scaled[1], view.scale[1])
+    if view.scaled[0] * view.scaled[1] <= _MAX_RESIZED:
+        return view.scaled[::-1], (0, 0, *view.original[::-1]), (top, left)
+    rows = _with_margin(top, top + height, view.scaled[0], view.scale[0])
+    columns = _with_margin(left, left + width, view.scaled[1], view.scale[1])
     box = (columns[0] * view.scale[1], rows[0] * view.scale[0], columns[1] * view.scale[1], rows[1] * view.scale[0])
-    size = (columns[1] - columns[0], rows[1] - rows[0])
-    whole = size == (view.scaled[1], view.scaled[0])
-    resized = picture.resize(size, _PIL_FILTERS[interpolation], None if whole else box)
-    top, left = top - rows[0], left - columns[0]
-    return resized.crop((left, top, left + width, top + height))
+    return (columns[1] - columns[0], rows[1] - rows[0]), box, (top - rows[0], left - columns[0])
 
 
 def _with_margin(start: int, stop: int, length: int, scale: float) -> tuple[int, int]:
     """A stretch of resized pixels and as many around it as the widest filter reaches over."""
     reach = math.ceil(3 * max(1.0, 1.0 / scale)) + 1
     return max(0, start - reach), min(length, stop + reach)
-
-
-def resize(image: Tensor, size: Size, interpolation: Interpolation = "bicubic") -> Tensor:
-    """(C, H, W) resized with antialiasing, kept inside [0, 1]."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    if interpolation == "nearest":
-        return F.interpolate(image[None], size, mode="nearest-exact")[0]
-    mode = "bilinear" if interpolation == "bilinear" else "bicubic"
-    return F.interpolate(image[None], size, mode=mode, antialias=True, align_corners=False)[0].clamp(0, 1)
 
 
 def to_pil(picture: Picture) -> Image.Image:

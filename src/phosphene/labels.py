@@ -37,7 +37,10 @@ class Labels:
 
     def __post_init__(self) -> None:
         for field in ("names", "ids", "synonyms"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+            given = getattr(self, field)
+            if isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+                raise OptionError(f"labels: {field}={given!r} is no list; give one per class")
+            object.__setattr__(self, field, tuple(given))
         for field, given in (("ids", self.ids), ("synonyms", self.synonyms)):
             if given and len(given) != len(self.names):
                 raise OptionError(f"labels of {len(self.names)} names but {len(given)} {field}; give one per class")
@@ -98,7 +101,7 @@ class Labels:
 
     def search(self, query: str) -> list[int]:
         """All classes that fit a query, best first; empty if none does."""
-        query = query.strip()
+        query = str(query).strip()
         found = dict.fromkeys(index for index, name in enumerate(self.names) if name == query)
         if _WHOLE_NUMBER.fullmatch(query) and not found:
             return [int(query)] if 0 <= int(query) < len(self) else []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.types import Size
 
@@ -117,12 +118,14 @@ def strongest_disc(values: Tensor, radius: int) -> Tensor:
             f"a disc of radius {radius} does not fit into {height} x {width}; choose at most "
             f"{(min(height, width) - 1) // 2}"
         )
-    kernel = disc(torch.tensor([[radius, radius]], device=values.device), radius, (side, side))[0, 0].double()
+    device, values = values.device, wide(values)
+    center = torch.tensor([[radius, radius]], device=values.device)
+    kernel = disc(center, radius, (side, side))[0, 0].to(values)
     shape = (int(height), int(width))
-    spectrum = torch.fft.rfft2(values.double()) * torch.fft.rfft2(kernel, s=shape).conj()
+    spectrum = torch.fft.rfft2(values) * torch.fft.rfft2(kernel, s=shape).conj()
     sums = torch.fft.irfft2(spectrum, s=shape)[:, : height - side + 1, : width - side + 1]  # by the disc's corner
     # Rounded, so that equal sums tie whatever the FFT's last bits are.
-    ceiling = values.double().abs().flatten(1).sum(dim=1).clamp(min=1e-30)[:, None]
+    ceiling = values.abs().flatten(1).sum(dim=1).clamp(min=1e-30)[:, None]
     best = ((sums.flatten(1) / ceiling * 1e9).round()).argmax(dim=1)
     columns = width - side + 1
-    return torch.stack([best // columns, best % columns], dim=1) + radius
+    return (torch.stack([best // columns, best % columns], dim=1) + radius).to(device)

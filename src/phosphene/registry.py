@@ -188,6 +188,8 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     """
     if isinstance(text, Spec):
         return text
+    if not isinstance(text, str):
+        raise OptionError(f"method {text!r} is no text; give its name, such as 'grad_cam' or 'occlusion:window=20'")
     name, inner, settings = _split(text.strip(), entries(kind))
     found = entry(kind, name)
     values: dict[str, Any] = {}

@@ -35,6 +35,22 @@ class Unit:
     channel: int | None = None
     place: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, str):
+            raise OptionError(f"layer {self.layer!r} of a unit is no text; give its dotted name")
+        try:
+            channel = None if self.channel is None else class_index(self.channel)
+            place = None if self.place is None else tuple(map(class_index, self.place))
+        except (OptionError, TypeError):
+            channel, place = None, ()
+        if place is not None and len(place) != 2:
+            raise OptionError(
+                f"unit of layer {self.layer}: channel={self.channel!r} is a whole number, place={self.place!r} is "
+                "(row, column); give None for what is left open"
+            )
+        object.__setattr__(self, "channel", channel)
+        object.__setattr__(self, "place", place)
+
     def __str__(self) -> str:
         text = self.layer if self.channel is None else f"{self.layer}={self.channel}"
         return text if self.place is None else f"{text}@{self.place[0]},{self.place[1]}"
@@ -170,6 +186,25 @@ def class_index(value: Any) -> int:
     if isinstance(plain, bool) or not isinstance(plain, SupportsIndex):
         raise OptionError(f"class {plain!r} is no index; give whole numbers, one for all images or one for each")
     return operator.index(plain)
+
+
+def seed_number(seed: Any) -> int:
+    """The seed of random numbers as PyTorch takes it.
+
+    Raises:
+        OptionError: for what is no whole number of 63 bits.
+
+    Example:
+        >>> seed_number(3)
+        3
+    """
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None or not 0 <= number < 1 << 63:
+        raise OptionError(f"seed={seed!r} must be a whole number, 0 or more")
+    return number
 
 
 def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:

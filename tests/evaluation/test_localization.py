@@ -104,6 +104,59 @@ def test_files_that_cannot_be_used(folder, tmp_path, name, text, message):
         read_truth(tmp_path / name, sorted(folder.iterdir()), LABELS)
 
 
+@pytest.fixture
+def val(tmp_path):
+    """Two pictures of one base name."""
+    for name in ("0", "1"):
+        (tmp_path / "data" / "val" / name).mkdir(parents=True)
+        picture().save(tmp_path / "data" / "val" / name / "0.png")
+    return tmp_path / "data" / "val"
+
+
+def table_of(place, *names):
+    table = place / "boxes.csv"
+    rows = (f"{name},1,{number},0,50,50\n" for number, name in enumerate(names))
+    table.write_text("file,class_index,x0,y0,x1,y1\n" + "".join(rows))
+    return table
+
+
+@pytest.mark.parametrize("prefix", ["val/", "", "./", "data/val/", "elsewhere/"])
+@pytest.mark.parametrize("ending", [".png", ""])
+def test_boxes_find_their_picture_by_its_folders(val, tmp_path, prefix, ending):
+    table = table_of(tmp_path, f"{prefix}0/0{ending}", f"{prefix}1/0{ending}")
+    for folder in (val, None, *([val.parent] if prefix != "elsewhere/" else [])):
+        truths = read_truth(table, sorted(val.rglob("*.png")), LABELS, folder)
+        assert [(truth.path, truth.boxes[0].x0) for truth in truths] == [(val / "0/0.png", 0), (val / "1/0.png", 1)]
+
+
+def test_boxes_that_fit_several_pictures_are_refused(val, tmp_path):
+    images = sorted(val.rglob("*.png"))
+    with pytest.raises(InputError, match=r"'0\.png' fits several files: 0/0\.png, 1/0\.png"):
+        read_truth(table_of(tmp_path, "0.png"), images, LABELS, val)
+    names = ("train/0/0.png", "val/0/0.png")
+    with pytest.raises(InputError, match=r"0/0\.png: several names fit it: (train|val)/0/0\.png"):
+        read_truth(table_of(tmp_path, *names), images, LABELS, val)
+    assert [truth.boxes[0].x0 for truth in read_truth(table_of(tmp_path, *names), images, LABELS, val.parent)] == [1]
+    with pytest.raises(InputError, match="none of its pictures is among the 2 given"):
+        read_truth(table_of(tmp_path, "val/2/0.png"), images, LABELS, val)
+
+
+def test_xml_files_that_lie_as_the_pictures_do(val, tmp_path):
+    for name in ("0", "1"):
+        (tmp_path / "xml" / name).mkdir(parents=True)
+        text = XML.format(name="0").replace("<xmin>91", f"<xmin>{name}1")
+        (tmp_path / "xml" / name / "0.xml").write_text(text)
+    truths = read_truth(tmp_path / "xml", sorted(val.rglob("*.png")), LABELS, val)
+    assert [(truth.path, truth.boxes[0].x0) for truth in truths] == [(val / "0/0.png", 0), (val / "1/0.png", 10)]
+
+
+def test_xml_files_that_lie_elsewhere_are_found_by_the_name_they_tell(folder, tmp_path):
+    (tmp_path / "root" / "Annotations").mkdir(parents=True)
+    (tmp_path / "root" / "Annotations" / "7.xml").write_text(XML.format(name="a"))
+    (truth,) = read_truth(tmp_path / "root", sorted(folder.iterdir()), LABELS, folder.parent)
+    assert truth.path == folder / "a.png"
+
+
 def test_a_folder_without_xml_is_refused(folder):
     with pytest.raises(InputError, match="holds no XML"):
         read_truth(folder, sorted(folder.iterdir()), LABELS)

@@ -24,9 +24,12 @@ class Scaled(nn.Module):
         self.tensor, self.tensors = torch.ones(1), [torch.ones(1)]
         self.function: Callable[[Tensor], Tensor] = torch.tanh
         self.hidden = _Holder(torch.ones(1))
+        self.extra: list[float] = []
+        self.marks: set[str] = set()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.function(x) * self.scale * self.factors[1] * self.named["a"] * self.hidden.tensor.to(x)
+        x = x * sum(self.extra, 1.0) * (0.5 if "half" in self.marks else 1)
         return self.inner(x) * self.tensor.to(x) * self.tensors[0].to(x)
 
 
@@ -99,6 +102,8 @@ ATTRIBUTES: dict[str, Callable[[Scaled], object]] = {
     "tensor through .data": lambda net: net.tensor.data.mul_(2),
     "tensor in a list": lambda net: net.tensors[0].data.mul_(2),
     "another tensor in a list": lambda net: net.tensors.__setitem__(0, torch.full((1,), 3.0)),
+    "list that was empty": lambda net: net.extra.append(2.0),
+    "set that was empty": lambda net: net.marks.add("half"),
     "function": lambda net: setattr(net, "function", torch.sigmoid),
 }
 

@@ -89,6 +89,12 @@ STEPS = {
     "channels, then tokens": (lambda x: x.flatten(2), "NCT"),
     "tokens and back": (lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(len(x), 8, 8, 8), "NCHW"),
     "tokens, channels last": (lambda x: x.flatten(2).transpose(1, 2).reshape(len(x), 8, 8, 8), "NHWC"),
+    "normalized": (lambda x: F.normalize(last(x), dim=-1), "NHWC"),
+    "divided by sums": (
+        lambda x: last(x) / (1 + last(x).std(dim=(1, 2), keepdim=True) + last(x).logsumexp(3, True)),
+        "NHWC",
+    ),
+    "best of": (lambda x: x - x.amax(dim=1, keepdim=True) + x.max(dim=2, keepdim=True).values, "NCHW"),
     "in place": (lambda x: last(x).contiguous().relu_().add_(1), "NHWC"),
     "convolved": (lambda x: F.conv2d(last(x), torch.eye(8)[..., None, None]), "NCHW"),
 }

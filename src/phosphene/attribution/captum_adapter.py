@@ -97,7 +97,7 @@ class Question:
 
     def by_cells(self, method: str, cells: int, **options: Any) -> Tensor:
         """(1, cells, cells): the worth of each cell of a grid, all of whose pixels are taken away together."""
-        rows, columns = (torch.arange(side) * cells // side for side in self.image.shape[-2:])
+        rows, columns = (torch.arange(side, device="cpu") * cells // side for side in self.image.shape[-2:])
         mask = (rows[:, None] * cells + columns).to(self.image.device)
         found = self.attribute(
             method, baselines=self.base, feature_mask=mask[None, None], perturbations_per_eval=self.batch, **options
@@ -174,7 +174,7 @@ def _own_random_state() -> Iterator[None]:
 
 
 def _seed(generator: torch.Generator) -> None:
-    seed = int(torch.randint(2**31, (), generator=generator))
+    seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)

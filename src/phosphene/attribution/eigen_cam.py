@@ -7,6 +7,7 @@ from torch import Tensor
 
 from phosphene.attribution.fusion import Layers, gradient_maps
 from phosphene.classifier import Classifier
+from phosphene.devices import wide
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target
 
@@ -73,15 +74,16 @@ def eigen_cam(
 
 def _first_component(activations: Tensor, center: bool) -> Tensor:
     """(N, h, w) projections of activations (N, k, h, w); NaN where an image's activations are not finite."""
-    rows = activations.double().flatten(2).transpose(1, 2)  # (N, h w, k)
+    activations, device = wide(activations), activations.device
+    rows = activations.flatten(2).transpose(1, 2)  # (N, h w, k)
     finite = rows.isfinite().flatten(1).all(dim=1)[:, None]
     rows = torch.where(finite[..., None], rows, torch.zeros_like(rows))
     if center:
         rows = rows - rows.mean(dim=1, keepdim=True)
     left, scale, _ = torch.linalg.svd(rows, full_matrices=False)
     projected = left[..., 0] * scale[:, :1]  # A v_1 = u_1 s_1
-    projected = torch.where(finite, projected * _sign(projected, activations.double()), torch.nan)
-    return projected.float().unflatten(1, activations.shape[-2:])  # type: ignore[no-untyped-call, no-any-return]
+    projected = torch.where(finite, projected * _sign(projected, activations), torch.nan)
+    return projected.float().to(device).unflatten(1, activations.shape[-2:])  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _sign(projected: Tensor, activations: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import sample_map
+from phosphene.geometry import to_network_size
 from phosphene.graph import LayerName, spatial_map
 from phosphene.runtime import layer_gradients, prepare
 from phosphene.types import Attribution, Target
@@ -74,5 +74,4 @@ def _scaled(values: Tensor) -> Tensor:
 
 def _resized(values: Tensor, cells: tuple[int, int]) -> Tensor:
     offset, stride = even_grid(cells, (int(values.shape[-2]), int(values.shape[-1])))
-    ys, xs = (torch.arange(count, device=values.device, dtype=torch.float64) + 0.5 for count in cells)
-    return sample_map(values, offset, stride, ys, xs)
+    return to_network_size(values, offset, stride, cells)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from phosphene.attribution.fusion import Layers, gradient_maps
 from phosphene.classifier import Classifier
+from phosphene.devices import wide
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target
 
@@ -69,8 +70,8 @@ def grad_cam_pp(
 
 def _weights(activations: Tensor, gradients: Tensor, epsilon: float) -> Tensor:
     """(N, k, 1, 1) in float64, where the third power of a small gradient is still a number."""
-    gradients = gradients.double()
-    denominator = 2 + activations.double().sum(dim=(2, 3), keepdim=True) * gradients
+    gradients = wide(gradients)
+    denominator = 2 + wide(activations).sum(dim=(2, 3), keepdim=True) * gradients
     if epsilon:
         denominator = denominator + epsilon / gradients.square()
     alpha = torch.where((gradients != 0) & (denominator != 0), 1 / denominator, torch.zeros_like(gradients))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
+from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
-from phosphene.runtime import input_gradient
+from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
 from phosphene.types import Attribution, Target
 
@@ -66,23 +67,24 @@ def integrated_gradients(
     """
     if steps < 1:
         raise OptionError(f"integrated_gradients: steps={steps} must be at least 1")
+    classifier = prepare(classifier).settled()
     classifier.check_images(images)
     target = target.expand(len(images))
     mean = classifier.mean_image
     start = {"black": torch.zeros_like(mean), "mean": mean, "white": torch.ones_like(mean)}[baseline]
     maps, ends = [], []
-    for index, image in enumerate(images.detach().float()):
+    for index, image in enumerate(images.detach().to(classifier.device, torch.float32)):
         base = start.to(image).expand_as(image)
-        total = torch.zeros_like(image, dtype=torch.float64)
+        total = torch.zeros_like(image, dtype=widest(classifier.device))
         scores: list[Tensor] = []
         places, weights = _path(steps)
         for first, last in batches(len(places), batch_size, classifier.device):
-            points = torch.lerp(base, image, torch.tensor(places[first:last]).to(image)[:, None, None, None])
+            points = torch.lerp(base, image, image.new_tensor(places[first:last])[:, None, None, None])
             score, gradient = input_gradient(
                 classifier, points, target.rows(index, index + 1), batch_size=batch_size or last - first
             )
             # In float32 within a batch, a tenth of the time of products in float64; the batches add up in that.
-            total += (torch.tensor(weights[first:last]).to(gradient)[:, None, None, None] * gradient).sum(dim=0)
+            total += (gradient.new_tensor(weights[first:last])[:, None, None, None] * gradient).sum(dim=0)
             scores.append(score)
             if progress is not None:
                 progress(index * len(places) + last, len(images) * len(places))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
+from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import masked_scores
@@ -107,12 +108,13 @@ def _fill_color(classifier: Classifier, fill: Fill) -> Tensor:
 def _spread(values: Tensor, boxes: list[tuple[int, int, int, int]], size: tuple[int, int]) -> Tensor:
     """(N, H, W): per pixel the mean of the values (N, windows) of the windows that cover it; 0 where none does."""
     # Summed from the corners of each box: a running sum in both directions fills them in.
-    total = values.new_zeros(len(values), size[0] + 1, size[1] + 1, dtype=torch.float64)
+    device, values = values.device, wide(values)
+    total = values.new_zeros(len(values), size[0] + 1, size[1] + 1)
     count = total.new_zeros(1, size[0] + 1, size[1] + 1)
     y0, x0, y1, x1 = torch.tensor(boxes, device=values.device).unbind(dim=1)
     for rows, columns, sign in ((y0, x0, 1), (y1, x1, 1), (y0, x1, -1), (y1, x0, -1)):
         place = rows * (size[1] + 1) + columns
-        total.flatten(1).index_add_(1, place, sign * values.double())
+        total.flatten(1).index_add_(1, place, sign * values)
         count.flatten(1).index_add_(1, place, torch.full_like(place, sign, dtype=torch.float64)[None])
     total, count = (corners.cumsum(1).cumsum(2)[:, :-1, :-1] for corners in (total, count))
-    return (total / count.round().clamp(min=1)).float()
+    return (total / count.round().clamp(min=1)).float().to(device)

@@ -46,7 +46,7 @@ def attribution(
         stride=stride,
         size=size,
         evidence=None if evidence is None else heat,
-        problems=tuple(_problem(row, float(value), facts.get("layer")) for row, value in zip(heat, score, strict=True)),
+        problems=tuple(_problem(low, high, value, facts.get("layer")) for low, high, value in _extremes(heat, score)),
         **facts,
     )
 
@@ -69,10 +69,16 @@ def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[floa
     return (stride[0] / 2, stride[1] / 2), stride
 
 
-def _problem(row: Tensor, score: float, layer: str | None) -> str | None:
+def _extremes(heat: Tensor, score: Tensor) -> list[list[float]]:
+    """[lowest, highest value, score] of each map, NaN if there is any; fetched from the device at once."""
+    low, high = heat.flatten(1).aminmax(dim=1)
+    found: list[list[float]] = torch.stack([low, high, score.to(heat)], dim=1).tolist()
+    return found
+
+
+def _problem(low: float, high: float, score: float, layer: str | None) -> str | None:
     where = f" at layer {layer}" if layer else ""
     says_nothing = not math.isfinite(score)
-    low, high = (float(value) for value in row.aminmax())  # NaN if there is any
     if not (math.isfinite(low) and math.isfinite(high)):
         if says_nothing:
             return f"the map holds NaN or infinity: the network's own score is {score} for this image"

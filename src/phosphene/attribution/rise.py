@@ -82,10 +82,11 @@ def rise(
 
 def random_masks(count: int, cells: int, keep: float, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """(count, H, W) in [0, 1]: random grids, enlarged by one cell beyond the image and cut out at a random shift."""
-    grids = (torch.rand(count, 1, cells, cells, generator=generator) < keep).float()
+    grids = (torch.rand(count, 1, cells, cells, generator=generator, device="cpu") < keep).float()
     step = (-(-size[0] // cells), -(-size[1] // cells))
     enlarged = ((cells + 1) * step[0], (cells + 1) * step[1])
-    shifts = torch.stack([torch.randint(0, side, (count,), generator=generator) for side in step], dim=1).tolist()
+    drawn = [torch.randint(0, side, (count,), generator=generator, device="cpu") for side in step]
+    shifts = torch.stack(drawn, dim=1).tolist()
     # Rounding puts some weights a bit above 1.
     large = F.interpolate(grids, enlarged, mode="bilinear", align_corners=False)[:, 0].clamp(max=1)
     return torch.stack([mask[y : y + size[0], x : x + size[1]] for mask, (y, x) in zip(large, shifts, strict=True)])

@@ -68,6 +68,7 @@ def saliency(
         score, gradient = input_gradient(classifier, images, target, batch_size=batch_size)
         return attribution(max_over_channels(gradient, sign), images, target, score)
     places = _ten_crops(images, classifier.preprocess.size)
+    images = images.detach().to(classifier.device)
     target = target.expand(len(images))
     height, width = classifier.preprocess.size or (0, 0)
     maps, coverage = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
+from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.registry import entry, parse_spec, register_attribution
+from phosphene.runtime import prepare
 from phosphene.types import Attribution, Target
 
 
@@ -90,25 +92,28 @@ def smoothgrad(
     generator = generator or torch.Generator().manual_seed(0)
     keywords = {**spec.keywords, **({"batch_size": batch_size} if batch_size and method.accepts("batch_size") else {})}
 
+    classifier = prepare(classifier).settled()
+
     def explain(pictures: Tensor) -> Attribution:
-        seed = int(torch.randint(2**62, (), generator=generator))
+        seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
         own = {"generator": torch.Generator().manual_seed(seed)} if method.accepts("generator") else {}
         return method.function(classifier, pictures, target, **keywords, **own)  # type: ignore[no-any-return]
 
     clean = explain(images)
-    images = images.detach().float()
+    images = images.detach().to(classifier.device, torch.float32)
     spread = noise * (images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True))
-    total, squares = (torch.zeros_like(clean.heat, dtype=torch.float64) for _ in range(2))
+    mean, spreads = (torch.zeros_like(clean.heat, dtype=widest(clean.heat.device)) for _ in range(2))
     for sample in range(samples):
-        drawn = torch.randn(images.shape[1:], generator=generator).to(images)
-        heat = explain(images + spread * drawn).heat.double()
-        total += heat
-        squares += heat.square()
+        drawn = torch.randn(images.shape[1:], generator=generator, device="cpu").to(images)
+        heat = explain(images + spread * drawn).heat.to(mean)
+        # Welford's way: no small difference of large sums, so that it is right in float32 as well.
+        step = heat - mean
+        mean += step / (sample + 1)
+        spreads += step * (heat - mean)
         if progress is not None:
             progress(sample + 1, samples)
-    mean, mean_square = total / samples, squares / samples
-    variance = (mean_square - mean.square()).clamp(min=0)
-    maps = {"mean": mean, "mean_square": mean_square, "variance": variance}[statistic].float()
+    variance = spreads / samples
+    maps = {"mean": mean, "mean_square": mean.square() + variance, "variance": variance}[statistic].float()
     plain = statistic == "mean"
     return attribution(
         maps,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phosphene.devices import clock
 from phosphene.evaluation.heat import Progress, affordable, failing, heat_of, nothing_measured
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
 from phosphene.metrics.bootstrap import bootstrap_interval
@@ -63,7 +63,7 @@ class Measured:
         count = len(self.deletion)
         if count == 0:
             return {"method": self.method, "images": 0, "dead": self.dead, "error": self.error}
-        clean, explained = torch.tensor(self.clean), torch.tensor(self.explained)
+        clean, explained = (torch.tensor(values, device="cpu") for values in (self.clean, self.explained))
         said = clean > 0  # what was impossible from the start cannot drop
         return {
             "method": self.method,
@@ -139,12 +139,12 @@ def faithfulness(
     def measure(into: Measured, maps: Tensor, alive: Sequence[bool], images: Tensor, classes: Target) -> None:
         nonlocal done
         for index, values in enumerate(maps):
-            start = time.perf_counter()
+            start = clock(classifier.device)
             if alive[index]:
                 _add(into, classifier, images[index], values, classes.rows(index, index + 1), protocol)
             else:
                 into.dead += 1
-            into.measuring += time.perf_counter() - start
+            into.measuring += clock(classifier.device) - start
             done += 1
             if progress is not None:
                 progress(done, total, "faithfulness")
@@ -165,7 +165,7 @@ def faithfulness(
                 measured[str(spec)].seconds += heat.attribution.seconds * len(batch.paths)
                 measure(measured[str(spec)], heat.pixels, heat.alive, batch.images, classes)
         size = batch.images.shape[-2:]
-        noise = torch.rand(len(batch.paths), *size, generator=generator).to(batch.images)
+        noise = torch.rand(len(batch.paths), *size, generator=generator, device="cpu").to(batch.images)
         for name, maps in (("center", center_bump(size).to(noise).expand_as(noise)), ("random", noise)):
             measure(baselines[name], maps, [True] * len(maps), batch.images, classes)
     count = len(paths) - len(broken)
@@ -178,7 +178,7 @@ def faithfulness(
 
 def center_bump(size: Sequence[int]) -> Tensor:
     """(H, W): a Gaussian in the middle, a quarter of each side wide: knows where objects tend to stand, no more."""
-    rows, columns = (torch.linspace(-2, 2, int(length)) for length in size)
+    rows, columns = (torch.linspace(-2, 2, int(length), device="cpu") for length in size)
     return torch.exp(-0.5 * (rows[:, None] ** 2 + columns**2))
 
 

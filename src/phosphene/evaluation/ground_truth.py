@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from phosphene.classifier import Labels
 from phosphene.errors import InputError, NotFoundError, OptionError
+from phosphene.path_match import PathMatcher
 from phosphene.types import Box, Size
 
 _COLUMNS = ("file", "x0", "y0", "x1", "y1")
@@ -37,15 +38,21 @@ class Truth:
 
 @dataclass(frozen=True)
 class _Line:
-    """One instance as the file tells it."""
+    """One instance as the file tells it; `beside` is the picture's path if it lies as its own file of boxes does."""
 
     file: str
     category: int | str  # an index, or a name or identifier
     box: Box
     size: Size | None
+    beside: str | None = None
 
 
-def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: Labels) -> list[Truth]:
+def read_truth(
+    source: str | os.PathLike[str],
+    images: Sequence[Path],
+    labels: Labels,
+    folder: str | os.PathLike[str] | None = None,
+) -> list[Truth]:
     """The true boxes of the pictures that are there, one Truth per picture and class, in the order of the pictures.
 
     Args:
@@ -53,11 +60,14 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
             and height, in pixels, half-open, one row per instance; a folder of ILSVRC (Pascal VOC) XML files, whose
             corners are counted from 1 and belong to the box; or COCO JSON, whose categories are named by class name
             or WordNet id.
-        images: picture files; matched by name, with or without its ending.
+        images: picture files; matched by their paths within `folder`, with or without their endings: of a picture's
+            path and the name in the file one has to be the end of the other, folder by folder.
         labels: of the classifier.
+        folder: that the pictures lie in; None for the one that they have in common.
 
     Raises:
-        InputError: if the file cannot be read, naming the line; or if no picture of it is there.
+        InputError: if the file cannot be read, naming the line; if no picture of it is there; or if a name fits
+            several pictures, or a picture several names.
 
     References:
         russakovsky2015.
@@ -67,16 +77,13 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
         lines = list(_lines(source))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    by_name: dict[str, Path] = {}
-    for path in images:
-        by_name.setdefault(path.stem, path)
-        by_name[path.name] = path
     if not lines:
         raise InputError(f"{source}: holds no boxes")
+    pictures = _pictures_of(source, lines, images, folder)
     found: dict[tuple[Path, int], list[_Line]] = {}
     known: dict[int | str, int] = {}
     for line in lines:
-        path_found = by_name.get(Path(line.file).name) or by_name.get(Path(line.file).stem)
+        path_found = pictures.get(line)
         if path_found is None:
             continue
         if line.category not in known:
@@ -93,6 +100,24 @@ def read_truth(source: str | os.PathLike[str], images: Sequence[Path], labels: L
     ]
 
 
+def _pictures_of(
+    source: Path, lines: Sequence[_Line], images: Sequence[Path], folder: str | os.PathLike[str] | None
+) -> dict[_Line, Path]:
+    """The picture of each line that has one."""
+    if not images:
+        return {}
+    base = os.path.commonpath([path.parent for path in images]) if folder is None else folder
+    within = {os.path.relpath(path, base): path for path in images}
+    matcher = PathMatcher(within)
+    try:
+        beside = matcher.match(line.beside for line in lines if line.beside is not None)
+        found = matcher.match(line.file for line in lines if line.beside not in beside)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    paths = ((line, beside.get(line.beside or "", found.get(line.file))) for line in lines)
+    return {line: within[path] for line, path in paths if path is not None}
+
+
 def _class_of(category: int | str, labels: Labels, source: Path) -> int:
     try:
         return labels.find(category)
@@ -105,7 +130,7 @@ def _lines(source: Path) -> Iterator[_Line]:
         files = sorted(source.rglob("*.xml"))
         if not files:
             raise InputError(f"{source}: holds no XML file; give such a folder, a CSV file or COCO JSON")
-        return (line for file in files for line in _xml_lines(file))
+        return (line for file in files for line in _xml_lines(file, file.relative_to(source).parent))
     if source.suffix.lower() == ".json":
         return _coco_lines(source)
     if source.suffix.lower() == ".xml":
@@ -153,7 +178,7 @@ def _box(corners: Sequence[float], where: str) -> Box:
         raise InputError(f"{where}: {error}") from None
 
 
-def _xml_lines(file: Path) -> Iterator[_Line]:
+def _xml_lines(file: Path, folder: Path = Path()) -> Iterator[_Line]:
     text = file.read_bytes()
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise InputError(f"{file}: declares a document type of its own, which could grow without limit; remove it")
@@ -169,7 +194,8 @@ def _xml_lines(file: Path) -> Iterator[_Line]:
             raise InputError(f"{file}: an object without bndbox")
         x0, y0, x1, y1 = (_number(_text(corners, name, file), str(file)) for name in ("xmin", "ymin", "xmax", "ymax"))
         box = _box((max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1), str(file))
-        yield _Line(root.findtext("filename") or file.stem, _text(item, "name", file), box, shape)
+        name = root.findtext("filename") or file.stem
+        yield _Line(name, _text(item, "name", file), box, shape, (folder / name).as_posix())
 
 
 def _text(parent: ElementTree.Element, name: str, file: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import InputError, ModelError, NumericalError, OptionError
-from phosphene.geometry import sample_map
+from phosphene.geometry import pixel_centers, sample_map
 from phosphene.images import Picture
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
@@ -84,7 +84,7 @@ def _seen_through(
     """(1, H, W): a map made through one view read at the pixels of another one of the same picture."""
     axes = []
     for axis in range(2):
-        places = torch.arange(view.crop[axis + 2], device=heat.device, dtype=torch.float64) + 0.5 + view.crop[axis]
+        places = pixel_centers(view.crop[axis + 2]) + view.crop[axis]
         axes.append(places * (shown.scaled[axis] / view.scaled[axis]) - shown.crop[axis])
     return sample_map(heat, offset, stride, axes[0], axes[1])
 

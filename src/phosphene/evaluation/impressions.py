@@ -122,7 +122,7 @@ def measure_impressions(
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return float(torch.tensor(values, dtype=torch.float64).mean()) if values else None
+    return float(torch.tensor(values, dtype=torch.float64, device="cpu").mean()) if values else None
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
 from phosphene.images import Picture, picture_size, read_image
@@ -140,7 +140,7 @@ def localization(
     rows = tuple(Measured(" ".join(map(str, _identity(way).values())), way) for way in ways)
     baselines = (Measured("whole_frame"), Measured("centre_box"))
     broken: list[Record] = []
-    for batch, done in _batches(truths, broken):
+    for batch, done in _batches(classifier, truths, broken):
         pictures = [picture for _, picture in batch]
         if batch:
             odds = posteriors(classifier, pictures)
@@ -164,7 +164,9 @@ def localization(
     return Localization(count, sum(known.best) / count, sum(known.among) / count, rows, baselines, tuple(broken))
 
 
-def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
+def _batches(
+    classifier: Prepared, truths: Sequence[Truth], broken: list[Record]
+) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
     """(pictures that could be used, pictures done) a few at a time; the others go to `broken`."""
     rest, done = iter(truths), 0
     while part := list(islice(rest, _BATCH)):
@@ -172,14 +174,14 @@ def _batches(truths: Sequence[Truth], broken: list[Record]) -> Iterator[tuple[li
         kept: list[tuple[Truth, Picture]] = []
         for truth in part:
             try:
-                kept.append((truth, _read(truth)))
+                kept.append((truth, _read(truth, classifier.preprocess.channels)))
             except InputError as error:
                 broken.append(Record(str(truth.path), "error", str(error)))
         yield kept, done
 
 
-def _read(truth: Truth) -> Picture:
-    picture = read_image(truth.path)
+def _read(truth: Truth, channels: int) -> Picture:
+    picture = read_image(truth.path, channels)
     height, width = picture_size(picture)
     if truth.size is not None and truth.size != (height, width):
         rows, columns = truth.size
@@ -213,15 +215,15 @@ def _measure(
     seed: int,
 ) -> None:
     pictures = [picture for _, picture in batch]
-    start = time.perf_counter()
+    start = clock(classifier.device)
     ways = [measured.way for measured in group if measured.way is not None]
     # A cut may need more than the maps that a threshold is content with.
     way = next((way for way in ways if way.segment == "graphcut"), ways[0])
     maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], way, seed=seed)
-    shared = time.perf_counter() - start
+    shared = clock(classifier.device) - start
     for measured in group:
         assert measured.way is not None
-        start = time.perf_counter()
+        start = clock(classifier.device)
         for (truth, picture), rank, seen in zip(batch, ranks, maps, strict=True):
             try:
                 found = cut_out(picture, seen, measured.way, Prediction(truth.index, "", 0.0))
@@ -229,7 +231,7 @@ def _measure(
             except NumericalError:
                 measured.dead += 1
                 measured.add(None, None, truth, rank, tolerance)
-        measured.seconds += shared + time.perf_counter() - start
+        measured.seconds += shared + clock(classifier.device) - start
 
 
 def _trivial_box(name: str, size: Size) -> Box:

@@ -29,6 +29,8 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
             if child is layer:
                 return str(name)
         raise NotFoundError(f"the layer {type(layer).__name__} is no part of this {type(module).__name__}")
+    if not isinstance(layer, str):
+        raise NotFoundError(f"layer {layer!r} is no layer; give its dotted name or the module itself")
     if layer and layer in names:
         return str(layer)
     known = [name for name in names if name]

@@ -298,7 +298,7 @@ class Convolution:
         # bfloat16 has no fast way back through strided groups of channels: float32 is ten times faster there.
         dtype = torch.float32 if self.groups > 1 else self.dtype
         rows, columns = size[-2:]
-        blank = torch.empty(size, dtype=dtype, memory_format=_LAST)
+        blank = torch.empty(size, dtype=dtype, device="cpu", memory_format=_LAST)
         (top, _), (left, _) = self.kernel.pads((rows, columns))
         padded, weight, padding = self._padded(blank)
         found: Tensor = torch.ops.aten.convolution_backward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.maps import normalize
 from phosphene.metrics.pairs import check_pair
@@ -54,7 +55,8 @@ def average_drop(clean: Tensor, explained: Tensor) -> float:
         chattopadhay2018, section 4.1.
     """
     _check(clean, explained)
-    return float(((clean.double() - explained.double()) / clean.double()).clamp(min=0).mean())
+    clean, explained = wide(clean), wide(explained)
+    return float(((clean - explained) / clean).clamp(min=0).mean())
 
 
 @register_metric(title="Average increase", paper="chattopadhay2018", family="faithfulness")
@@ -81,7 +83,7 @@ def average_increase(clean: Tensor, explained: Tensor) -> float:
         chattopadhay2018, section 4.1.
     """
     _check(clean, explained)
-    return float((explained > clean).double().mean())
+    return float(wide(explained > clean).mean())
 
 
 def _check(clean: Tensor, explained: Tensor) -> None:

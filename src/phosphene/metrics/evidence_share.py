@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from phosphene.devices import wide
 from phosphene.metrics.pairs import check_pair
 from phosphene.registry import register_metric
 
@@ -36,6 +37,6 @@ def evidence_share(maps: Tensor, masks: Tensor) -> Tensor:
         arras2022, where it is called relevance mass accuracy.
     """
     check_pair(maps, masks)
-    evidence = maps.double().clamp(min=0)
-    inside = torch.where(masks.bool(), evidence, torch.zeros_like(evidence))
+    evidence = wide(maps).clamp(min=0)
+    inside = torch.where(masks.bool().to(evidence.device), evidence, torch.zeros_like(evidence))
     return inside.sum(dim=(1, 2)) / evidence.sum(dim=(1, 2))

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
+from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.registry import register_metric
 
@@ -127,14 +128,13 @@ def _curve(start: Tensor, end: Tensor, heat: Tensor, scores: Scores, step: int |
     step = -(-pixels // 32) if step is None else step
     if step < 1:
         raise OptionError(f"step={step} pixels; change at least 1 pixel at a time")
+    heat = heat.to(start.device)
     order = heat.flatten().argsort(descending=True, stable=True)
     turn = torch.empty_like(order).scatter_(0, order, torch.arange(pixels, device=heat.device)).view(heat.shape)
     counts = torch.tensor([*range(0, pixels, step), pixels], device=heat.device)
-    values = torch.cat(
-        [
-            scores(torch.where((turn < part[:, None, None])[:, None], end, start)).double()
-            for part in torch.split(counts, batch_size)
-        ]
-    )
-    fractions = counts.double() / pixels
-    return Curve(fractions.float(), values.float(), float(torch.trapezoid(values, fractions.to(values))))
+    found = [
+        scores(torch.where((turn < part[:, None, None])[:, None], end, start))
+        for part in torch.split(counts, batch_size)
+    ]
+    values, fractions = wide(torch.cat(found)), wide(counts) / pixels
+    return Curve(fractions.float(), values.float(), float(torch.trapezoid(values, fractions)))

@@ -103,7 +103,7 @@ def object_count(evidence: Tensor, *, sigma: float = 0.04, level: float = 0.5) -
         tensor([2])
     """
     smooth = blur(evidence.float(), sigma * min(evidence.shape[-2:])).cpu().numpy()
-    return torch.tensor([_parts(values, level) for values in smooth], dtype=torch.long)
+    return torch.tensor([_parts(values, level) for values in smooth], dtype=torch.long, device="cpu")
 
 
 def _parts(values: np.ndarray, level: float) -> int:

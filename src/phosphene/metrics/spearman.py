@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from phosphene.devices import wide
 from phosphene.metrics.pairs import check_pair
 from phosphene.registry import register_metric
 
@@ -36,7 +37,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
         spearman1904.
     """
     check_pair(first, second)
-    a, b = (_ranks(maps.flatten(1)) for maps in (first, second))  # (N, h * w)
+    a, b = (_ranks(wide(maps).flatten(1)) for maps in (first, second))  # (N, h * w)
     a, b = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (a, b))
     return ((a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()).clamp(-1, 1)
 

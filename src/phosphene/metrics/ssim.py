@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.maps import normalize
 from phosphene.metrics.pairs import check_pair
@@ -48,7 +49,7 @@ def ssim(first: Tensor, second: Tensor, *, stretch: bool = True) -> Tensor:
     if min(first.shape[-2:]) < size:
         shape = tuple(first.shape[-2:])
         raise OptionError(f"ssim: maps of {shape} are smaller than its window of {size} x {size}; enlarge them first")
-    a, b = (normalize(maps.double()) if stretch else maps.double() for maps in (first, second))
+    a, b = (normalize(wide(maps)) if stretch else wide(maps) for maps in (first, second))
     mean_a, mean_b = _windowed(a), _windowed(b)
     variance_a = _windowed(a * a) - mean_a**2
     variance_b = _windowed(b * b) - mean_b**2
@@ -60,7 +61,7 @@ def ssim(first: Tensor, second: Tensor, *, stretch: bool = True) -> Tensor:
 
 def _windowed(values: Tensor) -> Tensor:
     """Gaussian means (N, h - 10, w - 10) of maps (N, h, w), where the window fits."""
-    position = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
+    position = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64, device="cpu")
     bell = torch.exp(-0.5 * (position / _SIGMA) ** 2)
     weights = (bell / bell.sum()).tolist()
     height, width = values.shape[-2] - 2 * _RADIUS, values.shape[-1] - 2 * _RADIUS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -12,13 +11,15 @@ from torch import Tensor
 
 import phosphene.attribution  # noqa: F401  (registers the methods)
 from phosphene.classifier import Classifier, ViewKind
+from phosphene.devices import clock
 from phosphene.errors import OptionError
 from phosphene.graph import LayerName
 from phosphene.images import as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import forward, prepare
+from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Contrast, Target, Unit, class_list
+from phosphene.types import Attribution, Contrast, Target, Unit, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
@@ -104,9 +105,12 @@ def explain(
         torch.Size([1, 7, 7])
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images)
+    pictures = as_pictures(images, prepared.preprocess.channels)
     goal = resolve_target(prepared, target)
-    specs = [parse_spec(spec) for spec in ([method] if isinstance(method, str | Spec) else method)]
+    usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
+    specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
+    if not specs:
+        raise OptionError("no method was given; name at least one, such as 'grad_cam'")
     views = prepared.views(pictures, view)
     images = prepared.look(pictures, views)
     results: dict[str, Attribution] = {}
@@ -163,7 +167,8 @@ def contrast(
         >>> torch.allclose(result.one.maps - result.other.maps, result.difference.maps, atol=1e-4)
         True
     """
-    known, pictures = load_classifier(classifier), as_pictures(images)
+    known = load_classifier(classifier)
+    pictures = as_pictures(images, known.preprocess.channels)
     other = resolve_target(known, versus)
     if other is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
@@ -213,14 +218,15 @@ def attribute(
     spec = parse_spec(method)
     found = entry("attribution", spec.name)
     keywords: dict[str, Any] = spec.keywords
+    seed = seed_number(seed)
     if layer is not None and "layer" not in keywords:
         if "layer" not in found.options:
             raise OptionError(f"{spec.name} looks at no layer; drop the layer, or choose a method such as grad_cam")
         keywords["layer"] = layer
     keywords |= _call_arguments(found, seed, batch_size, progress)
-    start = time.perf_counter()
+    start = clock(classifier.device)
     result: Attribution = found.function(classifier, images, target, **keywords)
-    seconds = (time.perf_counter() - start) / len(images)
+    seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
     notes = (*result.notes, *prepare(classifier).notes)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 import phosphene.synthesis  # noqa: F401  (registers the recipes)
 from phosphene.classifier import Classifier
+from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
 from phosphene.images import expand_paths, read_image
@@ -164,7 +164,10 @@ def features(
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
     names = layer_names(prepared, [layers] if one else layers)  # type: ignore[arg-type, list-item]
-    sources = [pictures] if isinstance(pictures, str | os.PathLike) else list(pictures)
+    alone = isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable) or hasattr(pictures, "ndim")
+    sources: list[Any] = [pictures] if alone else list(pictures)  # type: ignore[arg-type]
+    if not all(isinstance(source, str | os.PathLike) for source in sources):
+        raise OptionError("features: pictures are read from files a few at a time; give a folder or a list of paths")
     collected = collect(prepared, expand_paths(sources), names, watch=watch)
     drawn = draw_layers(
         prepared, collected, facets=facets, exemplars=exemplars, recipe=spec, previous=previous, seed=seed, watch=watch
@@ -262,7 +265,7 @@ def _drawn_layer(
     frames: int,
     watch: Watch | None,
 ) -> LayerFeatures:
-    start = time.perf_counter()
+    start = clock(classifier.device)
     images = tuple(_seen(classifier, [collected.paths[row] for row in facet.exemplars]) for facet in found.facets)
     given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
     streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
@@ -290,7 +293,7 @@ def _drawn_layer(
         map=found,
         paths=collected.paths,
         facets=drawn.facets(last, losses, kept),
-        seconds=time.perf_counter() - start,
+        seconds=clock(classifier.device) - start,
         steps=len(losses),
         notes=tuple(notes),
     )
@@ -298,7 +301,7 @@ def _drawn_layer(
 
 def _seen(classifier: Prepared, paths: Sequence[str]) -> Tensor:
     """(n, C, H, W) the pictures as the network sees them."""
-    pictures = [read_image(path) for path in paths]
+    pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
     return classifier.look(pictures, classifier.views(pictures))
 
 
@@ -336,7 +339,7 @@ class _Drawn:
                 target_cosine=_cosine(reached[row], target[row]),
                 start_cosine=_cosine(of_start[row], target[row]),
                 exemplar_cosines=tuple(_cosine(pooled[number], target[row]) for number in facet.exemplars),
-                losses={name: [float(step[name][row]) for step in losses] for name in losses[0]},
+                losses={name: torch.stack([step[name][row] for step in losses]).tolist() for name in losses[0]},
                 frames=tuple(frame[row] for frame in frames),
                 predicted=tuple(predicted[row]),
             )

@@ -165,7 +165,7 @@ def _features(
             before = len(batch.broken)
             batch, values = batch.answered(values.mean(dim=(2, 3)))  # (n, k, h, w) -> (n, k)
             broken += batch.broken[before:]
-            rows.append(values.double().cpu().numpy())
+            rows.append(values.cpu().double().numpy())
             kept += batch.paths
         if progress is not None:
             progress(batch.done, len(paths))

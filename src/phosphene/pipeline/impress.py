@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor
 
 import phosphene.synthesis  # noqa: F401  (registers the recipes)
 from phosphene.classifier import Classifier
+from phosphene.devices import clock
 from phosphene.errors import OptionError
 from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Impression, Target, Unit, class_list
+from phosphene.types import Impression, Target, Unit, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -92,7 +92,7 @@ def impress(
         (torch.Size([3, 224, 224]), (301,), 'sci:steps=2')
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    spec = configured(recipe, preset, steps)
+    spec, seed = configured(recipe, preset, steps), seed_number(seed)
     jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
     return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
 
@@ -138,7 +138,11 @@ def fuse(
         (8, 0)
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
-    given = list(groups.tolist() if hasattr(groups, "tolist") else [groups] if isinstance(groups, str) else groups)
+    seed = seed_number(seed)
+    plain = groups.tolist() if hasattr(groups, "tolist") else groups
+    if isinstance(plain, Mapping) or not isinstance(plain, Iterable):
+        raise OptionError(f"fuse: {type(groups).__name__} holds no classes; give two or more")
+    given: list[Any] = [plain] if isinstance(plain, str) else list(plain)
     nested = [class_list(group) for group in given]
     if not any(isinstance(group, list | tuple) for group in given):
         nested = [[name for group in nested for name in group]]
@@ -154,6 +158,8 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
     Raises:
         OptionError: if one is given twice with different values.
     """
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
+        raise OptionError(f"steps={steps!r} must be a whole number, or None for the preset's")
     spec = parse_spec(recipe, "recipe")
     options = spec.keywords
     for name, value in (("preset", preset), ("steps", steps)):
@@ -254,13 +260,13 @@ class _Making:
 
     def run(self) -> Iterator[Impression]:
         """The impressions when all steps are done, or what there is of them when interrupted."""
-        begun, interrupted = time.perf_counter(), None
+        begun, interrupted = clock(self.classifier.device), None
         try:
             for step in self._steps():
                 self._note(step)
         except KeyboardInterrupt as stop:
             interrupted = stop
-        seconds = (time.perf_counter() - begun) / len(self.jobs)
+        seconds = (clock(self.classifier.device) - begun) / len(self.jobs)
         if self.last is not None:
             for index in range(len(self.jobs)):
                 made = self._impression(index, self.last)
@@ -287,7 +293,7 @@ class _Making:
     def _note(self, step: Step) -> None:
         """Keep what the step shows, and say how far things are."""
         self.last = step
-        self.scores.append(step.value.cpu())
+        self.scores.append(step.value)  # fetched when all is done: asking at each step makes a GPU wait
         shares = self._own_probabilities(step.logits)
         if shares is not None:
             self.probabilities.append(shares)
@@ -305,7 +311,7 @@ class _Making:
         if self.jobs[0].target.unit is not None or self.classifier.head == "score":
             return None
         classes = torch.tensor([job.target.classes for job in self.jobs], device=logits.device)
-        return self.classifier.probabilities(logits).gather(1, classes).cpu()
+        return self.classifier.probabilities(logits).gather(1, classes)
 
     def _line(self, step: Step, shares: Tensor | None) -> str:
         value = f"p {shares.mean():.2f}" if shares is not None else f"value {step.value.mean():.3g}"
@@ -321,9 +327,14 @@ class _Making:
             preset=str(self.spec.keywords.get("preset", "best")),
             seed=job.seed,
             steps=last.index,
-            scores=tuple(float(values[index]) for values in self.scores),
-            probabilities=tuple(tuple(values[index].tolist()) for values in self.probabilities),
+            scores=tuple(torch.stack([values[index] for values in self.scores]).tolist()),
+            probabilities=tuple(map(tuple, _rows_of(self.probabilities, index))),
             frames=frames,
             frame_steps=tuple(number for number, _ in self.pictures),
             extras={name: values[index].cpu() for name, values in last.extras.items()},
         )
+
+
+def _rows_of(steps: Sequence[Tensor], index: int) -> list[list[float]]:
+    """One image's row of each step's values (N, k), fetched at once."""
+    return torch.stack([values[index] for values in steps]).tolist() if steps else []

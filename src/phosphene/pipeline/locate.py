@@ -15,7 +15,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
-from phosphene.images import Picture, as_pictures, look, picture_size
+from phosphene.images import Picture, as_pictures, look, picture_size, to_pil
 from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import Preset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
@@ -101,7 +101,7 @@ def locate(
         simonyan2014, section 3.2.
     """
     prepared = prepare(load_classifier(classifier))
-    (picture,) = _one(as_pictures(image))
+    (picture,) = _one(as_pictures(image, prepared.preprocess.channels))
     odds = posteriors(prepared, [picture])[0]
     goal = resolve_target(prepared, target)
     classes = (int(odds.argmax()),) if goal is None else goal.classes
@@ -178,7 +178,7 @@ def evidence(
     """
     target = Target.of(classes)
     grids = [grid_size(picture_size(picture)) for picture in pictures]
-    sums = [torch.zeros(grid, dtype=torch.float64) for grid in grids]
+    sums = [torch.zeros(grid, dtype=torch.float64, device="cpu") for grid in grids]
     problems: list[str | None] = [None] * len(pictures)
     fine = True
     for spec in map(parse_spec, way.methods):
@@ -192,7 +192,7 @@ def evidence(
                 fine = fine and _is_fine(spec, result)
                 for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
                     problems[index] = problems[index] or result.problems[index]
-                    laid = _laid(result, index, view, grid, way.blur, power, mirrored).double().cpu()
+                    laid = _laid(result, index, view, grid, way.blur, power, mirrored).cpu().double()
                     sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
     looks = _textures(classifier, pictures, grids, way)
     return [
@@ -288,8 +288,10 @@ def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Predictio
         raise NumericalError(f"{prediction.label}: {seen.problem}")
     original, values = picture_size(picture), seen.values
     grid = (values.shape[0], values.shape[1])
-    colors = look(picture, whole_view(original, grid), channels=3, interpolation="lanczos")
-    found = segment(values, colors.movedim(0, -1).double().cpu().numpy(), way.settings(fine=seen.fine), seen.textures)
+    # Of many bands the first three are the colors, as where they are shown to people.
+    shown = to_pil(picture) if isinstance(picture, Tensor) and len(picture) not in (1, 3) else picture
+    colors = look(shown, whole_view(original, grid), channels=3, interpolation="lanczos")
+    found = segment(values, colors.movedim(0, -1).cpu().double().numpy(), way.settings(fine=seen.fine), seen.textures)
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])

@@ -68,7 +68,7 @@ def stream(
         broken: list[Record] = []
         for path in map(Path, paths[start : start + size]):
             try:
-                kept.append((path, read_image(path)))
+                kept.append((path, read_image(path, classifier.preprocess.channels)))
             except InputError as error:
                 broken.append(Record(str(path), "error", str(error)))
         pictures = [picture for _, picture in kept]

@@ -47,7 +47,7 @@ def textures(
         image = classifier.look([picture], [view])
         output = activations(classifier, image, [layer])[1][layer]
         values = spatial_map(output, f"layer {layer}", image, classifier.layout(layer))[0]
-        parts = principal_components(values.double().cpu().numpy(), count)
+        parts = principal_components(values.cpu().double().numpy(), count)
         found[id(picture)] = _laid(torch.from_numpy(parts), view, grid_of[id(picture)])
     return [found[id(picture)] for picture in pictures]
 

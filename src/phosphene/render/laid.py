@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from phosphene import types
+from phosphene.errors import OptionError
 from phosphene.geometry import lay_on_original, whole_view
-from phosphene.images import to_pil
+from phosphene.images import Picture, to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import PAPER, side_by_side
 from phosphene.render.heat import Scale, heat_layer, overlay, scale_of, shared_scale
@@ -43,6 +44,8 @@ def draw(
         >>> draw(result, side=100).size
         (224, 116)
     """
+    if not isinstance(result, Attribution | Contrast):
+        raise OptionError(f"{type(result).__name__} cannot be drawn; give what explain or contrast returned")
     if isinstance(result, Contrast):
         return _stacked([_contrast_row(result, index, side, strength) for index in range(len(result))])
     scales = [scale_of(heat, result.display) for heat in result.heat]
@@ -110,10 +113,11 @@ def laid_layer(result: Attribution, view: View, scale: Scale, side: int) -> Imag
     return heat_layer(laid, scale, seen.cpu().numpy())
 
 
-def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its long side at most `side` pixels."""
-    height, width = fitted((picture.height, picture.width), side)
-    return picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.LANCZOS)
+def thumbnail(picture: Picture, side: int) -> Image.Image:
+    """The picture for people to look at, its long side at most `side` pixels."""
+    shown = to_pil(picture)
+    height, width = fitted((shown.height, shown.width), side)
+    return shown if (width, height) == shown.size else shown.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def show_activations(
     """
     classifier = common.load()
     names = [classifier.layer_name(layer) for layer in layers] or [classifier.default_layer]
-    picture = read_image(path)
+    picture = read_image(path, classifier.preprocess.channels)
     keep_inputs(common, [path])
     session = Session.start(
         "activations", common, classifier, path=path, layers=names, channels=list(channels), count=count, shared=shared

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phosphene.classifier import Labels, ViewKind
 from phosphene.errors import InputError, ModelError, OptionError, PhospheneError
-from phosphene.images import expand_paths, read_image
+from phosphene.images import Picture, expand_paths, picture_size, read_image
 from phosphene.pipeline import attribute, no_answer
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, format_spec, parse_spec
@@ -128,8 +128,8 @@ def best_count(classes: str, labels: Labels) -> int | None:
 def _explained(session: Session, question: Question, name: str, path: str) -> dict[str, Any]:
     row: dict[str, Any] = {"path": path, "status": "ok", "error": None, "predicted": [], "maps": []}
     try:
-        picture = read_image(path)
         classifier = session.classifier
+        picture = read_image(path, classifier.preprocess.channels)
         views = classifier.views([picture], question.view)
         images = classifier.look([picture], views)
         classifier = classifier.remembering(images)
@@ -143,7 +143,7 @@ def _explained(session: Session, question: Question, name: str, path: str) -> di
     if not bool(logits.isfinite().all()):
         return {**row, "status": "error", "error": no_answer(path).error}
     row["predicted"] = [asdict(prediction) for prediction in classifier.predictions(logits)[0]]
-    row["size"] = [picture.height, picture.width]
+    row["size"] = list(picture_size(picture))
     row["seen"] = list(views[0].box)
     row["picture"] = session.folder.save_image(f"{name}/picture.jpg", thumbnail(picture, _REPORT_SIDE), quality=90)
     target = _target(question, classifier, logits)
@@ -178,7 +178,7 @@ def _maps(
     classifier: Prepared,
     question: Question,
     name: str,
-    picture: Image.Image,
+    picture: Picture,
     copies: Tensor,
     spec: Spec,
     target: Target,
@@ -210,7 +210,7 @@ def _maps(
 
 
 def _saved(
-    session: Session, name: str, picture: Image.Image, view: View, spec: Spec, results: Sequence[Attribution]
+    session: Session, name: str, picture: Picture, view: View, spec: Spec, results: Sequence[Attribution]
 ) -> dict[str, Any]:
     """The row of one map; of a class versus another with the maps of both beside it, all three by one scale."""
     if len(results) == 1:
@@ -246,7 +246,7 @@ def _identity(spec: Spec, target: Target, classifier: Prepared, index: int) -> d
 
 
 def _saved_map(
-    session: Session, name: str, picture: Image.Image, view: View, result: Attribution, spec: Spec, scale: Scale
+    session: Session, name: str, picture: Picture, view: View, result: Attribution, spec: Spec, scale: Scale
 ) -> dict[str, Any]:
     """Write one map, its heat layer and its overlay; the row that describes them."""
     row = _identity(spec, result.target, session.classifier, 0)
@@ -280,7 +280,7 @@ def _target_name(target: dict[str, Any]) -> str:
 
 
 def _colored(
-    session: Session, stem: str, picture: Image.Image, view: View, result: Attribution, scale: Scale
+    session: Session, stem: str, picture: Picture, view: View, result: Attribution, scale: Scale
 ) -> dict[str, Any]:
     layer = laid_layer(result, view, scale, _OVERLAY_SIDE)
     large = thumbnail(picture, _OVERLAY_SIDE)
@@ -320,4 +320,4 @@ def _recolored(session: Session, row: dict[str, Any], shown: dict[str, Any], sca
     facts = {"spec": shown["method"], "size": shown["grid"]["size"], "display": scale.display}
     result = Attribution(values, Target.of(0), values.new_zeros(1), offset=offset, stride=stride, **facts)
     stem = str(PurePath(shown["map"]).with_suffix(""))
-    return _colored(session, stem, read_image(row["path"]), view, result, scale)
+    return _colored(session, stem, read_image(row["path"], session.classifier.preprocess.channels), view, result, scale)

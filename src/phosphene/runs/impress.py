@@ -109,8 +109,8 @@ def random_pairs(classes: int, count: int, seed: int) -> list[tuple[int, int]]:
     generator = torch.Generator().manual_seed(seed)
     pairs = []
     for _ in range(count):
-        first = int(torch.randint(classes, (), generator=generator))
-        other = int(torch.randint(classes - 1, (), generator=generator))
+        first = int(torch.randint(classes, (), generator=generator, device="cpu"))
+        other = int(torch.randint(classes - 1, (), generator=generator, device="cpu"))
         pairs.append((first, other + (other >= first)))
     return pairs
 

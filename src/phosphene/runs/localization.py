@@ -45,7 +45,7 @@ def evaluate_localization(
     if tolerance < 0:
         raise OptionError(f"tolerance {tolerance} is negative; give 0 or more pixels")
     classifier = common.load()
-    truths = read_truth(boxes, list_images(images), classifier.labels)[:limit]
+    truths = read_truth(boxes, list_images(images), classifier.labels, images)[:limit]
     if not truths:
         raise InputError(f"{boxes}: no boxes for the pictures in {images}")
     options = {"images": images, "boxes": boxes, "tolerance": tolerance, "limit": limit}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from phosphene.classifier import Classifier
 from phosphene.errors import InputError, NumericalError
-from phosphene.images import expand_paths, read_image, to_pil
+from phosphene.images import Picture, expand_paths, picture_size, read_image
 from phosphene.localization.presets import Preset
 from phosphene.localization.segment import SegmentName
 from phosphene.pipeline import no_answer
@@ -76,12 +76,12 @@ def locate_files(
 
 def _located(session: Session, way: Preset, classes: str, name: str, path: str) -> dict[str, Any]:
     row: dict[str, Any] = {"path": path, "status": "ok", "error": None, "objects": []}
+    classifier = session.classifier
     try:
-        picture = read_image(path)
+        picture = read_image(path, classifier.preprocess.channels)
     except InputError as error:
         return {**row, "status": "error", "error": str(error)}
-    classifier = session.classifier
-    row["size"] = [picture.height, picture.width]
+    row["size"] = list(picture_size(picture))
     odds = posteriors(classifier, [picture])[0]
     if not bool(odds.isfinite().all()):
         return {**row, "status": "error", "error": no_answer(path).error}
@@ -100,17 +100,17 @@ def _located(session: Session, way: Preset, classes: str, name: str, path: str) 
     return row
 
 
-def _saved(session: Session, name: str, picture: Image.Image, found: Located) -> dict[str, Any]:
+def _saved(session: Session, name: str, picture: Picture, found: Located) -> dict[str, Any]:
     """Write one object's mask, map and steps; the row that describes them."""
     stem = f"{name}/{found.index}-{file_stem(found.label, 40)}"
     folder, samples = session.folder, found.segmentation.samples
-    small = thumbnail(picture, _REPORT_SIDE)
+    small, (height, width) = thumbnail(picture, _REPORT_SIDE), picture_size(picture)
     steps = steps_picture(
         small,
         found.evidence,
         None if samples is None else (samples.foreground, samples.background),
         _resized(found.mask, small.size),
-        _scaled(found.box, small.width / picture.width, small.height / picture.height),
+        _scaled(found.box, small.width / width, small.height / height),
     )
     return {
         "index": found.index,
@@ -125,9 +125,10 @@ def _saved(session: Session, name: str, picture: Image.Image, found: Located) ->
     }
 
 
-def _overview(picture: Image.Image, found: Sequence[Located]) -> Image.Image:
-    small = to_pil(thumbnail(picture, _REPORT_SIDE))
-    across, down = small.width / picture.width, small.height / picture.height
+def _overview(picture: Picture, found: Sequence[Located]) -> Image.Image:
+    small = thumbnail(picture, _REPORT_SIDE)
+    height, width = picture_size(picture)
+    across, down = small.width / width, small.height / height
     return draw_boxes(
         small,
         [_scaled(thing.box, across, down) for thing in found],

@@ -115,7 +115,12 @@ def _strip(session: Session, found: SanityChecks, one: Sanity) -> Any:
         return None
     picture = to_pil(found.example)
     display = entry("attribution", parse_spec(one.method).name).display
-    steps = torch.linspace(0, len(one.examples) - 1, min(_SHOWN + 1, len(one.examples))).round().int().tolist()
+    steps = (
+        torch.linspace(0, len(one.examples) - 1, min(_SHOWN + 1, len(one.examples)), device="cpu")
+        .round()
+        .int()
+        .tolist()
+    )
     tiles: list[Image.Image] = []
     for step in steps:
         values = one.examples[step]

@@ -13,7 +13,11 @@ from phosphene.classifier import Classifier
 # Values of each tensor that are looked at: what is written past PyTorch's counting (`.data`) shows in these.
 _SAMPLED = 8
 _MOST_ITEMS = 64
-_APART = ("_parameters", "_buffers", "_modules", "training")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
+
+# What every module has.
+_BASE = frozenset(vars(nn.Module()))
 
 
 class Fingerprint:
@@ -37,17 +41,35 @@ class Fingerprint:
     def __init__(self, classifier: Classifier) -> None:
         tensors: list[Tensor] = []
         self._fields = _fields(classifier)
-        self._structure = _structure(classifier.module, tensors)
-        self._states = list(map(_state, tensors))
-        self._samples = [_sample(group) for group in _by_device(tensors)]
+        modules = list(classifier.module.modules())
+        for child in modules:
+            for key, value in vars(child).items():
+                if key not in (*_HOOKS, "_modules"):
+                    _collect(value, tensors)
+        self._kinds = [(child, *_kind(child)) for child in modules]
+        # Compared by identity where they hold the same objects, so without a look into these.
+        tables = [vars(child) for child in modules]
+        parts = [own[name] for own in tables for name in _PARTS if name in own]
+        self._empty = [part for part in parts if not part]
+        self._tables = [(table, list(table.values())) for table in (*tables, *(part for part in parts if part))]
+        self._containers = [
+            (value, _comparable(value))
+            for own in tables
+            for key, value in own.items()
+            if key not in _BASE and isinstance(value, list | dict | set)
+        ]
+        self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        # A tensor made in inference mode does not count its changes.
+        self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._states = self._read()
+        self._samples = [_sample(group) for group in _by_device(self._tensors)]
         self._sampled = [torch.cat(group) for group in self._samples]
 
     def matches(self, classifier: Classifier) -> bool:
         """Whether the classifier is what it was."""
-        tensors: list[Tensor] = []
-        if _fields(classifier) != self._fields or _structure(classifier.module, tensors) != self._structure:
+        if _fields(classifier) != self._fields or any(self._empty) or not self._holds():
             return False
-        if list(map(_state, tensors)) != self._states:
+        if self._read() != self._states:
             return False
         with torch.no_grad():
             # The samples are views of the same memory: they show what it holds now.
@@ -55,43 +77,53 @@ class Fingerprint:
                 torch.equal(torch.cat(now), then) for now, then in zip(self._samples, self._sampled, strict=True)
             )
 
+    def _holds(self) -> bool:
+        """Whether modules, attributes, parts and hooks are what they were."""
+        if any(_kind(child) != (kind, forward) for child, kind, forward in self._kinds):
+            return False
+        try:
+            if any(list(table.values()) != before for table, before in self._tables):
+                return False
+        except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
+            return False
+        return all(_comparable(value) == before for value, before in self._containers)
+
+    def _read(self) -> tuple[list[int], list[int]]:
+        return [tensor.data_ptr() for tensor in self._tensors], [tensor._version for tensor in self._counting]
+
+
+def _kind(module: nn.Module) -> tuple[type, Any]:
+    return type(module), getattr(type(module), "forward", None)
+
 
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
     return (*(value for key, value in sorted(vars(classifier).items()) if key != "module"), id(classifier.module))
 
 
-def _structure(module: nn.Module, tensors: list[Tensor]) -> list[Any]:
-    """Modules, their classes, hooks and attributes in a form that can be compared; tensors are put in their list."""
-    found: list[Any] = []
-    for child in module.modules():
-        own = child.__dict__
-        found.append((id(child), type(child), getattr(type(child), "forward", None)))
-        for group in (own.get("_parameters", {}), own.get("_buffers", {})):
-            tensors.extend(value for value in group.values() if value is not None)
-        found.extend((key, _comparable(value, tensors)) for key, value in own.items() if key not in _APART)
-    return found
-
-
-def _comparable(value: Any, tensors: list[Tensor]) -> Any:
+def _comparable(value: Any) -> Any:
+    """Plain values as they are, containers of them item by item, everything else by its identity."""
     kind = type(value)
-    if kind in (int, bool, str, type(None)):
+    if kind in (int, bool, str, float, type(None)):
         return value
-    if kind is float:
-        return value if value == value else "nan"
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return None
     if kind in (list, tuple) and len(value) <= _MOST_ITEMS:
-        return [_comparable(item, tensors) for item in value]
+        return [_comparable(item) for item in value]
+    if kind is set and len(value) <= _MOST_ITEMS:
+        return {_comparable(item) for item in value if item.__hash__}
     if isinstance(value, dict) and len(value) <= _MOST_ITEMS:
-        return [(key, _comparable(item, tensors)) for key, item in value.items()] if value else None
+        return [(key, _comparable(item)) for key, item in value.items()]
     return id(value)
 
 
-def _state(tensor: Tensor) -> tuple[Any, ...]:
-    # A tensor made in inference mode does not count its changes.
-    version = 0 if tensor.is_inference() else tensor._version
-    return id(tensor), tensor.data_ptr(), version, tensor.device, tensor.dtype, tensor.shape
+def _collect(value: Any, tensors: list[Tensor]) -> None:
+    """Tensors, also of lists and dicts, into a list."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+    elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+        for item in value:
+            _collect(item, tensors)
+    elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+        for item in value.values():
+            _collect(item, tensors)
 
 
 def _by_device(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -8,12 +8,14 @@ from typing import TypeVar
 
 import torch
 
-from phosphene.errors import ResourceError
+from phosphene.allocator import keeps_freed_memory
+from phosphene.errors import OptionError, ResourceError
 
 Result = TypeVar("Result")
 
-# What a pass costs by itself is small beside sixteen images; more of them only take more memory.
-_CPU_BATCH = 16
+# What a pass costs by itself is small beside sixteen images; more of them only take more memory. Unless freed memory
+# is kept, large maps are given back to the system and faulted in anew: those of a few images stay below its limit.
+_CPU_BATCH, _CPU_BATCH_OF_NEW_MEMORY = 16, 4
 _GPU_BATCH = 64
 
 
@@ -73,13 +75,21 @@ def in_batches(
 
 
 def usual_size(batch_size: int | None, device: torch.device) -> int:
-    """Images per batch: as asked for, or what suits the device."""
-    return batch_size or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    """Images per batch: as asked for, or what suits the device.
+
+    Raises:
+        OptionError: for a size that is no whole number above 0.
+    """
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise OptionError(f"batch_size={batch_size!r} must be a whole number, at least 1, or None to choose")
+    if device.type != "cpu":
+        return batch_size or _GPU_BATCH
+    return batch_size or (_CPU_BATCH if keeps_freed_memory() else _CPU_BATCH_OF_NEW_MEMORY)
 
 
 def forward_size(batch_size: int | None, device: torch.device) -> int:
     """Images per batch of a pass without a way back, which keeps nothing: twice as many."""
-    return batch_size or 2 * usual_size(None, device)
+    return usual_size(batch_size, device) * (1 if batch_size else 2)
 
 
 def _is_want_of_memory(error: Exception) -> bool:

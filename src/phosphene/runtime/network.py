@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +20,7 @@ from phosphene.hooks import capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.runtime.precision import whole_float32
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
@@ -117,7 +120,8 @@ class Network:
             return classifier.rows(classifier.run(self.module, images), len(images))
 
         try:
-            found = first_look(rows, rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+            with whole_float32("exact"):
+                found = first_look(rows, rows, self._noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
@@ -139,8 +143,7 @@ class Network:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
         classifier = self.classifier
         images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
-        plain = torch.inference_mode(False), torch.autocast(images.device.type, enabled=False)
-        with classifier.clear_refusal(images), plain[0], plain[1]:
+        with classifier.clear_refusal(images), trial(images.device):
             found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
 
@@ -165,7 +168,7 @@ class Network:
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
         images = self._noise(self._image)[:1]
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        with trial(images.device, gradients=True):
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
             if not logits.requires_grad:
@@ -193,7 +196,7 @@ class Network:
 
     def _are_independent(self, image: torch.Size) -> bool:
         images = self._noise(image)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with trial(images.device):
             try:
                 together = self.classifier.logits(images)
                 alone = [self.classifier.logits(images[:1]) for _ in range(2)]
@@ -210,7 +213,19 @@ class Network:
         """(2, C, H, W) unequal images of random numbers."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
-        return (images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)).to(self.classifier.device)
+        return (images * torch.tensor([0.5, 1.0], device="cpu").view(2, 1, 1, 1)).to(self.classifier.device)
+
+
+@contextmanager
+def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
+    """Whatever context the caller is in: the network runs as it was written, in whole float32."""
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        torch.autocast(device.type, enabled=False),
+        whole_float32("exact"),
+    ):
+        yield
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
@@ -41,3 +44,84 @@ def arithmetic(precision: Precision, purpose: Purpose, device: torch.device) -> 
 
 def _processor_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def whole_float32(precision: Precision) -> Iterator[None]:
+    """Inside, if "exact", float32 is multiplied as float32: no TF32 on a GPU, no bfloat16 on the CPU in its place.
+
+    PyTorch has one such setting for the process, of which cuDNN's allows TF32 unless told otherwise. While any thread
+    is inside the setting is ours; with the last to leave it is again what the user made it.
+    """
+    if precision != "exact":
+        yield
+        return
+    _SETTING.enter()
+    try:
+        yield
+    finally:
+        _SETTING.leave()
+
+
+class _Setting:
+    """The process's setting, changed by the first that comes and put back by the last that goes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = _read()
+                for owner, name, strict in _STRICT:
+                    setattr(owner, name, strict)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for owner, name, value in self._before:
+                    setattr(owner, name, value)
+
+
+class _Products:
+    """The older way to say how products are made, as an attribute like the others."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        torch.set_float32_matmul_precision(value)
+
+
+# The older names first: each also sets the newer ones, and PyTorch refuses to multiply where the two disagree.
+_BACKENDS: Any = torch.backends
+_STRICT: tuple[tuple[Any, str, Any], ...] = (
+    (_Products(), "precision", "highest"),
+    (_BACKENDS.cudnn, "allow_tf32", False),
+    *(
+        (owner, "fp32_precision", "ieee")
+        for backend in (_BACKENDS.cuda, _BACKENDS.cudnn, _BACKENDS.mkldnn)
+        for owner in (getattr(backend, part, None) for part in ("matmul", "conv", "rnn"))
+        if hasattr(owner, "fp32_precision")  # not before PyTorch 2.9
+    ),
+)
+
+
+def _read() -> list[tuple[Any, str, Any]]:
+    """What the user made of each of them; an older name that a newer one has overruled cannot be read."""
+    found = []
+    for owner, name, _ in _STRICT:
+        try:
+            found.append((owner, name, getattr(owner, name)))
+        except RuntimeError:
+            continue
+    return found
+
+
+_SETTING = _Setting()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -26,7 +26,7 @@ from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import Network
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype
+from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, whole_float32
 from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
@@ -66,6 +66,7 @@ class Prepared(Classifier):
             layouts=source.layouts,
         )
         self.memo: Memo | None = None
+        self._is_settled = False
         # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
         self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
         self._first: ReferenceType[Prepared] = ref(self)
@@ -82,9 +83,15 @@ class Prepared(Classifier):
         return first._variants[key]
 
     def remembering(self, images: Tensor) -> Prepared:
-        """The same, which runs passes over these images once for all who ask it for them."""
-        found = copy.copy(self)
+        """The same, settled, which runs passes over these images once for all who ask it for them."""
+        found = self.settled()
         found.memo = Memo(images)
+        return found
+
+    def settled(self) -> Prepared:
+        """The same, not asked again whether it is up to date: to be handed along within one call."""
+        found = copy.copy(self)
+        found._is_settled = True
         return found
 
     def check_images(self, images: Tensor) -> None:
@@ -160,9 +167,14 @@ class Prepared(Classifier):
         with self._types():
             return super().run(module, images)
 
-    def _types(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _types(self) -> Iterator[None]:
         enabled = compute_dtype(self.precision, self.device) != torch.float32
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        with (
+            whole_float32(self.precision),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+        ):
+            yield
 
     @contextmanager
     def passing(self, *, gradients: bool) -> Iterator[None]:
@@ -233,16 +245,22 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
         >>> prepare(classifier) is prepare(classifier)
         True
     """
+    if not isinstance(classifier, Classifier):
+        raise OptionError(
+            f"{type(classifier).__name__} is no Classifier; make one: Classifier(module, Preprocess(...))"
+        )
     prepared = classifier if isinstance(classifier, Prepared) else None
-    precision = precision or ("exact" if prepared is None else prepared.precision)
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"precision '{precision}' is unknown; choose exact or fast")
+    if precision is None:
+        precision = "exact" if prepared is None else prepared.precision
+    if not isinstance(precision, str) or precision not in ("exact", "fast"):
+        raise OptionError(f"precision {precision!r} is unknown; choose exact or fast")
+    if isinstance(keep, str) or not isinstance(keep, Sequence | Set):
+        raise OptionError(f"keep={keep!r} is no list of layers; give their names or the modules themselves")
     source = classifier if prepared is None else prepared.source
     for layer in keep:
         layer_name(source.module, layer)
     with _LOCK:
-        # (What remembers passes is handed along within one call: nothing changes meanwhile.)
-        if prepared is None or (prepared.memo is None and not prepared.fingerprint.matches(source)):
+        if prepared is None or not (prepared._is_settled or prepared.fingerprint.matches(source)):
             prepared = _current(source)
         return prepared if precision == prepared.precision else prepared.variant("maps", precision)
 

@@ -159,6 +159,7 @@ def ascend(
         stepper = (optimizer or _plain_steps)([parameters])
         memory: dict[str, Tensor] = {}
         done = torch.zeros(len(start), dtype=torch.bool, device=prepared.device)
+        watch = _Watch(streams, stage, prepared.device)
     for index in range(steps):
         with plain_mode(prepared.device, gradients=False):
             draws = streams.at(index).under(stage)
@@ -166,18 +167,19 @@ def ascend(
                 prepared, objective, parametrization, augmentations, draws, steps, looks, branches, batch_size, image
             )
             value, logits, gradient = look(parameters)
-            _check_gradient(gradient, done, streams, index, stage)
+            watch.see(index, gradient, done)
             moment = Moment(index, steps, parameters, gradient, draws, memory)
             done = done | stop(logits) if stop is not None else done
-            before = parameters.clone() if bool(done.any()) else parameters
+            before = parameters if stop is None else parameters.clone()
             _move(parameters, _in_turn(direction, gradient, moment), stepper, schedule(index, steps))
             parameters.copy_(_in_turn(after, parameters, moment))
             if before is not parameters:
                 parameters.copy_(torch.where(_per_image(done, parameters), before, parameters))
             images = parametrization.decode(parameters).detach().clone()
         yield Step(index + 1, steps, images, value, logits, stage)
-        if bool(done.all()):
-            return
+        if stop is not None and bool(done.all()):
+            break
+    watch.ask()
 
 
 def part_of(run: Iterator[Step], done: int, steps: int, **extras: Tensor) -> Iterator[Step]:
@@ -293,23 +295,49 @@ def _in_turn(rules: Sequence[Rule], value: Tensor, moment: Moment) -> Tensor:
     return value
 
 
-def _check_gradient(gradient: Tensor, done: Tensor, streams: Streams, index: int, stage: str) -> None:
-    """Refuse to go on along a gradient that is not one; images that are done may have any."""
-    largest = gradient.flatten(1).abs().amax(dim=1)
-    bad = ~((largest > 0) & torch.isfinite(largest)) & ~done
-    if not bool(bad.any()):
-        return
-    row = int(bad.nonzero()[0, 0])
-    zero = bool(largest[row] == 0)
+class _Watch:
+    """Refuses to go on along a gradient that is not one; images that are done may have any.
+
+    To ask a GPU is to wait for it: there it is asked once in some steps, and says then which step it was.
+    """
+
+    def __init__(self, streams: Streams, stage: str, device: torch.device) -> None:
+        self.streams, self.stage = streams, stage
+        self._every = 1 if device.type == "cpu" else _ASK_EVERY
+        self._seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def see(self, index: int, gradient: Tensor, done: Tensor) -> None:
+        """The gradient (N, ...) of a step, and which images need none any more."""
+        largest = gradient.flatten(1).abs().amax(dim=1)
+        self._seen.append((index, largest, ~((largest > 0) & torch.isfinite(largest)) & ~done))
+        if len(self._seen) >= self._every:
+            self.ask()
+
+    def ask(self) -> None:
+        """Raise what there is to say about the steps since it was asked last."""
+        seen, self._seen = self._seen, []
+        if not seen or not bool(torch.stack([bad for *_, bad in seen]).any()):
+            return
+        for index, largest, bad in seen:
+            if bool(bad.any()):
+                row = int(bad.nonzero()[0, 0])
+                raise _no_gradient(row, bool(largest[row] == 0), self.streams, index, self.stage)
+
+
+# Steps between two questions to a GPU.
+_ASK_EVERY = 16
+
+
+def _no_gradient(row: int, zero: bool, streams: Streams, index: int, stage: str) -> NumericalError:
     where = f"target {streams.targets[row]}, seed {streams.seeds[row]}, step {index}" + (
         f" of {stage}" if stage else ""
     )
     if zero:
-        raise NumericalError(
+        return NumericalError(
             f"the gradient is zero everywhere ({where}): the objective does not change with the image there; "
             "start from another image or seed, raise the logit instead of a probability, or choose another unit"
         )
-    raise NumericalError(
+    return NumericalError(
         f"the gradient holds NaN or infinity ({where}): lower the rate, or look for an operation of the network "
         "that overflows"
     )

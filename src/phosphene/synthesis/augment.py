@@ -68,7 +68,7 @@ class Affine:
     def _zoom(self, uniform: Tensor) -> Tensor:
         if self.scales:
             index = (uniform * len(self.scales)).long()
-            return torch.tensor(self.scales, dtype=uniform.dtype)[index]
+            return torch.tensor(self.scales, dtype=uniform.dtype, device="cpu")[index]
         low, high = (math.log(value) for value in self.scale)
         return torch.exp(low + (high - low) * uniform)
 
@@ -118,7 +118,7 @@ class Crop:
         if self.corner is not None:
             top, left = self.corner
             return images[..., top : top + self.size[0], left : left + self.size[1]]
-        free = torch.tensor(room) + 1
+        free = torch.tensor(room, device="cpu") + 1
         return _cut(images, (draws.uniform("crop", 2) * free).long(), self.size)
 
 
@@ -135,16 +135,15 @@ class CropAbout:
     size: tuple[int, int]
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        part = torch.tensor(self.size)
-        corners = (self.centers - (part - 1) / 2).round().long()
-        corners = corners.clamp(min=torch.zeros_like(part), max=torch.tensor(images.shape[-2:]) - part)
-        return _cut(images, draws.own(corners), self.size)
+        sides = zip(self.centers.unbind(1), images.shape[-2:], self.size, strict=True)
+        corners = [(center - (part - 1) / 2).round().long().clamp(0, full - part) for center, full, part in sides]
+        return _cut(images, draws.own(torch.stack(corners, dim=1)), self.size)
 
 
 def _cut(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, C, *size): a part of each image, with its upper left corner at corners (N, 2)."""
     rows, columns = (
-        (corner[:, None] + torch.arange(part)).to(images.device)
+        (corner[:, None] + torch.arange(part, device=corner.device)).to(images.device)
         for corner, part in zip(corners.unbind(1), size, strict=True)
     )  # (N, h), (N, w)
     tall = images.gather(2, rows[:, None, :, None].expand(-1, images.shape[1], -1, images.shape[3]))

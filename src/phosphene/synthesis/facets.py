@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phosphene.devices import wide
 from phosphene.errors import InputError, NumericalError, OptionError
 
 Floats = NDArray[np.float64]
@@ -77,7 +78,7 @@ def exemplar_weights(distances: Tensor, gamma: float = 1e-5) -> Tensor:
     References:
         stergiou2021, equation 1.
     """
-    return torch.softmax(1 / (distances.double() + gamma), dim=0).to(distances.dtype)
+    return torch.softmax(1 / (wide(distances) + gamma), dim=0).to(distances)
 
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def find_facets(
     """
     count = len(activations)
     _check(activations, facets, exemplars)
-    points = _embedded(activations.double().cpu().numpy(), components, perplexity, seed)
+    points = _embedded(activations.cpu().double().numpy(), components, perplexity, seed)
     labels, centers = _clusters(points, facets, seed)
     groups = [np.flatnonzero(labels == cluster) for cluster in range(facets)]
     order = sorted(range(facets), key=lambda cluster: -len(groups[cluster]))
@@ -225,5 +226,5 @@ def strongest_channels(target: Tensor, count: int) -> Tensor:
 
 def channel_mask(channels: Tensor | Sequence[Sequence[int]], width: int) -> Tensor:
     """(N, width): 1 for the channels of each row, 0 elsewhere."""
-    index = torch.as_tensor(channels)
-    return torch.zeros(len(index), width).scatter(1, index, 1.0)
+    index = channels if isinstance(channels, Tensor) else torch.tensor(channels, device="cpu")
+    return torch.zeros(len(index), width, device=index.device).scatter(1, index, 1.0)

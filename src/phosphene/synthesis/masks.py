@@ -18,7 +18,7 @@ def centered(size: Size, sigma: float) -> Tensor:
         >>> round(centered((9, 9), 2.0)[0, 0, 4, 6].item(), 4)
         0.6065
     """
-    rows = torch.arange(size[0]) - (size[0] - 1) / 2
-    columns = torch.arange(size[1]) - (size[1] - 1) / 2
+    rows = torch.arange(size[0], device="cpu") - (size[0] - 1) / 2
+    columns = torch.arange(size[1], device="cpu") - (size[1] - 1) / 2
     squares = rows[:, None] ** 2 + columns[None, :] ** 2
     return torch.exp(-squares / (2 * sigma**2))[None, None]

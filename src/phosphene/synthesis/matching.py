@@ -161,9 +161,9 @@ class FacetLoss:
     decay: Schedule = field(default_factory=lambda: constant(1e-3))
 
     def __post_init__(self) -> None:
-        count = len(self.match.target)
-        self.terms = {name: torch.zeros(count) for name in ("distance", "dot", "previous", "mismatch")}
-        self._seen = torch.zeros(tuple(self.adaptive.scale.shape))
+        target = self.match.target
+        self.terms = {name: target.new_zeros(len(target)) for name in ("distance", "dot", "previous", "mismatch")}
+        self._seen = target.new_zeros(tuple(self.adaptive.scale.shape))
 
     @property
     def objective(self) -> Objective:
@@ -188,7 +188,7 @@ class FacetLoss:
         if self.previous is not None:
             terms["previous"] = self.decay(reading.step, reading.steps) * self.previous(reading)
         for name, values in terms.items():
-            self.terms[name][_rows(reading)] = values.detach().float().cpu()
+            self.terms[name][_rows(reading)] = values.detach().float()
         total = -terms["previous"]
         for name, weight in (("distance", -self.weights[0]), ("dot", self.weights[1])):
             total = total + weight * terms[name] if weight else total
@@ -197,7 +197,7 @@ class FacetLoss:
     def _robust(self, reading: Reading, distance: Tensor) -> Tensor:
         """(n,) AD of the distance, or its sum over the channels that count where each has its own shape and scale."""
         each = distance if self._seen.ndim == 1 else self.match.differences(reading)
-        self._seen[_rows(reading)] = each.detach().cpu()
+        self._seen[_rows(reading)] = each.detach()
         loss = self.adaptive.loss(each, _rows(reading))
         return loss if loss.ndim == 1 else (loss * reading.rows(self.match.mask)).sum(dim=1)
 

@@ -64,7 +64,8 @@ def _norms(classifier: Classifier) -> Mapping[str, nn.BatchNorm2d]:
 def _memory(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(mean, deviation) of the norm's output over the training images, (k,) each."""
     if norm.weight is None:
-        return torch.zeros(norm.num_features), torch.ones(norm.num_features)
+        assert norm.running_mean is not None
+        return torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_mean)
     deviation = norm.weight.detach().float().abs()
     return norm.bias.detach().float(), deviation.clamp(min=_LEAST_DEVIATION * float(deviation.max()))
 
@@ -83,7 +84,7 @@ def _distance(output: Tensor, mean: Tensor, deviation: Tensor, within: float) ->
 def _share(size: Size, within: float) -> Tensor:
     """(places,) how much each place counts; they sum to 1."""
     if within >= 1:
-        return torch.full((size[0] * size[1],), 1 / (size[0] * size[1]))
-    y, x = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in size)
+        return torch.full((size[0] * size[1],), 1 / (size[0] * size[1]), device="cpu")
+    y, x = ((torch.arange(side, device="cpu") + 0.5) / side * 2 - 1 for side in size)
     inside = ((within - torch.hypot(y[:, None], x[None])) * min(size) / 4 + 0.5).clamp(0, 1)
     return (inside / inside.sum()).reshape(-1)

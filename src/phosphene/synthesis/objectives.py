@@ -134,7 +134,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
     """
     if classifier.head == "score":
         raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
-    index = torch.tensor([list(group) for group in groups])
+    index = torch.tensor([list(group) for group in groups], device="cpu")
 
     def value(reading: Reading) -> Tensor:
         return _logarithms(classifier, reading.logits).gather(1, reading.rows(index)).mean(dim=1)
@@ -164,12 +164,12 @@ def channel(layer: str, channel: int | Sequence[int]) -> Objective:
     """The mean activation of a channel, one for all images or one for each."""
     if isinstance(channel, int):
         return unit(Unit(layer, channel))
-    index = torch.tensor(list(channel))
+    index, highest = torch.tensor(list(channel), device="cpu"), max(channel)
 
     def value(reading: Reading) -> Tensor:
         means, rows = _pooled(reading, layer), reading.rows(index)
-        if int(rows.max()) >= means.shape[1] or int(rows.min()) < 0:
-            raise NotFoundError(f"no channel {int(rows.max())} in {layer}: it has {means.shape[1]}, from 0")
+        if highest >= means.shape[1] or min(channel) < 0:
+            raise NotFoundError(f"no channel {highest} in {layer}: it has {means.shape[1]}, from 0")
         return means.gather(1, rows.expand(len(means))[:, None])[:, 0]
 
     return Objective(value, (layer,))

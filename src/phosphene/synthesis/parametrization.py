@@ -98,7 +98,9 @@ def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0) -> Te
 def spectrum_scale(size: Size, power: float) -> Tensor:
     """(H, W/2 + 1): 1 / f^power, f the frequency in cycles per pixel, at least one cycle per image; mean 1."""
     height, width = size
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    frequency = torch.hypot(
+        torch.fft.fftfreq(height, device="cpu")[:, None], torch.fft.rfftfreq(width, device="cpu")[None, :]
+    )
     scale = frequency.clamp(min=1.0 / max(height, width)) ** -power
     scale /= scale.mean()
     return scale
@@ -106,7 +108,7 @@ def spectrum_scale(size: Size, power: float) -> Tensor:
 
 def color_root() -> Tensor:
     """(3, 3) square root of the color covariance, its longest column of length 1."""
-    root = torch.tensor(_COLOR_ROOT)
+    root = torch.tensor(_COLOR_ROOT, device="cpu")
     root /= root.norm(dim=0).max()
     return root
 

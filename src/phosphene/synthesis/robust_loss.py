@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from phosphene.devices import CPU, has_float64, wide
 from phosphene.errors import OptionError
 
 # b stays inside the open interval (0, 2) and r above this floor, as in barron2019.
@@ -78,20 +79,21 @@ def log_partition(shape: Tensor) -> Tensor:
     References:
         barron2019, equation 17.
     """
-    points, weights = (values.to(shape.device) for values in _quadrature())
-    losses = _general(points**2, shape.double()[..., None])
-    return torch.logsumexp(weights.log() - losses, dim=-1).to(shape.dtype)
+    exponents = wide(shape)
+    points, weights = _quadrature(exponents.device)
+    losses = _general(points**2, exponents[..., None])
+    return torch.logsumexp(weights.log() - losses, dim=-1).to(shape)
 
 
 @cache
-def _quadrature() -> tuple[Tensor, Tensor]:
+def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
     """Points x >= 0 and weights whose sum of w * f(x) is the integral of an even f over all x."""
     step = 0.04
-    t = torch.arange(0, 4.2, step, dtype=torch.float64)
+    t = torch.arange(0, 4.2, step, dtype=torch.float64, device="cpu")
     inner = math.pi / 2 * torch.sinh(t)
     weights = 2 * step * math.pi / 2 * torch.cosh(t) * torch.cosh(inner)
     weights[0] /= 2
-    return torch.sinh(inner), weights
+    return torch.sinh(inner).to(device), weights.to(device)
 
 
 def negative_log_likelihood(distance: Tensor, shape: Tensor, scale: Tensor) -> Tensor:
@@ -122,6 +124,7 @@ class AdaptiveDistance:
         rows: (N,), or (N, k) for a shape and scale per channel: the form of the distances.
         scale: first scale, one for all or one per distance.
         rate: step of Adam on the two hidden numbers.
+        device: where the distances are; both are kept there, or on the CPU if that device has no float64.
 
     Example:
         >>> adaptive = AdaptiveDistance((1,), rate=0.1)
@@ -131,12 +134,15 @@ class AdaptiveDistance:
         5
     """
 
-    def __init__(self, rows: tuple[int, ...], *, scale: float | Tensor = 1.0, rate: float = 0.05) -> None:
-        first = torch.as_tensor(scale, dtype=torch.float64).expand(rows).clamp(min=2 * _SCALE_FLOOR)
+    def __init__(
+        self, rows: tuple[int, ...], *, scale: float | Tensor = 1.0, rate: float = 0.05, device: torch.device = CPU
+    ) -> None:
+        place = device if has_float64(device) else CPU
+        first = torch.as_tensor(scale, dtype=torch.float64, device=place).expand(rows).clamp(min=2 * _SCALE_FLOOR)
         if not bool(torch.isfinite(first).all()):
             raise OptionError("the first scale of an adaptive distance is not a finite number")
         with torch.inference_mode(False), torch.enable_grad():
-            self._shape = torch.zeros(rows, dtype=torch.float64, requires_grad=True)
+            self._shape = torch.zeros(rows, dtype=torch.float64, device=place, requires_grad=True)
             self._scale = (first - _SCALE_FLOOR).log().requires_grad_()
         self._optimizer = torch.optim.Adam([self._shape, self._scale], lr=rate, betas=(0.9, 0.99))
 

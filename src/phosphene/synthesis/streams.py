@@ -61,7 +61,10 @@ class Streams:
     def table(self, purpose: str, block: int, count: int) -> Tensor:
         """(N, steps of a block, count) uniform numbers in [0, 1); the last block of each purpose is kept."""
         if (purpose, block, count) not in self._tables:
-            drawn = [torch.rand(_BLOCK, count, generator=generator) for generator in self.generators(purpose, block)]
+            drawn = [
+                torch.rand(_BLOCK, count, generator=generator, device="cpu")
+                for generator in self.generators(purpose, block)
+            ]
             for key in [key for key in self._tables if key[0] == purpose]:
                 del self._tables[key]
             self._tables[purpose, block, count] = torch.stack(drawn)
@@ -95,11 +98,13 @@ class Draws:
 
     def field(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """(N, *shape) uniform in [0, 1): whole images of noise."""
-        return torch.stack([torch.rand(tuple(shape), generator=own) for own in self._generators(purpose)])
+        return torch.stack([torch.rand(tuple(shape), generator=own, device="cpu") for own in self._generators(purpose)])
 
     def normal_field(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """(N, *shape) standard normal: whole images of Gaussian noise."""
-        return torch.stack([torch.randn(tuple(shape), generator=own) for own in self._generators(purpose)])
+        return torch.stack(
+            [torch.randn(tuple(shape), generator=own, device="cpu") for own in self._generators(purpose)]
+        )
 
     def own(self, values: Tensor) -> Tensor:
         """Of values with a row for each image of the run, those of the images that are looked at."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,8 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, suggest
 from phosphene.graph import input_channels
 from phosphene.zoo.card import Unstated
-from phosphene.zoo.weights import Weights, first_line, is_local, load_weights
+from phosphene.zoo.imported import as_a_script, folder_of, run_file, told
+from phosphene.zoo.weights import Weights, is_local, load_weights
 
 
 def is_factory(spec: str) -> bool:
@@ -29,7 +30,8 @@ def load(spec: str, weights: Weights = None) -> Classifier:
     """What a factory of the user's code makes: a Classifier, or an nn.Module that sees images in [0, 1].
 
     The factory is called without arguments; a Classifier or a module under that name is taken as it is. This runs
-    the user's code, as an import does.
+    the user's code, as an import does: a file can import the files beside it, sees no arguments of the command, and is
+    run once until it changes; what it prints goes to stderr.
 
     Args:
         spec: "package.module:factory" (also looked for in the current folder) or "path/to/file.py:factory".
@@ -40,14 +42,14 @@ def load(spec: str, weights: Weights = None) -> Classifier:
         ModelError: if the code fails or returns something else.
     """
     place, _, name = spec.rpartition(":")
-    made = _resolve(_module(place), name, spec)
+    own = Path(place) if place.endswith(".py") else None
+    folder = None if own is None else folder_of(own)
+    made = _resolve(run_file(own) if own is not None else _module(place), name, spec)
     if not isinstance(made, Classifier | nn.Module):
         if not callable(made):
             raise ModelError(f"{spec} is a {type(made).__name__}, neither a factory nor a classifier")
-        try:
+        with told(f"{spec}() failed", None if folder is None else folder.root), as_a_script(Path(place), folder):
             made = made()
-        except Exception as error:  # the user's code may raise anything
-            raise ModelError(f"{spec}() failed: {type(error).__name__}: {first_line(error)}") from error
     if isinstance(made, nn.Module):
         channels = input_channels(made)
         made = Classifier(made.eval(), Unstated(None, None, (0.0,) * channels, (1.0,) * channels), name=spec)
@@ -59,32 +61,14 @@ def load(spec: str, weights: Weights = None) -> Classifier:
 
 
 def _module(place: str) -> ModuleType:
-    if place.endswith(".py"):
-        return _from_file(Path(place))
     top = place.partition(".")[0]
     # The command does not look into the current folder by itself, where a user's own module usually lies.
     if top not in sys.modules and find_spec(top) is None:
         if not (Path(top).is_dir() or Path(f"{top}.py").is_file()):
             raise NotFoundError(f"no module '{top}'; run phosphene where {top} can be imported from")
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with told(f"'{place}' cannot be imported", Path.cwd()), as_a_script(Path(place)):
         return import_module(place)
-    except Exception as error:  # the user's code may raise anything
-        raise ModelError(f"'{place}' cannot be imported: {type(error).__name__}: {first_line(error)}") from error
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such file")
-    found = spec_from_file_location(path.stem, path)
-    if found is None or found.loader is None:
-        raise ModelError(f"{path}: no Python file")
-    module = module_from_spec(found)
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
-    return module
 
 
 def _resolve(module: ModuleType, name: str, spec: str) -> Any:

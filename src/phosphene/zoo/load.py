@@ -68,6 +68,9 @@ def load_classifier(
             raise OptionError("weights= goes with the name of a network; load them into the Classifier's module")
         found, card = spec, Card()
     else:
+        if not isinstance(spec, str | Path):
+            raise OptionError(f"{type(spec).__name__} is no model; give a Classifier, or a spec such as 'embedded'")
+        spec = str(spec)
         found, card = _source(spec)(weights), _card(spec, weights)
     if labels is not None and not isinstance(labels, Labels):
         labels = read_labels(labels) if isinstance(labels, str | Path) else as_labels(labels)

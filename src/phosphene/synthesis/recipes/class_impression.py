@@ -191,5 +191,5 @@ def sure_of(classifier: Classifier, target: Target, streams: Streams) -> Callabl
     if not target.classes or classifier.head not in ("softmax", "probabilities"):
         raise OptionError("early_stop needs the softmax of a class; set early_stop=false for units and other heads")
     thresholds = 0.55 + 0.44 * streams.at(0).under("threshold").uniform("t")[:, 0]
-    classes = torch.tensor(target.classes)
+    classes = torch.tensor(target.classes, device="cpu")
     return lambda logits: probability_of(logits, classes.to(logits.device)) > thresholds.to(logits.device)

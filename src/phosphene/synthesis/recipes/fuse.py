@@ -241,14 +241,15 @@ def _checked(groups: Sequence[Sequence[int]]) -> int:
 def spread_places(streams: Streams, count: int, size: Size, distance: float) -> Tensor:
     """(N, count, 2) pixels (row, column), evenly on a circle about the middle, turned by each image's own angle."""
     turn = streams.at(0).under("places").uniform("turn").double()  # (N, 1)
-    angles = 2 * math.pi * (turn + torch.arange(count, dtype=torch.float64) / count)
-    middle = torch.tensor([(side - 1) / 2 for side in size], dtype=torch.float64)
+    angles = 2 * math.pi * (turn + torch.arange(count, dtype=torch.float64, device="cpu") / count)
+    middle = torch.tensor([(side - 1) / 2 for side in size], dtype=torch.float64, device="cpu")
     return (middle + distance * torch.stack([angles.sin(), angles.cos()], dim=2)).float()
 
 
 def nearest(places: Tensor, index: int, size: Size) -> Tensor:
     """(N, 1, H, W) bool: the pixels that are nearer to the place `index` than to any other; of equals the first's."""
-    rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])[None, :]
+    rows = torch.arange(size[0], device=places.device)[:, None]
+    columns = torch.arange(size[1], device=places.device)[None, :]
     squares = (rows - places[:, :, 0, None, None]) ** 2 + (columns - places[:, :, 1, None, None]) ** 2
     return (squares.argmin(dim=1) == index)[:, None]
 

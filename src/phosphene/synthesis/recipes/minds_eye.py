@@ -351,13 +351,13 @@ def _loss(classifier: Classifier, exemplars: Exemplars, own: Settings, terms: Te
     previous: Objective | None = None
     if exemplars.previous is not None and own.previous != "none" and terms == "full":
         below = targets[exemplars.previous]
-        every_channel = torch.ones(below.shape[:2])
+        every_channel = torch.ones(below.shape[:2], device="cpu")
         matched = Match(exemplars.previous, below, every_channel, own.order, own.relative)
         previous = mismatch(matched) if own.previous == "match" else previous_norm(exemplars.previous)
     return FacetLoss(
         match,
         replace(match, mask=top),
-        AdaptiveDistance(tuple(counted.shape) if own.per == "channel" else (len(target),)),
+        AdaptiveDistance(tuple(counted.shape) if own.per == "channel" else (len(target),), device=target.device),
         previous,
         weights=(own.distance_weight * (terms != "dot"), own.dot_weight * (terms != "distance")),
         decay=linear(own.previous_weight, own.last_previous_weight),
@@ -435,7 +435,7 @@ def denoised(images: Tensor, weight: float) -> Tensor:
     if weight <= 0:
         return images
     smooth: Sequence[np.ndarray] = [
-        denoise_tv_bregman(image.movedim(0, -1).double().cpu().numpy(), weight=weight, channel_axis=-1)
+        denoise_tv_bregman(image.movedim(0, -1).cpu().double().numpy(), weight=weight, channel_axis=-1)
         for image in images
     ]
     return torch.stack([torch.from_numpy(np.ascontiguousarray(image)) for image in smooth]).movedim(-1, 1).to(images)

@@ -324,9 +324,12 @@ def sci(
 
     radius = half_side(size, own.kept)
     centers = strongest_disc(_activation(own, classifier, target, last, begin), radius)
-    shown = {"pre_ci": last, "center": centers, "radius": torch.full((len(last),), float(radius))}
+    shown = {"pre_ci": last, "center": centers, "radius": last.new_full((len(last),), float(radius))}
     if own.place == "middle" and own.mask != "none":
-        last, centers = moved_to_middle(last, centers), torch.tensor([[size[0] // 2, size[1] // 2]]).expand_as(centers)
+        last, centers = (
+            moved_to_middle(last, centers),
+            centers.new_tensor([[size[0] // 2, size[1] // 2]]).expand_as(centers),
+        )
     if own.start == "noise":
         last = begin
     elif own.mask != "none":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from phosphene import store
+from phosphene import files, store
 from phosphene.errors import InputError, OptionError, OutputError
 from phosphene.store import RunFolder, file_stem, read_manifest, without_nan
 
@@ -50,7 +50,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def fail(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OutputError, match=r"a\.txt: cannot be written \(No space left on device\)"):
         folder.save_text("a.txt", "new")
     assert (folder.path / "a.txt").read_text() == "old"

@@ -1,4 +1,4 @@
-"""Run folders: every file whole or not there, and a manifest that says how it was made."""
+"""Run folders on a disk: every file whole or not there, and a manifest that says how the run was made."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 from phosphene import __version__
-from phosphene.errors import InputError, OptionError, OutputError
+from phosphene.errors import OptionError, OutputError
+from phosphene.files import MANIFEST, write_whole
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
+# 1: all rows in the manifest. 2: the manifest before the first row, rows in files of their own.
+SCHEMA = 2
 
 
 class RunFolder:
@@ -81,22 +82,7 @@ class RunFolder:
 
     def save_bytes(self, name: str, content: bytes) -> PurePath:
         """Write bytes as they are."""
-        target = self.path / name
-        partial = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
-                partial = Path(file.name)
-                file.write(content)
-            partial.chmod(0o644)
-            os.replace(partial, target)
-        except OSError as error:
-            raise OutputError(
-                f"{target}: cannot be written ({_reason(error)}); free space or choose another --out"
-            ) from None
-        finally:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
+        write_whole(str(self.path), name, content)
         return PurePath(name)
 
     def save_text(self, name: str, text: str) -> PurePath:
@@ -109,9 +95,7 @@ class RunFolder:
 
     def save_manifest(self, **facts: Any) -> PurePath:
         """Write manifest.json: schema, versions, time, command, and the facts given."""
-        head = {"schema": SCHEMA, "phosphene": __version__, "command": self.command, "versions": versions()}
-        head["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        return self.save_json(MANIFEST, {**head, **without_nan(facts)})
+        return self.save_json(MANIFEST, {**manifest_head(self.command), **without_nan(facts)})
 
     def absolute(self, value: Any) -> Any:
         """The value with every file of the run as an absolute path, ready to be printed as JSON."""
@@ -124,21 +108,10 @@ class RunFolder:
         return value
 
 
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a run folder.
-
-    Raises:
-        InputError: if the folder is no run, or was made by a newer phosphene.
-    """
-    file = Path(path) / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        schema, _ = manifest["schema"], manifest["command"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is no run folder (it has no readable {MANIFEST})") from None
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise InputError(f"{path}: was made by a newer phosphene (schema {schema}, this one reads {SCHEMA}); upgrade")
-    return manifest
+def manifest_head(command: str) -> dict[str, Any]:
+    """What every manifest begins with; `is_run` knows a run by it."""
+    head = {"schema": SCHEMA, "phosphene": __version__, "command": command, "versions": versions()}
+    return {**head, "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def versions() -> dict[str, str]:
@@ -185,7 +158,11 @@ def _clear(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir():
         raise OutputError(f"{folder}: is a file in the way; choose another --out")
     content = list(folder.iterdir())
-    if not content:
+    # What was being written when a run was killed before it had a manifest.
+    leftovers = [item for item in content if item.name.startswith(".") and item.suffix == ".partial"]
+    if len(leftovers) == len(content):
+        for item in leftovers:
+            item.unlink()
         return
     if not overwrite:
         raise OptionError(f"{folder}: exists already; add --overwrite or choose another --out")

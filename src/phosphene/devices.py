@@ -1,0 +1,50 @@
+"""What code that runs on any device has to ask of it: numbers of 64 bits, and the time when it is done."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+@cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device has numbers of 64 bits; Apple's GPUs and some of Intel's have none.
+
+    Example:
+        >>> has_float64(CPU)
+        True
+    """
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no more: for sums that stay on the device."""
+    return torch.float64 if has_float64(device) else torch.float32
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float64: where they are, or on the CPU if their own device has none.
+
+    Example:
+        >>> wide(torch.ones(2)).dtype
+        torch.float64
+    """
+    return values.double() if has_float64(values.device) else values.cpu().double()
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, read when the device has done all that was asked of it; a GPU answers before it has done anything."""
+    if device.type in ("cuda", "xpu"):  # of several the one that is meant
+        torch.get_device_module(device).synchronize(device)
+    elif device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).synchronize()
+    return time.perf_counter()

@@ -1,0 +1,241 @@
+"""Files by path or URL: listed, read, and written whole or not at all; URLs go through fsspec.
+
+A place is a string: a local path, or a URL such as ``s3://bucket/folder`` or ``memory://run``. Strings travel to other
+processes as they are; fsspec keeps its connections by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from phosphene.errors import InputError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+# The file that marks a run folder of ours, and how its text begins.
+MANIFEST = "manifest.json"
+_RUN = re.compile(rb'\A\{\s*"schema":\s*\d+,\s*"phosphene":\s*"')
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[^:].*)?://")
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL for fsspec and no local path.
+
+    Example:
+        >>> is_url("s3://bucket/a.jpg"), is_url("photos/a.jpg"), is_url("C:/photos")
+        (True, False, False)
+    """
+    return _URL.match(place) is not None
+
+
+def join(folder: str, name: str) -> str:
+    """A name within a folder; a name that is a URL or an absolute path stays what it is.
+
+    Example:
+        >>> join("memory://pictures", "a/b.jpg"), join("photos", "./b.jpg"), join("photos", "/data/b.jpg")
+        ('memory://pictures/a/b.jpg', 'photos/b.jpg', '/data/b.jpg')
+    """
+    if is_url(name) or not folder:
+        return name
+    if is_url(folder):
+        parts = (_path_of(folder).rstrip("/"), name.removeprefix("./"))
+        return _with_path(folder, "/".join(filter(None, parts)))
+    return str(Path(folder) / name)
+
+
+def parent(place: str) -> str:
+    """The folder that a file lies in.
+
+    Example:
+        >>> parent("memory://tables/labels.csv"), parent("labels.csv")
+        ('memory://tables', '.')
+    """
+    if is_url(place):
+        return _with_path(place, _path_of(place).rstrip("/").rpartition("/")[0])
+    return str(Path(place).parent)
+
+
+def is_folder(place: str) -> bool:
+    """Whether there is a folder."""
+    if is_url(place):
+        fs, path = _remote(place)
+        return bool(fs.isdir(path))
+    return Path(place).is_dir()
+
+
+def is_file(place: str) -> bool:
+    """Whether there is a file."""
+    if is_url(place):
+        fs, path = _remote(place)
+        return bool(fs.isfile(path))
+    return Path(place).is_file()
+
+
+def open_file(place: str) -> BinaryIO:
+    """The file, open for reading; it can be searched.
+
+    Raises:
+        InputError: one line that names it.
+    """
+    try:
+        if is_url(place):
+            fs, path = _remote(place)
+            return cast(BinaryIO, fs.open(path, "rb"))
+        return Path(place).open("rb")
+    except (OSError, ValueError) as error:
+        raise unreadable(place, error) from None
+
+
+def read_file(place: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The bytes of a file, or those from `start` to `stop`.
+
+    Raises:
+        InputError: one line that names it.
+    """
+    try:
+        if is_url(place):
+            fs, path = _remote(place)
+            return cast(bytes, fs.cat_file(path, start=start, end=stop))
+        with Path(place).open("rb") as file:
+            file.seek(start or 0)
+            return file.read(-1 if stop is None else stop - (start or 0))
+    except (OSError, ValueError) as error:
+        raise unreadable(place, error) from None
+
+
+def unreadable(place: str, error: Exception) -> InputError:
+    """The error of a file that cannot be read, as one line."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{place}: no such file")
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{place}: is a directory")
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{place}: cannot be read ({reason})")
+
+
+def names_in(folder: str) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of all that lies directly in a folder, sorted by name.
+
+    Raises:
+        InputError: if the folder cannot be listed.
+    """
+    try:
+        if not is_url(folder):
+            with os.scandir(folder) as found:
+                return sorted((entry.name, _is_dir(entry)) for entry in found)
+        fs, path = _remote(folder)
+        listed = fs.ls(path, detail=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: cannot be listed ({getattr(error, 'strerror', None) or error})") from None
+    # Object stores may list the folder itself, as an object of no bytes.
+    inside = [item for item in listed if item["name"].strip("/") != path.strip("/")]
+    return sorted({(item["name"].rstrip("/").rpartition("/")[2], item["type"] == "directory") for item in inside})
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that a pattern with ``*``, ``**``, ``?`` and ``[...]`` fits, sorted folder by folder."""
+    if is_url(pattern):
+        fs, path = _remote(pattern)
+        listed = fs.glob(path, detail=True)
+        found = [_with_path(pattern, name) for name, about in listed.items() if about["type"] == "file"]
+    else:
+        from glob import iglob
+
+        found = [name for name in iglob(pattern, recursive=True) if not Path(name).is_dir()]
+    return sorted(set(found), key=lambda name: name.split("/"))
+
+
+def is_run(folder: str) -> bool:
+    """Whether a folder is a run of ours, finished or not."""
+    try:
+        return _RUN.match(read_file(join(folder, MANIFEST), 0, 256)) is not None
+    except InputError:
+        return False
+
+
+def write_whole(folder: str, name: str, content: bytes) -> None:
+    """Write a file of a folder so that a reader sees all of it or nothing, whatever happens meanwhile.
+
+    A local file gets its name when it is whole; stores that fsspec reaches show an object when it is whole.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    target = join(folder, name)
+    try:
+        if is_url(target):
+            fs, path = _remote(target)
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            fs.pipe_file(path, content)
+        else:
+            _write_local(Path(target), content)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror or error}); free space or choose another --out"
+        ) from None
+
+
+def remove(folder: str, name: str) -> None:
+    """Remove a file of a folder if it is there."""
+    target = join(folder, name)
+    if not is_url(target):
+        Path(target).unlink(missing_ok=True)
+    elif is_file(target):
+        fs, path = _remote(target)
+        fs.rm_file(path)
+
+
+def _write_local(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+        partial.chmod(0o644)
+        os.replace(partial, target)
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _path_of(url: str) -> str:
+    """The path on the file system that a URL leads to; of a chain (zip://a::s3://b/c.zip) that of its first link."""
+    link = next(link for link in url.split("::") if "://" in link)
+    return link.split("://", 1)[1]
+
+
+def _with_path(url: str, path: str) -> str:
+    """The URL with another path on the same file system."""
+    links = url.split("::")
+    index = next(index for index, link in enumerate(links) if "://" in link)
+    protocol = links[index].split("://", 1)[0]
+    path = path.split("://", 1)[-1]  # some file systems list whole URLs
+    links[index] = f"{protocol}://{path if protocol in ('file', 'local') else path.lstrip('/')}"
+    return "::".join(links)
+
+
+def _remote(place: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL and the path on it."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(place)
+    except ImportError as error:
+        raise MissingExtraError(f"{place}: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise InputError(f"{place}: {' '.join(str(error).split())}") from None
+    return fs, path

@@ -1,0 +1,20 @@
+"""What stands in files and arrays, at its full depth, before it is a picture; knows no network."""
+
+from phosphene.pixels.bands import Alpha, Bands, Scale, eight_bits, fitted, in_unit
+from phosphene.pixels.png import deep_png, is_deep_png, upright
+from phosphene.pixels.tiff import needs_whole_tiff, read_tiff, starts_like_tiff
+
+__all__ = [
+    "Alpha",
+    "Bands",
+    "Scale",
+    "deep_png",
+    "eight_bits",
+    "fitted",
+    "in_unit",
+    "is_deep_png",
+    "needs_whole_tiff",
+    "read_tiff",
+    "starts_like_tiff",
+    "upright",
+]

@@ -1,0 +1,76 @@
+"""Pictures out of files, URLs and bytes: the functions that entries load with; all of them can be pickled."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any, NoReturn
+
+from phosphene.errors import InputError
+from phosphene.files import is_url, read_file
+from phosphene.images import EXTENSIONS, Picture, read_image
+
+
+def load_place(place: str, **reading: Any) -> Picture:
+    """The picture in a local file or behind a URL; keywords as those of read_image."""
+    return load_bytes(place, read_file(place), **reading) if is_url(place) else read_image(place, **reading)
+
+
+def load_bytes(name: str, content: bytes, **reading: Any) -> Picture:
+    """The picture in the bytes of a file; `name` is what an error says."""
+    # Through a file: read_image is the one place that knows how pictures break.
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(content)
+    try:
+        return read_image(file.name, **reading)
+    except InputError as error:
+        raise InputError(str(error).replace(file.name, name)) from None
+    finally:
+        Path(file.name).unlink()
+
+
+def load_range(place: str, start: int, stop: int, name: str, **reading: Any) -> Picture:
+    """The picture in a part of a file."""
+    return load_bytes(name, read_file(place, start, stop), **reading)
+
+
+def refuse(message: str, **_reading: Any) -> NoReturn:
+    """Raise the error that was known when the picture was listed."""
+    raise InputError(message)
+
+
+def broken(message: str) -> partial[NoReturn]:
+    """What loads an entry that is known to be none."""
+    return partial(refuse, message)
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a name ends as picture files do; the shadow files of macOS (``._a.jpg``) are none.
+
+    Example:
+        >>> is_picture_name("a/b.JPG"), is_picture_name("b.txt"), is_picture_name("a/._b.jpg")
+        (True, False, False)
+    """
+    path = PurePath(name)
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name ends as tar archives do.
+
+    Example:
+        >>> is_shard_name("train-000.tar"), is_shard_name("train.tar.gz"), is_shard_name("start")
+        (True, True, False)
+    """
+    return name.lower().endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a name ends as tables do.
+
+    Example:
+        >>> is_table_name("labels.CSV"), is_table_name("labels.parquet"), is_table_name("labels.xlsx")
+        (True, True, False)
+    """
+    return name.lower().endswith((".csv", ".tsv", ".parquet"))

@@ -1,0 +1,86 @@
+"""Where results go and come back from: typed rows, sinks that take them, and runs that are opened again.
+
+A new sink is one file here (or a module that another package names in its entry point group "phosphene.store") with
+one registered class.
+"""
+
+from phosphene.files import MANIFEST
+from phosphene.store.folder_sink import FolderSink
+from phosphene.store.memory_sink import MemorySink
+from phosphene.store.plan import Plan
+from phosphene.store.rle import decode_mask, encode_mask
+from phosphene.store.row_json import row_from_json, row_to_json
+from phosphene.store.rows import (
+    ActivationRow,
+    Asset,
+    ChannelRow,
+    ChannelScale,
+    Curve,
+    Exemplar,
+    ExplainRow,
+    FacetRow,
+    FeatureRow,
+    File,
+    Grid,
+    ImpressionRow,
+    JudgeRow,
+    LocateRow,
+    MapRow,
+    ObjectRow,
+    PredictRow,
+    Row,
+    ScaleRow,
+    TargetRow,
+    Versus,
+)
+from phosphene.store.run import Run, open_run, read_manifest
+from phosphene.store.run_folder import SCHEMA, RunFolder, file_stem, versions, without_nan
+from phosphene.store.shard_sink import ShardSink
+from phosphene.store.shards import ShardFormat
+from phosphene.store.sink import Sink, open_sink, register_sink, sink_kinds
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "ActivationRow",
+    "Asset",
+    "ChannelRow",
+    "ChannelScale",
+    "Curve",
+    "Exemplar",
+    "ExplainRow",
+    "FacetRow",
+    "FeatureRow",
+    "File",
+    "FolderSink",
+    "Grid",
+    "ImpressionRow",
+    "JudgeRow",
+    "LocateRow",
+    "MapRow",
+    "MemorySink",
+    "ObjectRow",
+    "Plan",
+    "PredictRow",
+    "Row",
+    "Run",
+    "RunFolder",
+    "ScaleRow",
+    "ShardFormat",
+    "ShardSink",
+    "Sink",
+    "TargetRow",
+    "Versus",
+    "decode_mask",
+    "encode_mask",
+    "file_stem",
+    "open_run",
+    "open_sink",
+    "read_manifest",
+    "register_sink",
+    "row_from_json",
+    "row_to_json",
+    "sink_kinds",
+    "versions",
+    "without_nan",
+]

@@ -1,0 +1,179 @@
+"""Rows into a run folder, one line of JSON each, valid at any moment: killed, it holds all rows that were written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from PIL import Image
+
+from phosphene.errors import InputError, OutputError
+from phosphene.store.begin import begin, write_manifest
+from phosphene.store.plan import Plan
+from phosphene.store.row_json import map_files, row_from_json, row_to_json
+from phosphene.store.rows import Asset, File, Row
+from phosphene.store.run_folder import RunFolder
+from phosphene.store.sink import Sink, register_sink
+
+ROWS = "rows.jsonl"
+
+
+@register_sink("folder")
+class FolderSink(Sink):
+    """A run folder: manifest.json and plan.jsonl from the start, rows.jsonl that grows, and the files of the rows.
+
+    The files of a row are written before its line, each under another name until it is whole; the line is handed to
+    the system before `write` returns. A last line that was cut off is not counted, and cut away when the run is gone
+    on with. Two processes cannot write to one folder.
+
+    Args:
+        place: the folder; None for a new one under ./phosphene-runs.
+        plan: what the run is to do.
+        overwrite: replace the run that is there.
+        resume: go on with the run that is there.
+
+    Example:
+        >>> import numpy as np
+        >>> from phosphene.store import Asset, MapRow, ExplainRow, TargetRow, open_run
+        >>> with FolderSink(str(tmp / "run"), Plan("explain", ("a.jpg", "b.jpg"))) as sink:
+        ...     map = MapRow("cam", TargetRow(281, "tabby"), map=Asset("a/cam.npy", np.eye(2)))
+        ...     sink.write(ExplainRow("a.jpg", "photos/a.jpg", maps=(map,)))
+        >>> run = open_run(tmp / "run")
+        >>> run.is_complete, run.missing, run.rows()[0].maps[0].map
+        (False, ('b.jpg',), PurePosixPath('a/cam.npy'))
+    """
+
+    def __init__(self, place: str | None, plan: Plan, *, overwrite: bool = False, resume: bool = False) -> None:
+        self.plan = plan
+        self.place, self._manifest = begin(place, plan, overwrite=overwrite, resume=resume)
+        self.folder = RunFolder(Path(self.place), plan.command)
+        self._file = _open_to_append(self.folder.path / ROWS)
+        if resume:
+            _remove_partial_files(self.folder.path)
+        self._status = {row.key: _status(row) for row in read_rows(self.place)}
+        self.done = frozenset(self._status)
+
+    def write(self, row: Row) -> None:
+        """Write the files of a row, then its line.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        row = map_files(row, self._saved)
+        line = json.dumps(row_to_json(row), allow_nan=False) + "\n"
+        try:
+            _append(self._file, line.encode())
+        except OSError as error:
+            raise OutputError(
+                f"{self._file.name}: cannot be written ({error.strerror or error}); free space and resume"
+            ) from None
+        self._status[row.key] = _status(row)
+
+    def close(self, *, complete: bool = True, **facts: Any) -> None:
+        """Write what is known now to the manifest; the run is complete if every row of the plan is there."""
+        if self._file.closed:
+            return
+        self._file.close()
+        planned = self.plan.keys or ()
+        failed = sum(status == "error" for status in self._status.values())
+        self._manifest |= facts
+        self._manifest["complete"] = complete and all(key in self._status for key in planned)
+        self._manifest["rows"] = {"ok": len(self._status) - failed, "error": failed}
+        write_manifest(self.place, self._manifest)
+
+    def _saved(self, file: File) -> PurePath:
+        return save_asset(self.folder, file) if isinstance(file, Asset) else file
+
+
+def save_asset(folder: RunFolder, asset: Asset) -> PurePath:
+    """Write an asset in the format of its name's ending; its path within the run."""
+    content = asset.content
+    if isinstance(content, str):
+        return folder.save_text(asset.name, content)
+    if isinstance(content, bytes):
+        return folder.save_bytes(asset.name, content)
+    if isinstance(content, Image.Image):
+        return folder.save_image(asset.name, content, **asset.options)
+    if asset.name.endswith(".npy"):
+        return folder.save_array(asset.name, content)
+    return folder.save_image(asset.name, Image.fromarray(content), **asset.options)
+
+
+def read_rows(place: str | os.PathLike[str]) -> Iterator[Row]:
+    """The rows of a run folder as they were written; lines that are not whole are passed over.
+
+    Of a key that was written twice both rows come.
+    """
+    try:
+        with (Path(place) / ROWS).open("rb") as file:
+            for line in file:
+                try:
+                    yield row_from_json(json.loads(line))
+                except (ValueError, InputError):
+                    continue
+    except FileNotFoundError:
+        return
+
+
+def _status(row: Row) -> str:
+    return str(getattr(row, "status", "ok"))
+
+
+def _open_to_append(path: Path) -> IO[bytes]:
+    """The file of rows, locked for this process, without a last line that was cut off."""
+    try:
+        # Unbuffered: what is written is with the system, and a failed write leaves nothing for later.
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
+    _lock(file)
+    end = file.seek(0, os.SEEK_END)
+    file.truncate(_end_of_last_line(file, end))
+    return file
+
+
+def _append(file: IO[bytes], content: bytes) -> None:
+    """Add all of the content, or nothing where that fails."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
+def _end_of_last_line(file: IO[bytes], end: int, block: int = 65536) -> int:
+    """The place behind the last line end, searched from the end of the file."""
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _lock(file: IO[bytes]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError(f"{Path(file.name).parent}: another process is writing this run; let it end first") from None
+    except OSError:  # file systems without locks
+        return
+
+
+def _remove_partial_files(folder: Path) -> None:
+    """Files that were being written when the run was killed."""
+    for path in folder.rglob(".*.partial"):
+        path.unlink(missing_ok=True)

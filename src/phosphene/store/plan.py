@@ -1,0 +1,86 @@
+"""What a run is to do, before it begins: the keys of its rows, and all that decides what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from phosphene.errors import OptionError
+from phosphene.store.row_json import plain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The task of a run. A run is gone on with only under the plan that it was begun with.
+
+    Args:
+        command: what makes the rows, such as "explain".
+        keys: of all rows to be made, in order; None if they are not known before.
+        facts: what decides the rows, by their names in the manifest: model, options, seed, precision.
+        about: what the manifest says besides: threads, device.
+
+    Example:
+        >>> Plan("explain", ("a.jpg",), {"seed": 0}).digest == Plan("explain", ("a.jpg",), {"seed": 1}).digest
+        False
+    """
+
+    command: str
+    keys: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over command, facts and keys: the same plan, the same text."""
+        text = json.dumps([self.command, plain(self.facts), self.keys], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+    def described(self) -> dict[str, Any]:
+        """The plan as the manifest carries it."""
+        return {
+            "plan": {"count": None if self.keys is None else len(self.keys), "digest": self.digest},
+            **plain(self.facts),
+            **plain(self.about),
+        }
+
+
+def check_same(place: str, plan: Plan, manifest: Mapping[str, Any], keys: tuple[str, ...] | None) -> None:
+    """Refuse to go on with a run under another plan.
+
+    Args:
+        place: of the run.
+        plan: the new one.
+        manifest: of the run.
+        keys: that the run was begun with; None if not known.
+
+    Raises:
+        OptionError: naming what is different.
+    """
+    if manifest.get("plan", {}).get("digest") == plan.digest:
+        return
+    differences = [] if manifest["command"] == plan.command else ["command"]
+    wanted = json.loads(json.dumps(plain(plan.facts), default=str))
+    for name, value in wanted.items():
+        differences += _differences(name, value, manifest.get(name))
+    differences += _key_differences(plan.keys, keys)
+    raise OptionError(
+        f"{place}: was made with another {', '.join(differences or ['plan'])}; give the same as then, or another --out"
+    )
+
+
+def _differences(name: str, wanted: Any, found: Any) -> list[str]:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        names = sorted({*wanted, *found})
+        return [part for key in names for part in _differences(f"{name}.{key}", wanted.get(key), found.get(key))]
+    return [] if wanted == found else [name]
+
+
+def _key_differences(wanted: tuple[str, ...] | None, found: tuple[str, ...] | None) -> list[str]:
+    if wanted == found or wanted is None or found is None:
+        return []
+    new, gone = set(wanted) - set(found), set(found) - set(wanted)
+    parts = [f"{len(keys)} {what} ('{min(keys)}')" for keys, what in ((new, "new"), (gone, "missing")) if keys]
+    return [f"set of pictures: {', '.join(parts) or 'another order'}"]

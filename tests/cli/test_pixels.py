@@ -1,0 +1,75 @@
+"""Deep and odd pictures in the commands: explained, or one line for that picture while the others go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from skimage.data import chelsea
+
+from tests.cli.running import phosphene
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A photograph in 8 and in 16 bits and as floats, and three files that cannot be used."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    cat = chelsea()
+    Image.fromarray(cat).save(place / "a_eight.png")
+    deep = (cat.astype(np.uint16) << 8) + np.arange(cat.shape[1], dtype=np.uint16)[:, None] % 250
+    tifffile.imwrite(place / "b_deep.tif", deep, photometric="rgb")
+    tifffile.imwrite(place / "c_float.tif", (cat / 255).astype(np.float32), photometric="rgb")
+    six = np.concatenate([deep, deep], -1)
+    tifffile.imwrite(place / "x_six.tif", six, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(place / "y_signed.tif", deep[..., 0].astype(np.int16))
+    tifffile.imwrite(place / "z_nan.tif", np.full((20, 20), np.nan, np.float32))
+    return place
+
+
+REASONS = {"x_six.tif": "6 bands for a network of 3", "y_signed.tif": "signed", "z_nan.tif": "NaN"}
+
+
+def test_explain(folder, tmp_path):
+    outcome = phosphene(
+        "explain", folder, "--method", "grad_cam", "--class", "281", "--json", "--out", tmp_path / "run"
+    )
+    assert outcome.code == 1
+    rows = {row["path"].rpartition("/")[2]: row for row in outcome.json["images"]}
+    maps = {}
+    for name, row in rows.items():
+        if name in REASONS:
+            assert row["status"] == "error"
+            assert REASONS[name] in row["error"]
+            assert name in row["error"]
+        else:
+            maps[name] = np.load(tmp_path / "run" / row["maps"][0]["map"])
+            assert (tmp_path / "run" / row["maps"][0]["overlay"]).is_file()
+    assert len(maps) == 3
+    assert np.array_equal(maps["a_eight.png"], maps["c_float.tif"])
+    scale = np.abs(maps["a_eight.png"]).max()
+    assert 0 < np.abs(maps["a_eight.png"] - maps["b_deep.tif"]).max() < 0.2 * scale
+
+
+def test_locate_and_activations(folder, tmp_path):
+    files = [folder / name for name in ("b_deep.tif", "x_six.tif")]
+    outcome = phosphene("locate", *files, "--class", "281", "--json", "--out", tmp_path / "run")
+    assert outcome.code == 1
+    deep, six = outcome.json["images"]
+    assert (deep["status"], six["status"]) == ("ok", "error")
+    assert deep["objects"]
+    outcome = phosphene("activations", folder / "b_deep.tif", "--json", "--out", tmp_path / "two")
+    assert outcome.code == 0
+    outcome = phosphene("activations", folder / "x_six.tif", "--json", "--out", tmp_path / "three")
+    assert outcome.code != 0
+    assert "6 bands for a network of 3" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_folder_goes_on_where_one_picture_does_not_fit(folder, tmp_path):
+    outcome = phosphene(
+        "evaluate", "faithfulness", "--images", folder, "--method", "grad_cam", "--json", "--out", tmp_path / "run"
+    )
+    assert outcome.code in (0, 1)
+    assert outcome.json

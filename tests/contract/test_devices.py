@@ -1,0 +1,156 @@
+"""The contract of the methods on a device that is not the CPU, tested without one (tests/pretend_device.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from phosphene.attribution.saliency import saliency
+from phosphene.classifier import Classifier
+from phosphene.types import Attribution, Target
+from tests.contract import checks
+from tests.networks import class_convolution, classifier_of, functional_relu, pooled, vgg_f
+from tests.pretend_device import PretendDevice
+
+NETWORKS = {made.__name__: made for made in (pooled, vgg_f, functional_relu, class_convolution)}
+TARGET = Target.of([3, 1, 2])
+# captum itself draws its noise where the pictures are.
+DRAWS_THERE = {"captum:gradient_shap"}
+
+
+def images_of(count: int = 3, side: int = 16) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(4))
+
+
+def moved(classifier: Classifier, device: PretendDevice) -> Classifier:
+    return classifier.with_module(classifier.module.to(device.place))
+
+
+@contextmanager
+def default_device(place: torch.device) -> Iterator[None]:
+    torch.set_default_device(place)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def same(got: Attribution, expected: Attribution, tolerance: float) -> None:
+    for name in ("maps", "heat", "score"):
+        value, other = getattr(got, name).cpu(), getattr(expected, name)
+        assert float((value - other).abs().max()) <= tolerance * float(other.abs().max()) + 1e-7, name
+
+
+ON_THE_DEVICE = [
+    pytest.param(method, check, id=f"{method}-{check.__name__}")
+    for method in checks.method_names()
+    for check in checks.CHECKS
+    if check is not checks.spec_survives_its_spelling
+    # What adapters hand to captum is captum's: one check sees that it comes and goes.
+    and (check is checks.shape_and_device or not method.startswith("captum:"))
+]
+ON_NETWORKS = [
+    (method, network)
+    for method in checks.method_names()
+    for network in NETWORKS
+    if network == "pooled" or not method.startswith("captum:")
+]
+
+
+@pytest.mark.parametrize(("method", "check"), ON_THE_DEVICE)
+def test_contract_on_the_device(method, check, device):
+    classifier = moved(classifier_of(pooled()), device)
+    check(checks.quick_spec(method), classifier, images_of().to(device.place), TARGET)
+
+
+@pytest.mark.parametrize(("method", "network"), ON_NETWORKS)
+def test_the_device_gives_the_numbers_of_the_cpu(method, network, device):
+    """The same seed, the same map; pictures may come from the CPU."""
+    spec, images = checks.quick_spec(method), images_of()
+    here = classifier_of(NETWORKS[network]())
+    if not checks.applies(spec, here, images, TARGET):
+        pytest.skip("not for this network")
+    expected = checks.explain(spec, here, images, TARGET)
+    there = moved(classifier_of(NETWORKS[network]()), device)
+    for given in (images.to(device.place), images):
+        got = checks.explain(spec, there, given, TARGET)
+        assert got.maps.device == got.heat.device == got.score.device == device.place
+        if method not in DRAWS_THERE:
+            same(got, expected, device.tolerance)
+            assert device.draws == 0
+
+
+def test_ten_crops_of_pictures_from_the_cpu(device):
+    images = images_of(2, 24)
+    expected = saliency(classifier_of(pooled()), images, Target.of(1), crops=10)
+    got = saliency(moved(classifier_of(pooled()), device), images, Target.of(1), crops=10)
+    assert got.maps.device == device.place
+    same(got, expected, device.tolerance)
+
+
+def test_maps_of_several_layers_are_fused_on_the_device(device):
+    spec = checks.quick_spec("grad_cam", layer=("2", "4"))
+    expected = checks.explain(spec, classifier_of(pooled()), images_of(), TARGET)
+    same(checks.explain(spec, moved(classifier_of(pooled()), device), images_of(), TARGET), expected, device.tolerance)
+
+
+@pytest.mark.parametrize("where", ["cpu", "device"])
+@pytest.mark.parametrize("method", [name for name in checks.method_names() if not name.startswith("captum:")])
+def test_a_default_device_of_the_user_changes_nothing(method, where, device):
+    """Neither for a classifier on the CPU nor for one on the device itself."""
+    spec, images = checks.quick_spec(method), images_of()
+    expected = checks.explain(spec, classifier_of(pooled()), images, TARGET)
+    classifier = classifier_of(pooled()) if where == "cpu" else moved(classifier_of(pooled()), device)
+    with default_device(device.place):
+        got = checks.explain(spec, classifier, images, TARGET)
+    assert got.maps.device == classifier.device
+    same(got, expected, device.tolerance)
+
+
+# What grows with the work, and by how much of it a GPU may be asked for: once for each noisy copy's own map.
+LOOPS = {
+    "integrated_gradients": (("steps", 8, 64), 0),
+    "occlusion": (("stride", (4, 4), (1, 1)), 0),
+    "rise": (("masks", 8, 64), 0),
+    "smoothgrad": (("samples", 4, 12), 1),
+    "score_cam": (("channels", 2, 8), 0),
+}
+
+
+@pytest.mark.parametrize("method", LOOPS)
+def test_loops_do_not_wait_for_the_device(method, pretended):
+    (option, few, many), each = LOOPS[method]
+    classifier, images = moved(classifier_of(pooled()), pretended), images_of(1).to(pretended.place)
+
+    def waits(value: object) -> int:
+        spec = checks.quick_spec(method, **{option: value})
+        checks.explain(spec, classifier, images, Target.of(1), batch_size=4)
+        return counted(pretended, lambda: checks.explain(spec, classifier, images, Target.of(1), batch_size=4))
+
+    allowed = each * (many - few) if each else 0
+    assert waits(many) <= waits(few) + allowed
+
+
+def counted(device: PretendDevice, run: Callable[[], object]) -> int:
+    """How often the CPU waits for the device in a run."""
+    device.counts.clear()
+    run()
+    return device.counts["sync"] + device.counts["down"]
+
+
+def test_the_fast_ways_of_the_cpu_are_not_taken(pretended, monkeypatch):
+    """oneDNN's operators would compute on memory that is not there."""
+    classifier, images = moved(classifier_of(pooled()), pretended), images_of().to(pretended.place)
+    asked = []
+    run = PretendDevice.run
+    monkeypatch.setattr(
+        PretendDevice, "run", lambda self, func, *rest: asked.append(str(func)) or run(self, func, *rest)
+    )
+    for method in ("saliency", "grad_cam", "occlusion", "deconvnet"):
+        checks.explain(checks.quick_spec(method), classifier, images, TARGET)
+    assert asked
+    assert not [name for name in asked if "mkldnn" in name or "onednn" in name or "phosphene" in name]
