@@ -154,7 +154,8 @@ class _Rectified(TorchFunctionMode):
             return func(*args, **kwargs)
         values = args[0] if args else kwargs["input"]
         found = _Rule.apply(values, upper, self.rule)
-        return values.copy_(found) if name.endswith("_") or kwargs.get("inplace") or args[1:2] == (True,) else found
+        in_place = name.endswith("_") or kwargs.get("inplace") or any(item is True for item in args[1:])
+        return values.copy_(found) if in_place else found
 
 
 def _upper(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:

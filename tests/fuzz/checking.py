@@ -1,0 +1,197 @@
+"""One random network, looked at in all ways, beside plain autograd in float64.
+
+What counts as right is the contract of `exact`: as near to float64 as eager float32 is. A value that lies at the kink
+of a ReLU, or two that tie in a max-pool, may fall to either side by rounding; that this is so must show: the float64
+map itself has to move as far when the images and all weights move by what rounding moves them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from phosphene.attribution.cam import cam
+from phosphene.attribution.deconvnet import deconvnet
+from phosphene.attribution.grad_cam import grad_cam
+from phosphene.attribution.guided_backprop import guided_backprop
+from phosphene.attribution.hires_cam import hires_cam
+from phosphene.attribution.input_x_gradient import input_x_gradient
+from phosphene.attribution.integrated_gradients import integrated_gradients
+from phosphene.attribution.occlusion import occlusion
+from phosphene.attribution.saliency import saliency
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import ModelError, PhospheneWarning
+from phosphene.runtime import forward
+from phosphene.types import Target
+from tests.comparing import map_error
+from tests.fuzz.networks import Net, build
+from tests.oracles.plain_autograd import Eager, boxes
+
+INDICES = (1, 3)
+TARGET = Target.of(INDICES)
+WINDOW, STRIDE, STEPS = (3, 4), (5, 4), 2
+# Rounding in float32, as it arrives at the end of a network of some layers.
+MOST = 1e-5
+ROUNDING = 1e-6
+MORE_THAN_EAGER = 1.2
+PERTURBATIONS = 8
+
+Images = Tensor
+Wanted = Callable[[Eager, Images], Tensor]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of looking at a network: what the library gives, and what plain autograd gives."""
+
+    name: str
+    ours: Callable[[Classifier, Images], Tensor]
+    plain: Wanted
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network with two images."""
+
+    net: Net
+
+    @cached_property
+    def images(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.net.seed)
+        return torch.rand(2, self.net.channels, *self.net.size, generator=generator)
+
+    @property
+    def _normal(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return (0.4, 0.5, 0.6, 0.3)[: self.net.channels], (0.2, 0.25, 0.3, 0.5)[: self.net.channels]
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return Classifier(build(self.net), Preprocess(self.net.size, None, *self._normal))
+
+    @cached_property
+    def truth(self) -> Eager:
+        """In float64, of the weights as they are rounded."""
+        return Eager(build(self.net).double(), *self._normal)
+
+    @cached_property
+    def eager(self) -> Eager:
+        """In float32."""
+        return Eager(build(self.net).float(), *self._normal)
+
+    def perturbed(self, index: int) -> tuple[Eager, Tensor]:
+        """The network and its images in float64, moved by rounding."""
+        generator = torch.Generator().manual_seed(index)
+        module = build(self.net).double()
+
+        def moved(values: Tensor) -> Tensor:
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+            return values + ROUNDING * noise * values.detach().abs().clamp(min=0.1)
+
+        with torch.no_grad():
+            for values in (*module.parameters(), *module.buffers()):
+                if values.is_floating_point():
+                    values.copy_(moved(values))
+        return Eager(module, *self._normal), moved(self.images.double())
+
+    @cached_property
+    def layer(self) -> str | None:
+        """A convolution that runs once, whose output has positions; a later one for odd seeds."""
+        module, runs = self.truth.module, dict[str, int]()
+        handles = [
+            child.register_forward_hook(_counting(runs, name))
+            for name, child in module.named_modules()
+            if isinstance(child, nn.Conv2d)
+        ]
+        self.truth.logits(self.images[:1].double())
+        for handle in handles:
+            handle.remove()
+        names = [name for name, count in runs.items() if count == 1]
+        return names[-1 if self.net.seed % 2 else len(names) // 2] if names else None
+
+    def ways(self) -> Iterator[Way]:
+        """All that fit the network; the first is the simplest."""
+        yield Way("scores", forward, Eager.logits)
+        yield Way("saliency", _maps(saliency), _of_classes(Eager.saliency))
+        yield Way("input_x_gradient", _maps(input_x_gradient), _of_classes(Eager.input_x_gradient))
+        paths = _maps(integrated_gradients, steps=STEPS)
+        yield Way("integrated_gradients", paths, _of_classes(Eager.integrated_gradients, steps=STEPS))
+        yield Way("occlusion", _covered, _of_classes(Eager.occlusion, boxes=boxes(self.net.size, WINDOW, STRIDE)))
+        if self.layer is not None:
+            yield Way("grad_cam", _maps(grad_cam, layer=self.layer), _of_classes(Eager.grad_cam, name=self.layer))
+            yield Way("hires_cam", _maps(hires_cam, layer=self.layer), _of_classes(Eager.hires_cam, name=self.layer))
+        if self.net.head == "pool":
+            yield Way("cam", _maps(cam), _of_classes(Eager.cam, pool="pool", head="head"))
+        if self.net.rectified:
+            for name, method in (("deconvnet", deconvnet), ("guided_backprop", guided_backprop)):
+                yield Way(name, _back(method), _of_classes(Eager.reconstruction, rule=name))
+
+    def failures(self) -> dict[str, str]:
+        """Per way that is wrong, by how much, and what would have been allowed."""
+        found = {way.name: self._failure(way) for way in self.ways()}
+        return {name: failure for name, failure in found.items() if failure is not None}
+
+    def _failure(self, way: Way) -> str | None:
+        wanted = way.plain(self.truth, self.images.double())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PhospheneWarning)
+                got = way.ours(self.classifier, self.images)
+        except ModelError as error:
+            return None if self._may_refuse(way, str(error)) else f"refused: {error}"
+        except Exception as error:
+            return repr(error)
+        if got.shape[0] != wanted.shape[0] or got.numel() != wanted.numel():
+            return f"{tuple(got.shape)} instead of {tuple(wanted.shape)}"
+        error = _error(got.view(wanted.shape), wanted)
+        return None if error <= MOST else self._excused(way, wanted, error)
+
+    def _may_refuse(self, way: Way, message: str) -> bool:
+        """Class activation maps need a graph and a plain head; rules end at the hooks of others."""
+        return way.name == "cam" and "no class activation map" in message
+
+    def _excused(self, way: Way, wanted: Tensor, error: float) -> str | None:
+        """None for an error that eager float32 makes too, or that moving everything by rounding makes."""
+        eager = _error(way.plain(self.eager, self.images), wanted)
+        if error <= MORE_THAN_EAGER * eager + MOST:
+            return None
+        moves = [_error(way.plain(*self.perturbed(index)), wanted) for index in range(PERTURBATIONS)]
+        if error <= MORE_THAN_EAGER * max(moves) + MOST:
+            return None
+        return f"off by {error:.2g}, eager float32 by {eager:.2g}, rounding moves it by {max(moves):.2g}"
+
+
+def _counting(runs: dict[str, int], name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, given: object, output: Tensor) -> None:
+        runs[name] = runs.get(name, 0) + 1
+
+    return hook
+
+
+def _of_classes(plain: Callable[..., Tensor], **options: object) -> Wanted:
+    return lambda eager, images: plain(eager, images, INDICES, **options)
+
+
+def _maps(method: Callable[..., object], **options: object) -> Callable[[Classifier, Tensor], Tensor]:
+    return lambda classifier, images: method(classifier, images, TARGET, **options).maps
+
+
+def _back(method: Callable[..., object]) -> Callable[[Classifier, Tensor], Tensor]:
+    return lambda classifier, images: method(classifier, images, TARGET).reconstruction
+
+
+def _covered(classifier: Classifier, images: Tensor) -> Tensor:
+    return occlusion(classifier, images, TARGET, window=WINDOW, stride=STRIDE, fill="black").maps.flatten(1)
+
+
+def _error(got: Tensor, wanted: Tensor) -> float:
+    """As a part of the largest value; of what is zero everywhere, or not a number, whether the other is too."""
+    if not bool(torch.isfinite(wanted).all()):
+        return 0.0 if not bool(torch.isfinite(got).all()) else float("inf")
+    if not bool(wanted.any()):
+        return 0.0 if not bool((got.abs() > 1e-6).any()) else float("inf")
+    return map_error(got, wanted) if bool(torch.isfinite(got).all()) else float("inf")
