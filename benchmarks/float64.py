@@ -1,8 +1,8 @@
-"""python -m benchmarks.float64 FOLDER [--network NAME or FILE:FACTORY]... [--count N]: error against float64, and eager's.
+"""python -m benchmarks.float64 FOLDER [--network NAME|FILE:FACTORY]... [--count N]: error against float64 and eager's.
 
 The contract of `exact`: over 32 photographs or more the median and the 90th percentile of a saliency map's error,
 max|a - b| / max|b| against float64, are at most 1.2 times those of PyTorch as the network was written, one batch on the
-same threads. An error is mostly none, or one ReLU on the other side; so the share of maps off by more than 1e-4 is shown
+same threads. An error is mostly none, or one ReLU on the other side; the share of maps off by more than 1e-4 is shown
 beside them.
 """
 
