@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-gpu test-zoo zoo-table check format bench clean
+.PHONY: demo test fuzz test-gpu test-zoo zoo-table check format bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Random networks against plain float64 autograd, FUZZ of them; the seed is printed. `make test` looks at 200.
+FUZZ ?= 2000
+fuzz: $(VENV)/.test
+	PHOSPHENE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
 
 # What `make test` runs on a pretend device, on the GPU of this machine; skipped where there is none. PyTorch's wheel for
 # the CPU sees no GPU: install another one into the environment first.

@@ -185,8 +185,8 @@ class Classifier:
         self.head: HeadKind = head
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
-        self.layouts = _checked_layouts(self.module, layouts)
-        self._refreshed = 0
+        self.layouts = _checked_layouts(unwrapped(module), layouts)
+        self._refreshed = [0]  # (a prepared form shares it)
 
     def refresh(self) -> None:
         """Forget what was prepared of the network: its next pass sees it as it is now.
@@ -197,7 +197,7 @@ class Classifier:
         Example:
             >>> Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2))).refresh()
         """
-        self._refreshed += 1
+        self._refreshed[0] += 1
 
     @property
     def labels(self) -> Labels:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +43,19 @@ def wide(values: Tensor) -> Tensor:
         torch.float64
     """
     return values.double() if has_float64(values.device) else values.cpu().double()
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """The global generators of PyTorch, NumPy and Python are afterwards as they were."""
+    state = np.random.get_state(), random.getstate()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(state[0])
+            random.setstate(state[1])
 
 
 def clock(device: torch.device) -> float:

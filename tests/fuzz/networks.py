@@ -281,7 +281,8 @@ def _made(part: Part, channels: int) -> tuple[nn.Module, int]:
 class _TensorFlowSame(nn.Conv2d):
     """Padded as little as the stride allows, the odd place right and below."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         sides: list[int] = []
         for axis in (1, 0):
             length, step = x.shape[2 + axis], self.stride[axis]

@@ -987,6 +987,21 @@ def a_head_by_view_behind_a_convolution() -> nn.Module:
 
 
 @case()
+def a_head_by_view_behind_layers_of_one_channel() -> nn.Module:
+    """Maps of one channel have no layout of their own, which the next layer then chooses."""
+
+    class Flat(Body):
+        def __init__(self) -> None:
+            super().__init__(first=nn.Conv2d(3, 1, 3, padding=1), norm=nn.ReLU(), second=nn.Conv2d(1, 2, 3, padding=1))
+            self.head = nn.Linear(2 * 64, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.below(x)).view(x.size(0), -1))
+
+    return Flat()
+
+
+@case()
 def a_head_for_each_position() -> nn.Module:
     class Dense(Body):
         def forward(self, x: Tensor) -> Tensor:
@@ -1174,6 +1189,26 @@ def work_in_place_on_a_view_of_a_map() -> nn.Module:
             return self.pool(self.relu(x))
 
     return Viewed()
+
+
+@case()
+def work_in_place_on_what_a_relu6_gave() -> nn.Module:
+    """Which PyTorch allows, as the way back of a ReLU6 looks at what it was given."""
+
+    class Adding(Body):
+        def __init__(self) -> None:
+            super().__init__(relu=nn.ReLU6())
+            self.more = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), moved(nn.BatchNorm2d(6)), nn.ReLU6())
+
+        def below(self, x: Tensor) -> Tensor:
+            x = self.relu(self.norm(self.first(x)))
+            out = self.more(x)
+            out += x
+            out = F.relu6(out)
+            out.mul_(2)
+            return self.pool(out.clamp(min=0).sub_(0.1))
+
+    return Adding()
 
 
 @case()

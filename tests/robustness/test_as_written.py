@@ -131,7 +131,7 @@ def global_hooks() -> Iterator[None]:
             handle.remove()
 
 
-@pytest.mark.parametrize("name", ["layers_called_by_keyword", "layers_in_a_plain_list_beside_their_names"])
+@pytest.mark.parametrize("name", ["layers_in_a_plain_list_beside_their_names"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_hooks_on_every_module_are_honored_by_every_way(name: str, when: str) -> None:
     """Whether they come before the first call or after it; and their going is noticed."""

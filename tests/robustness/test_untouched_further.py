@@ -323,7 +323,7 @@ def test_a_classifier_keeps_nothing_of_pictures_alive() -> None:
     network = made("with gradients")
     classifier, images = Classifier(network), pictures()
     kept = weakref.ref(images)
-    for method in ("saliency", "grad_cam", "occlusion", "guided_backprop", "cam", "integrated_gradients"):
+    for method in ("saliency", "grad_cam", "occlusion", "cam", "integrated_gradients"):
         assert entry("attribution", method)
         checks.explain(checks.quick_spec(method), classifier, images, Target.of(1))
     del images

@@ -7,11 +7,9 @@ and an image's map does not depend on its neighbors. What captum cannot explain,
 
 from __future__ import annotations
 
-import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from phosphene.attribution.fusion import Layers, layer_names
 from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
+from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import spatial_map
 from phosphene.hooks import capture, graph_nodes, node_kind, nodes_below
@@ -63,7 +62,7 @@ class ScoreOf(nn.Module):
 
     def __init__(self, prepared: Prepared, target: Target) -> None:
         super().__init__()
-        self.network = copy.deepcopy(freeze(prepared.source.module))
+        self.network = freeze(prepared.source.module)
         for child in self.network.modules():
             if getattr(child, "inplace", False):  # captum's hooks need what an activation was given
                 child.inplace = False  # type: ignore[assignment]
@@ -138,7 +137,9 @@ def explained(
     mean = prepared.mean_image
     color = {"mean": mean, "black": torch.zeros_like(mean), "white": torch.ones_like(mean)}[baseline]
     maps, scores, errors = [], [], []
-    with plain_mode(prepared.device, gradients=True), _own_random_state(), warnings.catch_warnings():
+    if not prepared.network.images_are_independent(images.shape[1:]):
+        batch_size = 1
+    with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # captum announces each hook it lays
         for index in range(len(images)):
             _seed(torch.Generator().manual_seed(generator.initial_seed()))
@@ -158,19 +159,6 @@ def explained(
             errors += [] if missing is None else [missing]
     checks = per_image(completeness_error=torch.cat(errors)) if errors else {}
     return attribution(torch.cat(maps), images, target, torch.cat(scores), checks=checks, **facts)
-
-
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Captum draws from the global generators: they are as they were afterwards."""
-    state = np.random.get_state(), random.getstate()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            np.random.set_state(state[0])
-            random.setstate(state[1])
 
 
 def _seed(generator: torch.Generator) -> None:

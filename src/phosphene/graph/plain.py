@@ -32,6 +32,8 @@ def is_plain(module: nn.Module) -> bool:
         return False
     # (A class whose method was exchanged by hand shows it by where that was defined.)
     methods = [getattr(kind, name, None) for name in ("forward", "_conv_forward")]
+    if kind.__call__ is not nn.Module.__call__:
+        return False
     own = all(method is None or method.__module__.startswith(("torch.nn.", *_homes())) for method in methods)
     return own and not module.training and not is_changed(module)
 

@@ -46,11 +46,11 @@ class Follower:
 
     @property
     def is_observed(self) -> bool:
-        """Whether a hook sees what lies before it."""
-        return any(map(is_hooked, self.boundaries))
+        """Whether a hook sees what lies before it, or somebody switched it to training."""
+        return self.module.training or any(map(is_hooked, self.boundaries))
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        return inputs if is_done(self.module, inputs) else as_written(self.module, inputs)
+    def __call__(self, input: Tensor) -> Tensor:
+        return input if is_done(self.module, input) else as_written(self.module, input)
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Chain:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
         return {**vars(self), "compiled": {}, "_operations": {}, "_passages": {}}
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
+        inputs = input  # (the name that callers may use)
         if is_done(self.convolution, inputs):
             return inputs
         if not self._takes(inputs):

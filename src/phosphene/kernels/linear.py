@@ -22,7 +22,8 @@ class Linear:
 
     module: nn.Linear
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
+        inputs = input  # (the name that callers may use)
         autocast = torch.is_autocast_enabled("cpu")
         if autocast and inputs.ndim > 2:
             return nn.Linear.forward(self.module, inputs)
@@ -66,6 +67,6 @@ class GlobalPool:
 
     module: nn.AdaptiveAvgPool2d
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        pays = inputs.dtype == torch.bfloat16 and inputs.ndim == 4 and not inputs.requires_grad
-        return F.avg_pool2d(inputs, inputs.shape[-2:]) if pays else nn.AdaptiveAvgPool2d.forward(self.module, inputs)
+    def __call__(self, input: Tensor) -> Tensor:
+        pays = input.dtype == torch.bfloat16 and input.ndim == 4 and not input.requires_grad
+        return F.avg_pool2d(input, input.shape[-2:]) if pays else nn.AdaptiveAvgPool2d.forward(self.module, input)

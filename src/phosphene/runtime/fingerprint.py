@@ -41,7 +41,7 @@ class Fingerprint:
     def __init__(self, classifier: Classifier) -> None:
         tensors: list[Tensor] = []
         self._fields = _fields(classifier)
-        modules = list(classifier.module.modules())
+        modules = _modules(classifier.module)
         for child in modules:
             for key, value in vars(child).items():
                 if key not in (*_HOOKS, "_modules"):
@@ -96,8 +96,26 @@ def _kind(module: nn.Module) -> tuple[type, Any]:
     return type(module), getattr(type(module), "forward", None)
 
 
+def _modules(module: nn.Module) -> list[nn.Module]:
+    """All modules, also those that hang on one in a plain list or dict."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[Any] = [module]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nn.Module) and id(value) not in found:
+            found[id(value)] = value
+            own = vars(value)
+            waiting += [*own["_modules"].values(), *(item for key, item in own.items() if key not in _BASE)]
+        elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+            waiting += value
+        elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+            waiting += value.values()
+    return list(found.values())
+
+
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
-    return (*(value for key, value in sorted(vars(classifier).items()) if key != "module"), id(classifier.module))
+    own = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(classifier).items()}
+    return (*(value for key, value in sorted(own.items()) if key != "module"), id(classifier.module))
 
 
 def _comparable(value: Any) -> Any:

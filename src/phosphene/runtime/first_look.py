@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import HeadKind
+from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.hooks import graph_nodes, node_kind, nodes_below
 
@@ -44,6 +45,7 @@ class FirstLook:
         differentiable: whether a gradient comes back to the image.
         reentrant: whether a part is checkpointed in the way that `torch.autograd.grad` refuses.
         integers: the first layer that computes in integers, past which no gradient comes.
+        draws: whether it draws random numbers.
     """
 
     memory_format: torch.memory_format = torch.channels_last
@@ -52,6 +54,7 @@ class FirstLook:
     differentiable: bool = True
     reentrant: bool = False
     integers: str | None = None
+    draws: bool = False
 
     def say(self) -> None:
         """Warn of what is worth it."""
@@ -105,14 +108,14 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
         notes=(*([why] if why else []), *([noise] if drawn else [])),
         differentiable=plain.requires_grad,
         reentrant="CheckpointFunction" in nodes,
+        draws=drawn,
     )
 
 
 @contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
     """Whatever context the caller is in; its random numbers stay as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices):
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), own_random_state():
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.nn.parameter import is_lazy
 from phosphene.classifier import unwrapped
 from phosphene.errors import ModelError
 
+# What every module has.
+_BASE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -74,10 +77,30 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Tensor]) -> tuple[nn.Mod
     except Exception:  # an attribute's own copying code may raise anything
         known = dict(tensors)
         for child in module.modules():
-            for value in vars(child).values():
-                if id(value) not in known and not _copies(value, known):
-                    known[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value
+            for key, value in vars(child).items():
+                if key not in _BASE:
+                    _share(value, known)
         return copy.deepcopy(module, known), known
+
+
+def _share(value: Any, known: dict[int, Any]) -> None:
+    """Note what cannot be copied as shared: of containers only those items, of tensors the values are copied."""
+    if id(value) in known or _copies(value, known):
+        return
+    if isinstance(value, Tensor):
+        known[id(value)] = value.detach().clone()
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _share(item, known)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _share(item, known)
+    elif isinstance(value, nn.Module):
+        for key, item in vars(value).items():
+            if key not in _BASE:
+                _share(item, known)
+    else:
+        known[id(value)] = value
 
 
 def _copies(value: object, known: Mapping[int, Any]) -> bool:
@@ -98,6 +121,7 @@ class _Own:
 
     def __init__(self, originals: set[int], known: dict[int, Any]) -> None:
         self.originals, self.known = originals, known
+        self.copies = {id(value) for value in known.values() if isinstance(value, nn.Module | Tensor)}
 
     def rebind(self, child: nn.Module, where: str) -> None:
         """Exchange the functions of a copied module that reach the original.
@@ -112,6 +136,14 @@ class _Own:
             elif isinstance(value, types.FunctionType | functools.partial):
                 # (Past nn.Module's own __setattr__, which a network may have replaced.)
                 vars(child)[key] = self._exchanged(value, f"the attribute '{key}' of {where}")
+            elif isinstance(value, weakref.ReferenceType) and isinstance(value(), nn.Module | Tensor):
+                vars(child)[key] = functools.partial(_same, copy.deepcopy(value(), self.known))
+        for kind in type(child).__mro__:
+            if kind.__module__.startswith("torch."):
+                break
+            for key, value in vars(kind).items():  # what all instances of a class share
+                if isinstance(value, nn.Module):
+                    raise self._refusal(f"the attribute '{key}' of the class {kind.__name__} ({where})")
         forward = getattr(type(child), "forward", None)
         if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):
             raise self._refusal(f"the forward of {where} ({type(child).__name__})")
@@ -121,7 +153,9 @@ class _Own:
             arguments = [self._copied(item, what) for item in value.args]
             keywords = {key: self._copied(item, what) for key, item in value.keywords.items()}
             return functools.partial(self._copied(value.func, what), *arguments, **keywords)
-        if not isinstance(value, types.FunctionType) or not any(map(self._reaches, _held(value))):
+        if not isinstance(value, types.FunctionType):
+            return value
+        if not (any(map(self._reaches, _held(value))) or self._holds(value)):
             return value
         if any(self._reaches(value.__globals__.get(name)) for name in value.__code__.co_names):
             raise self._refusal(what)
@@ -134,7 +168,7 @@ class _Own:
         return made
 
     def _copied(self, value: Any, what: str) -> Any:
-        if not self._reaches(value):
+        if not (self._reaches(value) or self._holds(value)):
             return value
         if isinstance(value, types.FunctionType | functools.partial):
             return self._exchanged(value, what)
@@ -150,9 +184,13 @@ class _Own:
         """Whether a value is a part of the original, or a function or container that holds one."""
         if isinstance(value, nn.Module | Tensor):
             return id(value) in self.originals
-        if depth == 0:
-            return False
-        return any(self._reaches(inner, depth - 1) for inner in _held(value))
+        return depth > 0 and any(self._reaches(inner, depth - 1) for inner in _held(value))
+
+    def _holds(self, value: Any, depth: int = 4) -> bool:
+        """Whether a value is a module or tensor of anybody's that is no copy of ours, or holds one."""
+        if isinstance(value, nn.Module | Tensor):
+            return id(value) not in self.copies
+        return depth > 0 and any(self._holds(inner, depth - 1) for inner in _held(value, globals_too=False))
 
     def _refusal(self, what: str) -> ModelError:
         return ModelError(
@@ -161,7 +199,11 @@ class _Own:
         )
 
 
-def _held(value: Any) -> Iterator[Any]:
+def _same(value: Any) -> Any:
+    return value
+
+
+def _held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
     """What a function, a method or a container holds."""
     if isinstance(value, types.MethodType):
         yield from (value.__self__, value.__func__)
@@ -169,7 +211,8 @@ def _held(value: Any) -> Iterator[Any]:
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, types.FunctionType):
         yield from (*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-        yield from (value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__)
+        if globals_too:
+            yield from (value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__)
     elif isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, list | tuple | set):

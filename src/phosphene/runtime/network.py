@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from functools import cached_property
 from typing import Any
 from weakref import finalize
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from phosphene.classifier import Classifier
+from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import default_layer, is_changed, spatial_map, trace
 from phosphene.hooks import capture, is_scripted, survey
@@ -24,7 +27,10 @@ from phosphene.runtime.precision import whole_float32
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
-_SAME = 1e-3
+_SAME = 5e-5
+# As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
+# how far its gradient beyond that, as values lie at the kinks of ReLUs.
+_NEARLY, _ROUGHLY, _KINKS = 1e-4, 0.3, 0.3
 
 
 class Network:
@@ -39,7 +45,8 @@ class Network:
     """
 
     def __init__(self, source: Classifier) -> None:
-        self.module = freeze(source.module)
+        with own_random_state():  # (a layer may be made anew when the modes are set)
+            self.module = freeze(source.module)
         self.classifier = source.with_module(self.module)
         self.first_look: FirstLook | None = None
         self._size: Size | None = None  # of the first images
@@ -52,10 +59,12 @@ class Network:
     def _graph(self) -> tuple[fx.Graph, dict[str, Any]] | None:
         """(the graph, constants that tracing made), or None where the network's code depends on data.
 
-        A copy is traced: running a network on stand-ins for tensors may leave some of them in its attributes.
+        A copy is traced: running a network on stand-ins for tensors may leave some of them in its attributes. A graph
+        that does not give what the network gives (its code asked what kind of value it has) is none.
         """
-        traced = trace(duplicate(self.module, _tensors(self.module)))
-        if traced is None:
+        with own_random_state():
+            traced = trace(duplicate(self.module, _tensors(self.module)))
+        if traced is None or not self._gives_the_same(traced, _NEARLY):
             return None
         constants = {key: value for key, value in vars(traced).items() if isinstance(value, Tensor)}
         constants |= {key: value for key, value in traced.named_buffers() if key.startswith("_tensor_constant")}
@@ -87,13 +96,54 @@ class Network:
                 if self.contiguous or is_scripted(self.module) or self.classifier.device.type != "cpu":
                     return self.module, self._own_traced
                 # Outside of inference mode, whoever asks: packed weights made inside could not be used for gradients.
-                with torch.inference_mode(False), torch.no_grad():
+                with torch.inference_mode(False), torch.no_grad(), own_random_state():
                     module = duplicate(self.module, _tensors(self.module))
                     traced = self._traced(module)
                     # A hook or a patched forward may call other layers, which the graph does not show.
                     told = None if any(map(is_changed, module.modules())) else traced
-                    self._variants[arithmetic] = accelerate(module, told, arithmetic), traced
+                    module = accelerate(module, told, arithmetic)
+                self._variants[arithmetic] = module, traced
+                short = arithmetic.forward != torch.float32
+                if not self._gives_the_same(module, _ROUGHLY if short else _NEARLY, arithmetic.forward):
+                    restore(module)
             return self._variants[arithmetic]
+
+    def _gives_the_same(self, module: nn.Module, room: float, dtype: torch.dtype = torch.float32) -> bool:
+        """Whether another form of the network has its scores for noise, and its gradient but for kinks of ReLUs.
+
+        What the network itself does not run on says nothing.
+        """
+        expected = self._answer
+        if expected is None:
+            return True
+        try:
+            scores, gradient = self._answered(module, dtype)
+        except Exception:  # code of the network's own may raise anything
+            return False
+        if scores.shape != expected[0].shape or not _near(scores, expected[0], room):
+            return False
+        return _near(gradient, expected[1], _KINKS + room)
+
+    @cached_property
+    def _answer(self) -> tuple[Tensor, Tensor] | None:
+        """(scores, their gradient) of one image of noise by the network as it was written."""
+        try:
+            return self._answered(self.module, torch.float32)
+        except Exception:  # code of the network's own may raise anything
+            return None
+
+    def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        leaf = self._noise(self._image)[:1].contiguous(memory_format=torch.channels_last).requires_grad_()
+        with trial(leaf.device, gradients=True):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            with torch.autocast(leaf.device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
+                scores = self.classifier.rows(self.classifier.run(module, leaf), 1).float()
+            if not scores.requires_grad:
+                return scores, torch.zeros_like(leaf)
+            (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
+        return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
 
     @property
     def contiguous(self) -> bool:
@@ -199,15 +249,14 @@ class Network:
         with trial(images.device):
             try:
                 together = self.classifier.logits(images)
-                alone = [self.classifier.logits(images[:1]) for _ in range(2)]
+                alone = [self.classifier.logits(image) for image in (images[:1], images[1:], images[:1])]
             except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
                 return True
-        if together.shape[1:] != alone[0].shape[1:]:
+        if not torch.equal(alone[0], alone[2]):  # (a network that draws random numbers: nothing can be told)
             return True
-        if not torch.equal(*alone):  # (a network that draws random numbers: nothing can be told)
-            return True
-        difference = (together[:1] - alone[0]).abs().amax()
-        return bool(difference <= _SAME * alone[0].abs().amax().clamp(min=1e-6))
+        single = torch.cat(alone[:2])
+        difference = (together - single).abs().amax()
+        return together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
 
     def _noise(self, image: torch.Size) -> Tensor:
         """(2, C, H, W) unequal images of random numbers."""
@@ -224,8 +273,16 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         torch.set_grad_enabled(gradients),
         torch.autocast(device.type, enabled=False),
         whole_float32("exact"),
+        own_random_state(),
     ):
         yield
+
+
+def _near(found: Tensor, expected: Tensor, room: float) -> bool:
+    if not bool(expected.isfinite().all()):
+        return True
+    difference = (found - expected).double().square().mean().sqrt()
+    return bool(difference <= room * expected.double().square().mean().sqrt().clamp(min=1e-12))
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:

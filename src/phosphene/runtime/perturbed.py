@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
+from phosphene.errors import ModelError
 from phosphene.runtime.passes import scored, unit_layers
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
@@ -18,6 +19,9 @@ Progress = Callable[[int, int], None]
 
 # Windows are small: this many at once keep a processor's cores busy and still fit its caches.
 _WINDOWS = 64
+# Windows that are tried out, and by what part of the largest score they may differ.
+_TRIED = 5
+_ROOM = {"exact": 1e-4, "fast": 0.1}
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,47 @@ def masked_scores(
     clean = _scores(prepared, images, target, score)
     if why is None and prepared.network.contiguous:
         why = "the network takes views of its maps, which windows of them are not"
+    if windowed and why is None and not _windows_are_right(prepared, images, boxes, fill):
+        why = "windows of this network's maps do not give what whole maps give"
     if windowed and why is None:
         covered = _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
         return MaskedScores(clean, covered)
 
     def with_boxes(image: Tensor, start: int, stop: int) -> Tensor:
-        copies = image.repeat(stop - start, 1, 1, 1)
-        for copy, (y0, x0, y1, x1) in zip(copies, boxes[start:stop], strict=True):
-            copy[:, y0:y1, x0:x1] = fill.to(copy)
-        return copies
+        return _covered(image, boxes[start:stop], fill)
 
     values = _perturbed_scores(prepared, images, target, len(boxes), with_boxes, score, batch_size, progress)
     return MaskedScores(clean, values, f"computed on whole copies of the image: {why}" if windowed else None)
+
+
+def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
+    """A copy of the image (C, H, W) for each box, covered there."""
+    copies = image.repeat(len(boxes), 1, 1, 1)
+    for copy, (y0, x0, y1, x1) in zip(copies, boxes, strict=True):
+        copy[:, y0:y1, x0:x1] = fill.to(copy)
+    return copies
+
+
+def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box], fill: Tensor) -> bool:
+    """Whether a few windows of the first image give the scores of whole covered copies.
+
+    The graph says what an operation reads, but not all that it does (a map changed by way of a view, weights that
+    differ by place): it is tried out.
+    """
+    traced = prepared.variant("windows").traced
+    few = [boxes[len(boxes) * place // _TRIED] for place in range(min(_TRIED, len(boxes)))] if boxes else []
+    if traced is None or not few:
+        return traced is not None
+    with prepared.passing(gradients=False):
+        color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
+        inputs = prepared.preprocess.normalize(prepared.ready(images[:1])).to(prepared.dtype)
+        try:
+            found = prepared.read(WindowedNetwork(traced, inputs).output(few, color), len(few)).float()
+        except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
+            return False
+        whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
+    room = _ROOM[prepared.precision] * float(whole.abs().amax().clamp(min=1e-6))
+    return bool(((found - whole).abs() <= room).all()) or not bool(whole.isfinite().all())
 
 
 def _windowed_scores(

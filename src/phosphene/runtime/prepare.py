@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from phosphene.classifier import Classifier, HeadKind, find_scores
+from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
 from phosphene.runtime.fingerprint import Fingerprint
@@ -53,11 +55,11 @@ class Prepared(Classifier):
     ) -> None:
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)
+        self.source._refreshed = source._refreshed
         self.fingerprint = fingerprint
-        module, self.traced = network.variant(arithmetic(precision, purpose, source.device))
         self.network, self.precision, self.purpose = network, precision, purpose
         super().__init__(
-            module,
+            network.module,
             source.preprocess,
             source.labels,
             source.head,
@@ -70,6 +72,27 @@ class Prepared(Classifier):
         # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
         self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
         self._first: ReferenceType[Prepared] = ref(self)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network as it runs, made when it is first asked for: by then the size of its images is known."""
+        return self._form[0]
+
+    @module.setter
+    def module(self, _frozen: nn.Module) -> None:
+        """(The constructor's; what runs is made of the frozen network.)"""
+
+    @property
+    def traced(self) -> fx.GraphModule | None:
+        """The FX graph of what runs, or None where the network's code depends on data."""
+        return self._form[1]
+
+    @property
+    def _form(self) -> tuple[nn.Module, fx.GraphModule | None]:
+        return self.network.variant(arithmetic(self.precision, self.purpose, self.device))
+
+    def _state(self) -> Iterator[Tensor]:
+        return chain(self.network.module.parameters(), self.network.module.buffers())
 
     def variant(self, purpose: Purpose, precision: Precision | None = None) -> Prepared:
         """The same classifier, made for other passes; None keeps the precision."""
@@ -164,8 +187,12 @@ class Prepared(Classifier):
         return self.default_layer if layer is None else layer_name(self.source.module, layer)
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
-        with self._types():
+        with self._types(), self._drawing():
             return super().run(module, images)
+
+    def _drawing(self) -> AbstractContextManager[None]:
+        """The user's random state stays as it is, also where the network draws random numbers."""
+        return own_random_state() if self.first_look.draws else nullcontext()
 
     @contextmanager
     def _types(self) -> Iterator[None]:
@@ -179,7 +206,7 @@ class Prepared(Classifier):
     @contextmanager
     def passing(self, *, gradients: bool) -> Iterator[None]:
         """Whatever context the caller is in: no inference mode, gradients as said, the types of its precision."""
-        with plain_mode(self.device, gradients=gradients), self._types():
+        with plain_mode(self.device, gradients=gradients), self._types(), self._drawing():
             yield
 
     def ready(self, images: Tensor) -> Tensor:
