@@ -7,13 +7,16 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from phosphene.classifier import Classifier
+from phosphene.graph import trace
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.contract import checks
@@ -75,6 +78,80 @@ def test_a_change_made_between_the_calls_of_several_threads_is_seen_by_all() -> 
             wanted = checks.explain(spec, Classifier(classifier.module, classifier.preprocess), images, target).maps
             jobs = [pool.submit(checks.explain, spec, classifier, images, target) for _ in range(8)]
             assert all(map_error(job.result().maps, wanted) <= MOST for job in jobs)
+
+
+class Pausing(nn.Module):
+    """While its code is read (or run) it does something in the middle, once."""
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        super().__init__()
+        self.layer, self.pauses = nn.Conv2d(3, 5, 3), [pause]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Pausing:
+        found = Pausing(lambda: None)
+        found.pauses = self.pauses
+        return found
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.pauses:
+            self.pauses.pop()()
+        return self.layer(x).mean((2, 3))
+
+
+def test_reading_one_network_does_not_disturb_another_thread() -> None:
+    """The code of a network is read by running it on stand-ins, for which PyTorch changes all modules of a process."""
+    other, images = pooled(), torch.rand(2, 3, 16, 16)
+    wanted, inside, done = other(images), threading.Event(), threading.Event()
+
+    def pause() -> None:
+        inside.set()
+        done.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(trace, Pausing(pause).eval())
+        assert inside.wait(10)
+        try:
+            assert torch.equal(other(images), wanted)
+            assert other[0].weight.shape == (6, 3, 3, 3)
+        finally:
+            done.set()
+        assert job.result() is not None
+
+
+def test_two_networks_read_at_once_leave_no_trace_in_all_modules() -> None:
+    before = nn.Module.__call__, nn.Module.__getattr__
+    first_inside, second_inside, first_done = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        first_inside.set()
+        second_inside.wait(1)  # (in vain where one has to wait for the other)
+
+    def second() -> None:
+        second_inside.set()
+        first_done.wait(1)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(trace, Pausing(first).eval())
+        assert first_inside.wait(10)
+        other = pool.submit(trace, Pausing(second).eval())
+        one.result()
+        first_done.set()
+        other.result()
+    try:
+        assert (nn.Module.__call__, nn.Module.__getattr__) == before
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = before  # type: ignore[method-assign]
+
+
+def test_several_classifiers_are_used_for_the_first_time_at_once() -> None:
+    images, target = torch.rand(2, 3, 16, 16), Target.of([1, 3])
+    specs = [checks.quick_spec(name) for name in ("saliency", "occlusion", "grad_cam", "cam")]
+    wanted = [checks.explain(spec, classifier_of(pooled()), images, target).maps for spec in specs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            jobs = [pool.submit(checks.explain, spec, classifier_of(pooled()), images, target) for spec in specs]
+            for job, maps in zip(jobs, wanted, strict=True):
+                assert map_error(job.result().maps, maps) <= 1e-5
 
 
 WORKER = """
