@@ -306,7 +306,7 @@ class _Rectify(torch.autograd.Function):
         if in_place:
             ctx.mark_dirty(values)
         output = values.clamp_(0, high) if in_place else values.clamp(0, high)
-        # Of a ReLU6 PyTorch keeps the input, so that its output may be worked on in place: here it is where it let through.
+        # Of a ReLU6 PyTorch keeps the input, as its output may be worked on in place; here where it let through.
         ctx.save_for_backward(output if high is None else (output > 0) & (output < upper))
         return output
 

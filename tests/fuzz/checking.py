@@ -28,19 +28,25 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
 from phosphene.types import Target
-from tests.comparing import map_error
 from tests.fuzz.networks import Net, build
 from tests.oracles.plain_autograd import Eager, boxes
+from tests.robustness.everything import changed, everything
 
 INDICES = (1, 3)
 TARGET = Target.of(INDICES)
 WINDOW, STRIDE, STEPS = (3, 4), (5, 4), 2
 # Rounding in float32, as it arrives at the end of a network of some layers.
 MOST = 1e-5
-ROUNDING = 1e-6
-# The contract's 1.2 is of medians over photographs; of a single ill-conditioned network chance takes more.
-MORE_THAN_EAGER = 3.0
-PERTURBATIONS = 8
+ROUNDING = 3e-7
+PERTURBATIONS = 12
+# Where rounding moves a map by as much, it has kinks all over or is the rest of what cancels: nothing is said of it.
+UNRESOLVED = 0.2
+# Maps of these values are as good as zero.
+NOTHING = 1e-3
+# Of one map, not of many: two roundings of the same thing differ by so much now and then.
+MORE_THAN_EAGER = 2
+# A map that is by so much smaller than what is summed up in it is known no better than that.
+CANCELED = 1e-2
 
 Images = Tensor
 Wanted = Callable[[Eager, Images], Tensor]
@@ -48,11 +54,28 @@ Wanted = Callable[[Eager, Images], Tensor]
 
 @dataclass(frozen=True)
 class Way:
-    """A way of looking at a network: what the library gives, and what plain autograd gives."""
+    """A way of looking at a network.
+
+    Args:
+        name: of the method.
+        ours: what the library gives.
+        plain: what plain autograd gives.
+        summands: magnitudes of what is summed up in it, (N, ...); None for what is no sum.
+    """
 
     name: str
     ours: Callable[[Classifier, Images], Tensor]
     plain: Wanted
+    summands: Wanted | None = None
+
+    def error(self, got: Tensor, wanted: Tensor, truth: Eager, images: Tensor) -> float:
+        """The largest difference of an image, as a part of the largest value or of what is summed up there."""
+        if not bool(torch.isfinite(wanted).all() and torch.isfinite(got).all()):
+            return 0.0 if torch.equal(torch.isfinite(got), torch.isfinite(wanted)) else float("inf")
+        scale = wanted.abs().flatten(1).amax(1)
+        if self.summands is not None:
+            scale = scale.maximum(CANCELED * self.summands(truth, images).abs().flatten(1).amax(1))
+        return float(((got - wanted).abs().flatten(1).amax(1) / scale.clamp(min=NOTHING)).max())
 
 
 @dataclass(frozen=True)
@@ -85,18 +108,21 @@ class Trial:
         return Eager(build(self.net).float(), *self._normal)
 
     def perturbed(self, index: int) -> tuple[Eager, Tensor]:
-        """The network and its images in float64, moved by rounding."""
+        """The network and its images, what each layer gives moved by rounding; the same moves for the same index."""
         generator = torch.Generator().manual_seed(index)
         module = build(self.net).double()
 
         def moved(values: Tensor) -> Tensor:
-            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
-            return values + ROUNDING * noise * values.detach().abs().clamp(min=0.1)
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values)
+            usual = values.detach().abs()
+            return values + ROUNDING * noise * (usual + usual.mean())
 
-        with torch.no_grad():
-            for values in (*module.parameters(), *module.buffers()):
-                if values.is_floating_point():
-                    values.copy_(moved(values))
+        def hook(_module: nn.Module, _given: object, output: object) -> Tensor | None:
+            return moved(output) if isinstance(output, Tensor) else None
+
+        for child in module.modules():
+            if next(child.children(), None) is None:
+                child.register_forward_hook(hook)
         return Eager(module, *self._normal), moved(self.images.double())
 
     @cached_property
@@ -118,52 +144,88 @@ class Trial:
         """All that fit the network; the first is the simplest."""
         yield Way("scores", forward, Eager.logits)
         yield Way("saliency", _maps(saliency), _of_classes(Eager.saliency))
-        yield Way("input_x_gradient", _maps(input_x_gradient), _of_classes(Eager.input_x_gradient))
-        paths = _maps(integrated_gradients, steps=STEPS)
-        yield Way("integrated_gradients", paths, _of_classes(Eager.integrated_gradients, steps=STEPS))
+        yield Way("saliency of one image", _of_one, lambda eager, images: eager.saliency(images[:1], INDICES[:1]))
+        summands = _of_classes(Eager.gradient)
+        yield Way("input_x_gradient", _maps(input_x_gradient), _of_classes(Eager.input_x_gradient), summands)
+        paths = _maps(integrated_gradients, steps=STEPS), _of_classes(Eager.integrated_gradients, steps=STEPS)
+        yield Way("integrated_gradients", *paths, summands)
         yield Way("occlusion", _covered, _of_classes(Eager.occlusion, boxes=boxes(self.net.size, WINDOW, STRIDE)))
         if self.layer is not None:
-            yield Way("grad_cam", _maps(grad_cam, layer=self.layer), _of_classes(Eager.grad_cam, name=self.layer))
-            yield Way("hires_cam", _maps(hires_cam, layer=self.layer), _of_classes(Eager.hires_cam, name=self.layer))
+            summands = self._layer_summands
+            for name, method, plain in (
+                ("grad_cam", grad_cam, Eager.grad_cam),
+                ("hires_cam", hires_cam, Eager.hires_cam),
+            ):
+                yield Way(name, _maps(method, layer=self.layer), _of_classes(plain, name=self.layer), summands)
         if self.net.head == "pool":
             yield Way("cam", _maps(cam), _of_classes(Eager.cam, pool="pool", head="head"))
         if self.net.rectified:
             for name, method in (("deconvnet", deconvnet), ("guided_backprop", guided_backprop)):
                 yield Way(name, _back(method), _of_classes(Eager.reconstruction, rule=name))
 
+    def _layer_summands(self, eager: Eager, images: Tensor) -> Tensor:
+        outputs, gradients = eager.layer(images, INDICES, self.layer or "")
+        return (gradients.abs().mean((2, 3), keepdim=True) * outputs.abs()).sum(1)
+
     def failures(self) -> dict[str, str]:
         """Per way that is wrong, by how much, and what would have been allowed."""
+        before = everything(self.classifier.module)
         found = {way.name: self._failure(way) for way in self.ways()}
+        touched = changed(before, everything(self.classifier.module))
+        found["touched"] = ", ".join(touched[:3]) or None
+        found["stale"] = self._stale()
         return {name: failure for name, failure in found.items() if failure is not None}
 
+    def _stale(self) -> str | None:
+        """What is wrong once a parameter was changed past all counting."""
+        for module in (self.classifier.module, self.truth.module, self.eager.module):
+            parameters = list(module.parameters())
+            parameters[self.net.seed % len(parameters)].data.mul_(-0.5)
+        way = next(self.ways())
+        got, images = self._given(way), self.images.double()
+        if not isinstance(got, Tensor):
+            return got
+        wanted = way.plain(self.truth, images)
+        error = way.error(got, wanted, self.truth, images)
+        eager = way.error(way.plain(self.eager, self.images), wanted, self.truth, images)
+        return None if error <= MORE_THAN_EAGER * eager + 1e-4 else f"off by {error:.2g}"
+
     def _failure(self, way: Way) -> str | None:
-        wanted = way.plain(self.truth, self.images.double())
+        wanted, got = way.plain(self.truth, self.images.double()), self._given(way)
+        if not isinstance(got, Tensor):
+            return got
+        if got.shape[0] != wanted.shape[0] or got.numel() != wanted.numel():
+            return f"{tuple(got.shape)} instead of {tuple(wanted.shape)}"
+        error = way.error(got.view(wanted.shape), wanted, self.truth, self.images.double())
+        return None if error <= MOST else self._excused(way, wanted, error)
+
+    def _given(self, way: Way) -> Tensor | str | None:
+        """What the library gives, or why not; None for a refusal that is in order."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PhospheneWarning)
-                got = way.ours(self.classifier, self.images)
+                return way.ours(self.classifier, self.images)
         except ModelError as error:
             return None if self._may_refuse(way, str(error)) else f"refused: {error}"
         except Exception as error:
             return repr(error)
-        if got.shape[0] != wanted.shape[0] or got.numel() != wanted.numel():
-            return f"{tuple(got.shape)} instead of {tuple(wanted.shape)}"
-        error = _error(got.view(wanted.shape), wanted)
-        return None if error <= MOST else self._excused(way, wanted, error)
 
     def _may_refuse(self, way: Way, message: str) -> bool:
         """Class activation maps need a graph and a plain head; rules end at the hooks of others."""
         return way.name == "cam" and "no class activation map" in message
 
     def _excused(self, way: Way, wanted: Tensor, error: float) -> str | None:
-        """None for an error that eager float32 makes too, or that moving everything by rounding makes."""
-        eager = _error(way.plain(self.eager, self.images), wanted)
+        """None for an error such as eager float32 makes too, or that moving everything by rounding makes."""
+        images = self.images.double()
+        eager = way.error(way.plain(self.eager, self.images), wanted, self.truth, images)
         if error <= MORE_THAN_EAGER * eager + MOST:
             return None
-        moves = [_error(way.plain(*self.perturbed(index)), wanted) for index in range(PERTURBATIONS)]
-        if error <= MORE_THAN_EAGER * max(moves) + MOST:
-            return None
-        return f"off by {error:.2g}, eager float32 by {eager:.2g}, rounding moves it by {max(moves):.2g}"
+        moves = [eager]
+        for index in range(PERTURBATIONS):
+            moves.append(way.error(way.plain(*self.perturbed(index)), wanted, self.truth, images))
+            if error <= MORE_THAN_EAGER * max(moves) + MOST or max(moves) > UNRESOLVED:
+                return None
+        return f"off by {error:.2g}, eager float32 by {eager:.2g}, with what rounding moves by {max(moves):.2g}"
 
 
 def _counting(runs: dict[str, int], name: str) -> Callable[..., None]:
@@ -185,14 +247,9 @@ def _back(method: Callable[..., object]) -> Callable[[Classifier, Tensor], Tenso
     return lambda classifier, images: method(classifier, images, TARGET).reconstruction
 
 
+def _of_one(classifier: Classifier, images: Tensor) -> Tensor:
+    return saliency(classifier, images[:1], Target.of(INDICES[:1])).maps
+
+
 def _covered(classifier: Classifier, images: Tensor) -> Tensor:
     return occlusion(classifier, images, TARGET, window=WINDOW, stride=STRIDE, fill="black").maps.flatten(1)
-
-
-def _error(got: Tensor, wanted: Tensor) -> float:
-    """As a part of the largest value; of what is zero everywhere, or not a number, whether the other is too."""
-    if not bool(torch.isfinite(wanted).all()):
-        return 0.0 if not bool(torch.isfinite(got).all()) else float("inf")
-    if not bool(wanted.any()):
-        return 0.0 if not bool((got.abs() > 1e-6).any()) else float("inf")
-    return map_error(got, wanted) if bool(torch.isfinite(got).all()) else float("inf")

@@ -136,7 +136,7 @@ class Net:
     """A network for images of `size` and `channels`."""
 
     parts: tuple[Part, ...]
-    head: Literal["pool", "mean", "convolution", "view", "flatten", "mlp", "functional", "max"] = "pool"
+    head: Literal["pool", "mean", "convolution", "view", "flatten", "mlp", "functional"] = "pool"
     size: Pair = (8, 8)
     channels: int = 3
     kind: Kind = "float32"
@@ -156,7 +156,7 @@ class Net:
             or (isinstance(part, Squeeze) and part.gate == "hardsigmoid")
             for part in self.flat
         )
-        return not sharp and self.head not in ("max", "mlp")
+        return not sharp and self.head != "mlp"
 
     @property
     def rectified(self) -> bool:
@@ -231,8 +231,6 @@ class Network(nn.Module):
             return F.linear(F.adaptive_avg_pool2d(x, (1, 1)).reshape(x.shape[0], self.length), self.weight, self.bias)
         if self.kind == "mean":
             return self.head(x.mean((2, 3)))
-        if self.kind == "max":
-            return self.head(x.amax(dim=(2, 3)))
         return self.head(self.pool(x).flatten(1))
 
 
@@ -406,7 +404,10 @@ class LastNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-NORM_WAYS = ("plain", "keyword", "class of its own", "function", "patched", "patched by a closure", "hook", "pre-hook")
+NORM_WAYS = (
+    *("plain", "keyword", "class of its own", "function", "patched", "patched by a closure", "hook", "pre-hook"),
+    "statistics of the batch",
+)
 
 
 def _norm(part: Norm, channels: int) -> nn.Module:
@@ -422,7 +423,8 @@ def _norm(part: Norm, channels: int) -> nn.Module:
     if part.how == "function":
         return FunctionalNorm(channels)
     kind = _NormAct if part.how == "class of its own" else nn.BatchNorm2d
-    return _written(kind(channels, affine=part.affine), part.how)
+    running = part.how != "statistics of the batch"
+    return _written(kind(channels, affine=part.affine, track_running_stats=running), part.how)
 
 
 # Activations
@@ -441,15 +443,15 @@ class Function(nn.Module):
         self.kind, self.how = kind, how
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "method" and self.kind == "relu":
+        if self.how == "method":
             return x.relu()
-        if self.how == "method in place" and self.kind == "relu":
+        if self.how == "method in place":
             return x.relu_()
-        if self.how == "clamp" and self.kind == "relu":
+        if self.how == "clamp":
             return x.clamp(min=0)
-        if self.how in ("function in place", "method in place") and self.kind in KINKS:
+        if self.how == "function in place":
             return getattr(F, self.kind)(x, inplace=True)
-        if self.how == "by position" and self.kind in ("relu", "relu6", "hardswish"):
+        if self.how == "by position":
             return getattr(F, self.kind)(x, True)
         return torch.tanh(x) if self.kind == "tanh" else getattr(F, self.kind)(x)
 
@@ -465,18 +467,24 @@ _MODULES: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
-ACT_WAYS = (
-    *("plain", "in place", "function", "function in place", "by position", "method", "method in place", "clamp"),
-    *("class of its own", "patched", "hook", "keyword", "pre-hook"),
-)
+ACT_WAYS = ("plain", "function", "patched", "hook", "keyword", "pre-hook")
+# What is written in more ways than the others.
+MORE_ACT_WAYS: dict[str, tuple[str, ...]] = {
+    "relu": ("in place", "function in place", "by position", "method", "method in place", "clamp", "class of its own"),
+    "relu6": ("in place", "function in place", "by position"),
+    "hardswish": ("in place", "function in place", "by position"),
+    "hardtanh": ("in place", "function in place"),
+    "leaky_relu": ("in place", "function in place"),
+    "silu": ("in place", "function in place"),
+}
 
 
 def _act(part: Act) -> nn.Module:
     if part.how in ("function", "function in place", "by position", "method", "method in place", "clamp"):
         return Function(part.kind, part.how)
-    if part.how == "in place" and part.kind in (*KINKS, "silu"):
+    if part.how == "in place":
         return _MODULES[part.kind](inplace=True)
-    if part.how == "class of its own" and part.kind == "relu":
+    if part.how == "class of its own":
         return _Cut()
     return _written(_MODULES[part.kind](), part.how)
 

@@ -12,6 +12,7 @@ from tests.fuzz.networks import (
     ACT_WAYS,
     CONV_WAYS,
     KINKS,
+    MORE_ACT_WAYS,
     NORM_WAYS,
     POOL_WAYS,
     RECTIFIERS,
@@ -70,7 +71,7 @@ def networks(draw: Draw) -> Net:
         found, seen = _part(draw, seen, 0)
         parts += found
     heads = ["pool", "pool", "mean", "convolution", "view", "flatten", "functional"]
-    heads += ["mlp", "max"] if acts is not SMOOTH else []
+    heads += ["mlp"] if acts is not SMOOTH else []
     head = draw(st.sampled_from(heads))
     kind = draw(_mostly("float32", ["float64", "float16", "bfloat16"]))
     return Net(tuple(parts), head, size, channels, kind, draw(st.integers(0, 999)))
@@ -228,7 +229,8 @@ def _norm(draw: Draw) -> Norm:
 
 
 def _act(draw: Draw, seen: _Map) -> Act:
-    return Act(draw(st.sampled_from(seen.acts)), draw(st.sampled_from(["plain", "in place", *ACT_WAYS])))
+    kind = draw(st.sampled_from(seen.acts))
+    return Act(kind, draw(st.sampled_from(["plain", "plain", *MORE_ACT_WAYS.get(kind, ()), *ACT_WAYS])))
 
 
 def _pool(draw: Draw, seen: _Map) -> tuple[list[Part], _Map]:

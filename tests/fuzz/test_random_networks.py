@@ -43,7 +43,7 @@ def check(net: Net) -> None:
     try:
         trial = Trial(net)
         trial.truth.gradient(trial.images.double(), (0, 0))
-    except RuntimeError:  # in place on what the way back needs: PyTorch itself refuses such a network
+    except (RuntimeError, ValueError):  # in place on what the way back needs, statistics of one value: no network
         hypothesis.reject()
     failures = trial.failures()
     assert not failures, failures

@@ -38,7 +38,8 @@ class Eager:
         """(K,) of one image (C, H, W), the first of what the module returns."""
         shape = (-1, 1, 1)
         normal = (image - image.new_tensor(self.mean).view(shape)) / image.new_tensor(self.std).view(shape)
-        found = self.module(normal[None])
+        with _Literal():
+            found = self.module(normal[None])
         return (found if isinstance(found, Tensor) else found[0]).flatten()
 
     def logits(self, images: Tensor) -> Tensor:
@@ -132,6 +133,39 @@ def boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int
         for y in range(0, size[0], stride[0])
         for x in range(0, size[1], stride[1])
     ]
+
+
+class _Literal(TorchFunctionMode):
+    """Instance normalization by its formula.
+
+    PyTorch's own has a wrong gradient for one image alone where what comes back is laid out channels last (2.13).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") != "instance_norm" or "torch.nn" not in getattr(func, "__module__", ""):
+            return func(*args, **(kwargs or {}))
+        return _instance_norm(*args, **(kwargs or {}))
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    if use_input_stats:
+        dims = tuple(range(2, x.ndim))
+        mean = x.mean(dims, keepdim=True)
+        variance = (x - mean).square().mean(dims, keepdim=True)
+    else:
+        mean, variance = (values.view(shape) for values in (running_mean, running_var))
+    found = (x - mean) / (variance + eps).sqrt()
+    return found if weight is None else found * weight.view(shape) + bias.view(shape)
 
 
 @contextmanager

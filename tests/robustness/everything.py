@@ -57,7 +57,7 @@ def _tensor(tensor: Tensor, path: str) -> Iterator[tuple[str, Any]]:
     values = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
     where = tensor.data_ptr() if tensor.layout == torch.strided else 0
     yield path, (id(tensor), tensor.requires_grad, tensor.dtype, tuple(tensor.shape), where)
-    yield f"{path}: values", values.contiguous().view(torch.uint8).numpy().tobytes() if values.ndim else repr(values)
+    yield f"{path}: values", values.reshape(-1).clone().view(torch.uint8).numpy().tobytes()
     grad = tensor.grad if tensor.is_leaf else None
     yield f"{path}: gradient", None if grad is None else (id(grad), grad.numpy().tobytes())
 
