@@ -306,17 +306,18 @@ class _Rectify(torch.autograd.Function):
         if in_place:
             ctx.mark_dirty(values)
         output = values.clamp_(0, high) if in_place else values.clamp(0, high)
-        ctx.save_for_backward(output)
+        # Of a ReLU6 PyTorch keeps the input, as its output may be worked on in place; here where it let through.
+        ctx.save_for_backward(output if high is None else (output > 0) & (output < upper))
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (output,) = ctx.saved_tensors
+        (kept,) = ctx.saved_tensors
 
         def through(given: Tensor) -> Tensor:
             if ctx.upper == math.inf:
-                return torch.ops.aten.threshold_backward(given, output, 0.0)  # type: ignore[no-any-return]
-            return torch.ops.aten.hardtanh_backward(given, output, 0.0, ctx.upper)  # type: ignore[no-any-return]
+                return torch.ops.aten.threshold_backward(given, kept, 0.0)  # type: ignore[no-any-return]
+            return torch.where(kept, given, 0.0)
 
         return ctx.rule(gradient, through), None, None, None
 

@@ -43,8 +43,8 @@ PERTURBATIONS = 12
 UNRESOLVED = 0.2
 # Maps of these values are as good as zero.
 NOTHING = 1e-3
-# The contract's 1.2 is of medians over photographs; of a single ill-conditioned network chance takes more.
-MORE_THAN_EAGER = 3.0
+# Of one map, not of many: two roundings of the same thing differ by so much now and then.
+MORE_THAN_EAGER = 2
 # A map that is by so much smaller than what is summed up in it is known no better than that.
 CANCELED = 1e-2
 
