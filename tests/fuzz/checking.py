@@ -35,8 +35,9 @@ from tests.robustness.everything import changed, everything
 INDICES = (1, 3)
 TARGET = Target.of(INDICES)
 WINDOW, STRIDE, STEPS = (3, 4), (5, 4), 2
-# Rounding in float32, as it arrives at the end of a network of some layers.
-MOST = 1e-5
+# Rounding in float32, as it arrives at the end of a network of some layers: of a smooth one, and of one with kinks,
+# for which the contract speaks of medians.
+MOST_OF_SMOOTH, MOST_WITH_KINKS = 1e-5, 3e-5
 ROUNDING = 3e-7
 PERTURBATIONS = 12
 # Where rounding moves a map by as much, it has kinks all over or is the rest of what cancels: nothing is said of it.
@@ -197,7 +198,7 @@ class Trial:
         if got.shape[0] != wanted.shape[0] or got.numel() != wanted.numel():
             return f"{tuple(got.shape)} instead of {tuple(wanted.shape)}"
         error = way.error(got.view(wanted.shape), wanted, self.truth, self.images.double())
-        return None if error <= MOST else self._excused(way, wanted, error)
+        return None if error <= self._most else self._excused(way, wanted, error)
 
     def _given(self, way: Way) -> Tensor | str | None:
         """What the library gives, or why not; None for a refusal that is in order."""
@@ -210,6 +211,10 @@ class Trial:
         except Exception as error:
             return repr(error)
 
+    @property
+    def _most(self) -> float:
+        return MOST_OF_SMOOTH if self.net.smooth else MOST_WITH_KINKS
+
     def _may_refuse(self, way: Way, message: str) -> bool:
         """Class activation maps need a graph and a plain head; rules end at the hooks of others."""
         return way.name == "cam" and "no class activation map" in message
@@ -218,12 +223,12 @@ class Trial:
         """None for an error such as eager float32 makes too, or that moving everything by rounding makes."""
         images = self.images.double()
         eager = way.error(way.plain(self.eager, self.images), wanted, self.truth, images)
-        if error <= MORE_THAN_EAGER * eager + MOST:
+        if error <= MORE_THAN_EAGER * eager + self._most:
             return None
         moves = [eager]
         for index in range(PERTURBATIONS):
             moves.append(way.error(way.plain(*self.perturbed(index)), wanted, self.truth, images))
-            if error <= MORE_THAN_EAGER * max(moves) + MOST or max(moves) > UNRESOLVED:
+            if error <= MORE_THAN_EAGER * max(moves) + self._most or max(moves) > UNRESOLVED:
                 return None
         return f"off by {error:.2g}, eager float32 by {eager:.2g}, with what rounding moves by {max(moves):.2g}"
 

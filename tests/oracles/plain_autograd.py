@@ -43,9 +43,8 @@ class Eager:
         return (found if isinstance(found, Tensor) else found[0]).flatten()
 
     def logits(self, images: Tensor) -> Tensor:
-        """(N, K)."""
-        with torch.no_grad():
-            return torch.stack([self.scores(image) for image in images])
+        """(N, K); recorded, as some networks lay hooks on their own values, which then have to ask for a gradient."""
+        return torch.stack([self.scores(image.clone().requires_grad_()).detach() for image in images])
 
     def gradient(self, images: Tensor, classes: Sequence[int]) -> Tensor:
         """(N, C, H, W): d score of the class / d image."""
@@ -71,24 +70,28 @@ class Eager:
         return (images * total).sum(1)
 
     def layer(self, images: Tensor, classes: Sequence[int], name: str) -> tuple[Tensor, Tensor]:
-        """(outputs, gradients there) of a layer that runs once; what follows in place does not reach the outputs."""
+        """(outputs, gradients there) of a layer that runs once; what follows in place does not reach the outputs.
+
+        Hooks that others laid on the output, or on the way to it, are run.
+        """
         rows = [self._layer(image, index, name) for image, index in zip(images, classes, strict=True)]
         return torch.stack([output for output, _ in rows]), torch.stack([gradient for _, gradient in rows])
 
     def _layer(self, image: Tensor, index: int, name: str) -> tuple[Tensor, Tensor]:
-        leaves: list[Tensor] = []
+        kept: list[Tensor] = []
 
         def hook(_module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
-            leaves.append(output.detach().clone().requires_grad_())
-            return leaves[-1].clone()
+            kept.append(output)
+            return output.clone()
 
         handle = self.module.get_submodule(name).register_forward_hook(hook)
         try:
-            score = self.scores(image)[index]
+            score = self.scores(image.clone().requires_grad_())[index]
         finally:
             handle.remove()
-        (gradient,) = torch.autograd.grad(score, leaves[-1], allow_unused=True)
-        return leaves[-1].detach()[0], torch.zeros_like(leaves[-1])[0] if gradient is None else gradient[0]
+        (gradient,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
+        output = kept[-1].detach()[0]
+        return output, torch.zeros_like(output) if gradient is None else gradient[0]
 
     def grad_cam(self, images: Tensor, classes: Sequence[int], name: str) -> Tensor:
         outputs, gradients = self.layer(images, classes, name)
@@ -136,15 +139,29 @@ def boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int
 
 
 class _Literal(TorchFunctionMode):
-    """Instance normalization by its formula.
+    """Batch and instance normalization by their formulas.
 
-    PyTorch's own has a wrong gradient for one image alone where what comes back is laid out channels last (2.13).
+    PyTorch's own have a wrong gradient where strides of axes of length 1 are not what the layout makes them, as those
+    of one image alone behind a transposition (2.13, in float64 too; finite differences agree with the formulas).
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "instance_norm" or "torch.nn" not in getattr(func, "__module__", ""):
-            return func(*args, **(kwargs or {}))
-        return _instance_norm(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "") if getattr(func, "__module__", None) == "torch.nn.functional" else ""
+        return _FORMULAS.get(name, func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    given = None if training else (running_mean, running_var)
+    return _normed(x, (0, *range(2, x.ndim)), given, weight, bias, eps)
 
 
 def _instance_norm(
@@ -157,15 +174,29 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    if use_input_stats:
-        dims = tuple(range(2, x.ndim))
+    given = None if use_input_stats else (running_mean, running_var)
+    return _normed(x, tuple(range(2, x.ndim)), given, weight, bias, eps)
+
+
+def _normed(
+    x: Tensor, dims: tuple[int, ...], given: Any, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    def shaped(values: Tensor) -> Tensor:
+        return values.view(1, -1, *(1,) * (x.ndim - 2))
+
+    if given is None:
+        if x[:, 0].numel() == 1 and 0 in dims:
+            raise ValueError(f"a batch norm of one value for each channel: {tuple(x.shape)}")
         mean = x.mean(dims, keepdim=True)
         variance = (x - mean).square().mean(dims, keepdim=True)
     else:
-        mean, variance = (values.view(shape) for values in (running_mean, running_var))
+        mean, variance = map(shaped, given)
     found = (x - mean) / (variance + eps).sqrt()
-    return found if weight is None else found * weight.view(shape) + bias.view(shape)
+    found = found if weight is None else found * shaped(weight)
+    return found if bias is None else found + shaped(bias)
+
+
+_FORMULAS = {"batch_norm": _batch_norm, "instance_norm": _instance_norm}
 
 
 @contextmanager

@@ -730,6 +730,38 @@ def gradients_edited_by_a_hook_on_a_value() -> nn.Module:
     return Clipped()
 
 
+@case()
+def the_hook_of_the_tutorial() -> nn.Module:
+    """What is found in most explanations of Grad-CAM: the forward keeps the gradient of its own features."""
+
+    class Tutorial(Body):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gradients: Tensor | None = None
+
+        def keep(self, gradient: Tensor) -> None:
+            self.gradients = gradient
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.second(self.below(x))
+            x.register_hook(self.keep)
+            return self.above(x)
+
+    return Tutorial()
+
+
+@case(rules=False)
+def a_gradient_edited_where_it_is_looked_at() -> nn.Module:
+    network = body(last=nn.Tanh())
+
+    def hook(module: nn.Module, given: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient.clamp(min=0))
+
+    network.second.register_forward_hook(hook)
+    return network
+
+
 @case(rules=False)
 def a_straight_through_step() -> nn.Module:
     class Step(torch.autograd.Function):

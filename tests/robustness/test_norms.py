@@ -15,7 +15,7 @@ from phosphene.types import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
 from tests.oracles.plain_autograd import Eager
-from tests.robustness.strange import SIZE, body, moved
+from tests.robustness.strange import SIZE, Body, body, moved
 from tests.robustness.test_as_written import INDICES, pictures
 
 
@@ -78,3 +78,69 @@ def test_one_image_alone_is_as_right_as_many(name: str, shift: float) -> None:
     assert map_error(together, wanted) <= allowed
     assert map_error(torch.cat(alone), wanted) <= allowed
     assert map_error(forward(classifier, images), truth.logits(images.double())) <= 1e-5
+
+
+class Around(Body):
+    """A norm between operations that lay out values in their own ways."""
+
+    def __init__(self, norm: nn.Module, before: str, behind: str) -> None:
+        super().__init__(norm=norm, relu=nn.Softplus(), pool=nn.Identity(), last=nn.SiLU())
+        self.before, self.behind = before, behind
+        self.attention = nn.MultiheadAttention(6, 1, batch_first=True)
+
+    def below(self, x: Tensor) -> Tensor:
+        return self.laid(self.norm(self.laid(self.relu(self.first(x)), self.before)), self.behind)
+
+    def laid(self, x: Tensor, how: str) -> Tensor:
+        count, channels, height, width = x.shape
+        if how == "shuffled":
+            return x.view(count, 3, 2, height, width).transpose(1, 2).reshape(x.shape)
+        if how == "shuffled by one":
+            return x.reshape(count, channels, 1, height, width).transpose(1, 2).reshape(x.shape)
+        if how == "attended":
+            tokens = x.flatten(2).transpose(1, 2)
+            tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return tokens.transpose(1, 2).reshape(x.shape)
+        if how == "turned":
+            return x.permute(3, 2, 0, 1).contiguous().sigmoid().permute(2, 3, 1, 0)
+        if how == "one row":
+            return x.mean(2, keepdim=True)
+        return x
+
+
+LAYOUTS = ["", "shuffled", "shuffled by one", "attended", "turned", "one row"]
+USUAL = {
+    "batch": lambda: nn.BatchNorm2d(6),
+    "batch by a function": lambda: FunctionalBatchNorm(),
+    **{name: NORMS[name] for name in ("instance", "instance by a function", "groups", "batch without statistics")},
+}
+
+
+class FunctionalBatchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.variance = nn.Buffer(torch.randn(6) / 3), nn.Buffer(torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.variance)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_norm_is_right_whatever_lies_around_it(name: str) -> None:
+    """PyTorch's own gradient of batch and instance norms is wrong for some layouts of what comes back."""
+    images = pictures()
+    for before in LAYOUTS:
+        for behind in LAYOUTS:
+
+            def around(before: str = before, behind: str = behind) -> nn.Module:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(3)
+                    return Around(moved(USUAL[name]()), before, behind).eval()
+
+            classifier, truth = classifier_of(around(), SIZE), Eager(around().double(), MEAN, STD)
+            eager = Eager(around(), MEAN, STD)
+            wanted = truth.saliency(images.double(), INDICES)
+            allowed = 1e-5 + 3 * map_error(eager.saliency(images, INDICES), wanted)
+            alone = saliency(classifier, images[:1], Target.of(INDICES[0])).maps
+            assert map_error(alone, wanted[:1]) <= allowed, (before, behind)
+            assert map_error(saliency(classifier, images, Target.of(INDICES)).maps, wanted) <= allowed, (before, behind)
