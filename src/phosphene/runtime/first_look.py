@@ -18,7 +18,7 @@ from phosphene.hooks import graph_nodes, node_kind, nodes_below
 
 Run = Callable[[Tensor], Tensor]
 
-_SUM_ERROR, _OUTSIDE, _LAYOUT_ERROR = 1e-3, 1e-3, 1e-3
+_SUM_ERROR, _OUTSIDE, _LAYOUT_ERROR = 1e-5, 1e-3, 1e-3
 # What hands on values in another shape or part of them.
 _PASSIVE = {
     "View",
