@@ -40,11 +40,8 @@ def _seed_that_is_printed(request: pytest.FixtureRequest) -> None:
 )
 @given(networks())
 def check(net: Net) -> None:
-    try:
-        trial = Trial(net)
-        trial.truth.gradient(trial.images.double(), (0, 0))
-    except (RuntimeError, ValueError):  # in place on what the way back needs, statistics of one value: no network
-        hypothesis.reject()
+    trial = Trial(net)
+    hypothesis.assume(trial.is_run_by_pytorch)
     failures = trial.failures()
     assert not failures, failures
 
