@@ -281,8 +281,8 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
 def _near(found: Tensor, expected: Tensor, room: float) -> bool:
     if not bool(expected.isfinite().all()):
         return True
-    difference = (found - expected).double().square().mean().sqrt()
-    return bool(difference <= room * expected.double().square().mean().sqrt().clamp(min=1e-12))
+    difference = (found - expected).float().square().mean().sqrt()
+    return bool(difference <= room * expected.float().square().mean().sqrt().clamp(min=1e-12))
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:
