@@ -175,7 +175,8 @@ def leaves_no_trace_when_thrown(spec: Spec, classifier: Classifier, images: Tens
                 try:
                     explain(spec, armed, images, target)
                 except Exception as error:
-                    assert "boom" in str(error)  # (with fewer passes than that it never goes off)
+                    # With fewer passes it never goes off; in a trial of the network that cannot be read, then.
+                    assert "boom" in str(error) or isinstance(error, ModelError)
         bomb.arm(0)
         assert torch.allclose(explain(spec, armed, images, target).maps, expected.maps, atol=1e-6)
     if entry("attribution", spec.name).accepts("progress"):
