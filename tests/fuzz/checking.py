@@ -111,11 +111,10 @@ class Trial:
     @property
     def is_run_by_pytorch(self) -> bool:
         """Whether PyTorch itself takes a gradient; not of work in place on what the way back needs, say."""
-        module, leaf = build(self.net).float(), self.images.clone().requires_grad_()
         try:
-            module(leaf * 1.0).sum().backward()
-            for image in self.images:
-                module(image[None].clone().requires_grad_() * 1.0).sum().backward()
+            module = build(self.net).float()
+            for images in (self.images, *self.images.split(1)):
+                module(images.clone().requires_grad_() * 1.0).sum().backward()
         except (RuntimeError, ValueError):
             return False
         return True

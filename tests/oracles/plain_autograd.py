@@ -142,10 +142,13 @@ class _Literal(TorchFunctionMode):
     """Batch and instance normalization by their formulas.
 
     PyTorch's own have a wrong gradient where strides of axes of length 1 are not what the layout makes them, as those
-    of one image alone behind a transposition (2.13, in float64 too; finite differences agree with the formulas).
+    of one image alone behind a transposition (2.13, in float64 too; finite differences agree with the formulas). As the
+    formulas lay values out in their own way, a view may have to be a copy.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.view and not any(isinstance(item, torch.dtype) for item in args[1:]):
+            func = Tensor.reshape
         name = getattr(func, "__name__", "") if getattr(func, "__module__", None) == "torch.nn.functional" else ""
         return _FORMULAS.get(name, func)(*args, **(kwargs or {}))
 
