@@ -149,8 +149,9 @@ def _conv(draw: Draw, seen: _Map) -> tuple[list[Part], _Map]:
     out = groups * draw(st.integers(1, max(1, 8 // groups)))
     mode, named = "zeros", draw(_mostly(None, ["same", "tf", "reflect", "circular", "replicate"]))
     if named in ("reflect", "circular", "replicate"):
-        mode = named
-        padding = tuple(min(value, length - 1) for value, length in zip(padding, seen.size, strict=True))
+        inside = tuple(min(value, length - 1) for value, length in zip(padding, seen.size, strict=True))
+        if min(map(_outputs, seen.size, kernel, stride, inside, dilation)) > 0:
+            mode, padding = named, inside
     if named == "same":
         stride, padding = (1, 1), "same"
     if named == "tf":
