@@ -52,7 +52,8 @@ class Eager:
 
     def _gradient(self, image: Tensor, index: int) -> Tensor:
         leaf = image.clone().requires_grad_()
-        (found,) = torch.autograd.grad(self.scores(leaf)[index], leaf, allow_unused=True)
+        with _Literal():  # (on the way back too, where what is checkpointed runs again)
+            (found,) = torch.autograd.grad(self.scores(leaf)[index], leaf, allow_unused=True)
         return torch.zeros_like(leaf) if found is None else found
 
     def saliency(self, images: Tensor, classes: Sequence[int]) -> Tensor:
@@ -89,7 +90,8 @@ class Eager:
             score = self.scores(image.clone().requires_grad_())[index]
         finally:
             handle.remove()
-        (gradient,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
+        with _Literal():
+            (gradient,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
         output = kept[-1].detach()[0]
         return output, torch.zeros_like(output) if gradient is None else gradient[0]
 
