@@ -43,7 +43,7 @@ PERTURBATIONS = 12
 # Where rounding moves a map by as much, it has kinks all over or is the rest of what cancels: nothing is said of it.
 UNRESOLVED = 0.2
 # Maps of these values are as good as zero.
-NOTHING = 1e-3
+NOTHING = 1e-2
 # The contract's 1.2 is of medians over photographs; of a single ill-conditioned network chance takes more.
 MORE_THAN_EAGER = 5
 # A map that is by so much smaller than what is summed up in it is known no better than that.

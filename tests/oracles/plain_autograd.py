@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 Rule = Literal["deconvnet", "guided_backprop"]
@@ -38,7 +40,7 @@ class Eager:
         """(K,) of one image (C, H, W), the first of what the module returns."""
         shape = (-1, 1, 1)
         normal = (image - image.new_tensor(self.mean).view(shape)) / image.new_tensor(self.std).view(shape)
-        with _Literal():
+        with _literal(), _Viewing():
             found = self.module(normal[None])
         return (found if isinstance(found, Tensor) else found[0]).flatten()
 
@@ -52,7 +54,7 @@ class Eager:
 
     def _gradient(self, image: Tensor, index: int) -> Tensor:
         leaf = image.clone().requires_grad_()
-        with _Literal():  # (on the way back too, where what is checkpointed runs again)
+        with _literal():  # (on the way back too, where what is checkpointed runs again)
             (found,) = torch.autograd.grad(self.scores(leaf)[index], leaf, allow_unused=True)
         return torch.zeros_like(leaf) if found is None else found
 
@@ -90,7 +92,7 @@ class Eager:
             score = self.scores(image.clone().requires_grad_())[index]
         finally:
             handle.remove()
-        with _Literal():
+        with _literal():
             (gradient,) = torch.autograd.grad(score, kept[-1], allow_unused=True)
         output = kept[-1].detach()[0]
         return output, torch.zeros_like(output) if gradient is None else gradient[0]
@@ -140,19 +142,23 @@ def boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int
     ]
 
 
-class _Literal(TorchFunctionMode):
+@contextmanager
+def _literal() -> Iterator[None]:
     """Batch and instance normalization by their formulas.
 
     PyTorch's own have a wrong gradient where strides of axes of length 1 are not what the layout makes them, as those
-    of one image alone behind a transposition (2.13, in float64 too; finite differences agree with the formulas). As the
-    formulas lay values out in their own way, a view may have to be a copy.
+    of one image alone behind a transposition (2.13, in float64 too; finite differences agree with the formulas).
     """
+    with patch.object(F, "batch_norm", _batch_norm), patch.object(F, "instance_norm", _instance_norm):
+        yield
+
+
+class _Viewing(TorchFunctionMode):
+    """As the formulas lay values out in their own way, a view may have to be a copy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.view and not any(isinstance(item, torch.dtype) for item in args[1:]):
-            func = Tensor.reshape
-        name = getattr(func, "__name__", "") if getattr(func, "__module__", None) == "torch.nn.functional" else ""
-        return _FORMULAS.get(name, func)(*args, **(kwargs or {}))
+        is_view = func is Tensor.view and not any(isinstance(item, torch.dtype) for item in args[1:])
+        return (Tensor.reshape if is_view else func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -199,9 +205,6 @@ def _normed(
     found = (x - mean) / (variance + eps).sqrt()
     found = found if weight is None else found * shaped(weight)
     return found if bias is None else found + shaped(bias)
-
-
-_FORMULAS = {"batch_norm": _batch_norm, "instance_norm": _instance_norm}
 
 
 @contextmanager
