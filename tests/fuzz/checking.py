@@ -47,7 +47,7 @@ NOTHING = 1e-2
 # The contract's 1.2 is of medians over photographs; of a single ill-conditioned network chance takes more.
 MORE_THAN_EAGER = 5
 # A map that is by so much smaller than what is summed up in it is known no better than that.
-CANCELED = 1e-2
+CANCELED = 0.1
 
 Images = Tensor
 Wanted = Callable[[Eager, Images], Tensor]
