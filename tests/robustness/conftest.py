@@ -1,0 +1,35 @@
+"""Defects that are known and not mended yet: each test shows one, and its going is noticed (strict)."""
+
+from __future__ import annotations
+
+import pytest
+
+_BATCH_NORM = "PyTorch 2.13's way back through batch norms is wrong where axes of length 1 have odd strides"
+KNOWN = {
+    "test_a_strange_network_is_explained_as_it_is[the_hook_of_the_tutorial]": (
+        "an unguarded x.register_hook in a forward is refused where no gradient is recorded"
+    ),
+    "test_a_strange_network_is_explained_as_it_is[a_gradient_edited_where_it_is_looked_at]": (
+        "a gradient hook of the network's own on the very layer that is looked at does not run"
+    ),
+    "test_a_strange_network_is_explained_as_it_is[work_in_place_on_what_a_relu6_gave]": (
+        "rules for ReLUs keep the output of clamp(min=0), which a network may work on in place"
+    ),
+    "test_a_norm_is_right_whatever_lies_around_it[batch]": _BATCH_NORM,
+    "test_a_norm_is_right_whatever_lies_around_it[batch by a function]": _BATCH_NORM,
+}
+# They hang on how threads run, so they may pass.
+THREADS = {
+    "test_reading_one_network_does_not_disturb_another_thread",
+    "test_two_networks_read_at_once_leave_no_trace_in_all_modules",
+    "test_several_classifiers_are_used_for_the_first_time_at_once",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.name in KNOWN:
+            item.add_marker(pytest.mark.xfail(reason=KNOWN[item.name]))
+        if item.name in THREADS:
+            reason = "fx patches nn.Module for the whole process while it reads a network"
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
