@@ -47,17 +47,11 @@ _WIDE = (torch.float64, torch.complex128)
 
 
 class PretendDevice(TorchDispatchMode):
-    """The device while it is switched on (`with PretendDevice() as device`); `device.place` is what tensors say.
+    """The device while it is switched on, by `pretend`; `device.place` is what tensors say.
 
     Args:
         name: a device that this build of PyTorch can name but does not have.
         float64: whether it has numbers of 64 bits; Apple's GPUs have none.
-
-    Example:
-        >>> with PretendDevice() as device:
-        ...     there = torch.ones(3, device=device.place)
-        ...     there.device == device.place, float(there.sum()), device.counts["sync"]
-        (True, 3.0, 1)
     """
 
     def __init__(self, name: str = "privateuseone:0", *, float64: bool = True) -> None:
@@ -270,7 +264,14 @@ class _Module(ModuleType):
 
 @contextmanager
 def pretend(name: str = "privateuseone:0", *, float64: bool = True) -> Iterator[PretendDevice]:
-    """The device switched on, with a module torch.NAME of its own; afterwards nothing of it is left."""
+    """The device switched on, with a module torch.NAME of its own; afterwards nothing of it is left.
+
+    Example:
+        >>> with pretend() as device:
+        ...     there = torch.ones(3, device=device.place)
+        ...     there.device == device.place, float(there.sum()), device.counts["sync"]
+        (True, 3.0, 1)
+    """
     device, kind = PretendDevice(name, float64=float64), torch.device(name).type
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, kind, _Module(device), raising=False)

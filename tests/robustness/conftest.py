@@ -18,18 +18,9 @@ KNOWN = {
     "test_a_norm_is_right_whatever_lies_around_it[batch]": _BATCH_NORM,
     "test_a_norm_is_right_whatever_lies_around_it[batch by a function]": _BATCH_NORM,
 }
-# They hang on how threads run, so they may pass.
-THREADS = {
-    "test_reading_one_network_does_not_disturb_another_thread",
-    "test_two_networks_read_at_once_leave_no_trace_in_all_modules",
-    "test_several_classifiers_are_used_for_the_first_time_at_once",
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.name in KNOWN:
             item.add_marker(pytest.mark.xfail(reason=KNOWN[item.name]))
-        if item.name in THREADS:
-            reason = "fx patches nn.Module for the whole process while it reads a network"
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))

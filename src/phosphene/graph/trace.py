@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
@@ -59,7 +61,9 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
         return None
     tracer = _Tracer()
     try:
-        return fx.GraphModule(module, tracer.trace(module))
+        with _LOCK:
+            graph = tracer.trace(module)
+        return fx.GraphModule(module, graph)
     except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
         return None
     finally:
@@ -67,8 +71,28 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
         tracer.submodule_paths = None
 
 
+# While FX reads a network it exchanges methods of nn.Module for the whole process: one network at a time.
+_LOCK = threading.RLock()
+
+
 class _Tracer(fx.Tracer):
-    """Keeps what is in essence a torch.nn layer whole."""
+    """Keeps what is in essence a torch.nn layer whole, and lets what other threads run meanwhile run as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the graph shows the module as one node."""

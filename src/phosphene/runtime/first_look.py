@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
@@ -85,8 +86,9 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
     image, device = image.contiguous(), image.device
     with _apart(device), torch.enable_grad():
         before = _random_state(device)
-        plain = _tried(original, image.requires_grad_())
-        drawn = not torch.equal(before, _random_state(device))
+        with _Draws() as draws:  # type: ignore[no-untyped-call]
+            plain = _tried(original, image.requires_grad_())
+        drawn = draws.may and not torch.equal(before, _random_state(device))
         with torch.no_grad():
             last = _tried(run, image.contiguous(memory_format=torch.channels_last))
             if plain is None:
@@ -123,6 +125,16 @@ def _apart(device: torch.device) -> Iterator[None]:
 def _random_state(device: torch.device) -> Tensor:
     own = torch.get_rng_state()
     return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether this thread runs what may draw random numbers: the generators are moved by all threads."""
+
+    may = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.may = self.may or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _tried(run: Run, image: Tensor) -> Tensor | None:

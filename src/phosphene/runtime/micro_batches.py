@@ -23,8 +23,8 @@ def batches(count: int, batch_size: int | None, device: torch.device) -> Iterato
     """(start, stop) of each micro-batch; if no size is asked for all are about as large, and about the usual size.
 
     Example:
-        >>> list(batches(52, None, torch.device("cpu")))
-        [(0, 17), (17, 34), (34, 52)]
+        >>> list(batches(10, 4, torch.device("cpu")))
+        [(0, 4), (4, 8), (8, 10)]
     """
     size = usual_size(batch_size, device)
     parts = -(-count // size) if batch_size else max(1, round(count / size))
