@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-_BATCH_NORM = "PyTorch 2.13's way back through batch norms is wrong where axes of length 1 have odd strides"
 KNOWN = {
     "test_a_strange_network_is_explained_as_it_is[the_hook_of_the_tutorial]": (
         "an unguarded x.register_hook in a forward is refused where no gradient is recorded"
@@ -15,8 +14,6 @@ KNOWN = {
     "test_a_strange_network_is_explained_as_it_is[work_in_place_on_what_a_relu6_gave]": (
         "rules for ReLUs keep the output of clamp(min=0), which a network may work on in place"
     ),
-    "test_a_norm_is_right_whatever_lies_around_it[batch]": _BATCH_NORM,
-    "test_a_norm_is_right_whatever_lies_around_it[batch by a function]": _BATCH_NORM,
 }
 
 

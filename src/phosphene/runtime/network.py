@@ -23,6 +23,7 @@ from phosphene.hooks import capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import whole_float32
 from phosphene.types import Layer, Layout, Size
 
@@ -142,7 +143,8 @@ class Network:
                 scores = self.classifier.rows(self.classifier.run(module, leaf), 1).float()
             if not scores.requires_grad:
                 return scores, torch.zeros_like(leaf)
-            (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
+            with right_norms(scores):
+                (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
         return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
 
     @property
