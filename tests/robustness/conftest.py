@@ -11,9 +11,6 @@ KNOWN = {
     "test_a_strange_network_is_explained_as_it_is[a_gradient_edited_where_it_is_looked_at]": (
         "a gradient hook of the network's own on the very layer that is looked at does not run"
     ),
-    "test_a_strange_network_is_explained_as_it_is[work_in_place_on_what_a_relu6_gave]": (
-        "rules for ReLUs keep the output of clamp(min=0), which a network may work on in place"
-    ),
 }
 
 
