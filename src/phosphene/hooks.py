@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from phosphene.axes import Follow, layout_of
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
@@ -218,6 +220,26 @@ _ESCAPED = ("Relu", "Hardtanh", "Threshold")
 # Activations written out by hand: x * sigmoid(x), x * relu6(x + 3) / 6, x / (1 + |x|).
 _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
+
+
+class ValueHooks(TorchFunctionMode):
+    """Notes whether code lays hooks on values, and lets those be that PyTorch refuses: on values without a gradient.
+
+    Example:
+        >>> with ValueHooks() as hooks:
+        ...     _ = torch.ones(2).register_hook(print)
+        >>> hooks.seen
+        True
+    """
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.register_hook, Tensor.retain_grad):
+            self.seen = True
+            if not args[0].requires_grad:
+                return RemovableHandle(OrderedDict())
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import default_layer, is_changed, spatial_map, trace
-from phosphene.hooks import capture, is_scripted, survey
+from phosphene.hooks import ValueHooks, capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
@@ -219,8 +219,8 @@ class Network:
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        images = self._noise(self._image)[:1]
-        with trial(images.device, gradients=True):
+        with trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
             if not logits.requires_grad:
@@ -276,6 +276,7 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         torch.autocast(device.type, enabled=False),
         whole_float32("exact"),
         own_random_state(),
+        nullcontext() if gradients else ValueHooks(),
     ):
         yield
 

@@ -22,6 +22,7 @@ from phosphene.classifier import Classifier, HeadKind, find_scores
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
+from phosphene.hooks import ValueHooks
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.memo import Memo
@@ -200,6 +201,7 @@ class Prepared(Classifier):
         with (
             whole_float32(self.precision),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+            ValueHooks() if self.first_look.hooks else nullcontext(),
         ):
             yield
 
