@@ -92,7 +92,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
             plain = _tried(original, image.requires_grad_())
         drawn = draws.may and not torch.equal(before, _random_state(device))
         with torch.no_grad(), ValueHooks() if hooks.seen else nullcontext():
-            last = _tried(run, image.contiguous(memory_format=torch.channels_last))
+            last = _tried(run, image.clone(memory_format=torch.channels_last))
             if plain is None:
                 return None
             seen = plain.detach()

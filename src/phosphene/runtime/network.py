@@ -134,7 +134,7 @@ class Network:
             return None
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        leaf = self._noise(self._image)[:1].contiguous(memory_format=torch.channels_last).requires_grad_()
+        leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
         with trial(leaf.device, gradients=True):
             torch.manual_seed(0)
             np.random.seed(0)
@@ -159,10 +159,17 @@ class Network:
             if self.first_look is None:
                 self._size = size
                 self.first_look = self._looked()
-                if self.contiguous:  # what makes it fast lays values out anew
-                    for module, _ in self._variants.values():
-                        restore(module)
+                if self.contiguous:
+                    self.lay_out_plainly()
             return self.first_look or FirstLook(head=self.classifier.head)
+
+    def lay_out_plainly(self) -> None:
+        """Lay images out plainly from now on, and give up what makes it fast, which lays values out anew."""
+        with self._lock:
+            look = self.first_look or FirstLook(head=self.classifier.head)
+            self.first_look = replace(look, memory_format=torch.contiguous_format)
+            for module, _ in self._variants.values():
+                restore(module)
 
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""

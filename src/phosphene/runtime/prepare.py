@@ -226,7 +226,8 @@ class Prepared(Classifier):
     ) -> list[Result]:
         """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
 
-        One image at a time where images of a batch are not independent of each other.
+        One image at a time where images of a batch are not independent of each other; and once more in plain layout
+        where the network takes a view of what only several images lay out in another way.
 
         Args:
             run: does a part; it may be run again.
@@ -236,6 +237,12 @@ class Prepared(Classifier):
         """
         if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
             batch_size = 1
+        try:
+            return in_batches(run, count, batch_size, self.device, image)
+        except ModelError as error:
+            if self.network.contiguous or "view size is not compatible" not in str(error):
+                raise
+        self.network.lay_out_plainly()
         return in_batches(run, count, batch_size, self.device, image)
 
     @property
