@@ -173,3 +173,8 @@ def test_a_rule_up_to_a_layer_runs_hooks_on_what_it_is_given() -> None:
     )
     _, wanted = Eager(in_double(network), MEAN, STD).layer(image.double(), (1,), "pool")
     assert map_error(found, wanted) <= MOST
+
+
+def test_nothing_is_printed_of_a_graph_that_is_tried_out(capfd: pytest.CaptureFixture[str]) -> None:
+    forward(classifier_of(CASES["a_second_input_that_may_be_left_out"].make(), SIZE), pictures())
+    assert capfd.readouterr() == ("", "")

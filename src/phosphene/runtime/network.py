@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import default_layer, is_changed, spatial_map, trace
+from phosphene.graph import default_layer, graph_module, is_changed, spatial_map, trace
 from phosphene.hooks import ValueHooks, capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
@@ -83,7 +83,7 @@ class Network:
         graph, constants = self._graph
         root = {str(node.target): None for node in graph.nodes if node.op in ("call_module", "get_attr")}
         values = {name: constants[name] if name in constants else _attribute(module, name) for name in root}
-        return self.kept(fx.GraphModule(values, graph))
+        return self.kept(graph_module(values, graph))
 
     def kept(self, traced: fx.GraphModule) -> fx.GraphModule:
         """A graph of this network, which lets go of the network's layers when this object goes."""
