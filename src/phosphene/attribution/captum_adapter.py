@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import spatial_map
-from phosphene.hooks import capture, graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks, capture, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze
@@ -139,7 +140,8 @@ def explained(
     maps, scores, errors = [], [], []
     if not prepared.network.images_are_independent(images.shape[1:]):
         batch_size = 1
-    with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings():
+    own_hooks = ValueHooks() if prepared.first_look.hooks else nullcontext()
+    with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings(), own_hooks:
         warnings.simplefilter("ignore")  # captum announces each hook it lays
         for index in range(len(images)):
             _seed(torch.Generator().manual_seed(generator.initial_seed()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneWarning
-from phosphene.hooks import graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 
 Run = Callable[[Tensor], Tensor]
 
@@ -47,6 +47,7 @@ class FirstLook:
         reentrant: whether a part is checkpointed in the way that `torch.autograd.grad` refuses.
         integers: the first layer that computes in integers, past which no gradient comes.
         draws: whether it draws random numbers.
+        hooks: whether it lays hooks on values of its own.
     """
 
     memory_format: torch.memory_format = torch.channels_last
@@ -56,6 +57,7 @@ class FirstLook:
     reentrant: bool = False
     integers: str | None = None
     draws: bool = False
+    hooks: bool = False
 
     def say(self) -> None:
         """Warn of what is worth it."""
@@ -86,11 +88,11 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
     image, device = image.contiguous(), image.device
     with _apart(device), torch.enable_grad():
         before = _random_state(device)
-        with _Draws() as draws:  # type: ignore[no-untyped-call]
+        with _Draws() as draws, ValueHooks() as hooks:  # type: ignore[no-untyped-call]
             plain = _tried(original, image.requires_grad_())
         drawn = draws.may and not torch.equal(before, _random_state(device))
-        with torch.no_grad():
-            last = _tried(run, image.contiguous(memory_format=torch.channels_last))
+        with torch.no_grad(), ValueHooks() if hooks.seen else nullcontext():
+            last = _tried(run, image.clone(memory_format=torch.channels_last))
             if plain is None:
                 return None
             seen = plain.detach()
@@ -112,6 +114,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
         differentiable=plain.requires_grad,
         reentrant="CheckpointFunction" in nodes,
         draws=drawn,
+        hooks=hooks.seen,
     )
 
 

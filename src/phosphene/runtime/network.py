@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,11 +18,12 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import default_layer, is_changed, spatial_map, trace
-from phosphene.hooks import capture, is_scripted, survey
+from phosphene.graph import default_layer, graph_module, is_changed, spatial_map, trace
+from phosphene.hooks import ValueHooks, capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import whole_float32
 from phosphene.types import Layer, Layout, Size
 
@@ -82,7 +83,7 @@ class Network:
         graph, constants = self._graph
         root = {str(node.target): None for node in graph.nodes if node.op in ("call_module", "get_attr")}
         values = {name: constants[name] if name in constants else _attribute(module, name) for name in root}
-        return self.kept(fx.GraphModule(values, graph))
+        return self.kept(graph_module(values, graph))
 
     def kept(self, traced: fx.GraphModule) -> fx.GraphModule:
         """A graph of this network, which lets go of the network's layers when this object goes."""
@@ -133,7 +134,7 @@ class Network:
             return None
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        leaf = self._noise(self._image)[:1].contiguous(memory_format=torch.channels_last).requires_grad_()
+        leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
         with trial(leaf.device, gradients=True):
             torch.manual_seed(0)
             np.random.seed(0)
@@ -142,7 +143,8 @@ class Network:
                 scores = self.classifier.rows(self.classifier.run(module, leaf), 1).float()
             if not scores.requires_grad:
                 return scores, torch.zeros_like(leaf)
-            (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
+            with right_norms(scores):
+                (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
         return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
 
     @property
@@ -157,10 +159,17 @@ class Network:
             if self.first_look is None:
                 self._size = size
                 self.first_look = self._looked()
-                if self.contiguous:  # what makes it fast lays values out anew
-                    for module, _ in self._variants.values():
-                        restore(module)
+                if self.contiguous:
+                    self.lay_out_plainly()
             return self.first_look or FirstLook(head=self.classifier.head)
+
+    def lay_out_plainly(self) -> None:
+        """Lay images out plainly from now on, and give up what makes it fast, which lays values out anew."""
+        with self._lock:
+            look = self.first_look or FirstLook(head=self.classifier.head)
+            self.first_look = replace(look, memory_format=torch.contiguous_format)
+            for module, _ in self._variants.values():
+                restore(module)
 
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
@@ -217,8 +226,8 @@ class Network:
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        images = self._noise(self._image)[:1]
-        with trial(images.device, gradients=True):
+        with trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
             if not logits.requires_grad:
@@ -274,6 +283,7 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         torch.autocast(device.type, enabled=False),
         whole_float32("exact"),
         own_random_state(),
+        nullcontext() if gradients else ValueHooks(),
     ):
         yield
 
