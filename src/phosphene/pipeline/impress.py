@@ -315,7 +315,7 @@ class _Making:
 
     def _line(self, step: Step, shares: Tensor | None) -> str:
         value = f"p {shares.mean():.2f}" if shares is not None else f"value {step.value.mean():.3g}"
-        return f"{step.stage} {value}"
+        return f"{step.stage}, {value}"
 
     def _impression(self, index: int, last: Step) -> Impression:
         job = self.jobs[index]
