@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from phosphene import __version__
-from phosphene.errors import OptionError, PhospheneError, printable
+from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Announce, Common
@@ -163,7 +163,7 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         if as_json:
             print(json.dumps({"error": str(error)}))
         raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
         print("phosphene: stopped; what was finished is kept", file=sys.stderr)
         raise typer.Exit(130) from None
 

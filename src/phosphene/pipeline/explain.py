@@ -228,6 +228,12 @@ class Seen:
             self.kind,
         )
 
+    def rows(self, start: int, stop: int) -> Seen:
+        """The pictures from `start` to `stop` by themselves."""
+        images = self.images[start:stop]
+        classifier = self.classifier.remembering(images)
+        return Seen(classifier, self.pictures[start:stop], self.views[start:stop], images, self.kind)
+
 
 def see(classifier: Prepared, pictures: Sequence[Picture], kind: ViewKind = "center") -> Seen:
     """The pictures as the network sees them.

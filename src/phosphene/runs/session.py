@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.report import write_report
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.store import RunFolder, file_stem
+from phosphene.store import RunFolder
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
@@ -41,6 +42,7 @@ class Common:
         out: run folder; None makes a new one.
         overwrite: whether an existing run may be replaced.
         announce: progress callback.
+        cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
     """
 
     model: str | Classifier = "embedded"
@@ -51,6 +53,7 @@ class Common:
     out: str | None = None
     overwrite: bool = False
     announce: Announce = quiet
+    cancel: Cancel = field(default_factory=Cancel)
 
     def load(self) -> Prepared:
         """The prepared classifier."""
@@ -145,13 +148,3 @@ def weights_hash(classifier: Classifier) -> str:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def run_name(index: int, path: str | Path) -> str:
-    """The folder of one picture inside a run.
-
-    Example:
-        >>> run_name(0, "photos/My cat.jpg")
-        '001-My-cat'
-    """
-    return f"{index + 1:03d}-{file_stem(Path(path).stem, 40)}"
