@@ -63,6 +63,12 @@ PrecisionOption = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run folder [default: ./phosphene-runs/...].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Report = Annotated[
+    Literal["none", "single", "pages"] | None,
+    typer.Option(
+        "--report", help="No report, one file, or pages beside the pictures; default one file up to 20 MB, then pages."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _COMMON: dict[str, tuple[Any, Any]] = {
@@ -73,6 +79,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "seed": (Seed, 0),
     "out": (Out, None),
     "overwrite": (Overwrite, False),
+    "report": (Report, None),
 }
 
 
@@ -146,8 +153,10 @@ def _print(answer: Answer, as_json: bool) -> None:
         from phosphene.store import without_nan
 
         print(json.dumps(without_nan(answer.json), allow_nan=False))
-    elif answer.text:
-        print("\n".join(map(printable, answer.text.split("\n"))))
+    else:
+        report = answer.json.get("report")
+        lines = [*(answer.text.split("\n") if answer.text else ()), *([f"report: {report}"] if report else ())]
+        print("".join(printable(line) + "\n" for line in lines), end="")
     sys.stdout.flush()
 
 

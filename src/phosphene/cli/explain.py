@@ -120,5 +120,4 @@ def explained(answer: Mapping[str, Any]) -> Answer:
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]
     )
-    lines.append(f"report: {answer['report']}")
     return Answer(answer, "\n".join(lines), failed)

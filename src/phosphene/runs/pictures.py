@@ -68,15 +68,15 @@ def run_over_pictures(
             facts = finish(run, sink, source)
         except CancelledError:
             sink.close(complete=False, seconds=time.perf_counter() - started)
-            write_report(sink.place)
+            write_report(sink.place, common.report)
             raise
         rows = run.rows()
         # The rows once more, where programs that read the manifest alone look for them.
         facts |= {task.rows.listing: [_shown(row) for row in rows]}
         sink.close(seconds=time.perf_counter() - started, **facts)
-    report = write_report(sink.place)
+    report = write_report(sink.place, common.report)
     facts |= {task.rows.listing: [_shown(map_files(row, lambda file: Path(run.path(file)))) for row in rows]}
-    return {"run": run.place, "report": str(report), **facts}
+    return {"run": run.place, "report": None if report is None else str(report), **facts}
 
 
 def _plan(command: str, keys: tuple[str, ...], task: PictureTask, common: Common, classifier: Prepared) -> Plan:

@@ -15,7 +15,7 @@ import torch
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.report import write_report
+from phosphene.report import ReportMode, write_report
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.store import RunFolder
@@ -41,6 +41,7 @@ class Common:
         seed: of everything random.
         out: run folder; None makes a new one.
         overwrite: whether an existing run may be replaced.
+        report: "none", "single" or "pages"; None chooses by size.
         announce: progress callback.
         cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
     """
@@ -52,6 +53,7 @@ class Common:
     seed: int = 0
     out: str | None = None
     overwrite: bool = False
+    report: ReportMode | None = None
     announce: Announce = quiet
     cancel: Cancel = field(default_factory=Cancel)
 
@@ -84,8 +86,12 @@ class Session:
     def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""
         self._save_manifest(complete=complete, **content)
-        write_report(self.folder.path)
-        return {"run": str(self.folder.path), "report": str(self.folder.path / "report.html"), **self.answer(content)}
+        report = write_report(self.folder.path, self.common.report)
+        return {
+            "run": str(self.folder.path),
+            "report": None if report is None else str(report),
+            **self.answer(content),
+        }
 
     def _save_manifest(self, *, complete: bool, **content: Any) -> None:
         self.folder.save_manifest(
