@@ -66,7 +66,7 @@ def is_folder(place: str) -> bool:
     if is_url(place):
         fs, path = _remote(place)
         return bool(fs.isdir(path))
-    return Path(place).is_dir()
+    return os.path.isdir(place)  # unlike Path.is_dir it says no of a name that is too long
 
 
 def is_file(place: str) -> bool:
@@ -74,7 +74,7 @@ def is_file(place: str) -> bool:
     if is_url(place):
         fs, path = _remote(place)
         return bool(fs.isfile(path))
-    return Path(place).is_file()
+    return os.path.isfile(place)
 
 
 def open_file(place: str) -> BinaryIO:

@@ -28,4 +28,4 @@ def activations(
 
     answer = show_activations(image, layer or (), common, channels=channel or (), count=count, shared=scale == "shared")
     lines = [f"{row['layer']}  {'x'.join(map(str, row['shape']))}: {row['picture']}" for row in answer["layers"]]
-    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]))
+    return Answer(answer, "\n".join(lines))

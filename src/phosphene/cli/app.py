@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from phosphene import __version__
-from phosphene.errors import OptionError, PhospheneError, printable
+from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Announce, Common
@@ -68,6 +68,12 @@ Threads = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run folder [default: ./phosphene-runs/...].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Report = Annotated[
+    Literal["none", "single", "pages"] | None,
+    typer.Option(
+        "--report", help="No report, one file, or pages beside the pictures; default one file up to 20 MB, then pages."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SECONDS_BETWEEN = 1.0
@@ -81,6 +87,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "seed": (Seed, 0),
     "out": (Out, None),
     "overwrite": (Overwrite, False),
+    "report": (Report, None),
 }
 
 
@@ -154,8 +161,10 @@ def _print(answer: Answer, as_json: bool) -> None:
         from phosphene.store import without_nan
 
         print(json.dumps(without_nan(answer.json), allow_nan=False))
-    elif answer.text:
-        print("\n".join(map(printable, answer.text.split("\n"))))
+    else:
+        report = answer.json.get("report")
+        lines = [*(answer.text.split("\n") if answer.text else ()), *([f"report: {report}"] if report else ())]
+        print("".join(printable(line) + "\n" for line in lines), end="")
     sys.stdout.flush()
 
 
@@ -171,7 +180,7 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         if as_json:
             print(json.dumps({"error": str(error)}))
         raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
         print("phosphene: stopped; what was finished is kept", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.errors import OptionError
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from phosphene.runs.session import Common
     from phosphene.types import Unit
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")]
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE...",
+        help="Pictures; folders, patterns, CSV or Parquet tables, tar archives of pictures; URLs of any of these.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 ClassOption = Annotated[
     str, typer.Option("--class", metavar="CLASS|topK", help="Index, WordNet id, name or part of one; or the K best.")
 ]
@@ -49,11 +57,13 @@ def explain(
     scale: Annotated[
         Literal["image", "shared"], typer.Option(help="Colour scale: each map its own, or one per method.")
     ] = "image",
+    resume: Resume = False,
 ) -> Answer:
     """Explain what the classifier sees in pictures: heat maps on the originals, a report, raw maps."""
-    from phosphene.runs.explain import Question, explain_files
+    from phosphene.runs.explain import explain_pictures
+    from phosphene.tasks import ExplainConfig
 
-    question = Question.of(
+    config = ExplainConfig.of(
         method or (),
         classes=class_,
         versus=versus,
@@ -63,7 +73,8 @@ def explain(
         view=view,
         scale=scale,
     )
-    return explained(explain_files(images, question, common))
+    with cancelled_by_interrupt(common.cancel):
+        return explained(explain_pictures(images, config, common, resume=resume))
 
 
 @command(app, "demo")
@@ -71,7 +82,8 @@ def demo(common: Common) -> Answer:
     """The tour: the embedded classifier explained on packaged pictures, with a report to open."""
     from phosphene.runs.demo import demo as run_demo
 
-    return explained(run_demo(common))
+    with cancelled_by_interrupt(common.cancel):
+        return explained(run_demo(common))
 
 
 def parse_unit(text: str) -> Unit:
@@ -108,5 +120,4 @@ def explained(answer: Mapping[str, Any]) -> Answer:
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]
     )
-    lines.append(f"report: {answer['report']}")
     return Answer(answer, "\n".join(lines), failed)

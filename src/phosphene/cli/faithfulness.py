@@ -52,7 +52,7 @@ def faithfulness(
     lines += [_line(row) for row in (*answer["rows"], *answer["baselines"].values())]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
-    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)
+    return Answer(answer, "\n".join(lines), failed)
 
 
 def _line(row: Mapping[str, Any]) -> str:

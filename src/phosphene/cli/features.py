@@ -64,5 +64,4 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
         ]
         lines += [f"  note: {note}" for note in layer["notes"]]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
-    lines.append(f"report: {answer['report']}")
     return Answer(answer, "\n".join(lines), failed=bool(answer["errors"]))

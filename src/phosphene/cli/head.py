@@ -32,5 +32,5 @@ def head(
         cells = "  ".join(f"{count:>{len(name)}}" for count, name in zip(row, answer["labels"], strict=True))
         lines.append(f"{label:<{width}}  {'':9} {cells}")
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
-    lines += [f"report: {answer['report']}", f"load it with: --model {answer['run']}"]
+    lines.append(f"load it with: --model {answer['run']}")
     return Answer(answer, "\n".join(lines), failed=bool(answer["errors"]))

@@ -72,5 +72,4 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
             facts.append(f"{row['judge']['model']} reads {row['judge']['best'][0]['label']}")
         lines.append(f"{what}" + (f"  ({', '.join(facts)})" if facts else ""))
         lines.append(f"  {row['image']}")
-    lines.append(f"report: {answer['report']}")
     return Answer(answer, "\n".join(lines))

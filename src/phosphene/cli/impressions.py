@@ -33,7 +33,7 @@ def impressions(
     names = [name.strip() for text in classes for name in text.split(",") if name.strip()]
     answer = evaluate_impressions(names, recipe or ["sci"], common, count=count, judge=judge)
     head = f"{'recipe':40} images    own  judge   top1  index  weakest  one object  ms/step"
-    lines = [head, *(_line(row) for row in answer["rows"]), f"report: {answer['report']}"]
+    lines = [head, *(_line(row) for row in answer["rows"])]
     return Answer(answer, "\n".join(lines))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -98,9 +98,14 @@ def classes(
 
 
 @command(app, "report", common=False)
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]) -> Answer:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
+    mode: Annotated[
+        Literal["single", "pages"] | None,
+        typer.Option("--report", help="One file, or pages beside the pictures; default by size."),
+    ] = None,
+) -> Answer:
     """Write the report of a run folder again."""
     from phosphene.report import write_report
 
-    path = write_report(run)
-    return Answer({"run": run, "report": str(path)}, f"report: {path}")
+    return Answer({"run": run, "report": str(write_report(run, mode))}, "")

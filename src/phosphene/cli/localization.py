@@ -57,7 +57,7 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
     lines += [_line(f"{row['preset']} {row['method']}", row["segment"], row) for row in answer["rows"]]
     lines += [_line(name, "-", row) for name, row in answer["baselines"].items()]
     lines += [f"failed: {item['error']}" for item in answer["failed"]]
-    return [*lines, f"report: {answer['report']}"]
+    return lines
 
 
 def _line(name: str, segment: str, row: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def locate(
     answer = locate_files(images, common, classes=class_, methods=method or (), segment=segment, preset=preset)
     lines = [line for image in answer["images"] for line in _lines(image)]
     failed = any(image["status"] == "error" for image in answer["images"])
-    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)
+    return Answer(answer, "\n".join(lines), failed)
 
 
 def _lines(image: Mapping[str, Any]) -> list[str]:

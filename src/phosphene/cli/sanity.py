@@ -46,4 +46,4 @@ def sanity(
     ]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
-    return Answer(answer, "\n".join([*lines, f"report: {answer['report']}"]), failed)
+    return Answer(answer, "\n".join(lines), failed)

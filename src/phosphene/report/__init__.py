@@ -1,5 +1,5 @@
-"""Self-contained HTML from a run folder; needs neither model nor GPU."""
+"""HTML from a run folder: one file, or pages beside the pictures; needs neither model nor GPU."""
 
-from phosphene.report.page import write_report
+from phosphene.report.page import LARGEST, ReportMode, write_report
 
-__all__ = ["write_report"]
+__all__ = ["LARGEST", "ReportMode", "write_report"]

@@ -1,38 +1,156 @@
-"""report.html: everything of a run in one file that opens from disk without a network."""
+"""report.html: all of a run in one file that opens from disk without a network, or an index of pages beside it."""
 
 from __future__ import annotations
 
 import base64
+import math
 import mimetypes
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
 from phosphene.errors import InputError
-from phosphene.store import RunFolder, read_manifest
+from phosphene.store import RunFolder, open_run, read_manifest
+
+ReportMode = Literal["none", "single", "pages"]
+
+# Bytes of the pictures in one file, as text: browsers open more only slowly, and mail takes it no longer.
+LARGEST = 20_000_000
+_ROWS_A_PAGE = 20
+# Pages that are not the first, within the run.
+_PAGES = "report"
 
 
-def write_report(run: str | os.PathLike[str]) -> Path:
-    """Write report.html into a run folder, from its manifest and pictures alone; the file's path.
+def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) -> Path | None:
+    """Write report.html into a run folder, finished or not, from its rows and pictures alone; the file's path.
+
+    As pages report.html is an index of all rows, with pages of a few rows in the folder `report`; pictures stay the
+    files that they are.
+
+    Args:
+        run: the folder.
+        mode: "single" for one file with all pictures in it, "pages"; None for one file if its pictures take no more
+            than 20 MB, else pages; "none" writes nothing and gives None.
 
     Raises:
         InputError: if the folder is no run, of a kind that has no report, or damaged.
         OutputError: if the file cannot be written.
     """
+    if mode == "none":
+        return None
     folder = Path(run).absolute()
-    manifest = read_manifest(folder)
+    found = open_run(folder)
     templates = _templates()
-    name = f"{manifest['command']}.html.j2"
+    name = f"{found.command}.html.j2"
     if name not in templates.list_templates():
-        raise InputError(f"{run}: a run of '{manifest['command']}' has no report")
+        raise InputError(f"{run}: a run of '{found.command}' has no report")
+    known: dict[str, Any] = {"run": read_manifest(folder), "missing": found.missing or (), "page": None}
     try:
-        text = templates.get_template(name).render(run=manifest, embed=partial(data_uri, folder))
+        pages = None if mode == "pages" else _single(templates, name, known, folder, None if mode else LARGEST)
+        if pages is None:
+            pages = _paged(templates, name, known, folder, found.listing)
     except (OSError, TypeError, LookupError, ValueError, AttributeError, UndefinedError) as error:
         raise InputError(f"{run}: the run is damaged ({error}); run the command again") from None
-    return folder / RunFolder(folder, manifest["command"]).save_text("report.html", text)
+    written = RunFolder(folder, found.command)
+    for file, text in pages.items():
+        written.save_text(file, text)
+    for old in (folder / _PAGES).glob("page-*.html"):
+        if f"{_PAGES}/{old.name}" not in pages:
+            old.unlink()
+    return folder / "report.html"
+
+
+def _single(
+    templates: Environment, name: str, known: dict[str, Any], folder: Path, largest: int | None
+) -> dict[str, str] | None:
+    """The report as one file; None if its pictures take more bytes than `largest`."""
+    left = [math.inf if largest is None else largest]
+
+    def embed(file: str) -> str:
+        text = data_uri(folder, file)
+        left[0] -= len(text)
+        if left[0] < 0:
+            raise _TooLargeError
+        return text
+
+    try:
+        return {"report.html": templates.get_template(name).render(embed=embed, **known)}
+    except _TooLargeError:
+        return None
+
+
+class _TooLargeError(Exception):
+    """The pictures of a report do not fit in one file."""
+
+
+def _paged(
+    templates: Environment, name: str, known: dict[str, Any], folder: Path, listing: str | None
+) -> dict[str, str]:
+    """The report as an index and pages of a few rows, by file; of a run without rows one page beside its pictures."""
+    template, run = templates.get_template(name), known["run"]
+    if listing is None:
+        return {"report.html": template.render(embed=partial(_link, folder, ""), **known)}
+    rows = run[listing]
+    starts = range(0, len(rows), _ROWS_A_PAGE)
+    files = [f"{_PAGES}/page-{number + 1:04d}.html" for number in range(len(starts))]
+    pages: dict[str, str] = {}
+    for number, (start, file) in enumerate(zip(starts, files, strict=True)):
+        part = {**run, listing: rows[start : start + _ROWS_A_PAGE]}
+        page = {"number": number + 1, "count": len(files), "rows": len(rows)}
+        own = {**known, "run": part, "missing": (), "page": page}
+        pages[file] = template.render(embed=partial(_link, folder, "../"), **own)
+    entries = [
+        _entry(row, f"{files[index // _ROWS_A_PAGE]}#row-{index % _ROWS_A_PAGE}") for index, row in enumerate(rows)
+    ]
+    index = templates.get_template("index.html.j2")
+    # The index last: it names pages that are there.
+    return {
+        **pages,
+        "report.html": index.render(entries=entries, listing=listing, embed=partial(_link, folder, ""), **known),
+    }
+
+
+def _entry(row: Mapping[str, Any], link: str) -> dict[str, Any]:
+    """What the index says of a row of any kind."""
+    objects = [found["label"] for found in row.get("objects", ())]
+    first = [best["label"] for best in (*row.get("predicted", ()), *row.get("classes", ()))[:1]]
+    name = row.get("path") or row.get("unit") or row.get("layer") or "+".join(first)
+    return {
+        "link": link,
+        "name": str(name).replace("\\", "/").rpartition("/")[2],
+        "path": row.get("path", ""),
+        "text": ", ".join(objects or first),
+        "error": row.get("error"),
+        "picture": row.get("picture") or row.get("overlay") or row.get("image") or row.get("map"),
+    }
+
+
+def _link(folder: Path, up: str, name: str) -> str:
+    """The address of a file of the run, from a page of it.
+
+    Raises:
+        ValueError: for a file that is not in the run.
+        FileNotFoundError: for one that is not there.
+    """
+    if not _inside(folder, name).is_file():
+        raise FileNotFoundError(f"{name} is missing")
+    return up + quote(name)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The place of a file of the run.
+
+    Raises:
+        ValueError: for a file that is not in the run, which a manifest from elsewhere may name.
+    """
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} is not in the run")
+    return folder / name
 
 
 def data_uri(folder: Path, name: str) -> str:
@@ -41,10 +159,8 @@ def data_uri(folder: Path, name: str) -> str:
     Raises:
         ValueError: for a file that is not in the run, which a manifest from elsewhere may name.
     """
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} is not in the run")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode('ascii')}"
+    return f"data:{kind};base64,{base64.b64encode(_inside(folder, name).read_bytes()).decode('ascii')}"
 
 
 def _templates() -> Environment:

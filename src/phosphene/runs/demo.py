@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from phosphene.errors import MissingExtraError
-from phosphene.runs.explain import Question, explain_files
+from phosphene.runs.explain import explain_pictures
 from phosphene.runs.session import Common
+from phosphene.tasks import ExplainConfig
 
 PICTURES = (
     ("skimage", "data/chelsea.png"),
@@ -32,4 +33,4 @@ def demo_pictures() -> list[Path]:
 
 def demo(common: Common) -> dict[str, Any]:
     """Explain the packaged photographs by every method of the tour; the JSON answer of `explain`."""
-    return explain_files([str(path) for path in demo_pictures()], Question.of(METHODS), common)
+    return explain_pictures([str(path) for path in demo_pictures()], ExplainConfig.of(METHODS), common)

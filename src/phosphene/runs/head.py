@@ -9,8 +9,8 @@ from phosphene.errors import OptionError
 from phosphene.images import read_image
 from phosphene.pipeline import fit_head
 from phosphene.render import thumbnail
-from phosphene.runs.session import Common, Session, run_name
-from phosphene.store import without_nan
+from phosphene.runs.session import Common, Session
+from phosphene.store import picture_folder, without_nan
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes
 from phosphene.zoo.weights import is_local
 
@@ -76,7 +76,9 @@ def fit_folder(folder: str, common: Common, *, held_out: float = 0.2) -> dict[st
                 "path": record.path,
                 **record.values,
                 "picture": session.folder.save_image(
-                    f"mistakes/{run_name(index, record.path)}.jpg", thumbnail(read_image(record.path), 224), quality=88
+                    f"mistakes/{picture_folder(index, record.path)}.jpg",
+                    thumbnail(read_image(record.path), 224),
+                    quality=88,
                 )
                 if index < _SHOWN
                 else None,

@@ -17,10 +17,10 @@ from phosphene.pipeline import no_answer
 from phosphene.pipeline.locate import Located, configured, cut_out, evidence, posteriors
 from phosphene.registry import format_spec, parse_spec
 from phosphene.render import draw_boxes, steps_picture, thumbnail
-from phosphene.runs.explain import best_count
-from phosphene.runs.session import Common, Session, keep_inputs, run_name
+from phosphene.runs.session import Common, Session, keep_inputs
 from phosphene.runtime import Prepared
-from phosphene.store import file_stem
+from phosphene.store import file_stem, picture_folder
+from phosphene.tasks import best_count
 from phosphene.types import Box, Prediction
 
 _REPORT_SIDE = 640
@@ -66,7 +66,7 @@ def locate_files(
     try:
         for index, path in enumerate(files):
             common.announce(index, len(files), "locate")
-            rows.append(_located(session, way, classes, run_name(index, path), str(path)))
+            rows.append(_located(session, way, classes, picture_folder(index, path), str(path)))
         complete = True
     finally:
         coco = session.folder.save_json("coco.json", coco_json(rows, classifier))

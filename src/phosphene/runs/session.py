@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.report import write_report
+from phosphene.report import ReportMode, write_report
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.store import RunFolder, file_stem
+from phosphene.store import RunFolder
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
@@ -41,7 +42,9 @@ class Common:
         seed: of everything random.
         out: run folder; None makes a new one.
         overwrite: whether an existing run may be replaced.
+        report: "none", "single" or "pages"; None chooses by size.
         announce: progress callback.
+        cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
     """
 
     model: str | Classifier = "embedded"
@@ -52,7 +55,9 @@ class Common:
     seed: int = 0
     out: str | None = None
     overwrite: bool = False
+    report: ReportMode | None = None
     announce: Announce = quiet
+    cancel: Cancel = field(default_factory=Cancel)
 
     def load(self) -> Prepared:
         """The prepared classifier."""
@@ -85,8 +90,12 @@ class Session:
     def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""
         self._save_manifest(complete=complete, **content)
-        write_report(self.folder.path)
-        return {"run": str(self.folder.path), "report": str(self.folder.path / "report.html"), **self.answer(content)}
+        report = write_report(self.folder.path, self.common.report)
+        return {
+            "run": str(self.folder.path),
+            "report": None if report is None else str(report),
+            **self.answer(content),
+        }
 
     def _save_manifest(self, *, complete: bool, **content: Any) -> None:
         self.folder.save_manifest(
@@ -149,13 +158,3 @@ def weights_hash(classifier: Classifier) -> str:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def run_name(index: int, path: str | Path) -> str:
-    """The folder of one picture inside a run.
-
-    Example:
-        >>> run_name(0, "photos/My cat.jpg")
-        '001-My-cat'
-    """
-    return f"{index + 1:03d}-{file_stem(Path(path).stem, 40)}"

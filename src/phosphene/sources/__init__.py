@@ -7,7 +7,7 @@ with one registered class that has one method, `entries`.
 from phosphene.sources.folder import Folder
 from phosphene.sources.item import Entry, Item
 from phosphene.sources.joined import Joined
-from phosphene.sources.open_source import open_source, source_kinds
+from phosphene.sources.open_source import open_pictures, open_source, source_kinds
 from phosphene.sources.pattern import Glob
 from phosphene.sources.single_files import Files
 from phosphene.sources.source import COLUMN_TYPES, ColumnType, Source, SourceKind, register_source
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "Tar",
     "Uploads",
+    "open_pictures",
     "open_source",
     "register_source",
     "source_kinds",

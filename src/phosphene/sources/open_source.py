@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from phosphene.discovery import discover
 from phosphene.errors import InputError, OptionError
 from phosphene.files import is_url
 from phosphene.path_match import path_parts
+from phosphene.sources.decode import broken
+from phosphene.sources.item import Entry
 from phosphene.sources.joined import Joined
 from phosphene.sources.single_files import Files
-from phosphene.sources.source import KINDS, Source, SourceKind
+from phosphene.sources.source import KINDS, ColumnType, Source, SourceKind
 
 Spec = str | os.PathLike[str] | Source
 
@@ -66,6 +67,62 @@ def open_source(spec: Spec | Iterable[Spec], **options: Any) -> Source:
     return Joined([(_prefix(one, source), source) for one, source in zip(specs, sources, strict=True)])
 
 
+def open_pictures(specs: Sequence[str]) -> Source:
+    """The source of what a user names on a command line; what cannot be opened or listed is an item with its error.
+
+    Keys are as those of open_source.
+
+    Args:
+        specs: paths, URLs and patterns.
+
+    Raises:
+        InputError: if none is given.
+        OptionError: if several sources could read a spec.
+
+    Example:
+        >>> [item.error for item in open_pictures(["a.jpg", "no folder"])]
+        ['a.jpg: no such file', 'no folder: no such file or folder']
+    """
+    if not specs:
+        raise InputError("no pictures were given; pass at least one")
+    sources = [_Reported(spec) for spec in specs]
+    if len(sources) == 1:
+        return sources[0]
+    return Joined([(source.prefix, source) for source in sources])
+
+
+class _Reported(Source):
+    """A source that is read as far as that goes; where it ends, an entry says why."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        try:
+            self.source: Source = open_source(spec)
+            self.prefix = _prefix(spec, self.source)
+        except InputError as error:
+            self.source, self.prefix = _Missing(spec, str(error)), ""
+
+    @property
+    def column_types(self) -> Mapping[str, ColumnType]:
+        return self.source.column_types
+
+    def entries(self) -> Iterator[Entry]:
+        try:
+            yield from self.source.entries()
+        except InputError as error:
+            yield from _Missing(self.spec, str(error)).entries()
+
+
+class _Missing(Source):
+    """One entry, which has an error."""
+
+    def __init__(self, spec: str, error: str) -> None:
+        self.spec, self.error = spec, error
+
+    def entries(self) -> Iterator[Entry]:
+        yield Entry(self.spec, self.spec, broken(self.error))
+
+
 def _opened(spec: str, options: dict[str, Any]) -> Source:
     kinds = source_kinds()
     name, colon, rest = spec.partition(":")
@@ -87,7 +144,7 @@ def _claimant(spec: str, kinds: dict[str, SourceKind]) -> SourceKind:
         raise OptionError(f"{spec}: could be {' or '.join(kind.looks_like for kind in found)}; write {ways}")
     if found:
         return found[0]
-    if is_url(spec) or not Path(spec).exists():
+    if is_url(spec) or not os.path.exists(spec):
         raise InputError(f"{spec}: no such file or folder")
     raise InputError(f"{spec}: is no source of pictures; give {', '.join(kind.looks_like for kind in kinds.values())}")
 

@@ -9,7 +9,7 @@ from phosphene.store.folder_sink import FolderSink
 from phosphene.store.memory_sink import MemorySink
 from phosphene.store.plan import Plan
 from phosphene.store.rle import decode_mask, encode_mask
-from phosphene.store.row_json import row_from_json, row_to_json
+from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import (
     ActivationRow,
     Asset,
@@ -34,7 +34,7 @@ from phosphene.store.rows import (
     Versus,
 )
 from phosphene.store.run import Run, open_run, read_manifest
-from phosphene.store.run_folder import SCHEMA, RunFolder, file_stem, versions, without_nan
+from phosphene.store.run_folder import SCHEMA, RunFolder, file_stem, picture_folder, versions, without_nan
 from phosphene.store.shard_sink import ShardSink
 from phosphene.store.shards import ShardFormat
 from phosphene.store.sink import Sink, open_sink, register_sink, sink_kinds
@@ -74,8 +74,10 @@ __all__ = [
     "decode_mask",
     "encode_mask",
     "file_stem",
+    "map_files",
     "open_run",
     "open_sink",
+    "picture_folder",
     "read_manifest",
     "register_sink",
     "row_from_json",

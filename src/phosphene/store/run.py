@@ -38,6 +38,12 @@ class Run:
         return str(self.manifest["command"])
 
     @property
+    def listing(self) -> str | None:
+        """The key under which `answer` lists the rows; None for a run that has none."""
+        kind = _kind_of(self.command)
+        return ROW_KINDS[kind].listing if kind in ROW_KINDS else None
+
+    @property
     def is_complete(self) -> bool:
         """Whether it was ended with every row there."""
         return self.manifest.get("complete") is True
@@ -98,8 +104,8 @@ class Run:
     def answer(self) -> dict[str, Any]:
         """Manifest and rows in one, the rows listed by the key of their kind: images, impressions, layers."""
         listed: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        if _kind_of(self.command) in ROW_KINDS:
-            listed[ROW_KINDS[_kind_of(self.command)].listing] = []
+        if self.listing is not None:
+            listed[self.listing] = []
         for row in self.rows():
             shown = row_to_json(row)
             del shown["kind"]

@@ -136,6 +136,20 @@ def file_stem(text: str, limit: int = 60) -> str:
     return stem or "unnamed"
 
 
+def picture_folder(number: int, path: str | os.PathLike[str]) -> str:
+    """The folder of one picture within a run.
+
+    Args:
+        number: of the picture in the run, from 0.
+        path: where it came from.
+
+    Example:
+        >>> picture_folder(0, "photos/My cat.jpg")
+        '001-My-cat'
+    """
+    return f"{number + 1:03d}-{file_stem(Path(path).stem, 40)}"
+
+
 def without_nan(value: Any) -> Any:
     """The value with NaN and infinity as None, which JSON can carry."""
     if isinstance(value, float):

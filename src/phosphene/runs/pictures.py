@@ -1,0 +1,143 @@
+"""Runs that make a row of each picture: source + task + folder sink + report, valid at any moment, gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phosphene.cancel import Cancel
+from phosphene.errors import CancelledError, InputError, OptionError
+from phosphene.report import write_report
+from phosphene.runs.session import Common, describe_model, keep_inputs
+from phosphene.runtime import Prepared
+from phosphene.sources import Item, Source, open_pictures
+from phosphene.store import FolderSink, Plan, Row, Run, map_files, open_run, row_to_json
+from phosphene.tasks import PictureTask
+
+# Called when all rows are there, with what the run holds, where rows can be written again, and the pictures; gives
+# what is to be said besides in manifest and answer.
+Finish = Callable[[Run, FolderSink, Source], dict[str, Any]]
+
+
+def run_over_pictures(
+    command: str,
+    specs: Sequence[str],
+    task: PictureTask,
+    common: Common,
+    classifier: Prepared,
+    *,
+    resume: bool = False,
+    finish: Finish = lambda _run, _sink, _source: {},
+) -> dict[str, Any]:
+    """Do a task for pictures and write a run folder row by row.
+
+    Args:
+        command: what the run is called in its manifest.
+        specs: files, folders, patterns, tables, tar archives and URLs, as typed.
+        task: that makes the rows.
+        common: the common options.
+        classifier: that looks at the pictures.
+        resume: go on with the run in --out, if there is one.
+        finish: what is done when all rows are there.
+
+    Returns:
+        The JSON answer of the command: {"run", "report", "images": [...]}.
+
+    Raises:
+        PhospheneError: for what concerns the whole run: options, model, output folder.
+        CancelledError: if it was stopped; what was done is kept and in the report.
+    """
+    if resume and common.out is None:
+        raise OptionError("--resume needs --out, the folder of the run to go on with")
+    if resume and common.overwrite:
+        raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
+    source = open_pictures(specs)
+    paths = {entry.key: entry.path for entry in source.entries()}
+    keep_inputs(common, [*specs, *paths.values()])
+    plan = _plan(command, tuple(paths), task, common, classifier)
+    started = time.perf_counter()
+    with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
+        run = open_run(sink.place)
+        try:
+            _write_rows(sink, source, task, common, classifier)
+            facts = finish(run, sink, source)
+        except CancelledError:
+            sink.close(complete=False, seconds=time.perf_counter() - started)
+            write_report(sink.place, common.report)
+            raise
+        rows = run.rows()
+        # The rows once more, where programs that read the manifest alone look for them.
+        facts |= {task.rows.listing: [_shown(row) for row in rows]}
+        sink.close(seconds=time.perf_counter() - started, **facts)
+    report = write_report(sink.place, common.report)
+    facts |= {task.rows.listing: [_shown(map_files(row, lambda file: Path(run.path(file)))) for row in rows]}
+    return {"run": run.place, "report": None if report is None else str(report), **facts}
+
+
+def _plan(command: str, keys: tuple[str, ...], task: PictureTask, common: Common, classifier: Prepared) -> Plan:
+    facts = {
+        "model": describe_model(common, classifier),
+        "options": task.described(),
+        "seed": task.seed,
+        "precision": common.precision,
+    }
+    return Plan(command, keys, facts, {"threads": torch.get_num_threads(), "device": str(classifier.device)})
+
+
+def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Common, classifier: Prepared) -> None:
+    keys = sink.plan.keys or ()
+    size = task.pictures_at_once(classifier)
+    channels = classifier.preprocess.channels
+    for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, channels=channels):
+        common.announce(start, len(keys), sink.plan.command)
+        place = f"pictures {start + 1} to {start + len(items)} of {len(keys)}"
+
+        def progress(done: int, total: int, text: str, place: str = place) -> None:
+            common.cancel.raise_if_cancelled()
+            common.announce(done, total, f"{text}, {place}")
+
+        for row in task.run(classifier, items, start=start, progress=progress):
+            if row.key not in sink.done:
+                sink.write(row)
+            common.cancel.raise_if_cancelled()
+
+
+def batches_to_do(
+    source: Source, keys: Sequence[str], size: int, done: frozenset[str], cancel: Cancel, **reading: Any
+) -> Iterator[tuple[int, list[Item]]]:
+    """(number of the first, items) of the batches that have a picture to do.
+
+    Batches are cut from the plan and done whole: the last bits of a map can depend on what else is in its batch, and a
+    run that is gone on with has to end with the bits of one that was never disturbed.
+
+    Args:
+        source: of the pictures.
+        keys: of all pictures of the run, in order.
+        size: of a batch.
+        done: keys of the pictures that are done.
+        cancel: ends the iteration before the next picture.
+        **reading: how files are read.
+
+    Raises:
+        InputError: if the source gives other pictures than those of the plan.
+    """
+    batches = [(start, keys[start : start + size]) for start in range(0, len(keys), size)]
+    skipped = {key for _, batch in batches if done.issuperset(batch) for key in batch}
+    items = source.items(skip=skipped, cancel=cancel, **reading)
+    for start, batch in batches:
+        if skipped.issuperset(batch):
+            continue
+        found = list(islice(items, len(batch)))
+        if [item.key for item in found] != list(batch):
+            raise InputError("the pictures changed while they were being read; run the command again")
+        yield start, found
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    """A row as manifests and answers list it."""
+    return {name: value for name, value in row_to_json(row).items() if name != "kind"}

@@ -1,0 +1,10 @@
+"""What is done with pictures, as frozen configs that can be pickled: `run` makes rows of a batch of items.
+
+Who runs them decides where the items come from and where the rows go.
+"""
+
+from phosphene.tasks.classes import best_count
+from phosphene.tasks.explain import ExplainConfig
+from phosphene.tasks.task import PictureTask, Progress
+
+__all__ = ["ExplainConfig", "PictureTask", "Progress", "best_count"]

@@ -1,0 +1,211 @@
+"""explain: pictures x classes x methods -> maps with their overlays, a row for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from phosphene.classifier import ViewKind
+from phosphene.errors import OptionError, PhospheneError
+from phosphene.images import picture_size
+from phosphene.labels import Labels
+from phosphene.pipeline import Seen, attribute_seen, attribute_sides, see
+from phosphene.registry import Spec, entry, format_spec, parse_spec
+from phosphene.render import thumbnail
+from phosphene.runtime import Prepared, forward
+from phosphene.sources import Item
+from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
+from phosphene.tasks.classes import best_count, check_classes, chosen_classes
+from phosphene.tasks.map_rows import REPORT_SIDE, failed_row, map_row
+from phosphene.tasks.task import Progress, answered, computed, pictures_of
+from phosphene.types import Attribution, Prediction, Score, Target, Unit
+
+# One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
+Outcome = tuple[Attribution, ...] | str
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Which methods explain which classes or unit of pictures, seen how, colored how.
+
+    Args:
+        methods: configured methods.
+        classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
+        versus: a class to tell the others apart from.
+        unit: a unit instead of classes.
+        layer: for the methods that look at a layer; None for the default.
+        score: what is explained; None for each method's own.
+        view: "center" as the network was trained, or "whole" for the entire frame.
+        scale: "image" for a color scale for each map, "shared" for one for each method; that takes all rows of a run,
+            so here each map has its own, and `recolored` changes it.
+        seed: of the methods that draw random numbers.
+        batch_size: images that go through the network together; with K classes so many fewer pictures.
+
+    Example:
+        >>> ExplainConfig.of(["saliency", "cam"], classes="top2").described()["methods"]
+        ['saliency', 'cam']
+    """
+
+    methods: tuple[Spec, ...]
+    classes: str = "top1"
+    versus: str | None = None
+    unit: Unit | None = None
+    layer: str | None = None
+    score: Score | None = None
+    view: ViewKind = "center"
+    scale: Literal["image", "shared"] = "image"
+    seed: int = 0
+    batch_size: int = 8
+    rows: ClassVar[type[Row]] = ExplainRow
+
+    @classmethod
+    def of(cls, methods: Sequence[str] = (), **options: Any) -> ExplainConfig:
+        """A config from method specs as they are typed; without any it is grad_cam."""
+        return cls(tuple(parse_spec(method) for method in methods or ("grad_cam",)), **options)
+
+    def checked(self, classifier: Prepared) -> ExplainConfig:
+        """The same with layer and unit found and classes understood, before anything is computed.
+
+        Raises:
+            NotFoundError: for a class or layer that there is not.
+            OptionError: for options that do not go together.
+        """
+        config, labels = self, classifier.labels
+        if config.layer is not None:
+            layer = "+".join(classifier.layer_name(name) for name in config.layer.split("+"))
+            if not any("layer" in entry("attribution", spec.name).options for spec in config.methods):
+                raise OptionError(f"--layer {layer}: none of the methods looks at a layer; drop it or add a method")
+            config = replace(config, layer=layer)
+        if config.unit is not None:
+            if config.versus:
+                raise OptionError("--unit has no class to be told apart from; drop --versus")
+            config = replace(config, unit=replace(config.unit, layer=classifier.layer_name(config.unit.layer)))
+        check_classes(config.classes, labels)
+        if config.versus:
+            other = labels.find(config.versus)
+            if best_count(config.classes, labels) is None and labels.find(config.classes) == other:
+                raise OptionError(f"--versus {config.versus}: is the class itself; name another to tell it apart from")
+        return config
+
+    def described(self) -> dict[str, Any]:
+        """All options but the seed, as the manifest of a run has them."""
+        options = {**asdict(replace(self, methods=())), "methods": [format_spec(spec) for spec in self.methods]}
+        del options["seed"]
+        return options
+
+    def pictures_at_once(self, classifier: Prepared) -> int:
+        """How many pictures make a batch: fewer where each is explained for several classes."""
+        classes = 1 if self.unit else best_count(self.classes, classifier.labels) or 1
+        return max(1, self.batch_size // classes)
+
+    def run(
+        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+    ) -> Iterator[ExplainRow]:
+        """A row for each item, in order; a picture that cannot be explained is a row with its error.
+
+        The maps of all items are made before the first row; overlays are drawn when their row is asked for.
+        """
+        found = computed(classifier, items, lambda group: _explained(self, classifier, group, progress))
+        for number, (item, result) in enumerate(zip(items, found, strict=True)):
+            yield _row(self, classifier.labels, item, picture_folder(start + number, item.path), result)
+
+
+@dataclass(frozen=True, eq=False)
+class _Explained:
+    """What was computed for one picture: what the network says of it, and (method, target, outcome) of each map."""
+
+    predicted: tuple[Prediction, ...]
+    seen: tuple[float, float, float, float]
+    maps: tuple[tuple[Spec, Target, Outcome], ...]
+
+
+def _explained(
+    config: ExplainConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None
+) -> Sequence[_Explained | str]:
+    """The maps of pictures that the network sees at one size: each method gets all pictures and classes at once."""
+    seen = see(classifier, pictures_of(items), config.view)
+    logits = forward(seen.classifier, seen.images)
+    answers = logits.isfinite().all(dim=1).tolist()
+    if not all(answers):
+        return answered(items, answers, lambda some: _explained(config, classifier, some, progress))
+    predictions = classifier.predictions(logits)
+    target, count = _target(config, classifier.labels, logits)
+    copies = seen.repeated(count)
+    outcomes = [(spec, _outcomes(config, copies, target, spec, count, progress)) for spec in config.methods]
+    found = []
+    for number, (predicted, view) in enumerate(zip(predictions, seen.views, strict=True)):
+        rows = range(number * count, (number + 1) * count)
+        maps = tuple((spec, _row_of(target, row), results[row]) for spec, results in outcomes for row in rows)
+        found.append(_Explained(tuple(predicted), view.box, maps))
+    return found
+
+
+def _target(config: ExplainConfig, labels: Labels, logits: Any) -> tuple[Target, int]:
+    """What is explained in each picture for each of its classes, and how many classes that is."""
+    if config.unit is not None:
+        return Target(unit=config.unit, score=config.score), 1
+    versus = (labels.find(config.versus),) if config.versus else ()
+    chosen = chosen_classes(config.classes, labels, logits, without=versus)
+    classes = tuple(index for row in chosen for index in row)
+    return Target(classes, versus, score=config.score).expand(len(classes)), len(chosen[0])
+
+
+def _row_of(target: Target, row: int) -> Target:
+    return target if target.unit is not None else target.rows(row, row + 1)
+
+
+def _outcomes(
+    config: ExplainConfig, seen: Seen, target: Target, spec: Spec, count: int, progress: Progress | None
+) -> list[Outcome]:
+    """One outcome for each picture and class; what fails for all is tried for each picture by itself."""
+    label = format_spec(spec)
+    options: dict[str, Any] = {"seed": config.seed}
+    if "layer" in entry("attribution", spec.name).options:
+        options["layer"] = config.layer
+    if progress is not None:
+        options["progress"] = lambda done, total: progress(done, total, label)
+    try:
+        if target.versus:
+            parts: tuple[Attribution, ...] = attribute_sides(seen, target, spec, **options)
+        else:
+            parts = (attribute_seen(seen, target, spec, **options),)
+    except PhospheneError as error:
+        total = len(seen.pictures)
+        if total == count:
+            return [str(error)] * count
+        singles = [(row, row + count) for row in range(0, total, count)]
+        return [
+            outcome
+            for first, last in singles
+            for outcome in _outcomes(
+                config,
+                seen.rows(first, last),
+                target if target.unit is not None else target.rows(first, last),
+                spec,
+                count,
+                progress,
+            )
+        ]
+    return [tuple(part[row] for part in parts) for row in range(len(seen.pictures))]
+
+
+def _row(config: ExplainConfig, labels: Labels, item: Item, folder: str, result: _Explained | str) -> ExplainRow:
+    row = ExplainRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
+    if isinstance(result, str) or item.picture is None:
+        return replace(row, status="error", error=str(result))
+    picture = item.picture
+    maps: list[MapRow] = []
+    for spec, target, outcome in result.maps:
+        if isinstance(outcome, str):
+            maps.append(failed_row(spec, target, labels, outcome))
+        else:
+            maps.append(map_row(folder, picture, spec, target, outcome, labels))
+    return replace(
+        row,
+        predicted=result.predicted,
+        maps=tuple(maps),
+        size=picture_size(picture),
+        seen=result.seen,
+        picture=Asset(f"{folder}/picture.jpg", thumbnail(picture, REPORT_SIDE), {"quality": 90}),
+    )

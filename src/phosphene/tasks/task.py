@@ -1,0 +1,112 @@
+"""What every task on pictures has in common: its shape, and how a batch of items is computed in groups of one size."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from phosphene.errors import InputError, ModelError, PhospheneError
+from phosphene.images import Picture, picture_size
+from phosphene.pipeline import no_answer
+from phosphene.runtime import Prepared
+from phosphene.sources import Item
+from phosphene.store import Row
+
+# Called with (steps done, steps in all, what is being done).
+Progress = Callable[[int, int, str], None]
+
+Result = TypeVar("Result")
+
+
+class PictureTask(Protocol):
+    """A config whose `run` makes a row of each picture; frozen, and it can be pickled."""
+
+    # The kind of row that it makes.
+    rows: ClassVar[type[Row]]
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+
+    def described(self) -> Mapping[str, Any]:
+        """All options but the seed, as the manifest of a run has them: what decides the rows."""
+
+    def pictures_at_once(self, classifier: Prepared) -> int:
+        """How many pictures one call of `run` is meant to get."""
+
+    def run(
+        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+    ) -> Iterator[Row]:
+        """A row for each item, in order.
+
+        Args:
+            classifier: that looks at the pictures.
+            items: pictures, or errors in their place.
+            start: number of the first item in the run; the names of files have it.
+            progress: called by what takes many passes.
+        """
+
+
+def computed(
+    classifier: Prepared, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result | str]]
+) -> list[Result | str]:
+    """For each item what was computed, or the error that stands in its place.
+
+    Pictures that the network sees at one size go together. What a group cannot be computed for is tried picture by
+    picture, so that one picture spoils no other.
+
+    Args:
+        classifier: that looks at the pictures.
+        items: pictures, or errors in their place.
+        compute: gives a result or an error for each picture of a group.
+    """
+    found: dict[int, Result | str] = {
+        number: item.error or "no picture" for number, item in enumerate(items) if item.picture is None
+    }
+    for group in _of_one_size(classifier, items):
+        results = _each(classifier, [items[number] for number in group], compute)
+        found |= dict(zip(group, results, strict=True))
+    return [found[number] for number in range(len(items))]
+
+
+def answered(
+    items: Sequence[Item],
+    answers: Sequence[bool],
+    compute: Callable[[Sequence[Item]], Sequence[Result | str]],
+) -> list[Result | str]:
+    """What is computed for the pictures that the network has an answer for, and the error of the others."""
+    some = [item for item, there in zip(items, answers, strict=True) if there]
+    results = iter(compute(some) if some else ())
+    return [
+        next(results) if there else str(no_answer(item.path).error) for item, there in zip(items, answers, strict=True)
+    ]
+
+
+def pictures_of(items: Sequence[Item]) -> list[Picture]:
+    """The pictures of items that have one."""
+    return [item.picture for item in items if item.picture is not None]
+
+
+def _of_one_size(classifier: Prepared, items: Sequence[Item]) -> list[list[int]]:
+    """Numbers of the items that have a picture, grouped by the size at which the network sees them."""
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        if item.picture is not None:
+            groups[None if classifier.preprocess.size else picture_size(item.picture)].append(number)
+    return list(groups.values())
+
+
+def _each(
+    classifier: Prepared, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result | str]]
+) -> list[Result | str]:
+    try:
+        return list(compute(items))
+    except PhospheneError as error:
+        # A network of any size may refuse one picture and take the next.
+        own = isinstance(error, ModelError) and classifier.preprocess.size is None
+        if not (own or isinstance(error, InputError)):
+            raise
+        if len(items) == 1:
+            return [str(error)]
+    return [_each(classifier, [item], compute)[0] for item in items]

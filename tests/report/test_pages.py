@@ -1,0 +1,146 @@
+"""Reports of many rows: an index, pages of a few rows, pictures beside them; all of it from the run folder alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phosphene.errors import InputError
+from phosphene.report import page, write_report
+from phosphene.store import Asset, ExplainRow, FolderSink, MapRow, Plan, TargetRow
+from phosphene.store.rows import ScaleRow
+from phosphene.types import Prediction, View
+from tests.cli.running import phosphene
+
+COUNT = 45
+FACTS = {
+    "model": {"name": "net", "sha256": "0" * 64, "classes": 2, "size": [16, 16], "channels": 3},
+    "options": {"methods": ["cam"]},
+    "precision": "exact",
+    "seed": 0,
+}
+
+
+def keys(count):
+    return tuple(f"{number:03d} é#.png" for number in range(count))
+
+
+def row(key):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    if key.startswith("007"):
+        return ExplainRow(key, f"photos/{key}", "error", f"photos/{key}: no such file")
+    stem = key.removesuffix(".png")
+    shown = MapRow(
+        "cam",
+        TargetRow(1, "dog"),
+        seconds=0.1,
+        title="Class activation map",
+        view=View((40, 50), (16, 16), (0, 0, 16, 16)),
+        heat=Asset(f"{stem}/heat.png", noise),
+        colorbar=Asset(f"{stem}/scale.png", noise),
+        scale=ScaleRow(0.0, 1.0, "positive"),
+    )
+    return ExplainRow(
+        key,
+        f"photos/{key}",
+        predicted=(Prediction(1, "dog", 0.75),),
+        maps=(shown,),
+        size=(40, 50),
+        picture=Asset(f"{stem}/picture.jpg", noise),
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of which one picture was not done."""
+    plan = Plan("explain", keys(COUNT + 1), FACTS, {"threads": 1, "device": "cpu"})
+    with FolderSink(str(tmp_path / "run"), plan) as sink:
+        for key in keys(COUNT):
+            sink.write(row(key))
+    return tmp_path / "run"
+
+
+def addresses(file):
+    return re.findall(r'(?:src|href)="([^"#]+)', file.read_text())
+
+
+def test_every_address_of_every_page_is_there(run):
+    assert write_report(run, "pages") == run / "report.html"
+    pages = sorted((run / "report").glob("*.html"))
+    assert [file.name for file in pages] == ["page-0001.html", "page-0002.html", "page-0003.html"]
+    for file in (run / "report.html", *pages):
+        found = addresses(file)
+        assert found
+        for address in found:
+            assert (file.parent / unquote(address)).is_file(), address
+    assert "data:image" not in pages[0].read_text()
+    assert [file.read_text().count("Class activation map") >= 5 for file in pages] == [True] * 3
+
+
+def test_the_index_leads_to_each_row_and_says_what_is_missing(run):
+    write_report(run, "pages")
+    text = (run / "report.html").read_text()
+    links = re.findall(r'href="(report/page-\d+\.html)#(row-\d+)"', text)
+    assert len(set(links)) == COUNT
+    for file, anchor in links:
+        assert f'id="{anchor}"' in (run / file).read_text()
+    assert "photos/007" in text
+    assert "1 of them with an error" in text
+    assert "1 of 46 are missing" in text
+    assert "045 é#.png" in text
+
+
+def test_one_file_up_to_a_size_then_pages(run, monkeypatch):
+    write_report(run)
+    assert not (run / "report").exists()
+    assert (run / "report.html").read_text().count("data:image") > COUNT
+    monkeypatch.setattr(page, "LARGEST", 100_000)
+    write_report(run)
+    assert len(list((run / "report").iterdir())) == 3
+    assert (run / "report.html").stat().st_size < 100_000
+    write_report(run, "single")
+    assert not list((run / "report").iterdir())  # no pages that nothing leads to
+    assert (run / "report.html").stat().st_size > 100_000
+
+
+def test_a_run_that_lost_a_picture_is_damaged_in_both_forms(run):
+    next(run.rglob("heat.png")).unlink()
+    for mode in ("single", "pages"):
+        with pytest.raises(InputError, match="damaged"):
+            write_report(run, mode)
+
+
+def test_no_report(run):
+    assert write_report(run, "none") is None
+    assert not (run / "report.html").exists()
+
+
+def test_needs_no_model(run):
+    code = (
+        f"import sys; from phosphene.report import write_report; write_report({str(run)!r}, 'pages');"
+        "print([name for name in sys.modules if name in ('phosphene.runtime', 'phosphene.classifier')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_option_of_the_commands(run, tmp_path):
+    picture = tmp_path / "cat.png"
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(picture)
+    out = tmp_path / "out"
+    answer = phosphene("explain", picture, "--method", "cam", "--out", out, "--report", "none", "--json").json
+    assert answer["report"] is None
+    assert not (out / "report.html").exists()
+    human = phosphene("explain", picture, "--method", "cam", "--out", out, "--report", "none", "--overwrite")
+    assert "report" not in human.out
+    assert phosphene("activations", picture, "--out", tmp_path / "a", "--report", "pages").code == 0
+    assert (tmp_path / "a" / "report" / "page-0001.html").is_file()
+    again = phosphene("report", run, "--report", "pages", "--json")
+    assert again.json["report"] == str(run / "report.html")
+    assert f"report: {run / 'report.html'}" in phosphene("report", run).out

@@ -1,0 +1,120 @@
+"""The explain task: several pictures a pass, the same maps as one by one, rows that need no model to be shown."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phosphene.runtime import prepare
+from phosphene.sources import Item
+from phosphene.store import Asset
+from phosphene.tasks import ExplainConfig
+from tests import networks
+
+METHODS = ["saliency", "grad_cam", "rise:masks=8,cells=4", "occlusion:window=8,stride=8"]
+
+
+def items(count: int, size: tuple[int, int] = (20, 24)) -> list[Item]:
+    draw = np.random.default_rng(0)
+    pictures = [Image.fromarray(draw.integers(0, 255, (*size, 3), np.uint8)) for _ in range(count)]
+    return [Item(f"{index}.png", f"photos/{index}.png", picture) for index, picture in enumerate(pictures)]
+
+
+def classifier(size=(16, 16)):
+    return prepare(networks.classifier_of(networks.pooled(), size, labels=list("abcde")))
+
+
+def values(row):
+    return [shown.map.content for shown in row.maps]
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": "top2"}, {"classes": "b", "versus": "c"}, {"view": "whole"}])
+def test_several_pictures_at_once_are_as_each_by_itself(options):
+    config, network, pictures = ExplainConfig.of(METHODS, **options), classifier(), items(5)
+    together = list(config.run(network, pictures))
+    for number, (item, row) in enumerate(zip(pictures, together, strict=True)):
+        (alone,) = config.run(network, [item], start=number)
+        assert (row.key, row.size, row.seen) == (alone.key, alone.size, alone.seen)
+        assert [shown.target for shown in row.maps] == [shown.target for shown in alone.maps]
+        assert [shown.map.name for shown in row.maps] == [shown.map.name for shown in alone.maps]
+        for one, other in zip(values(row), values(alone), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_one_pass_for_all_pictures_of_a_batch(monkeypatch):
+    network, passes = classifier(), []
+    list(ExplainConfig.of(["saliency"]).run(network, items(1)))  # whatever is tried out once
+    run = type(network).run
+    monkeypatch.setattr(
+        type(network), "run", lambda self, module, images: passes.append(len(images)) or run(self, module, images)
+    )
+    list(ExplainConfig.of(["saliency"]).run(network, items(4)))
+    assert passes
+    assert set(passes) == {4}
+
+
+def test_pictures_of_several_sizes_in_a_network_of_any_size():
+    config, network = ExplainConfig.of(["saliency"], view="whole"), classifier(None)
+    mixed = [*items(2, (20, 24)), *items(1, (16, 16)), *items(1, (20, 24))]
+    assert [shown.map.content.shape for row in config.run(network, mixed) for shown in row.maps] == [
+        (20, 24),
+        (20, 24),
+        (16, 16),
+        (20, 24),
+    ]
+
+
+def test_errors_take_their_place_among_the_rows():
+    first, last = items(2)
+    missing = Item("gone.png", "photos/gone.png", error="photos/gone.png: no such file", label="b", columns={"age": 3})
+    rows = list(ExplainConfig.of(["saliency"]).run(classifier(), [first, missing, last], start=7))
+    assert [row.status for row in rows] == ["ok", "error", "ok"]
+    assert (rows[1].error, rows[1].label, rows[1].columns) == (missing.error, "b", {"age": 3})
+    assert rows[2].picture.name == "010-1/picture.jpg"
+
+
+def test_a_picture_without_an_answer_leaves_the_others_alone():
+    network = prepare(networks.classifier_of(networks.NotANumber(), labels=list("abcde")))
+    dark, other = (Item(f"{i}", f"{i}", Image.new("RGB", (16, 16), (20 + i,) * 3)) for i in range(2))
+    bright = Item("bright", "bright", Image.new("RGB", (16, 16), (250,) * 3))
+    rows = list(ExplainConfig.of(["saliency"]).run(network, [dark, bright, other]))
+    assert [row.status for row in rows] == ["ok", "error", "ok"]
+    assert "NaN or infinite" in rows[1].error
+
+
+def test_a_config_travels_and_says_all_that_decides_the_rows():
+    config = ExplainConfig.of(METHODS, classes="top2", seed=3)
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(AttributeError):
+        config.classes = "top3"
+    described = config.described()
+    assert described["classes"] == "top2"
+    assert described["batch_size"] == config.batch_size
+    assert described["methods"] == [str(spec) for spec in config.methods]
+
+
+def test_with_several_classes_fewer_pictures_go_together():
+    network = classifier()
+    assert ExplainConfig.of(["cam"], batch_size=8).pictures_at_once(network) == 8
+    assert ExplainConfig.of(["cam"], classes="top3", batch_size=8).pictures_at_once(network) == 2
+    assert ExplainConfig.of(["cam"], classes="top50", batch_size=8).pictures_at_once(network) == 1
+
+
+def test_what_fails_for_one_map_is_in_its_row_alone():
+    from phosphene.types import Unit
+
+    config = ExplainConfig.of(["saliency"], unit=Unit("0", 99))
+    rows = list(config.run(classifier(), items(3)))
+    assert [shown.status for row in rows for shown in row.maps] == ["error"] * 3
+    assert all("no unit 0=99" in shown.error for row in rows for shown in row.maps)
+    assert all(row.status == "ok" for row in rows)
+
+
+def test_overlays_are_drawn_when_their_row_is_asked_for():
+    rows = ExplainConfig.of(["saliency"]).run(classifier(), items(2))
+    shown = next(rows).maps[0]
+    assert isinstance(shown.overlay, Asset)
+    assert shown.overlay.content.size == (24, 20)
