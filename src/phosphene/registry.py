@@ -1,7 +1,8 @@
 """Which methods, recipes and metrics exist, what options they take, and how a configured one is spelled.
 
-A method is one function with a decorator; its keyword-only arguments are its options. The spelling is
-the same everywhere: ``occlusion:window=10x20,stride=5``, nested ``smoothgrad(saliency:crops=10):samples=8``.
+A method is one function with a decorator; its keyword-only arguments are its options. A recipe takes all of its
+options as one `Options`. The spelling is the same everywhere: ``occlusion:window=10x20,stride=5``, nested
+``smoothgrad(saliency:crops=10):samples=8``.
 """
 
 from __future__ import annotations
@@ -14,21 +15,12 @@ from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from phosphene.errors import NotFoundError, OptionError, suggest
+from phosphene.options import Option, Options
 
 Kind = Literal["attribution", "recipe", "metric"]
 
 # Arguments that steer a call but are not part of a method's configuration.
 CALL_ARGUMENTS = frozenset({"generator", "batch_size", "progress"})
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method: its name, type, default and the docstring line that explains it."""
-
-    name: str
-    type: Any
-    default: Any
-    doc: str
 
 
 @dataclass(frozen=True)
@@ -48,14 +40,37 @@ class Entry:
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """The options by name, read from the keyword-only arguments and the docstring."""
+        """The options by name: those of the Options that the function takes, else its keyword-only arguments."""
         hints = get_type_hints(self.function)
+        if self.options_type is not None:
+            return self.options_type.declared()
         docs = _argument_docs(self.function)
         return {
             name: Option(name, hints.get(name, str), parameter.default, docs.get(name, ""))
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in CALL_ARGUMENTS
         }
+
+    @cached_property
+    def options_type(self) -> type[Options] | None:
+        """The class of a recipe's `options`; None for methods, whose options are keyword-only arguments."""
+        found = get_type_hints(self.function).get("options")
+        return found if isinstance(found, type) and issubclass(found, Options) else None
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Names of the presets, the default one first."""
+        return get_args(self.options["preset"].type) if "preset" in self.options else ()
+
+    def configured(self, spec: Spec) -> Options:
+        """The options of a recipe as a spec sets them.
+
+        Raises:
+            OptionError: for values that do not fit, or a recipe that takes no Options.
+        """
+        if self.options_type is None:
+            raise OptionError(f"recipe '{self.name}' takes no options; give it a parameter `options: SomeOptions`")
+        return self.options_type.of(**spec.keywords)
 
     @property
     def summary(self) -> str:
@@ -145,7 +160,27 @@ def register_attribution(
 def register_recipe(
     *, title: str, paper: str, family: str = "synthesis", **traits: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a recipe that synthesises images."""
+    """Register a recipe: a function of (classifier, target, streams, options: SomeOptions) that yields its Steps.
+
+    Args:
+        title: what a person reads.
+        paper: key into docs/references.bib.
+        family: "synthesis" for images of classes and units, "features" for those of a layer.
+        traits: more facts; `groups` for a recipe that takes groups of classes in place of a target.
+
+    Example:
+        >>> from phosphene.options import option
+        >>> @dataclass(frozen=True)
+        ... class MyOptions(Options):
+        ...     steps: int = option("number of steps", best=300, paper=400)
+        >>> @register_recipe(title="Mine", paper="me2026")
+        ... def my_recipe(classifier, target, streams, options: MyOptions): ...
+        >>> entry("recipe", "my_recipe").options["steps"].presets
+        {'best': 300, 'paper': 400}
+        >>> str(make_spec("my_recipe", "recipe", preset="paper", steps=300))
+        'my_recipe:preset=paper,steps=300'
+        >>> unregister("recipe", "my_recipe")
+    """
     return _register("recipe", title=title, family=family, paper=paper, traits=traits)
 
 
@@ -212,14 +247,15 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
 
 
 def make_spec(name: str, kind: Kind = "attribution", /, **options: Any) -> Spec:
-    """A spec from keyword arguments; options that equal the default are left out."""
+    """A spec from keyword arguments; options that equal the default, or what the preset says, are left out."""
     known = entry(kind, name).options
     for key in options:
         if key not in known:
             listing = ", ".join(known) or "none"
             raise OptionError(f"{name} has no option '{key}'{suggest(key, known)} (its options: {listing})")
+    preset = options.get("preset")
     ordered = ((key, options[key]) for key in known if key in options)
-    return Spec(name, tuple((key, value) for key, value in ordered if value != known[key].default))
+    return Spec(name, tuple((key, value) for key, value in ordered if value != known[key].default_of(preset)))
 
 
 def format_spec(spec: Spec) -> str:

@@ -269,10 +269,11 @@ def _drawn_layer(
     images = tuple(_seen(classifier, [collected.paths[row] for row in facet.exemplars]) for facet in found.facets)
     given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
     streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
+    recipe = entry("recipe", spec.name)
     losses: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     last: Tensor | None = None
-    for step in entry("recipe", spec.name).function(classifier, given, streams, **spec.keywords):
+    for step in recipe.function(classifier, given, streams, recipe.configured(spec)):
         last = step.images
         losses.append(step.extras)
         if step.index == 1 or step.index * frames // step.steps > (step.index - 1) * frames // step.steps:

@@ -171,9 +171,8 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
     found = entry("recipe", spec.name)
     if found.family != "synthesis":
         raise OptionError(f"{spec.name} draws what a layer responds to in a folder of pictures; use features")
-    presets = found.traits.get("presets", ())
-    if options.get("preset", "best") not in presets:
-        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(presets)}")
+    if options.get("preset", "") not in ("", *found.presets):
+        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(found.presets)}")
     return make_spec(spec.name, "recipe", **options)
 
 
@@ -276,8 +275,8 @@ class _Making:
 
     def _steps(self) -> Iterator[Step]:
         streams = Streams(tuple(job.seed for job in self.jobs), tuple(job.name for job in self.jobs))
-        function = entry("recipe", self.spec.name).function
-        steps: Iterator[Step] = function(self.classifier, self._goal(), streams, **self.spec.keywords)
+        recipe = entry("recipe", self.spec.name)
+        steps: Iterator[Step] = recipe.function(self.classifier, self._goal(), streams, recipe.configured(self.spec))
         return steps
 
     def _goal(self) -> Any:
@@ -324,7 +323,7 @@ class _Making:
             image=last.images[index].cpu(),
             target=job.target,
             spec=str(self.spec),
-            preset=str(self.spec.keywords.get("preset", "best")),
+            preset=_preset_of(self.spec),
             seed=job.seed,
             steps=last.index,
             scores=tuple(torch.stack([values[index] for values in self.scores]).tolist()),
@@ -333,6 +332,10 @@ class _Making:
             frame_steps=tuple(number for number, _ in self.pictures),
             extras={name: values[index].cpu() for name, values in last.extras.items()},
         )
+
+
+def _preset_of(spec: Spec) -> str:
+    return str(spec.keywords.get("preset", next(iter(entry("recipe", spec.name).presets), "")))
 
 
 def _rows_of(steps: Sequence[Tensor], index: int) -> list[list[float]]:

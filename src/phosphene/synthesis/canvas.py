@@ -1,40 +1,14 @@
-"""What recipes begin with: the settings of a preset, the image they start from."""
+"""What recipes begin with: the size of the image, and the image they start from."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
 from phosphene.runtime import forward
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Size
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Settings = TypeVar("Settings", bound=DataclassInstance)
-
-Preset = Literal["best", "paper"]
-
-
-def settings_of(presets: Mapping[str, Settings], preset: str, **given: Any) -> Settings:
-    """The settings of a preset, with those that were given (not None) in their place.
-
-    Raises:
-        OptionError: for an unknown preset, or a number of steps below 1.
-    """
-    if preset not in presets:
-        raise OptionError(f"preset '{preset}' is unknown; choose {' or '.join(presets)}")
-    steps = given.get("steps")
-    if steps is not None and steps < 1:
-        raise OptionError(f"steps={steps}; give at least 1")
-    return replace(presets[preset], **{name: value for name, value in given.items() if value is not None})
 
 
 def canvas_size(classifier: Classifier) -> Size:
