@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, fused, layer_names
+from phosphene.attribution.layer_maps import Layers, fused, layer_names
 from phosphene.attribution.result import even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError

@@ -45,6 +45,12 @@ def takes_size(classifier: Classifier, size: Size) -> bool:
     return True
 
 
+def close_view(classifier: Classifier, fraction: float, size: Size) -> Size | None:
+    """(height, width) of a part of the image for the network to see alone; None for all, or where it takes one size."""
+    part = (round(fraction * size[0]), round(fraction * size[1]))
+    return part if fraction < 1 and takes_size(classifier, part) else None
+
+
 def moved_to_middle(images: Tensor, centers: Tensor) -> Tensor:
     """Images (N, C, H, W) moved so that each one's center (row, column) is the middle pixel; what leaves comes back.
 

@@ -12,11 +12,12 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Step, adam, ascend, clip, preconditioned, unit_rms
+from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.augment import Affine, Augmentation, ColorOffset, Crop, Noise, Pad
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, probability_of
 from phosphene.synthesis.objectives import of_target
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import clip, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Score, Target
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Step, ascend, clip, preconditioned, unit_rms
+from phosphene.synthesis.ascent import Step, ascend
 from phosphene.synthesis.augment import Affine
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import clip, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Score, Target
 

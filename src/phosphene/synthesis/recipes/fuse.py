@@ -13,14 +13,15 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Moment, Rule, Step, ascend, clip, multiply, part_of, preconditioned, unit_rms
+from phosphene.synthesis.ascent import Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, CropAbout
-from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
+from phosphene.synthesis.canvas import canvas_size, close_view, noisy_mean
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import class_score, even_share
 from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.step_rules import StepRule, StepState, clip, multiply, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Size, Target
 
@@ -195,33 +196,31 @@ def nearest(places: Tensor, index: int, size: Size) -> Tensor:
 
 def _growing(
     centers: Tensor, region: Tensor, options: FuseOptions, side: float, size: Size
-) -> Callable[[Moment], Tensor]:
+) -> Callable[[StepState], Tensor]:
     radii = linear(options.first_radius * side, options.radius * side)
 
-    def mask(moment: Moment) -> Tensor:
-        grown = disc(centers, radii(moment.step, moment.steps), size, options.soft * side) * region
-        return grown.to(moment.gradient)
+    def mask(state: StepState) -> Tensor:
+        grown = disc(centers, radii(state.step, state.steps), size, options.soft * side) * region
+        return grown.to(state.gradient)
 
     return mask
 
 
 def _looking(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
     """The part about each image's place that the network looks at; all of it where the network takes one size only."""
-    part = (round(view * size[0]), round(view * size[1]))
-    if view >= 1 or not takes_size(classifier, part):
-        return []
-    return [CropAbout(centers, part)]
+    part = close_view(classifier, view, size)
+    return [] if part is None else [CropAbout(centers, part)]
 
 
-def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[Moment], Tensor]:
+def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[StepState], Tensor]:
     discs = [disc(centers, radius, size, soft) for centers in places.unbind(dim=1)]
     whole = torch.stack(discs).amax(dim=0)
-    return lambda moment: whole.to(moment.gradient)
+    return lambda state: whole.to(state.gradient)
 
 
-def _fading(share: float, rate: Schedule) -> Rule:
+def _fading(share: float, rate: Schedule) -> StepRule:
     """Down the total variation by a share of the step's rate, so that small last steps are not taken away by it."""
-    return lambda images, moment: total_variation_step(images, share * rate(moment.step, moment.steps))
+    return lambda images, state: total_variation_step(images, share * rate(state.step, state.steps))
 
 
 def _slice(whole: Schedule, done: int, steps: int) -> Schedule:

@@ -17,19 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
 from phosphene.runtime import activations, prepare
-from phosphene.synthesis.ascent import (
-    Moment,
-    Optimizer,
-    Rule,
-    Step,
-    ascend,
-    clip,
-    every,
-    multiply,
-    preconditioned,
-    unit_rms,
-    within,
-)
+from phosphene.synthesis.ascent import Optimizer, Step, ascend
 from phosphene.synthesis.augment import Affine, Augmentation, until
 from phosphene.synthesis.facets import channel_mask, strongest_channels, weighted_sum
 from phosphene.synthesis.masks import centered
@@ -38,6 +26,7 @@ from phosphene.synthesis.objectives import Objective
 from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import StepRule, StepState, clip, every, multiply, preconditioned, unit_rms, within
 from phosphene.synthesis.streams import Streams
 
 
@@ -274,20 +263,20 @@ class _Parts:
         last = options.steps - round(options.settle * options.steps)
         return [until(last, Affine(options.rotation, options.scale, self.pixels(options.shift)))]
 
-    def direction(self, classifier: Classifier) -> list[Rule]:
+    def direction(self, classifier: Classifier) -> list[StepRule]:
         options = self.options
-        rules: list[Rule] = [preconditioned(options.precondition)]
+        rules: list[StepRule] = [preconditioned(options.precondition)]
         rules += [multiply(self.mask)] if options.mask > 0 else []
         return [*rules, unit_rms() if options.unit else multiply(_input_units(classifier))]
 
-    def mask(self, moment: Moment) -> Tensor:
-        sigma = linear(self.options.mask, self.options.last_mask)(moment.step, moment.steps)
-        return centered(self.size, self.pixels(sigma)).to(moment.parameters)
+    def mask(self, state: StepState) -> Tensor:
+        sigma = linear(self.options.mask, self.options.last_mask)(state.step, state.steps)
+        return centered(self.size, self.pixels(sigma)).to(state.parameters)
 
     @property
-    def smoothing(self) -> list[Rule]:
+    def smoothing(self) -> list[StepRule]:
         """Blur and denoising once in `smooth_every` steps, inside the mask; total variation after each step."""
-        options, rules = self.options, list[Rule]()
+        options, rules = self.options, list[StepRule]()
         if options.tv > 0:
             rules.append(self.calm)
         if options.smooth_every > 0 and (options.blur > 0 or options.denoise > 0):
@@ -296,14 +285,14 @@ class _Parts:
             )
         return rules
 
-    def calm(self, images: Tensor, moment: Moment) -> Tensor:
-        return total_variation_step(images, linear(self.options.tv, self.options.last_tv)(moment.step, moment.steps))
+    def calm(self, images: Tensor, state: StepState) -> Tensor:
+        return total_variation_step(images, linear(self.options.tv, self.options.last_tv)(state.step, state.steps))
 
-    def smooth(self, images: Tensor, moment: Moment) -> Tensor:
+    def smooth(self, images: Tensor, state: StepState) -> Tensor:
         options = self.options
-        sigma = self.pixels(linear(options.blur, options.last_blur)(moment.step, moment.steps))
+        sigma = self.pixels(linear(options.blur, options.last_blur)(state.step, state.steps))
         images = arithmetic.blur(images.flatten(0, 1), sigma).reshape(images.shape)
-        return denoised(images, linear(options.denoise, options.last_denoise)(moment.step, moment.steps))
+        return denoised(images, linear(options.denoise, options.last_denoise)(state.step, state.steps))
 
 
 def _input_units(classifier: Classifier) -> Tensor:

@@ -13,26 +13,15 @@ from phosphene.classifier import Classifier
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
 from phosphene.runtime import input_gradient
-from phosphene.synthesis.ascent import (
-    Moment,
-    Rule,
-    Step,
-    ascend,
-    clip,
-    every,
-    multiply,
-    part_of,
-    preconditioned,
-    unit_rms,
-    within,
-)
+from phosphene.synthesis.ascent import Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, Crop
-from phosphene.synthesis.canvas import canvas_size, half_side, moved_to_middle, noisy_mean, takes_size
+from phosphene.synthesis.canvas import canvas_size, close_view, half_side, moved_to_middle, noisy_mean
 from phosphene.synthesis.masks import disc, distance_from, strongest_disc
 from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import Objective, of_target
 from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.step_rules import StepRule, StepState, clip, every, multiply, preconditioned, unit_rms, within
 from phosphene.synthesis.streams import Streams
 from phosphene.synthesis.weights import saliency_weight
 from phosphene.types import Score, Size, Target
@@ -289,7 +278,7 @@ class _Parts:
         begin: Tensor,
         centers: Tensor,
         steps: int,
-        where: Callable[[Moment], Tensor] | None,
+        where: Callable[[StepState], Tensor] | None,
         rate: Schedule,
         pull: Schedule,
         looked_at: list[Augmentation],
@@ -338,7 +327,7 @@ class _Parts:
     def finish_rate(self) -> Schedule:
         return linear(self.options.finish_rate, self.options.finish_rate / 4)
 
-    def mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
+    def mask(self, centers: Tensor) -> Callable[[StepState], Tensor] | None:
         """The mask at each step, or None for none."""
         options = self.options
         if options.mask == "none":
@@ -347,32 +336,32 @@ class _Parts:
             options.first_radius if options.mask == "growing" else options.radius, options.radius, max(1, options.grow)
         )
 
-        def at(moment: Moment) -> Tensor:
-            if moment.memory.get("disc.step") is not moment.gradient:
+        def at(state: StepState) -> Tensor:
+            if state.memory.get("disc.step") is not state.gradient:
                 edge = self.pixels(options.soft)
-                radius = self.pixels(radii(moment.step, moment.steps))
-                moment.memory["disc.step"] = moment.gradient
-                moment.memory["disc"] = disc(centers, radius, self.size, edge)
-            return moment.memory["disc"]
+                radius = self.pixels(radii(state.step, state.steps))
+                state.memory["disc.step"] = state.gradient
+                state.memory["disc"] = disc(centers, radius, self.size, edge)
+            return state.memory["disc"]
 
         return at
 
-    def last_mask(self, centers: Tensor) -> Callable[[Moment], Tensor] | None:
+    def last_mask(self, centers: Tensor) -> Callable[[StepState], Tensor] | None:
         """The mask of the last steps, at its last radius, or None for none."""
         if self.options.mask == "none":
             return None
         whole = disc(centers, self.pixels(self.options.radius), self.size, self.pixels(self.options.finish_soft))
-        return lambda _moment: whole
+        return lambda _state: whole
 
     def looking(self) -> list[Augmentation]:
         """The part in the middle that the network looks at; all of it where the network takes one size only."""
-        part = (round(self.options.view * self.size[0]), round(self.options.view * self.size[1]))
-        if self.options.view >= 1 or not takes_size(self.classifier, part):
+        part = close_view(self.classifier, self.options.view, self.size)
+        if part is None:
             return []
         corner = ((self.size[0] - part[0]) // 2, (self.size[1] - part[1]) // 2)
         return [Crop(part, corner)]
 
-    def pulling(self, centers: Tensor, pull: Schedule) -> list[Rule]:
+    def pulling(self, centers: Tensor, pull: Schedule) -> list[StepRule]:
         """Far from the centers every step goes a little back to the mean image."""
         options = self.options
         if options.pull == options.last_pull == options.finish_pull == 0:
@@ -380,20 +369,22 @@ class _Parts:
         squares = distance_from(centers, self.size).square() / max(self.pixels(options.reach), 1e-6) ** 2
         fill = self.classifier.mean_image
 
-        def pulled(images: Tensor, moment: Moment) -> Tensor:
-            share = torch.exp(-pull(moment.step, moment.steps) * squares)
+        def pulled(images: Tensor, state: StepState) -> Tensor:
+            share = torch.exp(-pull(state.step, state.steps) * squares)
             return torch.lerp(fill.to(images).expand_as(images), images, share.to(images))
 
         return [pulled]
 
-    def fading(self, rate: Schedule | None = None, where: Callable[[Moment], Tensor] | None = None) -> list[Rule]:
+    def fading(
+        self, rate: Schedule | None = None, where: Callable[[StepState], Tensor] | None = None
+    ) -> list[StepRule]:
         """The step of total variation: apart from the class's, once in k iterations; as large as the rate allows."""
         options = self.options
         if options.tv_every == 0 or options.tv == 0:
             return []
 
-        def step(images: Tensor, moment: Moment) -> Tensor:
-            size = options.tv * (rate(moment.step, moment.steps) / max(options.rate, 1e-30) if rate else 1.0)
+        def step(images: Tensor, state: StepState) -> Tensor:
+            size = options.tv * (rate(state.step, state.steps) / max(options.rate, 1e-30) if rate else 1.0)
             if options.tv_kind == "meeting":
                 return total_variation_step(images, size)
             return images - size * total_variation_gradient(images)
