@@ -1,6 +1,15 @@
 """The verbs of the library: each looks its method up, feeds it, times it; one file per verb."""
 
-from phosphene.pipeline.explain import attribute, contrast, explain, resolve_target
+from phosphene.pipeline.explain import (
+    Seen,
+    attribute,
+    attribute_seen,
+    attribute_sides,
+    contrast,
+    explain,
+    resolve_target,
+    see,
+)
 from phosphene.pipeline.features import features
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
@@ -11,7 +20,10 @@ __all__ = [
     "Batch",
     "Head",
     "Located",
+    "Seen",
     "attribute",
+    "attribute_seen",
+    "attribute_sides",
     "contrast",
     "explain",
     "features",
@@ -21,5 +33,6 @@ __all__ = [
     "locate",
     "no_answer",
     "resolve_target",
+    "see",
     "stream",
 ]

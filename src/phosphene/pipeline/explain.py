@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
@@ -14,12 +14,12 @@ from phosphene.classifier import Classifier, ViewKind
 from phosphene.devices import clock
 from phosphene.errors import OptionError
 from phosphene.graph import LayerName
-from phosphene.images import as_pictures
+from phosphene.images import Picture, as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
-from phosphene.runtime import forward, prepare
+from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Contrast, Target, Unit, class_list, seed_number
+from phosphene.types import Attribution, Contrast, Target, Unit, View, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
@@ -104,28 +104,12 @@ def explain(
         >>> result.maps.shape
         torch.Size([1, 7, 7])
     """
-    prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images, prepared.preprocess.channels)
-    goal = resolve_target(prepared, target)
-    usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
     if not specs:
         raise OptionError("no method was given; name at least one, such as 'grad_cam'")
-    views = prepared.views(pictures, view)
-    images = prepared.look(pictures, views)
-    results: dict[str, Attribution] = {}
-    prepared = prepared.remembering(images)
-    if goal is None:
-        goal = Target.of(forward(prepared, images, batch_size=batch_size).argmax(dim=1))
-    goal = goal.expand(len(pictures))
-    for spec in specs:
-        kind = needed_view(spec, view)
-        own_views = views if kind == view else prepared.views(pictures, kind)
-        own_images = images if kind == view else prepared.look(pictures, own_views)
-        result = attribute(
-            prepared, own_images, goal, spec, layer=layer, seed=seed, batch_size=batch_size, progress=progress
-        )
-        results[format_spec(spec)] = replace(result, views=own_views, pictures=tuple(pictures))
+    seen, goal = _asked(classifier, images, target, view, precision, batch_size)
+    options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
+    results = {format_spec(spec): attribute_seen(seen, goal, spec, **options) for spec in specs}
     return next(iter(results.values())) if isinstance(method, str | Spec) else results
 
 
@@ -135,7 +119,13 @@ def contrast(
     target: TargetLike,
     versus: int | str | Sequence[int | str],
     method: str | Spec = "grad_cam",
-    **options: Any,
+    *,
+    layer: LayerName | None = None,
+    view: ViewKind = "center",
+    precision: Precision | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Contrast:
     """Why the one class and not the other: the maps of both, and of the difference of their scores.
 
@@ -149,7 +139,12 @@ def contrast(
         target: the class (index, WordNet id or name), or one per picture; None for each picture's best class.
         versus: the class to tell apart from, or one per picture.
         method: a method spec.
-        **options: layer, view, precision, seed, batch_size and progress of explain.
+        layer: as for explain, and so are view, precision, seed, batch_size and progress.
+        view: "center" or "whole".
+        precision: "exact" or "fast".
+        seed: of the methods that draw random numbers.
+        batch_size: images per pass; None chooses.
+        progress: called with (steps done, steps in all) by methods of many passes.
 
     Returns:
         The Contrast of all pictures; it shows itself in notebooks.
@@ -168,19 +163,109 @@ def contrast(
         True
     """
     known = load_classifier(classifier)
-    pictures = as_pictures(images, known.preprocess.channels)
     other = resolve_target(known, versus)
     if other is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
-    one = explain(known, pictures, method, target=target, **options)
-    both = Target(one.target.classes, other.expand(len(pictures)).classes, one.target.unit, one.target.score)
+    seen, one = _asked(known, images, target, view, precision, batch_size)
+    both = Target(one.classes, other.expand(len(seen.pictures)).classes, one.unit, one.score)
     for mine, theirs in zip(both.classes, both.versus, strict=True):
         if mine == theirs:
             raise OptionError(f"contrast: {known.labels[mine]} is told apart from itself; name another class")
-    parts = (one, *(explain(known, pictures, method, target=goal, **options) for goal in (both.sides[1], both)))
-    one, rest, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
+    options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
+    parts = attribute_sides(seen, both, method, **options)
     labels = zip(*([known.labels[index] for index in classes] for classes in (both.classes, both.versus)), strict=True)
-    return Contrast(one, rest, difference, tuple(labels))
+    return Contrast(*parts, tuple(labels))
+
+
+def _asked(
+    classifier: Classifier | str,
+    images: Any,
+    target: TargetLike,
+    view: ViewKind,
+    precision: Precision | None,
+    batch_size: int | None,
+) -> tuple[Seen, Target]:
+    """The pictures as the network sees them, and a class for each of them or a unit."""
+    prepared = prepare(load_classifier(classifier), precision=precision)
+    pictures = as_pictures(images, prepared.preprocess.channels)
+    goal = resolve_target(prepared, target)
+    usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
+    seen = see(prepared, pictures, view)
+    if goal is None:
+        goal = Target.of(forward(seen.classifier, seen.images, batch_size=batch_size).argmax(dim=1))
+    return seen, goal.expand(len(pictures))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Pictures as a network sees them.
+
+    Args:
+        classifier: runs the passes that several methods need of these images once.
+        pictures: as they were given.
+        views: the part of each that the network sees.
+        images: (N, C, H, W) in [0, 1], what it sees.
+        kind: of the views.
+    """
+
+    classifier: Prepared
+    pictures: tuple[Picture, ...]
+    views: tuple[View, ...]
+    images: Tensor
+    kind: ViewKind
+
+    def repeated(self, count: int) -> Seen:
+        """Each picture `count` times in a row, for as many classes."""
+        if count == 1:
+            return self
+        # (N, K, C, H, W) to (N * K, C, H, W); of one picture that is no copy
+        images = self.images[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        return Seen(
+            self.classifier.remembering(images),
+            tuple(picture for picture in self.pictures for _ in range(count)),
+            tuple(view for view in self.views for _ in range(count)),
+            images,
+            self.kind,
+        )
+
+
+def see(classifier: Prepared, pictures: Sequence[Picture], kind: ViewKind = "center") -> Seen:
+    """The pictures as the network sees them.
+
+    Raises:
+        OptionError: for pictures of several sizes, where the network takes any.
+    """
+    views = classifier.views(pictures, kind)
+    images = classifier.look(pictures, views)
+    return Seen(classifier.remembering(images), tuple(pictures), views, images, kind)
+
+
+def attribute_seen(seen: Seen, target: Target, method: str | Spec, **options: Any) -> Attribution:
+    """The Attribution of one method with views and pictures, seen anew where the method needs a view of its own.
+
+    Args:
+        seen: the pictures.
+        target: a class for each picture, or a unit.
+        method: a method spec.
+        **options: of `attribute`.
+    """
+    spec = parse_spec(method)
+    kind = needed_view(spec, seen.kind)
+    views = seen.views if kind == seen.kind else seen.classifier.views(seen.pictures, kind)
+    images = seen.images if kind == seen.kind else seen.classifier.look(seen.pictures, views)
+    return replace(attribute(seen.classifier, images, target, spec, **options), views=views, pictures=seen.pictures)
+
+
+def attribute_sides(
+    seen: Seen, target: Target, method: str | Spec, **options: Any
+) -> tuple[Attribution, Attribution, Attribution]:
+    """Of a class versus another: what speaks for the one, for the other, and for the difference of their scores.
+
+    They are to be looked at together: where the method is signed all three are shown in two colors.
+    """
+    parts = [attribute_seen(seen, goal, method, **options) for goal in (*target.sides, target)]
+    one, other, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
+    return one, other, difference
 
 
 def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:
