@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from phosphene.discovery import discover
 from phosphene.errors import NotFoundError, OptionError, suggest
 from phosphene.options import Option, Options
 
@@ -99,6 +100,13 @@ class Spec:
 
 
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
+
+# Where each kind is looked for when one is first asked for; other packages add theirs by entry points of these groups.
+_PACKAGES: dict[Kind, str] = {
+    "attribution": "phosphene.attribution",
+    "recipe": "phosphene.synthesis.recipes",
+    "metric": "phosphene.metrics",
+}
 
 
 def _register(kind: Kind, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -187,7 +195,21 @@ def register_recipe(
 def register_metric(
     *, title: str, paper: str, family: str = "metric", **traits: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a metric on maps, masks, boxes or images."""
+    """Register a metric: a plain function on maps, masks, boxes or images.
+
+    Args:
+        title: what a person reads.
+        paper: key into docs/references.bib.
+        family: of what it is a measure.
+        traits: more facts.
+
+    Example:
+        >>> @register_metric(title="Share of positive values", paper="me2026")
+        ... def positive_share(values): ...
+        >>> entry("metric", "positive_share").title
+        'Share of positive values'
+        >>> unregister("metric", "positive_share")
+    """
     return _register("metric", title=title, family=family, paper=paper, traits=traits)
 
 
@@ -197,8 +219,31 @@ def unregister(kind: Kind, name: str) -> None:
 
 
 def entries(kind: Kind) -> dict[str, Entry]:
-    """All entries of a kind by name, sorted."""
+    """All entries of a kind by name, sorted.
+
+    The first call imports what registers them: the modules of phosphene, and what other packages name in the entry
+    point groups ``phosphene.attribution``, ``phosphene.synthesis.recipes`` and ``phosphene.metrics``.
+    """
+    discover(_PACKAGES[kind])
     return {name: _ENTRIES[found, name] for found, name in sorted(_ENTRIES) if found == kind}
+
+
+def methods(kind: Kind = "attribution") -> dict[str, Entry]:
+    """What there is to choose from, by name: attribution methods, recipes or metrics with their options.
+
+    Args:
+        kind: "attribution", "recipe" or "metric".
+
+    Raises:
+        OptionError: for another kind.
+
+    Example:
+        >>> methods()["rise"].options["masks"].default, methods("recipe")["sci"].options["steps"].presets
+        (1000, {'best': 200, 'paper': 400})
+    """
+    if kind not in _PACKAGES:
+        raise OptionError(f"kind {kind!r} is unknown; choose {', '.join(_PACKAGES)}")
+    return entries(kind)
 
 
 def entry(kind: Kind, name: str) -> Entry:
@@ -207,12 +252,11 @@ def entry(kind: Kind, name: str) -> Entry:
     Raises:
         NotFoundError: with the nearest names, if there is none.
     """
-    try:
-        return _ENTRIES[kind, name]
-    except KeyError:
+    if (kind, name) not in _ENTRIES:
         known = entries(kind)
-        listing = ", ".join(known)
-        raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {listing})") from None
+        if name not in known:
+            raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {', '.join(known)})")
+    return _ENTRIES[kind, name]
 
 
 def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:

@@ -10,7 +10,7 @@ from phosphene.attribution.layer_maps import Layers
 from phosphene.attribution.relu_rules import Reduce
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
-from phosphene.geometry import to_network_size
+from phosphene.grids import to_network_size
 from phosphene.maps import max_over_channels
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target

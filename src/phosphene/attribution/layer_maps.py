@@ -11,8 +11,8 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import to_network_size
 from phosphene.graph import LayerName, spatial_map
+from phosphene.grids import to_network_size
 from phosphene.runtime import layer_gradients, prepare
 from phosphene.types import Attribution, Target
 

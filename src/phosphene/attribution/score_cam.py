@@ -12,8 +12,8 @@ from phosphene.attribution.layer_maps import Layers, fused, layer_names
 from phosphene.attribution.result import even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import to_network_size
 from phosphene.graph import spatial_map
+from phosphene.grids import to_network_size
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
 from phosphene.runtime import activations, blended_scores, prepare

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import InputError, ModelError, NumericalError, OptionError
-from phosphene.geometry import pixel_centers, sample_map
+from phosphene.grids import pixel_centers, sample_map
 from phosphene.images import Picture
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
