@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from phosphene.discovery import discover
 from phosphene.errors import NotFoundError, OptionError, suggest
 from phosphene.options import Option, Options
+from phosphene.types import Display
 
 Kind = Literal["attribution", "recipe", "metric"]
 
@@ -35,7 +36,7 @@ class Entry:
     family: str
     paper: str
     signed: bool = True
-    display: Literal["signed", "positive"] = "signed"
+    display: Display = "signed"
     caveat: str = ""
     traits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -127,7 +128,7 @@ def register_attribution(
     family: str,
     paper: str,
     signed: bool = True,
-    display: Literal["signed", "positive"] = "signed",
+    display: Display = "signed",
     caveat: str = "",
     name: str | None = None,
     **traits: Any,
@@ -139,7 +140,8 @@ def register_attribution(
         family: "gradient", "perturbation", "cam" or "feature".
         paper: key into docs/references.bib.
         signed: whether negative values mean evidence against.
-        display: "signed" for a diverging colour scale, "positive" to colour the positive part alone.
+        display: "signed" for a diverging color scale, "positive" to color the positive part alone, "range" to color from
+            the lowest to the highest value, for a method whose zero is no baseline.
         caveat: one sentence that keeps a reader from reading too much into the map.
         name: what it is called in specs; None for the function's own name. Adapters of other libraries put
             theirs before it, as in captum:deep_lift.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
+Display = Literal["signed", "positive", "range"]
+"""How a map is colored: about zero, from zero on, or over its own range where its zero says nothing."""
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 
@@ -299,7 +301,8 @@ class Attribution:
         pictures: the pictures as they were given, for drawing.
         layer: name of the layer that was looked at, if any.
         signed: whether negative values mean evidence against.
-        display: how it is meant to be coloured: "signed" diverging, "positive" positive part alone.
+        display: how it is meant to be colored: "signed" diverging about zero, "positive" the positive part alone,
+            "range" from its own lowest to its highest value.
         seconds: wall time per image.
         checks: self-checks per image, such as the completeness error of integrated gradients.
         problems: one line per image, or None: why a map says nothing (NaN, zero everywhere).
@@ -319,7 +322,7 @@ class Attribution:
     pictures: tuple[Any, ...] = ()
     layer: str | None = None
     signed: bool = True
-    display: Literal["signed", "positive"] = "signed"
+    display: Display = "signed"
     seconds: float = 0.0
     checks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     problems: tuple[str | None, ...] = ()

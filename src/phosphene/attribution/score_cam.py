@@ -29,7 +29,7 @@ _MASKS = 64
     title="Score-CAM",
     family="cam",
     paper="wang2020",
-    display="positive",
+    display="range",
     caveat="The softmax over channels gives nearly all the weight to a few; one pass per channel makes it slow.",
 )
 def score_cam(

@@ -266,7 +266,7 @@ def attribute_sides(
     They are to be looked at together: where the method is signed all three are shown in two colors.
     """
     parts = [attribute_seen(seen, goal, method, **options) for goal in (*target.sides, target)]
-    one, other, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
+    one, other, difference = (replace(part, display="signed" if part.signed else part.display) for part in parts)
     return one, other, difference
 
 
