@@ -13,7 +13,8 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
-from phosphene.geometry import center_view, lay_on_original, sample_map, to_network_size, whole_view
+from phosphene.geometry import center_view, lay_on_original, whole_view
+from phosphene.grids import sample_map, to_network_size
 from phosphene.images import look, read_image
 from phosphene.types import Target, View
 from tests.networks import RedDetector

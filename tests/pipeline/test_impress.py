@@ -73,15 +73,15 @@ def test_frames_are_kept_along_the_way() -> None:
 
 
 def test_an_interruption_yields_what_there_is_and_is_passed_on() -> None:
-    def watch(done: int, _total: int, _text: str) -> None:
+    def progress(done: int, _total: int, _text: str) -> None:
         if done >= 4:
             raise KeyboardInterrupt
 
     jobs = [Job(Target.of(0)), Job(Target.of(1))]
     rows = []
     with pytest.raises(KeyboardInterrupt):
-        rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch))
-    making = synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch)
+        rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress))
+    making = synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress)
     first = next(making)
     assert (first.steps, first.stopped) == (2, True)
     assert next(making).stopped

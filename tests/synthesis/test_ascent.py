@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.synthesis import objectives
-from phosphene.synthesis.ascent import Moment, Step, adam, ascend, clip, every, multiply, unit_rms, within
+from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.augment import Affine, ColorOffset, Noise, augmented
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.objectives import Objective, class_score
 from phosphene.synthesis.parametrization import Fourier
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import StepState, clip, every, multiply, unit_rms, within
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 
@@ -159,8 +160,8 @@ def test_rules_at_intervals_and_within_a_mask() -> None:
     mask = disc(torch.tensor([[8, 8]]), 3, (16, 16))
     seen: list[int] = []
 
-    def whiten(images: Tensor, moment: object) -> Tensor:
-        seen.append(moment.step)  # type: ignore[attr-defined]
+    def whiten(images: Tensor, state: object) -> Tensor:
+        seen.append(state.step)  # type: ignore[attr-defined]
         return torch.ones_like(images)
 
     steps = ascend(
@@ -276,7 +277,7 @@ def test_a_step_of_several_looks_is_the_mean_of_their_gradients() -> None:
     objective = class_score(classifier, Target.of([1, 2]))
     seen: list[Tensor] = []
 
-    def keep(gradient: Tensor, _moment: Moment) -> Tensor:
+    def keep(gradient: Tensor, _state: StepState) -> Tensor:
         seen.append(gradient.clone())
         return gradient
 

@@ -8,11 +8,11 @@ from tests.oracles import features as oracle
 from torch import Tensor
 
 from phosphene.errors import ModelError, OptionError
-from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.matching import FacetLoss, Match, channel_values, mismatch, previous_norm
 from phosphene.synthesis.objectives import Reading
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import StepState
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Layout
 
@@ -84,7 +84,7 @@ def test_the_loss_is_equation_4_with_its_schedule() -> None:
             assert -value[row].item() == pytest.approx(expected, rel=1e-4)
             kept = loss.terms
             assert (kept["distance"] - kept["dot"] + kept["previous"])[row].item() == pytest.approx(expected, rel=1e-4)
-        loss.fit(look.images, _moment(step))
+        loss.fit(look.images, _state(step))
 
 
 def test_the_loss_of_each_channel_is_summed_over_those_that_count() -> None:
@@ -92,7 +92,7 @@ def test_the_loss_of_each_channel_is_summed_over_those_that_count() -> None:
     match = Match("layer", target, mask())
     loss = FacetLoss(match, match, AdaptiveDistance((FACETS, CHANNELS)), weights=(1.0, 0.0))
     loss.objective(look)
-    loss.fit(look.images, _moment(0))
+    loss.fit(look.images, _state(0))
     value = loss.objective(look)
     for row in range(FACETS):
         own = activation(look, row, 1)
@@ -154,6 +154,6 @@ def test_maps_of_another_size_are_refused() -> None:
         Match("layer", targets(9), mask()).distance(reading())
 
 
-def _moment(step: int) -> Moment:
+def _state(step: int) -> StepState:
     value = torch.zeros(FACETS, 3, 2, 2)
-    return Moment(step, 21, value, value, Streams.of(0, range(FACETS)).at(step))
+    return StepState(step, 21, value, value, Streams.of(0, range(FACETS)).at(step))

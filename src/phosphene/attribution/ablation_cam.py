@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, fused, layer_names
+from phosphene.attribution.layer_maps import Layers, fused, layer_names
 from phosphene.classifier import Classifier
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
@@ -48,7 +48,7 @@ def ablation_cam(
         progress: called with (channels done, channels in all), anew for each layer.
 
     Returns:
-        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
+        Signed maps (N, h, w) in units of the activations, on the layer's grid; of several layers on the finest.
 
     Raises:
         ModelError: if the layer's output has no places.

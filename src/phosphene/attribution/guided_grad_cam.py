@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from phosphene.attribution.deconvnet import Reduce
-from phosphene.attribution.fusion import Layers
 from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.guided_backprop import guided_backprop
+from phosphene.attribution.layer_maps import Layers
+from phosphene.attribution.relu_rules import Reduce
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
-from phosphene.geometry import to_network_size
+from phosphene.grids import to_network_size
 from phosphene.maps import max_over_channels
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target

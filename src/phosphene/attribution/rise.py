@@ -21,8 +21,9 @@ from phosphene.types import Attribution, Target
     family="perturbation",
     paper="petsiuk2018",
     signed=False,
-    display="positive",
-    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero.",
+    display="range",
+    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero, so it is shown "
+    "over its own range.",
 )
 def rise(
     classifier: Classifier,

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, fused, layer_names
+from phosphene.attribution.layer_maps import Layers, fused, layer_names
 from phosphene.attribution.result import even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import to_network_size
 from phosphene.graph import spatial_map
+from phosphene.grids import to_network_size
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
 from phosphene.runtime import activations, blended_scores, prepare
@@ -29,7 +29,7 @@ _MASKS = 64
     title="Score-CAM",
     family="cam",
     paper="wang2020",
-    display="positive",
+    display="range",
     caveat="The softmax over channels gives nearly all the weight to a few; one pass per channel makes it slow.",
 )
 def score_cam(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import InputError, ModelError, NumericalError, OptionError
-from phosphene.geometry import pixel_centers, sample_map
+from phosphene.grids import pixel_centers, sample_map
 from phosphene.images import Picture
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
@@ -44,8 +44,8 @@ class Heat:
 
     @property
     def drawn(self) -> Tensor:
-        """(N, H, W) what is colored: the positive part, of a method whose display is that."""
-        return self.pixels.clamp(min=0) if self.attribution.display == "positive" else self.pixels
+        """(N, H, W) what speaks for the class: the positive part, unless the map is shown with both signs."""
+        return self.pixels if self.attribution.display == "signed" else self.pixels.clamp(min=0)
 
 
 def heat_of(

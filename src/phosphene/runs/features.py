@@ -81,7 +81,7 @@ def draw_features(wish: Wish, common: Common) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     try:
-        collected = collect(classifier, paths, names, watch=common.announce)
+        collected = collect(classifier, paths, names, progress=common.announce)
         errors = [{"path": record.path, "error": record.error} for record in collected.broken]
         thumbnails = _Thumbnails(collected.paths)
         drawn = draw_layers(
@@ -93,7 +93,7 @@ def draw_features(wish: Wish, common: Common) -> dict[str, Any]:
             previous=wish.previous,
             seed=common.seed,
             frames=_STRIP,
-            watch=common.announce,
+            progress=common.announce,
         )
         for layer in drawn:
             rows += [_layer_row(session, layer, collected, thumbnails)]

@@ -199,11 +199,11 @@ class _Run:
             if all(number in self.finished for number in numbers):
                 continue
 
-            def watch(done: int, total: int, text: str, before: int = numbers.start, size: int = len(batch)) -> None:
+            def show(done: int, total: int, text: str, before: int = numbers.start, size: int = len(batch)) -> None:
                 steps = total // size
                 announce(before * steps + done, len(self.jobs) * steps, text)
 
-            made = synthesize(classifier, batch, self.spec, frames=_ANIMATION if self.frames else _STRIP, watch=watch)
+            made = synthesize(classifier, batch, self.spec, frames=_ANIMATION if self.frames else _STRIP, progress=show)
             # strict: the end of the batch is asked for, and with it an interruption that it passes on
             yield from zip(numbers, made, strict=True)
 

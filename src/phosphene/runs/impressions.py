@@ -53,10 +53,10 @@ def evaluate_impressions(
     rows = []
     for spec in specs:
 
-        def watch(done: int, total: int, _line: str, name: str = str(spec)) -> None:
+        def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
             common.announce(done, total, name)
 
-        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, watch=watch)
+        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, progress=show)
         sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
         shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
         rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})

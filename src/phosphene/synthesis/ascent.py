@@ -25,36 +25,13 @@ from phosphene.runtime.backward import gradients
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.synthesis.augment import Augmentation, augmented
 from phosphene.synthesis.objectives import Objective, Reading
-from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition
+from phosphene.synthesis.parametrization import Parametrization, Pixel
 from phosphene.synthesis.schedules import Schedule, as_schedule
+from phosphene.synthesis.step_rules import StepRule, StepState, per_image
 from phosphene.synthesis.streams import Draws, Streams
 
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 Stop = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Moment:
-    """Where a run stands: what its rules may look at, and what they remember.
-
-    Args:
-        step: the step that is being made, from 0.
-        steps: how many there are.
-        parameters: (N, ...) before the step's change; with pixels the images.
-        gradient: (N, ...) the objective's own gradient, before any rule.
-        draws: the images' random numbers at this step.
-        memory: what rules keep from step to step, by a name of their own.
-    """
-
-    step: int
-    steps: int
-    parameters: Tensor
-    gradient: Tensor
-    draws: Draws
-    memory: dict[str, Tensor] = field(default_factory=dict)
-
-
-Rule = Callable[[Tensor, Moment], Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,8 +68,8 @@ def ascend(
     optimizer: Optimizer | None = None,
     parametrization: Parametrization | None = None,
     augmentations: Sequence[Augmentation] = (),
-    direction: Sequence[Rule] = (),
-    after: Sequence[Rule] = (),
+    direction: Sequence[StepRule] = (),
+    after: Sequence[StepRule] = (),
     looks: int = 1,
     residual: float = 1.0,
     stop: Stop | None = None,
@@ -134,6 +111,7 @@ def ascend(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         >>> from phosphene.synthesis.objectives import class_score
+        >>> from phosphene.synthesis.step_rules import clip
         >>> from phosphene.types import Target
         >>> classifier = Classifier(net)
         >>> up = ascend(classifier, class_score(classifier, Target.of(1)), torch.full((1, 3, 2, 2), 0.5),
@@ -168,13 +146,13 @@ def ascend(
             )
             value, logits, gradient = look(parameters)
             watch.see(index, gradient, done)
-            moment = Moment(index, steps, parameters, gradient, draws, memory)
+            state = StepState(index, steps, parameters, gradient, draws, memory)
             done = done | stop(logits) if stop is not None else done
             before = parameters if stop is None else parameters.clone()
-            _move(parameters, _in_turn(direction, gradient, moment), stepper, schedule(index, steps))
-            parameters.copy_(_in_turn(after, parameters, moment))
+            _move(parameters, _in_turn(direction, gradient, state), stepper, schedule(index, steps))
+            parameters.copy_(_in_turn(after, parameters, state))
             if before is not parameters:
-                parameters.copy_(torch.where(_per_image(done, parameters), before, parameters))
+                parameters.copy_(torch.where(per_image(done, parameters), before, parameters))
             images = parametrization.decode(parameters).detach().clone()
         yield Step(index + 1, steps, images, value, logits, stage)
         if stop is not None and bool(done.all()):
@@ -289,9 +267,9 @@ def _move(parameters: Tensor, direction: Tensor, stepper: torch.optim.Optimizer,
     parameters.grad = None
 
 
-def _in_turn(rules: Sequence[Rule], value: Tensor, moment: Moment) -> Tensor:
+def _in_turn(rules: Sequence[StepRule], value: Tensor, state: StepState) -> Tensor:
     for rule in rules:
-        value = rule(value, moment)
+        value = rule(value, state)
     return value
 
 
@@ -341,58 +319,3 @@ def _no_gradient(row: int, zero: bool, streams: Streams, index: int, stage: str)
         f"the gradient holds NaN or infinity ({where}): lower the rate, or look for an operation of the network "
         "that overflows"
     )
-
-
-def _per_image(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *([1] * (like.ndim - 1)))
-
-
-# --- rules ---------------------------------------------------------------------------------------------------------
-
-
-def clip(images: Tensor, _moment: Moment) -> Tensor:
-    """Every value brought back into [0, 1]; for pixels."""
-    return images.clamp(0, 1)
-
-
-def every(interval: int, rule: Rule, offset: int = 0) -> Rule:
-    """A rule that is applied at every `interval`-th step only, first at step `offset`."""
-    if interval < 1:
-        raise OptionError(f"interval={interval}; give 1 or more")
-    return lambda value, moment: rule(value, moment) if (moment.step - offset) % interval == 0 else value
-
-
-def within(mask: Tensor | Callable[[Moment], Tensor], rule: Rule) -> Rule:
-    """A rule whose result counts inside a mask (N or 1, 1, H, W) in [0, 1] only, blended at its soft edge."""
-
-    def masked(value: Tensor, moment: Moment) -> Tensor:
-        where = mask(moment) if callable(mask) else mask
-        return torch.lerp(value, rule(value, moment), where.to(value).expand_as(value))
-
-    return masked
-
-
-def multiply(mask: Tensor | Callable[[Moment], Tensor]) -> Rule:
-    """The direction times a mask, or a map of step sizes."""
-
-    def masked(value: Tensor, moment: Moment) -> Tensor:
-        return value * (mask(moment) if callable(mask) else mask).to(value)
-
-    return masked
-
-
-def unit_rms(mask: Tensor | Callable[[Moment], Tensor] | None = None) -> Rule:
-    """The direction with a root mean square of 1 in every image, or inside a mask; so the rate is a step of pixels."""
-
-    def scaled(value: Tensor, moment: Moment) -> Tensor:
-        where = torch.ones_like(value[:, :1]) if mask is None else mask(moment) if callable(mask) else mask
-        where = where.to(value).expand_as(value).flatten(1)
-        mean = (value.flatten(1).square() * where).sum(dim=1) / where.sum(dim=1).clamp(min=1e-30)
-        return value / _per_image(mean.sqrt().clamp(min=1e-30), value)
-
-    return scaled
-
-
-def preconditioned(power: float, color: float = 1.0) -> Rule:
-    """The gradient with the spectrum 1/f^power and the colors of natural images; power 0 leaves it as it is."""
-    return lambda gradient, _moment: precondition(gradient, power, color) if power > 0 else gradient

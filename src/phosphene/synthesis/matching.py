@@ -10,10 +10,10 @@ from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.graph import channel_axis, spatial_map, spatial_size
-from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.objectives import Objective, Reading
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import Schedule, constant
+from phosphene.synthesis.step_rules import StepState
 from phosphene.types import Layout
 
 Terms = Literal["full", "dot", "distance"]
@@ -171,7 +171,7 @@ class FacetLoss:
         layers = (self.match.layer, self.dots.layer, *(self.previous.layers if self.previous else ()))
         return Objective(self._value, tuple(dict.fromkeys(layers)))
 
-    def fit(self, images: Tensor, _moment: Moment) -> Tensor:
+    def fit(self, images: Tensor, _state: StepState) -> Tensor:
         """A rule for after the step: shape and scale follow the distances; the images stay as they are."""
         if self.weights[0]:
             self.adaptive.fit(self._seen)
