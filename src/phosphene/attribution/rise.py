@@ -22,8 +22,8 @@ from phosphene.types import Attribution, Target
     paper="petsiuk2018",
     signed=False,
     display="range",
-    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero, so it is shown "
-    "over its own range.",
+    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero, so it is "
+    "shown over its own range.",
 )
 def rise(
     classifier: Classifier,
