@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +25,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
 from phosphene.runtime.passes import rule_gradient
+from phosphene.runtime.prepare import Prepared
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
@@ -178,3 +181,24 @@ def test_a_rule_up_to_a_layer_runs_hooks_on_what_it_is_given() -> None:
 def test_nothing_is_printed_of_a_graph_that_is_tried_out(capfd: pytest.CaptureFixture[str]) -> None:
     forward(classifier_of(CASES["a_second_input_that_may_be_left_out"].make(), SIZE), pictures())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["channels_that_are_shuffled_and_split", "a_loop_over_the_images"])
+def test_no_picture_is_held_once_a_network_was_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of FX that hold themselves hold whatever called them, until Python looks for circles."""
+    held: list[weakref.ReferenceType[Tensor]] = []
+    ready = Prepared.ready
+
+    def noted(self: Prepared, images: Tensor) -> Tensor:
+        found = ready(self, images)
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Prepared, "ready", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        saliency(classifier_of(CASES[name].make(), SIZE), pictures(), TARGET)
+        assert [picture() for picture in held] == [None]
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,7 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
     finally:
         tracer.root = nn.Module()  # (tracer and graph hold each other, and with them the network)
         tracer.submodule_paths = None
+        gc.collect(1)  # (some of FX's frames hold themselves, and with them all that called them: the pictures)
 
 
 def graph_module(root: nn.Module | dict[str, Any], graph: fx.Graph) -> fx.GraphModule:

@@ -29,6 +29,8 @@ from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
 _SAME = 5e-5
+# Of the largest gradient at the image itself: a smaller one at another is none.
+_NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
 _NEARLY, _ROUGHLY, _KINKS = 1e-4, 0.3, 0.3
@@ -265,7 +267,21 @@ class Network:
             return True
         single = torch.cat(alone[:2])
         difference = (together - single).abs().amax()
-        return together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
+        alike = together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
+        return alike and not self._are_mixed(images)
+
+    def _are_mixed(self, images: Tensor) -> bool:
+        """Whether the scores of an image have a gradient at another one: none at all, unless they see it."""
+        with trial(images.device, gradients=True):
+            leaf = images.clone().requires_grad_()
+            try:
+                scores = self.classifier.logits(leaf)[1:]
+                with right_norms(scores):
+                    (gradient,) = torch.autograd.grad(scores.square().sum(), leaf)
+            except (RuntimeError, PhospheneError):  # no gradient, or one that the pass itself will refuse
+                return False
+        other, own = gradient.abs().flatten(1).amax(1)
+        return bool(other > _NO_GRADIENT * own)
 
     def _noise(self, image: torch.Size) -> Tensor:
         """(2, C, H, W) unequal images of random numbers."""
