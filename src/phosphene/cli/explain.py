@@ -102,14 +102,10 @@ def parse_unit(text: str) -> Unit:
 
 
 def explained(answer: Mapping[str, Any]) -> Answer:
-    """The answer of `explain` for people: predictions, what failed, where the report is."""
+    """The answer of `explain` for people: predictions, maps, what failed."""
     lines = []
     for image in answer["images"]:
-        if image["status"] == "error":
-            lines.append(f"{image['path']}\n  failed: {image['error']}")
-            continue
-        lines.append(image["path"])
-        lines += [f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"]]
+        lines += predicted_lines(image)
         for shown in image["maps"]:
             what = f"{shown['method']} for {shown['target']['label']}"
             if "versus" in shown["target"]:
@@ -121,3 +117,10 @@ def explained(answer: Mapping[str, Any]) -> Answer:
         for image in answer["images"]
     )
     return Answer(answer, "\n".join(lines), failed)
+
+
+def predicted_lines(image: Mapping[str, Any]) -> list[str]:
+    """A picture and its best classes, or why there are none."""
+    if image["status"] == "error":
+        return [image["path"], f"  failed: {image['error']}"]
+    return [image["path"], *(f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"])]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import ClassOption, Images
+from phosphene.cli.explain import ClassOption, Images, Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
@@ -30,11 +31,15 @@ def locate(
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
     ] = None,
     preset: Annotated[PresetName, typer.Option(help="best, or as in the paper.")] = "best",
+    resume: Resume = False,
 ) -> Answer:
     """Find the objects of classes in pictures: masks, boxes in original pixels, COCO JSON, a report."""
-    from phosphene.runs.locate import locate_files
+    from phosphene.runs.locate import locate_pictures
+    from phosphene.tasks import LocateConfig
 
-    answer = locate_files(images, common, classes=class_, methods=method or (), segment=segment, preset=preset)
+    config = LocateConfig.of(method or (), segment=segment, preset=preset, classes=class_)
+    with cancelled_by_interrupt(common.cancel):
+        answer = locate_pictures(images, config, common, resume=resume)
     lines = [line for image in answer["images"] for line in _lines(image)]
     failed = any(image["status"] == "error" for image in answer["images"])
     return Answer(answer, "\n".join(lines), failed)

@@ -76,7 +76,8 @@ def run_over_pictures(
         sink.close(seconds=time.perf_counter() - started, **facts)
     report = write_report(sink.place, common.report)
     facts |= {task.rows.listing: [_shown(map_files(row, lambda file: Path(run.path(file)))) for row in rows]}
-    return {"run": run.place, "report": None if report is None else str(report), **facts}
+    answer = {"run": run.place, "report": None if report is None else str(report), **facts}
+    return {name: sink.folder.absolute(value) for name, value in answer.items()}
 
 
 def _plan(command: str, keys: tuple[str, ...], task: PictureTask, common: Common, classifier: Prepared) -> Plan:

@@ -82,6 +82,8 @@ def _read(kind: Any, value: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any or value is None or origin is Literal:
         return value
+    if kind is float and isinstance(value, int):
+        return value  # a box of whole pixels stays one
     if origin in (Union, types.UnionType):
         # Of a file that is written or not, the written one; else the one beside None.
         choices = [item for item in arguments if item not in (types.NoneType, Asset)]

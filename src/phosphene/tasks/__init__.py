@@ -3,8 +3,9 @@
 Who runs them decides where the items come from and where the rows go.
 """
 
-from phosphene.tasks.classes import best_count
 from phosphene.tasks.explain import ExplainConfig
+from phosphene.tasks.locate import LocateConfig
+from phosphene.tasks.predict import PredictConfig
 from phosphene.tasks.task import PictureTask, Progress
 
-__all__ = ["ExplainConfig", "PictureTask", "Progress", "best_count"]
+__all__ = ["ExplainConfig", "LocateConfig", "PictureTask", "PredictConfig", "Progress"]

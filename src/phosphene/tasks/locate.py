@@ -1,0 +1,137 @@
+"""locate: pictures x classes -> masks and boxes in the pictures' own pixels, a row for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from phosphene.devices import clock
+from phosphene.errors import NumericalError
+from phosphene.images import picture_size
+from phosphene.localization.presets import Preset
+from phosphene.localization.segment import SegmentName
+from phosphene.pipeline.locate import Evidence, configured, cut_out, evidence, posteriors
+from phosphene.registry import format_spec, parse_spec
+from phosphene.runtime import Prepared
+from phosphene.sources import Item
+from phosphene.store import Asset, LocateRow, Row, picture_folder
+from phosphene.tasks.classes import best_count, check_classes, chosen_classes
+from phosphene.tasks.object_rows import object_row, overview
+from phosphene.tasks.task import Progress, answered, computed, pictures_of
+from phosphene.types import Prediction
+
+
+@dataclass(frozen=True)
+class LocateConfig:
+    """Which classes are looked for in pictures, by which maps, cut how.
+
+    Args:
+        preset: with the methods and the segmentation that are to be used.
+        classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
+        seed: of the methods that draw random numbers.
+        batch_size: images that go through the network together; with K classes so many fewer pictures.
+
+    Example:
+        >>> LocateConfig.of(["cam"], segment="threshold").described()["methods"]
+        ['cam']
+    """
+
+    preset: Preset
+    classes: str = "top1"
+    seed: int = 0
+    batch_size: int = 8
+    rows: ClassVar[type[Row]] = LocateRow
+
+    @classmethod
+    def of(
+        cls, methods: Sequence[str] = (), *, segment: SegmentName | None = None, preset: str = "best", **options: Any
+    ) -> LocateConfig:
+        """A config from what is typed: methods and a segmentation instead of those of a preset."""
+        return cls(configured(preset, [parse_spec(method) for method in methods], segment), **options)
+
+    def checked(self, classifier: Prepared) -> LocateConfig:
+        """The same, once its classes are understood.
+
+        Raises:
+            NotFoundError: for a class that there is not.
+        """
+        check_classes(self.classes, classifier.labels)
+        return self
+
+    def described(self) -> dict[str, Any]:
+        """All options but the seed, as the manifest of a run has them."""
+        return {
+            "classes": self.classes,
+            "preset": self.preset.name,
+            "methods": [format_spec(parse_spec(method)) for method in self.preset.methods],
+            "segment": self.preset.segment,
+            "batch_size": self.batch_size,
+        }
+
+    def pictures_at_once(self, classifier: Prepared) -> int:
+        """How many pictures make a batch: fewer where several classes are looked for in each."""
+        return max(1, self.batch_size // (best_count(self.classes, classifier.labels) or 1))
+
+    def run(
+        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+    ) -> Iterator[LocateRow]:
+        """A row for each item, in order; a picture in which nothing can be located is a row with its error.
+
+        The maps of all items are made before the first row; objects are cut out when their row is asked for.
+        """
+        found = computed(classifier, items, lambda group: _searched(self, classifier, group))
+        for number, (item, result) in enumerate(zip(items, found, strict=True)):
+            if progress is not None:
+                progress(number, len(items), "locate")
+            yield _row(self, item, picture_folder(start + number, item.path), result)
+
+
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """What was computed for one picture: its classes, best first, and the evidence for each."""
+
+    classes: tuple[Prediction, ...]
+    evidence: tuple[Evidence, ...]
+    seconds: float
+
+
+def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item]) -> Sequence[_Searched | str]:
+    begin = clock(classifier.device)
+    pictures = pictures_of(items)
+    odds = posteriors(classifier, pictures)
+    answers = odds.isfinite().all(dim=1).tolist()
+    if not all(answers):
+        return answered(items, answers, lambda some: _searched(config, classifier, some))
+    chosen = chosen_classes(config.classes, classifier.labels, odds)
+    count = len(chosen[0])
+    copies = [picture for picture in pictures for _ in range(count)]
+    classes = [index for row in chosen for index in row]
+    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed)
+    seconds = (clock(classifier.device) - begin) / len(items)
+    found = []
+    for number, row in enumerate(chosen):
+        best = tuple(Prediction(index, classifier.labels[index], float(odds[number, index])) for index in row)
+        found.append(_Searched(best, tuple(maps[number * count : (number + 1) * count]), seconds))
+    return found
+
+
+def _row(config: LocateConfig, item: Item, folder: str, result: _Searched | str) -> LocateRow:
+    row = LocateRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
+    if item.picture is not None:
+        row = replace(row, size=picture_size(item.picture))
+    if isinstance(result, str) or item.picture is None:
+        return replace(row, status="error", error=str(result))
+    found = []
+    for prediction, seen in zip(result.classes, result.evidence, strict=True):
+        try:
+            found.append(cut_out(item.picture, seen, config.preset, prediction))
+        except NumericalError as error:
+            row = replace(row, status="error", error=str(error))
+    return replace(
+        row,
+        objects=tuple(object_row(folder, item.picture, thing) for thing in found),
+        overlay=Asset(f"{folder}/boxes.jpg", overview(item.picture, found), {"quality": 90}),
+        method="+".join(config.preset.methods),
+        seconds=result.seconds,
+    )
