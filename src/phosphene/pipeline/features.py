@@ -309,7 +309,7 @@ def _drawn_layer(
 def _seen(classifier: Prepared, paths: Sequence[str]) -> Tensor:
     """(n, C, H, W) the pictures as the network sees them."""
     pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
-    return classifier.look(pictures, classifier.views(pictures))
+    return classifier.preprocessed(pictures, classifier.views(pictures))
 
 
 @dataclass(frozen=True)

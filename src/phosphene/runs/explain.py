@@ -131,7 +131,7 @@ def _explained(session: Session, question: Question, name: str, path: str) -> di
         classifier = session.classifier
         picture = read_image(path, classifier.preprocess.channels)
         views = classifier.views([picture], question.view)
-        images = classifier.look([picture], views)
+        images = classifier.preprocessed([picture], views)
         classifier = classifier.remembering(images)
         logits = forward(classifier, images)
     except PhospheneError as error:
@@ -188,7 +188,7 @@ def _maps(
     count = max(1, len(target.classes))
     kind = needed_view(spec, question.view)
     view = classifier.views([picture], kind)[0]
-    images = copies if kind == question.view else _copies(classifier.look([picture], [view]), target)
+    images = copies if kind == question.view else _copies(classifier.preprocessed([picture], [view]), target)
     layer = question.layer if "layer" in entry("attribution", spec.name).options else None
     label = format_spec(spec)
 
