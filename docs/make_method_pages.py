@@ -302,7 +302,9 @@ def drawn(entry: Entry, pictures: list[Image.Image]) -> None:
     classifier = prepare(phosphene.load_classifier("embedded"))
     target = Target.of([classifier.labels.find(title) for title in TITLES])
     views = classifier.views(pictures, "whole")
-    result = attribute(classifier, classifier.look(pictures, views), target, DRAWN_WITH.get(entry.name, entry.name))
+    result = attribute(
+        classifier, classifier.preprocessed(pictures, views), target, DRAWN_WITH.get(entry.name, entry.name)
+    )
     sheet = side_by_side(_with_pictures(result, pictures, views), height=150)
     sheet.convert("RGB").save(PAGES / "images" / (Path(page_name(entry)).stem + ".jpg"), quality=82, optimize=True)
 

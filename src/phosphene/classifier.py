@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
-from phosphene.images import Interpolation, Picture, look, picture_size
+from phosphene.images import Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
 from phosphene.types import Layout, Prediction, Score, Size, Target, View
@@ -260,13 +260,13 @@ class Classifier:
         """One View per picture."""
         return tuple(self.preprocess.view(picture_size(picture), kind) for picture in pictures)
 
-    def look(self, pictures: Sequence[Picture], views: Sequence[View]) -> Tensor:
+    def preprocessed(self, pictures: Sequence[Picture], views: Sequence[View]) -> Tensor:
         """(N, C, h, w) in [0, 1] on the classifier's device: the pictures as the network sees them."""
         sizes = {view.size for view in views}
         if len(sizes) > 1:
             raise OptionError(f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size")
         seen = [
-            look(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
+            preprocess(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
             for picture, view in zip(pictures, views, strict=True)
         ]
         return torch.stack(seen).to(self.device)

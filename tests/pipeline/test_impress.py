@@ -199,3 +199,9 @@ def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         impress_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))
     with pytest.raises(OptionError, match="for one use impress"):
         fuse_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))
+
+
+@pytest.mark.parametrize(("recipe", "message"), [("sci:steps=0", "steps=0"), ("class_model:preset=worst", "worst")])
+def test_options_that_do_not_fit_are_refused_before_anything_is_made(recipe: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        configured(recipe, None, None)

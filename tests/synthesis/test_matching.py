@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phosphene.errors import ModelError, OptionError
 from phosphene.synthesis.matching import FacetLoss, Match, channel_values, mismatch, previous_norm
-from phosphene.synthesis.objectives import Reading
+from phosphene.synthesis.objectives import StepOutputs
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
 from phosphene.synthesis.step_rules import StepState
@@ -23,14 +23,14 @@ TOP = [[0, 2, 5], [1, 3, 4]]
 LAYOUTS: dict[str, Layout | None] = {"layer": "NCHW", "below": "NCHW"}
 
 
-def reading(step: int = 0, steps: int = 1, size: int = 4) -> Reading:
+def reading(step: int = 0, steps: int = 1, size: int = 4) -> StepOutputs:
     generator = torch.Generator().manual_seed(4)
     draw = {"generator": generator, "dtype": torch.float64}
     found = {
         "layer": torch.randn(FACETS, CHANNELS, size, size, **draw),  # type: ignore[arg-type]
         "below": torch.randn(FACETS, 3, 8, 8, **draw),  # type: ignore[arg-type]
     }
-    return Reading(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps, LAYOUTS)
+    return StepOutputs(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps, LAYOUTS)
 
 
 def targets(places: int) -> Tensor:
@@ -41,7 +41,7 @@ def mask() -> Tensor:
     return torch.zeros(FACETS, CHANNELS).scatter(1, torch.tensor(TOP), 1.0)
 
 
-def activation(look: Reading, row: int, places: int) -> Tensor:
+def activation(look: StepOutputs, row: int, places: int) -> Tensor:
     values = look.activations["layer"].float()[row].flatten(1)  # (k, h w)
     return values if places > 1 else values.mean(dim=1, keepdim=True)
 
@@ -124,7 +124,7 @@ def test_micro_batches_find_their_rows() -> None:
     together = loss.objective(whole)
     for row in range(FACETS):
         found = {name: values[row : row + 1] for name, values in whole.activations.items()}
-        part = Reading(whole.logits[row : row + 1], found, whole.images[row : row + 1], row, layouts=LAYOUTS)
+        part = StepOutputs(whole.logits[row : row + 1], found, whole.images[row : row + 1], row, layouts=LAYOUTS)
         torch.testing.assert_close(loss.objective(part), together[row : row + 1])
 
 

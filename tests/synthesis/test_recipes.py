@@ -217,7 +217,7 @@ def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> Non
     sides = []
     classifier = tiny()
     classifier.module.register_forward_hook(lambda _module, inputs, _output: sides.append(inputs[0].shape[-1]))
-    list(sci(classifier, Target.of(1), Streams.of(0, [1]), SciOptions.of(view=0.5, looks=1, **options)))
+    list(sci(classifier, Target.of(1), Streams.of(0, [1]), SciOptions.of(view=0.5, views_per_step=1, **options)))
     assert sides[-3:] == [16] * 3
     assert 8 in sides[:-3]
 
@@ -266,7 +266,7 @@ def test_fused_images_raise_all_their_classes(preset: str) -> None:
 def test_each_class_of_a_fused_image_is_developed_in_a_view_about_its_place() -> None:
     classifier, seen = tiny(), []
     classifier.module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[-1]))
-    options = FuseOptions(steps=10, view=0.5, even=0.2, looks=1)
+    options = FuseOptions(steps=10, view=0.5, even=0.2, views_per_step=1)
     steps = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), options))
     assert [step.stage for step in steps] == ["class 1"] * 4 + ["class 2"] * 4 + ["together"] * 2
     assert seen[-10:] == [8] * 8 + [16] * 2

@@ -39,7 +39,7 @@ def guided_grad_cam(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is explained.
-        layer: the layer of Grad-CAM, by dotted name or module; several as a+b, fused; None for the last.
+        layer: the layer of Grad-CAM, by dotted name or module; several as a+b, averaged; None for the last.
         reduce: what becomes of the color channels: their sum, or the largest magnitude.
         batch_size: images per pass; None chooses.
 

@@ -21,7 +21,7 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Which activations of a layer are worth raising, place by place; usable in early, fine layers too.
 
     ``L[y, x] = sum_k relu(dS/dA_k[y, x]) * A_k[y, x]``. Negative only where activations are. The paper fuses layers
-    by the larger of their maps after a tanh; several layers here are fused as in the whole family (ours).
+    by the larger of their maps after a tanh; several layers here are averaged as in the whole family (ours).
 
     Example:
         >>> from phosphene import Classifier, Target

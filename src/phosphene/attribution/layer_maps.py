@@ -41,14 +41,14 @@ def layer_map(
     relu: bool = False,
     batch_size: int | None = None,
 ) -> Attribution:
-    """The map that a formula makes of a layer's activations and their gradients; of several layers one, fused.
+    """The map that a formula makes of a layer's activations and their gradients; of several layers their average.
 
     Args:
         formula: of (activations, gradients), both (N, k, h, w), a map (N, h, w).
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
         relu: keep the positive part of each layer's map alone, as the papers do.
         batch_size: images per pass; None chooses.
 
@@ -72,10 +72,10 @@ def layer_map(
         layout, what = prepare(classifier).layout(name), f"layer {name}"
         both = (found.activations[name], found.gradients[name])
         maps.append(formula(*(spatial_map(values, what, images, layout) for values in both)))
-    return fused(maps, names, images, target, found.score, relu)
+    return averaged_layers(maps, names, images, target, found.score, relu)
 
 
-def fused(
+def averaged_layers(
     maps: Sequence[Tensor], names: tuple[str, ...], images: Tensor, target: Target, score: Tensor, relu: bool
 ) -> Attribution:
     """The Attribution of one map (N, h, w) as it is, or of several layers' maps made one.

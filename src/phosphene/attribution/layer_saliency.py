@@ -41,7 +41,7 @@ def layer_saliency(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the
             middle one of those on the last grid (ours): at the very last the gradient is the same everywhere.
         batch_size: images per pass; None chooses.
 

@@ -22,8 +22,7 @@ from phosphene.types import Attribution, Target
     paper="petsiuk2018",
     signed=False,
     display="range",
-    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero, so it is "
-    "shown over its own range.",
+    caveat="An estimate from random masks: few give a spotted map; no place is near zero, so its own range is shown.",
 )
 def rise(
     classifier: Classifier,

@@ -69,7 +69,7 @@ def heat_of(
     """
     kind = needed_view(spec, "center")
     shown = tuple(views) if kind == "center" else classifier.views(pictures, kind)
-    result = attribute(classifier, classifier.look(pictures, shown), target, spec, seed=seed)
+    result = attribute(classifier, classifier.preprocessed(pictures, shown), target, spec, seed=seed)
     offset, stride = result.heat_grid
     rows = [
         _seen_through(result.heat[index : index + 1], offset, stride, shown[index], view)

@@ -18,7 +18,7 @@ from phosphene.types import Impression
 
 
 @dataclass
-class Measured:
+class ImpressionScores:
     """What one recipe made and how it was read, image by image in the order of the jobs.
 
     Args:
@@ -96,7 +96,7 @@ def measure_impressions(
     batch_size: int | None = None,
     progress: Progress | None = None,
     seen: Callable[[Job, Impression, OwnReading, Judgement | None], None] | None = None,
-) -> Measured:
+) -> ImpressionScores:
     """Make the images of all jobs by one recipe and have them read.
 
     Args:
@@ -111,7 +111,7 @@ def measure_impressions(
     Returns:
         The images and all readings; `row()` sums them up.
     """
-    found = Measured(str(recipe))
+    found = ImpressionScores(str(recipe))
     for job, made in zip(
         jobs, synthesize(classifier, jobs, recipe, batch_size=batch_size, progress=progress), strict=True
     ):

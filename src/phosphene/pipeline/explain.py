@@ -244,7 +244,7 @@ def see(classifier: Prepared, pictures: Sequence[Picture], kind: ViewKind = "cen
         OptionError: for pictures of several sizes, where the network takes any.
     """
     views = classifier.views(pictures, kind)
-    images = classifier.look(pictures, views)
+    images = classifier.preprocessed(pictures, views)
     return Seen(classifier.remembering(images), tuple(pictures), views, images, kind)
 
 
@@ -260,7 +260,7 @@ def attribute_seen(seen: Seen, target: Target, method: str | Spec, **options: An
     spec = parse_spec(method)
     kind = needed_view(spec, seen.kind)
     views = seen.views if kind == seen.kind else seen.classifier.views(seen.pictures, kind)
-    images = seen.images if kind == seen.kind else seen.classifier.look(seen.pictures, views)
+    images = seen.images if kind == seen.kind else seen.classifier.preprocessed(seen.pictures, views)
     return replace(attribute(seen.classifier, images, target, spec, **options), views=views, pictures=seen.pictures)
 
 

@@ -190,7 +190,10 @@ def drawing_spec(recipe: str | Spec, **given: Any) -> Spec:
     spec = parse_spec(recipe, "recipe")
     if entry("recipe", spec.name).family != "features":
         raise OptionError(f"{spec.name} draws classes and needs no pictures; use impress, or the recipe minds_eye")
-    return make_spec(spec.name, "recipe", **{**spec.keywords, **{k: v for k, v in given.items() if v is not None}})
+    options = {**spec.keywords, **{name: value for name, value in given.items() if value is not None}}
+    configured = make_spec(spec.name, "recipe", **options)
+    entry("recipe", spec.name).configured(configured)  # refuses what does not fit before any picture is read
+    return configured
 
 
 def layer_names(classifier: Prepared, layers: Sequence[LayerName | None]) -> tuple[str, ...]:
@@ -309,7 +312,7 @@ def _drawn_layer(
 def _seen(classifier: Prepared, paths: Sequence[str]) -> Tensor:
     """(n, C, H, W) the pictures as the network sees them."""
     pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
-    return classifier.look(pictures, classifier.views(pictures))
+    return classifier.preprocessed(pictures, classifier.views(pictures))
 
 
 @dataclass(frozen=True)

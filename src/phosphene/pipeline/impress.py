@@ -172,7 +172,9 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
         raise OptionError(f"{spec.name} draws what a layer responds to in a folder of pictures; use features")
     if options.get("preset", "") not in ("", *found.presets):
         raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(found.presets)}")
-    return make_spec(spec.name, "recipe", **options)
+    spec = make_spec(spec.name, "recipe", **options)
+    found.configured(spec)  # refuses what does not fit before anything is made
+    return spec
 
 
 def single_targets(classifier: Classifier, target: Target | int | str | Sequence[int | str]) -> list[Target]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from phosphene.evaluation.impressions import Measured, measure_impressions
+from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
 from phosphene.pipeline.impress import Job, configured, single_targets
 from phosphene.pipeline.read_impressions import Judgement, OwnReading
@@ -63,7 +63,7 @@ def evaluate_impressions(
     return session.finish(rows=rows)
 
 
-def captions(found: Measured) -> list[str]:
+def captions(found: ImpressionScores) -> list[str]:
     """Lines per image: the class with its probability, the judge's and the index; if fused, a line for each class."""
     return [_caption(own, judged) for own, judged in zip(found.own, found.judged, strict=True)]
 
@@ -81,7 +81,7 @@ def _caption(own: OwnReading, judged: Judgement | None) -> str:
     return f"{own.classes[0].label[:18]} {own.classes[0].probability:.2f}\n{' '.join(facts)}"
 
 
-def per_image(found: Measured) -> list[dict[str, Any]]:
+def per_image(found: ImpressionScores) -> list[dict[str, Any]]:
     """One row per image, for tables of one's own."""
     return [
         {

@@ -18,7 +18,7 @@ from torch import Tensor
 from phosphene.errors import OptionError
 from phosphene.synthesis.step_rules import StepRule, StepState
 
-Reading = Literal["A", "B", "none"]
+WeightKind = Literal["A", "B", "none"]
 
 _START = 0.1
 
@@ -42,7 +42,7 @@ def running_mean(previous: Tensor, current: Tensor, step: int, share: float) -> 
 
 
 def saliency_weight(
-    reading: Reading = "A",
+    reading: WeightKind = "A",
     mask: Callable[[StepState], Tensor] | None = None,
     *,
     limit: float = 10.0,

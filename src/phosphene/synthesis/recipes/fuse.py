@@ -63,8 +63,8 @@ class FuseOptions(Options):
         best=128 / 224,
         paper=1.0,
     )
-    looks: int = option(
-        "how many differently augmented looks a step is the mean of; each costs as much as a step with one",
+    views_per_step: int = option(
+        "augmented views of the image whose mean gradient makes a step; each costs as much as a step with one",
         best=3,
         paper=1,
     )
@@ -131,7 +131,7 @@ def fuse(
     moves = [Affine(options.rotation, options.scale, options.shift * side)]
     for index, length in enumerate([*lengths, last_steps - settling, settling]):
         together = index >= count
-        looked_at: list[Augmentation] = []
+        close_up: list[Augmentation] = []
         step_rate = _slice(linear(options.rate, options.last_rate), done, options.steps)
         if index > count:  # without augmentation the shares swing at steps of the usual size
             step_rate = linear(options.last_rate / 4, options.last_rate / 40)
@@ -140,7 +140,7 @@ def fuse(
             objective = even_share(classifier, groups)
         else:
             mask = _growing(places[:, index], regions[index], options, side, size)
-            looked_at = _looking(classifier, places[:, index], options.view, size)
+            close_up = _close_up(classifier, places[:, index], options.view, size)
             objective = class_score(classifier, Target.of([group[index] for group in groups]))
         if options.statistics > 0:
             weight = options.statistics / 10 if together else options.statistics
@@ -151,9 +151,9 @@ def fuse(
             images,
             steps=length,
             streams=streams,
-            looks=options.looks if index <= count else 1,
+            views_per_step=options.views_per_step if index <= count else 1,
             rate=step_rate,
-            augmentations=[*looked_at, *moves] if index <= count else [],
+            augmentations=[*close_up, *moves] if index <= count else [],
             direction=[preconditioned(options.precondition, options.color), unit_rms(mask), multiply(mask)],
             after=[_fading(options.tv / max(options.rate, 1e-30), step_rate), clip],
             stage="together" if together else f"class {index + 1}",
@@ -206,7 +206,7 @@ def _growing(
     return mask
 
 
-def _looking(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
+def _close_up(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
     """The part about each image's place that the network looks at; all of it where the network takes one size only."""
     part = close_view(classifier, view, size)
     return [] if part is None else [CropAbout(centers, part)]

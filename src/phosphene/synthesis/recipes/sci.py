@@ -92,8 +92,8 @@ class SciOptions(Options):
     )
     tv_every: int = option("once in so many iterations; 0 never", 1)
     tv_where: Literal["everywhere", "inside"] = option("everywhere, or inside the mask only", "everywhere")
-    tv_kind: Literal["sign", "meeting"] = option(
-        "sign, the plain subgradient, or meeting, which does not overshoot", best="meeting", paper="sign"
+    tv_kind: Literal["sign", "clipped"] = option(
+        "sign, the plain subgradient, or clipped, which does not overshoot", best="clipped", paper="sign"
     )
     pull: float = option(
         "how strongly each step pulls what lies far from the disc's center back to the mean image: a value keeps "
@@ -117,8 +117,8 @@ class SciOptions(Options):
         best=128 / 224,
         paper=1.0,
     )
-    looks: int = option(
-        "how many differently augmented looks a step is the mean of; each costs as much as a step with one",
+    views_per_step: int = option(
+        "augmented views of the image whose mean gradient makes a step; each costs as much as a step with one",
         best=8,
         paper=1,
     )
@@ -157,16 +157,16 @@ def sci(
     variation (equation 1) is made once in `tv_every` iterations on the whole image, so that what is not
     held up by the class fades out.
 
-    Where the paper gives a number the preset `paper` has it: t = 150, C2 = 4, the radius 1 to 150 pixels of 224 over
-    150 steps. All other numbers are ours: steps, rates, total variation, augmentation, the disc of
-    equation 5. The preset `best` differs: its gradient is preconditioned by the
-    spectrum and the colors of natural images, so it is nearly, not wholly, free of data; the disc is chosen by the
-    evidence in it, which corners of strong contrast do not have, and moved to the middle; the last radius is small
-    enough for one object; there is no weight, which made pictures noisier and less readable to others; each step is the
-    mean of several looks under wide moves, since what only one look sees others do not read; for the same reason
-    gradients through residual branches count half; the disc has its last radius from the first step on; the network
-    looks closely at it while the object grows, and at the whole image in the last steps; each step pulls what lies
-    far from the disc's center back to the mean image and the last steps draw most in the middle, so that one object
+    Where the paper gives a number the preset `paper` has it: t = 150, C2 = 4, the radius 1 to 150 pixels of 224
+    over 150 steps. All other numbers are ours: steps, rates, total variation, augmentation, the disc of equation 5.
+    The preset `best` differs: its gradient is preconditioned by the spectrum and the colors of natural images, so
+    it is nearly, not wholly, free of data; the disc is chosen by the evidence in it, which corners of strong
+    contrast do not have, and moved to the middle; the last radius is small enough for one object; there is no
+    weight, which made pictures noisier and less readable to others; each step is the mean over several views under
+    wide moves, since other networks do not recognize what is seen in only one; for the same reason gradients
+    through residual branches count half; the disc has its last radius from the first step on; the network looks
+    closely at it while the object grows, and at the whole image in the last steps; each step pulls what lies far
+    from the disc's center back to the mean image and the last steps draw most in the middle, so that one object
     stays; a step of total variation never overshoots.
 
     Args:
@@ -253,7 +253,7 @@ class _Parts:
             begin,
             steps=steps,
             streams=self.streams,
-            looks=options.looks,
+            views_per_step=options.views_per_step,
             residual=options.residual,
             rate=options.pre_rate,
             augmentations=self.augmentations,
@@ -264,9 +264,9 @@ class _Parts:
 
     def post_ci(self, begin: Tensor, centers: Tensor, steps: int) -> Iterator[Step]:
         """The object grown inside its disc."""
-        looked_at = self.looking() if self.options.place == "middle" else []
+        close_up = self.close_up() if self.options.place == "middle" else []
         pull = linear(self.options.pull, self.options.last_pull)
-        return self._developed(begin, centers, steps, self.mask(centers), self.rate, pull, looked_at, "post-CI")
+        return self._developed(begin, centers, steps, self.mask(centers), self.rate, pull, close_up, "post-CI")
 
     def finish(self, begin: Tensor, centers: Tensor, steps: int) -> Iterator[Step]:
         """Last steps inside the whole disc, seen in the whole image."""
@@ -281,7 +281,7 @@ class _Parts:
         where: Callable[[StepState], Tensor] | None,
         rate: Schedule,
         pull: Schedule,
-        looked_at: list[Augmentation],
+        close_up: list[Augmentation],
         stage: str,
     ) -> Iterator[Step]:
         options, objective = self.options, self.objective
@@ -293,10 +293,10 @@ class _Parts:
             begin,
             steps=steps,
             streams=self.streams,
-            looks=options.looks,
+            views_per_step=options.views_per_step,
             residual=options.residual,
             rate=rate,
-            augmentations=[*self.augmentations, *looked_at],
+            augmentations=[*self.augmentations, *close_up],
             direction=[
                 preconditioned(options.precondition, options.color),
                 unit_rms(where),
@@ -353,7 +353,7 @@ class _Parts:
         whole = disc(centers, self.pixels(self.options.radius), self.size, self.pixels(self.options.finish_soft))
         return lambda _state: whole
 
-    def looking(self) -> list[Augmentation]:
+    def close_up(self) -> list[Augmentation]:
         """The part in the middle that the network looks at; all of it where the network takes one size only."""
         part = close_view(self.classifier, self.options.view, self.size)
         if part is None:
@@ -385,7 +385,7 @@ class _Parts:
 
         def step(images: Tensor, state: StepState) -> Tensor:
             size = options.tv * (rate(state.step, state.steps) / max(options.rate, 1e-30) if rate else 1.0)
-            if options.tv_kind == "meeting":
+            if options.tv_kind == "clipped":
                 return total_variation_step(images, size)
             return images - size * total_variation_gradient(images)
 
