@@ -24,8 +24,24 @@ from tests.cli.running import phosphene as command
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 COMMAND_PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```console\nphosphene" in page.read_text("utf-8")]
-# A drawing takes minutes; a few of its steps show that the command is spelled right.
-DRAWS = ("impress", "fuse", "features")
+# A drawing takes minutes, and so does measuring a method on the embedded network; a few steps, or a small network, show
+# that the command is spelled right and comes to its end.
+SHORTER = {
+    "impress": ["--steps", "2"],
+    "fuse": ["--steps", "2"],
+    "features": ["--steps", "2"],
+    "evaluate sanity": ["--model", "small.py:make"],
+    "evaluate faithfulness": ["--model", "small.py:make"],
+}
+SMALL = """
+import torch
+import phosphene
+
+def make():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return phosphene.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(8, 5)), phosphene.Preprocess((32, 32)))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +60,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, shot in shots.items():
         Image.fromarray(shot).resize((224, 224)).save(Path("holiday") / f"{name}.jpg")
     Image.fromarray(chelsea()).save("photo.jpg")
+    Path("small.py").write_text(SMALL)
     Path("boxes.csv").write_text("file,class,x0,y0,x1,y1\ncat.jpg,Egyptian cat,50,20,200,220\n")
     for name, shot in (("cat", chelsea()), ("cup", coffee())):
         folder = Path("animals") / name
@@ -70,8 +87,8 @@ METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract 
 @pytest.mark.usefixtures("pictures", "_one_embedded_classifier")
 def test_commands_of_a_page_run(page: Path) -> None:
     for arguments in commands(page):
-        steps = ["--steps", "2"] if arguments[0] in DRAWS else []
-        outcome = command(*arguments, *steps)
+        shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
+        outcome = command(*arguments, *shorter)
         assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
 
 
