@@ -47,9 +47,9 @@ format: $(VENV)/.check
 docs: .venv-docs/.made
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
-.venv-docs/.made: pyproject.toml constraints.txt
+.venv-docs/.made: pyproject.toml constraints.txt constraints-docs.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-docs.txt --editable '.[docs]'
 	touch $@
 
 # Another environment: two of the peers need torchvision, whose wheel loads only beside the CUDA build of torch.

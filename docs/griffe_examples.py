@@ -1,4 +1,4 @@
-"""Google's docstrings call the section of doctests "Example:" as often as "Examples:"; griffe knows the latter alone."""
+"""Docstrings call the section of doctests "Example:" as often as "Examples:"; griffe knows the latter alone."""
 
 from __future__ import annotations
 

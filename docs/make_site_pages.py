@@ -99,8 +99,8 @@ def recipes_index() -> str:
     ]
     about = (
         "A recipe draws an image from a classifier alone, or from a layer and a folder of pictures. "
-        "`--recipe NAME:option=value` configures it; `--preset best` (default) makes the best pictures, `--preset paper` "
-        "takes the paper's own numbers. The [gallery](../gallery.md) shows what comes out."
+        "`--recipe NAME:option=value` configures it; `--preset best` (default) makes the best pictures, "
+        "`--preset paper` takes the paper's own numbers. The [gallery](../gallery.md) shows what comes out."
     )
     return "\n".join(["# Recipes", "", about, "", "| recipe | draws |", "|---|---|", *rows]) + "\n"
 
@@ -116,7 +116,10 @@ def _is_ours(entry: Entry) -> bool:
 
 def measures_page() -> str:
     """The text of the page of all metrics."""
-    parts = ["# Measures", "Functions on arrays, in `phosphene.metrics`; the commands of `phosphene evaluate` use them."]
+    parts = [
+        "# Measures",
+        "Functions on arrays, in `phosphene.metrics`; `phosphene evaluate` uses them.",
+    ]
     for entry in entries("metric").values():
         if not _is_ours(entry):
             continue
