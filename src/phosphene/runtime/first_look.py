@@ -65,12 +65,11 @@ class FirstLook:
             warnings.warn(note, PhospheneWarning, stacklevel=4)
 
 
-def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:
-    """Run a network as it is prepared and as it was written on one image; None where it does not run on it.
+def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:
+    """Run a network as it was written on one image, in both layouts; None where it does not run on it.
 
     Args:
-        run: images (1, C, H, W) in [0, 1] -> (1, K) what the prepared network returns, whatever its head.
-        original: the same of the network as it was written.
+        run: images (1, C, H, W) in [0, 1] -> (1, K) what the network returns, whatever its head.
         image: (1, C, H, W) of noise.
         name: of the network.
         head: as it was told.
@@ -81,7 +80,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
     Example:
         >>> def run(images):
         ...     return images.mean((2, 3)).softmax(1)
-        >>> look = first_look(run, run, torch.rand(1, 3, 8, 8), "Net", "softmax")
+        >>> look = first_look(run, torch.rand(1, 3, 8, 8), "Net", "softmax")
         >>> look.head, look.notes[0][:54]
         ('probabilities', 'Net returns probabilities: each row of scores sums to ')
     """
@@ -89,7 +88,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
     with _apart(device), torch.enable_grad():
         before = _random_state(device)
         with _Draws() as draws, ValueHooks() as hooks:  # type: ignore[no-untyped-call]
-            plain = _tried(original, image.requires_grad_())
+            plain = _tried(run, image.requires_grad_())
         drawn = draws.may and not torch.equal(before, _random_state(device))
         with torch.no_grad(), ValueHooks() if hooks.seen else nullcontext():
             last = _tried(run, image.clone(memory_format=torch.channels_last))
@@ -98,7 +97,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
             seen = plain.detach()
             alike = last is not None and _alike(last, seen)
             if last is not None and not alike and not drawn:  # of random numbers of its own, or of the layout
-                again = _tried(original, image)
+                again = _tried(run, image)
                 drawn = again is None or not _alike(again, seen)
     nodes = set(map(node_kind, graph_nodes(plain)))
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))

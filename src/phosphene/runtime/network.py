@@ -182,7 +182,7 @@ class Network:
 
         try:
             with whole_float32("exact"):
-                found = first_look(rows, rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+                found = first_look(rows, self._noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
