@@ -130,6 +130,13 @@ def measures_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def decisions_list() -> str:
+    """A link to each decision, by its own title."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+    titles = (page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for page in pages)
+    return "\n".join(f"- [{title}]({page.name})" for title, page in zip(titles, pages, strict=True)) + "\n"
+
+
 def generated() -> dict[str, str]:
     """The pages that exist nowhere but on the site, by address."""
     pages = {f"recipes/{name}.md": recipe_page(entry) for name, entry in recipes().items()}
@@ -190,5 +197,22 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     address = page.file.src_uri
     if address in generated():
         return markdown
+    if address == "decisions/README.md":
+        markdown += "\n" + decisions_list()
     sources = {made: source for source, made in OUTSIDE.items()}
     return relinked(markdown, sources.get(address, f"docs/{address}"), address)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Nothing is fetched from elsewhere: what lets the search work from disk comes from the site itself."""
+    return _own_worker(output, posixpath.dirname(page.file.dest_uri))
+
+
+def on_post_template(output: str, template_name: str, config: Any) -> str:
+    """The same for the page that says that there is none."""
+    return _own_worker(output, "") if template_name.endswith(".html") else output
+
+
+def _own_worker(html: str, folder: str) -> str:
+    mine = posixpath.relpath("javascripts/worker.js", folder or ".")
+    return re.sub(r'src="?https://[^">]*/iframe-worker/[^">]*"?', f'src="{mine}"', html)

@@ -163,6 +163,32 @@ def _plain(value: Any) -> Any:
     return value.detach() if isinstance(value, torch.Tensor) else value
 
 
+def site_pages() -> Any:
+    spec = importlib.util.spec_from_file_location("make_site_pages", DOCS / "make_site_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_recipe_has_a_page_with_its_presets() -> None:
+    pages = site_pages().generated()
+    for name in ("sci", "class_impression", "class_model", "fuse", "minds_eye"):
+        page = pages[f"recipes/{name}.md"]
+        assert "| setting | `best` | `paper` |" in page
+        assert re.search(r"^\| `steps` \| `\d+` \| `\d+` \|$", page, re.MULTILINE)
+        assert f"({name}.md)" in pages["recipes/index.md"]
+    assert "## Insertion" in pages["measures.md"]
+
+
+def test_links_out_of_the_docs_are_mended_for_the_site() -> None:
+    relinked = site_pages().relinked
+    text = "[a](../CHANGELOG.md#x) [b](zoo.md) [c](../src/phosphene/types.py) ![d](images/hero.jpg) [e](gone.md)"
+    assert relinked(text, "docs/index.md", "index.md") == (
+        "[a](changes.md#x) [b](zoo.md) c ![d](images/hero.jpg) [e](gone.md)"
+    )
+    assert relinked("[a](../benchmarks/results/cams.md)", "docs/x.md", "tasks/x.md") == "[a](../benchmarks/cams.md)"
+
+
 def test_reference_has_everything_public() -> None:
     shown = set(re.findall(r"^::: phosphene\.(\w+)$", (DOCS / "reference.md").read_text("utf-8"), re.MULTILINE))
     assert shown == set(phosphene.__all__)

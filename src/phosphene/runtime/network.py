@@ -204,7 +204,7 @@ class Network:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
         classifier = self.classifier
         images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
-        with classifier.clear_refusal(images), trial(images.device):
+        with self._lock, classifier.clear_refusal(images), trial(images.device):
             found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
 
@@ -228,7 +228,8 @@ class Network:
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        with trial(self.classifier.device, gradients=True):
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
