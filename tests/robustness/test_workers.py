@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from torch import nn
 
 from phosphene.classifier import Classifier
 from phosphene.graph import trace
+from phosphene.hooks import capture
+from phosphene.runtime import prepare
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.contract import checks
@@ -199,3 +203,23 @@ def test_a_worker_gives_what_its_parent_gives(start: str, used: str, tmp_path: P
         [sys.executable, str(script), start, used], env=environment, capture_output=True, text=True, timeout=150
     )
     assert ran.stdout.split() == ["same"], ran.stderr[-2000:]
+
+
+def test_a_variant_made_during_a_trial_keeps_no_hook_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a copy of the network that the trial has laid hooks on, whose thread would go through them ever after."""
+    prepared = prepare(classifier_of(pooled()))
+    made: list[nn.Module] = []
+    other = threading.Thread(target=lambda: made.append(prepared.module))
+
+    @contextmanager
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[dict[str, torch.Tensor]]:
+        with capture(*arguments, **options) as found:
+            if other.ident is None:
+                other.start()
+                other.join(0.5)
+            yield found
+
+    monkeypatch.setattr("phosphene.runtime.network.capture", interrupted)
+    assert prepared.default_layer
+    other.join()
+    assert not any(module._forward_hooks for module in made[0].modules())
