@@ -503,7 +503,7 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
     if key is not None:
         try:
             output = output[key]
-        except (LookupError, TypeError, ValueError, ArithmeticError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):  # (the last: torch before 2.9)
             keys = list(output) if isinstance(output, Mapping) else type(output).__name__
             raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
     if isinstance(output, kind):
