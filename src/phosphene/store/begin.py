@@ -58,7 +58,7 @@ def write_manifest(place: str, manifest: dict[str, Any]) -> None:
 
 
 def remove_partial_files(place: str) -> None:
-    """Remove from a run on a disk what was being written when it was killed; stores behind URLs hold nothing partial."""
+    """Remove what was being written when a run on a disk was killed; stores behind URLs hold nothing partial."""
     if not is_url(place):
         for path in Path(place).rglob(".*.partial"):
             path.unlink(missing_ok=True)
