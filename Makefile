@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fuzz test-gpu test-zoo zoo-table check format bench clean
+.PHONY: demo test fuzz test-gpu test-zoo zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -43,6 +43,15 @@ format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site in site/, opened from disk; every dead link is an error. Its environment needs the network once, the build none.
+docs: .venv-docs/.made
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.made: pyproject.toml constraints.txt constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-docs.txt --editable '.[docs]'
+	touch $@
+
 # Another environment: two of the peers need torchvision, whose wheel loads only beside the CUDA build of torch.
 bench: .venv-bench/.made
 	.venv-bench/bin/python -m benchmarks --save
@@ -53,7 +62,7 @@ bench: .venv-bench/.made
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench $(ZOO) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-docs $(ZOO) site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("phosphene needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

@@ -212,7 +212,10 @@ def main() -> None:
     classifier = load_classifier("embedded")
     pictures = [read_image(path) for path in paths]
     rows = measure(
-        classifier, classifier.look(pictures, classifier.views(pictures)), window=given.window, stride=given.stride
+        classifier,
+        classifier.preprocessed(pictures, classifier.views(pictures)),
+        window=given.window,
+        stride=given.stride,
     )
     print(table(rows), file=sys.stderr)
     answer = {

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import phosphene.attribution  # noqa: F401  (registers the methods)
 from benchmarks.__main__ import RESULTS
 from benchmarks.images import photographs
 from benchmarks.works.cams import shown, stretched

@@ -78,7 +78,7 @@ def main() -> int:
     for name in chosen.network or ["embedded", "vgg16", "resnet50"]:
         classifier = network(name)
         pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
-        images = torch.cat([classifier.look([picture], classifier.views([picture])) for picture in pictures])
+        images = torch.cat([classifier.preprocessed([picture], classifier.views([picture])) for picture in pictures])
         found = errors(classifier, images)
         cells = []
         for share in (0.5, 0.9):

@@ -22,7 +22,6 @@ from phosphene.allocator import keep_freed_memory
 from phosphene.classifier import Classifier
 from phosphene.kernels import chain
 from phosphene.kernels.jit.depthwise import Depthwise
-from phosphene.kernels.jit.winograd import Winograd
 from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.passes import forward
 from phosphene.types import Target
@@ -30,20 +29,18 @@ from phosphene.types import Target
 _NEVER = staticmethod(lambda *_: False)
 # What is switched off: nothing of it, or each kernel by the place where the passages ask for it.
 _OFF = {
-    "winograd": lambda: mock.patch.object(Winograd, "takes", _NEVER),
-    "depthwise": lambda: mock.patch.object(chain, "depthwise_passages", lambda *_: None),
+    "depthwise": lambda: mock.patch.object(chain, "depthwise_passages", return_value=None),
     "widening": lambda: mock.patch.object(Depthwise, "widens", _NEVER),
-    "projecting": lambda: mock.patch.object(chain, "projected", lambda *_: None),
+    "projecting": lambda: mock.patch.object(chain, "projected", return_value=None),
 }
 _SETS = {
     "none": [],
-    "winograd": ["winograd"],
     "depthwise": ["depthwise"],
     "depthwise, widening": ["depthwise", "widening"],
     "depthwise, projecting": ["depthwise", "projecting"],
     "all": list(_OFF),
 }
-_NETWORKS = ["embedded", "mobilenet_v2", "vgg16", "resnet50"]
+_NETWORKS = ["embedded", "mobilenet_v2"]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ OUT = Path(__file__).parent / "gallery"
 def ranks(judge: Classifier, images: Tensor, wanted: int) -> list[int]:
     """The place of a class among all classes as the judge reads images, 1 for the best."""
     pictures = [to_pil(image) for image in images]
-    logits = forward(judge, judge.look(pictures, judge.views(pictures, "whole")))
+    logits = forward(judge, judge.preprocessed(pictures, judge.views(pictures, "whole")))
     return ((logits > logits[:, wanted : wanted + 1]).sum(dim=1) + 1).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Makes docs/methods: a page for each attribution method, from the registry, with pictures and cost as counted.
+"""Makes docs/methods and docs/recipes: a page for each, from the registry; methods with pictures and cost as counted.
 
 python docs/make_method_pages.py            the text of all pages
 python docs/make_method_pages.py --count    also every cost, passes and seconds, anew
@@ -26,14 +26,16 @@ from skimage.data import chelsea, coffee
 import phosphene
 from phosphene.errors import ModelError
 from phosphene.images import as_pictures
+from phosphene.options import Option
 from phosphene.pipeline import attribute
-from phosphene.registry import Entry, Option, entries
+from phosphene.registry import Entry, entries
 from phosphene.render import draw, side_by_side
 from phosphene.runtime import prepare
 from phosphene.types import Attribution, Target
 
 DOCS = Path(__file__).parent
 PAGES = DOCS / "methods"
+RECIPES = DOCS / "recipes"
 COSTS = PAGES / "costs.json"
 TITLES = ("Egyptian cat", "espresso")
 # Drawn with fewer passes than by default, said under the picture.
@@ -58,6 +60,39 @@ def methods() -> dict[str, Entry]:
         for name, entry in entries("attribution").items()
         if entry.function.__module__.startswith("phosphene.attribution.")
     }
+
+
+def recipes() -> dict[str, Entry]:
+    """The recipes that come with the package."""
+    return {
+        name: entry
+        for name, entry in entries("recipe").items()
+        if entry.function.__module__.startswith("phosphene.synthesis.")
+    }
+
+
+def recipe_page(entry: Entry) -> str:
+    """The text of a recipe's page: what it does, and its options with the value of each preset."""
+    summary, body, references = _docstring(entry)
+    columns = " | ".join(["option", "values", *entry.presets, ""])
+    rows = [
+        f"| `{option.name}` | {_cell(_values(option.type))} | "
+        + " | ".join(f"`{_default(option.default_of(preset))}`" for preset in entry.presets)
+        + f" | {_cell(option.doc)} |"
+        for option in entry.options.values()
+        if option.name != "preset"
+    ]
+    parts = [
+        f"# {entry.title}",
+        f"`{entry.name}` · {entry.family}",
+        summary,
+        body,
+        "\n".join([f"| {columns}|", "|---" * (3 + len(entry.presets)) + "|", *rows]),
+        f"An option is set in the spec, as in `{entry.name}:preset=paper,steps=100`.",
+        "**References.** " + " ".join(references),
+        f"Made from `{entry.function.__module__}` by docs/make_method_pages.py.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def page(entry: Entry, cost: dict[str, Any] | None) -> str:
@@ -169,6 +204,8 @@ def _values(kind: Any) -> str:
 def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -265,7 +302,9 @@ def drawn(entry: Entry, pictures: list[Image.Image]) -> None:
     classifier = prepare(phosphene.load_classifier("embedded"))
     target = Target.of([classifier.labels.find(title) for title in TITLES])
     views = classifier.views(pictures, "whole")
-    result = attribute(classifier, classifier.look(pictures, views), target, DRAWN_WITH.get(entry.name, entry.name))
+    result = attribute(
+        classifier, classifier.preprocessed(pictures, views), target, DRAWN_WITH.get(entry.name, entry.name)
+    )
     sheet = side_by_side(_with_pictures(result, pictures, views), height=150)
     sheet.convert("RGB").save(PAGES / "images" / (Path(page_name(entry)).stem + ".jpg"), quality=82, optimize=True)
 
@@ -293,6 +332,9 @@ def main(arguments: list[str]) -> None:
     for name, entry in methods().items():
         (PAGES / page_name(entry)).write_text(page(entry, costs.get(name)), encoding="utf-8")
     (PAGES / "README.md").write_text(index(costs), encoding="utf-8")
+    RECIPES.mkdir(exist_ok=True)
+    for name, entry in recipes().items():
+        (RECIPES / f"{name}.md").write_text(recipe_page(entry), encoding="utf-8")
     print(f"{len(methods())} pages in {PAGES.name}" + ("" if find_spec("captum") else "; captum's need captum"))
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from phosphene.geometry import lay_on_original, to_network_size
+from phosphene.geometry import lay_on_original
+from phosphene.grids import to_network_size
 from phosphene.pipeline import explain
 from phosphene.render import draw
 from phosphene.types import Target

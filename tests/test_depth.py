@@ -16,7 +16,7 @@ from torch import nn
 from phosphene import explain, read_image
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import InputError, OptionError
-from phosphene.images import as_pictures, look, to_pil, to_tensor
+from phosphene.images import as_pictures, preprocess, to_pil, to_tensor
 from tests.pictures import scene
 
 
@@ -39,7 +39,7 @@ def classifier(channels: int = 3, size: int = 16) -> Classifier:
 def seen(source: object, channels: int = 3) -> torch.Tensor:
     network = classifier(channels)
     pictures = as_pictures(source, channels)
-    return network.look(pictures, network.views(pictures))
+    return network.preprocessed(pictures, network.views(pictures))
 
 
 def png16(path, values: np.ndarray, *, extra: bytes = b"", filtered: int = 0):
@@ -194,10 +194,10 @@ def test_deep_pictures_are_resized_at_their_depth_and_like_eight_bits():
     values = fine(70, 90)
     view = classifier().preprocess.view((70, 90))
     for interpolation in ("bilinear", "bicubic", "nearest", "lanczos"):
-        deep = look(as_pictures(values)[0], view, interpolation=interpolation)
+        deep = preprocess(as_pictures(values)[0], view, interpolation=interpolation)
         eight = Image.fromarray((values / 257).round().astype(np.uint8))
         assert len(deep.unique()) > 256
-        assert float((deep - look(eight, view, interpolation=interpolation)).abs().max()) <= 1.5 / 255
+        assert float((deep - preprocess(eight, view, interpolation=interpolation)).abs().max()) <= 1.5 / 255
 
 
 def test_edges_of_deep_pictures_overshoot_no_more_than_eight_bits_do():
@@ -205,7 +205,7 @@ def test_edges_of_deep_pictures_overshoot_no_more_than_eight_bits_do():
     deep = (array.astype(np.uint16) * 257).copy()
     deep[deep == 65535] -= 3  # no longer eight bits
     view = classifier().preprocess.view((41, 67))
-    got, expected = look(as_pictures(deep)[0], view), look(Image.fromarray(array), view)
+    got, expected = preprocess(as_pictures(deep)[0], view), preprocess(Image.fromarray(array), view)
     assert float((got - expected).abs().max()) <= 1.5 / 255
 
 
@@ -545,12 +545,12 @@ def test_every_mode_of_pillow_is_a_picture(mode):
         network = classifier(channels)
         expected = seen(image, channels)
         assert expected.shape == (1, channels, 16, 16)
-        assert torch.equal(network.look([image], network.views([image])), expected)
+        assert torch.equal(network.preprocessed([image], network.views([image])), expected)
 
 
 def test_a_deep_pil_image_handed_to_look_is_read_at_its_depth():
     image, network = Image.fromarray(fine(bands=1)[..., 0]), classifier()
-    assert torch.equal(network.look([image], network.views([image])), seen(fine(bands=1)))
+    assert torch.equal(network.preprocessed([image], network.views([image])), seen(fine(bands=1)))
 
 
 def test_the_place_of_a_picture_that_cannot_be_used_is_told():

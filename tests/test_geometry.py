@@ -13,8 +13,9 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
-from phosphene.geometry import center_view, lay_on_original, sample_map, to_network_size, whole_view
-from phosphene.images import look, read_image
+from phosphene.geometry import center_view, lay_on_original, whole_view
+from phosphene.grids import sample_map, to_network_size
+from phosphene.images import preprocess, read_image
 from phosphene.types import Target, View
 from tests.networks import RedDetector
 
@@ -158,7 +159,7 @@ def test_a_pixel_map_covers_the_drawn_box(tmp_path, size, kind, orientation):
     picture, classifier = read_image(tmp_path / "drawn.png"), _detector()
     assert np.array_equal(np.asarray(picture), drawn)
     views = classifier.views([picture], kind)
-    images = classifier.look([picture], views)
+    images = classifier.preprocessed([picture], views)
     red = (drawn[..., 0] == 255).astype(float)
     for method in (saliency, input_x_gradient):
         laid = _laid(method(classifier, images, Target.of(1)), views, [picture])[0]
@@ -181,7 +182,7 @@ def test_a_coarse_map_has_its_center_on_the_drawn_box(size, kind):
     drawn = _drawn(size, (0.35, 0.4, 0.6, 0.6))
     picture, classifier = Image.fromarray(drawn), _detector(cell=8)
     views = classifier.views([picture], kind)
-    images = classifier.look([picture], views)
+    images = classifier.preprocessed([picture], views)
     seen = np.zeros(size)
     x0, y0, x1, y1 = views[0].box
     seen[round(y0) : round(y1), round(x0) : round(x1)] = 1
@@ -203,7 +204,7 @@ def test_a_batch_of_pictures_of_different_sizes():
     drawn = [_drawn(size, (0.4, 0.4, 0.6, 0.6)) for size in SHAPES]
     pictures, classifier = [Image.fromarray(picture) for picture in drawn], _detector()
     views = classifier.views(pictures)
-    result = saliency(classifier, classifier.look(pictures, views), Target.of(1))
+    result = saliency(classifier, classifier.preprocessed(pictures, views), Target.of(1))
     for laid, picture in zip(_laid(result, views, pictures), drawn, strict=True):
         assert laid.shape == picture.shape[:2]
         inside = laid[picture[..., 0] == 255]
@@ -215,9 +216,9 @@ def test_networks_of_any_size_see_the_picture_as_it_is():
     picture = Image.fromarray(_drawn((33, 57), (0.3, 0.3, 0.6, 0.6)))
     views = classifier.views([picture], "center")
     assert views[0] == View((33, 57), (33, 57), (0, 0, 33, 57))
-    assert look(picture, views[0]).shape == (3, 33, 57)
+    assert preprocess(picture, views[0]).shape == (3, 33, 57)
     with pytest.raises(OptionError, match="takes any size"):
-        classifier.look([picture, picture], [views[0], whole_view((33, 57), (5, 5))])
+        classifier.preprocessed([picture, picture], [views[0], whole_view((33, 57), (5, 5))])
 
 
 def test_unknown_view_is_refused():

@@ -15,7 +15,7 @@ from PIL import Image
 from phosphene import images as module
 from phosphene.errors import InputError, OptionError
 from phosphene.geometry import center_view, whole_view
-from phosphene.images import as_pictures, expand_paths, list_images, look, read_image, to_pil, to_tensor
+from phosphene.images import as_pictures, expand_paths, list_images, preprocess, read_image, to_pil, to_tensor
 from phosphene.types import View
 from tests.pictures import HOSTILE, bomb, save, scene, turned
 
@@ -154,7 +154,7 @@ def test_the_smallest_and_thinnest_pictures_can_be_looked_at(tmp_path, size):
     Image.new("RGB", (width, height), "red").save(tmp_path / "thin.png")
     picture = read_image(tmp_path / "thin.png")
     for view in (center_view(size, 256, (224, 224)), whole_view(size, (224, 224))):
-        seen = look(picture, view)
+        seen = preprocess(picture, view)
         assert seen.shape == (3, 224, 224)
         assert torch.allclose(seen.mean((1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=0.01)
 
@@ -162,7 +162,7 @@ def test_the_smallest_and_thinnest_pictures_can_be_looked_at(tmp_path, size):
 def test_a_thin_tensor_is_seen_like_a_thin_picture():
     rows = np.random.default_rng(0).integers(0, 255, (2, 20000, 3), dtype=np.uint8)
     tensor, view = torch.from_numpy(rows / 255.0).movedim(-1, 0).float(), center_view((2, 20000), 256, (224, 224))
-    assert float((look(tensor, view) - look(Image.fromarray(rows), view)).abs().max()) <= 1.5 / 255
+    assert float((preprocess(tensor, view) - preprocess(Image.fromarray(rows), view)).abs().max()) <= 1.5 / 255
 
 
 def test_a_thin_picture_is_seen_where_the_view_says(tmp_path):
@@ -175,25 +175,28 @@ def test_a_thin_picture_is_seen_where_the_view_says(tmp_path):
     for limit in (10**9, 1000):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_MAX_RESIZED", limit)
-            assert float((look(picture, view) - expected).abs().max()) <= 1.01 / 255
+            assert float((preprocess(picture, view) - expected).abs().max()) <= 1.01 / 255
 
 
 def test_look_crops_and_fills_what_lies_outside_with_black():
     picture, tensor = Image.new("RGB", (10, 10), "white"), torch.ones(3, 10, 10)
     view = View((10, 10), (10, 10), (-2, -3, 14, 16))
     for source in (picture, tensor):
-        seen = look(source, view)
+        seen = preprocess(source, view)
         assert seen.shape == (3, 14, 16)
         assert float(seen.sum()) == 300
         assert bool((seen[:, 2:12, 3:13] == 1).all())
     with pytest.raises(OptionError, match="view of a"):
-        look(picture, whole_view((9, 10), (5, 5)))
+        preprocess(picture, whole_view((9, 10), (5, 5)))
 
 
 def test_eight_bit_and_float_pictures_look_alike():
     array = scene(60, 80)
     view = center_view((60, 80), 40, (32, 32))
-    eight, real = look(Image.fromarray(array), view), look(torch.from_numpy(array / 255.0).movedim(-1, 0).float(), view)
+    eight, real = (
+        preprocess(Image.fromarray(array), view),
+        preprocess(torch.from_numpy(array / 255.0).movedim(-1, 0).float(), view),
+    )
     assert float((eight - real).abs().max()) < 0.02
 
 

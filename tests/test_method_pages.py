@@ -46,6 +46,14 @@ def test_picture_is_there_and_small(name: str) -> None:
         assert picture.width > 800
 
 
+def test_each_recipe_has_its_page_with_the_values_of_its_presets() -> None:
+    assert {path.stem for path in MAKE.RECIPES.glob("*.md")} == set(MAKE.recipes())
+    for name, entry in MAKE.recipes().items():
+        written = (MAKE.RECIPES / f"{name}.md").read_text(encoding="utf-8")
+        assert written == MAKE.recipe_page(entry), "run python docs/make_method_pages.py"
+    assert "| `steps` | whole number | `200` | `400` |" in (MAKE.RECIPES / "sci.md").read_text(encoding="utf-8")
+
+
 def test_no_page_and_no_cost_is_left_over() -> None:
     names = {MAKE.page_name(entry) for entry in MAKE.methods().values()} | {"README.md"}
     extra = {path.name for path in PAGES.glob("*.md")} - names

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import phosphene.attribution  # noqa: F401  (registers the methods)
 from benchmarks.images import photographs
 from benchmarks.work import Run, Work
 from benchmarks.works.networks import Normalized, best_classes, embedded, torchvision_network

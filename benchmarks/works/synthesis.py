@@ -15,7 +15,7 @@ LABEL = 281
 def our_class_model(images: int, precision: str, count: int) -> Run:
     """`count` steps of the recipe class_model as it is, several images at once."""
     from phosphene.runtime import prepare
-    from phosphene.synthesis.recipes.class_model import class_model
+    from phosphene.synthesis.recipes.class_model import ClassModelOptions, class_model
     from phosphene.synthesis.streams import Streams
     from phosphene.types import Target
 
@@ -23,7 +23,7 @@ def our_class_model(images: int, precision: str, count: int) -> Run:
 
     def run() -> np.ndarray:
         streams = Streams.of(0, list(range(images)))
-        *_, last = class_model(classifier, Target.of([LABEL] * images), streams, steps=count)
+        *_, last = class_model(classifier, Target.of([LABEL] * images), streams, ClassModelOptions(steps=count))
         return last.images.numpy()
 
     return run

@@ -39,7 +39,7 @@ LEVEL = 0.25
 def seen(classifier: Classifier, path: str) -> Tensor:
     """(1, 3, 224, 224): a picture as the network sees it."""
     picture = read_image(path)
-    return classifier.look([picture], classifier.views([picture]))
+    return classifier.preprocessed([picture], classifier.views([picture]))
 
 
 def animal(imagenet: Classifier, image: Tensor) -> dict[str, Tensor]:

@@ -7,37 +7,86 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phosphene.allocator import keep_freed_memory
-    from phosphene.classifier import Classifier, Labels, Preprocess
-    from phosphene.errors import PhospheneError, PhospheneWarning
-    from phosphene.hooks import capture
-    from phosphene.images import read_image
-    from phosphene.pipeline.explain import contrast, explain
-    from phosphene.pipeline.features import features
-    from phosphene.pipeline.impress import fuse, impress
-    from phosphene.pipeline.locate import Located, locate
-    from phosphene.registry import register_attribution
-    from phosphene.render import draw
-    from phosphene.runtime import prepare
-    from phosphene.store import open_run
-    from phosphene.types import Attribution, Contrast, Impression, Target, Unit, View
-    from phosphene.zoo import load_classifier
+    from phosphene.allocator import keep_freed_memory as keep_freed_memory
+    from phosphene.classifier import Classifier as Classifier
+    from phosphene.classifier import Labels as Labels
+    from phosphene.classifier import Preprocess as Preprocess
+    from phosphene.errors import InputError as InputError
+    from phosphene.errors import MissingExtraError as MissingExtraError
+    from phosphene.errors import ModelError as ModelError
+    from phosphene.errors import NotFoundError as NotFoundError
+    from phosphene.errors import NumericalError as NumericalError
+    from phosphene.errors import OptionError as OptionError
+    from phosphene.errors import OutputError as OutputError
+    from phosphene.errors import PhospheneError as PhospheneError
+    from phosphene.errors import PhospheneWarning as PhospheneWarning
+    from phosphene.errors import ResourceError as ResourceError
+    from phosphene.hooks import capture as capture
+    from phosphene.images import read_image as read_image
+    from phosphene.options import Options as Options
+    from phosphene.options import option as option
+    from phosphene.pipeline.explain import attribute as attribute
+    from phosphene.pipeline.explain import contrast as contrast
+    from phosphene.pipeline.explain import explain as explain
+    from phosphene.pipeline.features import LayerFeatures as LayerFeatures
+    from phosphene.pipeline.features import features as features
+    from phosphene.pipeline.impress import fuse as fuse
+    from phosphene.pipeline.impress import impress as impress
+    from phosphene.pipeline.locate import Located as Located
+    from phosphene.pipeline.locate import locate as locate
+    from phosphene.registry import Spec as Spec
+    from phosphene.registry import methods as methods
+    from phosphene.registry import parse_spec as parse_spec
+    from phosphene.registry import register_attribution as register_attribution
+    from phosphene.registry import register_metric as register_metric
+    from phosphene.registry import register_recipe as register_recipe
+    from phosphene.render import draw as draw
+    from phosphene.runtime import prepare as prepare
+    from phosphene.store import Run as Run
+    from phosphene.store import open_run as open_run
+    from phosphene.types import Attribution as Attribution
+    from phosphene.types import Attributions as Attributions
+    from phosphene.types import Box as Box
+    from phosphene.types import Contrast as Contrast
+    from phosphene.types import Impression as Impression
+    from phosphene.types import Prediction as Prediction
+    from phosphene.types import Target as Target
+    from phosphene.types import Unit as Unit
+    from phosphene.types import View as View
+    from phosphene.zoo import load_classifier as load_classifier
 
 __version__ = "0.1.0"
 
+# Where each public name stands; what is not here may change without notice.
 _PLACES = {
     "Attribution": "types",
+    "Attributions": "types",
+    "Box": "types",
     "Classifier": "classifier",
     "Contrast": "types",
     "Impression": "types",
+    "InputError": "errors",
     "Labels": "classifier",
+    "LayerFeatures": "pipeline",
     "Located": "pipeline",
+    "MissingExtraError": "errors",
+    "ModelError": "errors",
+    "NotFoundError": "errors",
+    "NumericalError": "errors",
+    "OptionError": "errors",
+    "Options": "options",
+    "OutputError": "errors",
     "PhospheneError": "errors",
     "PhospheneWarning": "errors",
+    "Prediction": "types",
     "Preprocess": "classifier",
+    "ResourceError": "errors",
+    "Run": "store",
+    "Spec": "registry",
     "Target": "types",
     "Unit": "types",
     "View": "types",
+    "attribute": "pipeline",
     "capture": "hooks",
     "contrast": "pipeline",
     "draw": "render",
@@ -48,46 +97,24 @@ _PLACES = {
     "keep_freed_memory": "allocator",
     "load_classifier": "zoo",
     "locate": "pipeline",
+    "methods": "registry",
     "open_run": "store",
+    "option": "options",
+    "parse_spec": "registry",
     "prepare": "runtime",
     "read_image": "images",
     "register_attribution": "registry",
+    "register_metric": "registry",
+    "register_recipe": "registry",
 }
 
-__all__ = [
-    "Attribution",
-    "Classifier",
-    "Contrast",
-    "Impression",
-    "Labels",
-    "Located",
-    "PhospheneError",
-    "PhospheneWarning",
-    "Preprocess",
-    "Target",
-    "Unit",
-    "View",
-    "capture",
-    "contrast",
-    "draw",
-    "explain",
-    "features",
-    "fuse",
-    "impress",
-    "keep_freed_memory",
-    "load_classifier",
-    "locate",
-    "open_run",
-    "prepare",
-    "read_image",
-    "register_attribution",
-]
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'phosphene' has no attribute '{name}'")
-    if name in ("contrast", "explain"):
+    if _PLACES[name] in ("pipeline", "types"):
         import_module("phosphene.render")  # results show themselves in notebooks
     return getattr(import_module(f"phosphene.{_PLACES[name]}"), name)
 

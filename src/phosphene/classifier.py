@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
-from phosphene.images import Interpolation, Picture, look, picture_size
+from phosphene.images import Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
 from phosphene.types import Layout, Prediction, Score, Size, Target, View
@@ -188,6 +188,40 @@ class Classifier:
         self.layouts = _checked_layouts(unwrapped(module), layouts)
         self._refreshed = [0]  # (a prepared form shares it)
 
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        labels: LabelsLike = None,
+        head: HeadKind = "softmax",
+        *,
+        name: str | None = None,
+        output: str | int | None = None,
+    ) -> Classifier:
+        """A bare network that is fed with tensors as its weights expect them, normalized already.
+
+        For `attribute`, which takes such tensors as they are; what a method puts in the place of a pixel (its baseline
+        black or mean, what RISE masks) is zero, the mean of normalized images. For pictures, which `explain` reads,
+        give a Classifier the Preprocess that the network was trained with.
+
+        Args:
+            module: the network; maps normalized images (N, C, H, W) to scores (N, K).
+            labels: names of the K classes, as Classifier takes them; None for numbers.
+            head: "softmax", "sigmoid", "probabilities" or "score".
+            name: what reports call it.
+            output: key or position of the scores where the module returns a dict or a tuple; None finds them.
+
+        Raises:
+            ModelError: for what is no module.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> images = torch.randn(5, 1, 8, 8)
+            >>> torch.equal(Classifier.of(net).logits(images), net(images))
+            True
+        """
+        return cls(module, None, labels, head, name=name, output=output)
+
     def refresh(self) -> None:
         """Forget what was prepared of the network: its next pass sees it as it is now.
 
@@ -226,13 +260,13 @@ class Classifier:
         """One View per picture."""
         return tuple(self.preprocess.view(picture_size(picture), kind) for picture in pictures)
 
-    def look(self, pictures: Sequence[Picture], views: Sequence[View]) -> Tensor:
+    def preprocessed(self, pictures: Sequence[Picture], views: Sequence[View]) -> Tensor:
         """(N, C, h, w) in [0, 1] on the classifier's device: the pictures as the network sees them."""
         sizes = {view.size for view in views}
         if len(sizes) > 1:
             raise OptionError(f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size")
         seen = [
-            look(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
+            preprocess(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
             for picture, view in zip(pictures, views, strict=True)
         ]
         return torch.stack(seen).to(self.device)

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from phosphene.axes import Follow, layout_of
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
@@ -220,6 +222,26 @@ _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
 
 
+class ValueHooks(TorchFunctionMode):
+    """Notes whether code lays hooks on values, and lets those be that PyTorch refuses: on values without a gradient.
+
+    Example:
+        >>> with ValueHooks() as hooks:
+        ...     _ = torch.ones(2).register_hook(print)
+        >>> hooks.seen
+        True
+    """
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.register_hook, Tensor.retain_grad):
+            self.seen = True
+            if not args[0].requires_grad:
+                return RemovableHandle(OrderedDict())
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def relu_rule(rule: Rule) -> Iterator[Callable[[Tensor], None]]:
     """Every ReLU that this thread runs inside the context passes gradients back by `rule`; yields a check.
@@ -264,7 +286,9 @@ class _ReluRule(TorchFunctionMode):
             values, upper = relu
             in_place = bool(name.endswith("_") or kwargs.get("inplace", False))
             directly = in_place and not (values.is_leaf or values._is_view())
-            rectified = _Rectify.apply(values, upper, self.rule, directly)  # type: ignore[no-untyped-call]
+            # As PyTorch's own: a ReLU keeps what it gave, all others let their output be worked on in place.
+            keeps = name.strip("_") == "relu"
+            rectified = _Rectify.apply(values, upper, self.rule, directly, keeps)  # type: ignore[no-untyped-call]
             return values.copy_(rectified) if in_place and not directly else rectified
         given = [value.grad_fn for value in args if isinstance(value, Tensor)]
         output = func(*args, **kwargs)
@@ -300,14 +324,13 @@ class _Rectify(torch.autograd.Function):
     """min(max(x, 0), upper), whose backward pass is a rule."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, upper: float, rule: Rule, in_place: bool) -> Tensor:
-        ctx.upper, ctx.rule = upper, rule
+    def forward(ctx: Any, values: Tensor, upper: float, rule: Rule, in_place: bool, keeps_output: bool) -> Tensor:
+        ctx.rule = rule
         high = None if upper == math.inf else upper
         if in_place:
             ctx.mark_dirty(values)
         output = values.clamp_(0, high) if in_place else values.clamp(0, high)
-        # Of a ReLU6 PyTorch keeps the input, as its output may be worked on in place; here where it let through.
-        ctx.save_for_backward(output if high is None else (output > 0) & (output < upper))
+        ctx.save_for_backward(output if keeps_output else (output > 0) & (output < upper))  # (or where it let through)
         return output
 
     @staticmethod
@@ -315,11 +338,11 @@ class _Rectify(torch.autograd.Function):
         (kept,) = ctx.saved_tensors
 
         def through(given: Tensor) -> Tensor:
-            if ctx.upper == math.inf:
-                return torch.ops.aten.threshold_backward(given, kept, 0.0)  # type: ignore[no-any-return]
-            return torch.where(kept, given, 0.0)
+            if kept.dtype == torch.bool:
+                return torch.where(kept, given, 0.0)
+            return torch.ops.aten.threshold_backward(given, kept, 0.0)  # type: ignore[no-any-return]
 
-        return ctx.rule(gradient, through), None, None, None
+        return ctx.rule(gradient, through), None, None, None, None
 
 
 def _read_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, float] | None:

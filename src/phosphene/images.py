@@ -334,7 +334,7 @@ def to_tensor(picture: Picture, channels: int = 3) -> Tensor:
     raise InputError(f"a picture of {picture.shape[0]} channels for a network of {channels}; pass {channels} channels")
 
 
-def look(picture: Picture, view: View, *, channels: int = 3, interpolation: Interpolation = "bicubic") -> Tensor:
+def preprocess(picture: Picture, view: View, *, channels: int = 3, interpolation: Interpolation = "bicubic") -> Tensor:
     """(C, h, w) in [0, 1]: what the network sees of a picture through a view.
 
     Both kinds of pictures are resized by Pillow, as classifiers are trained and published: those of 8 bits in 8 bits,

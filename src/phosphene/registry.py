@@ -1,7 +1,8 @@
 """Which methods, recipes and metrics exist, what options they take, and how a configured one is spelled.
 
-A method is one function with a decorator; its keyword-only arguments are its options. The spelling is
-the same everywhere: ``occlusion:window=10x20,stride=5``, nested ``smoothgrad(saliency:crops=10):samples=8``.
+A method is one function with a decorator; its keyword-only arguments are its options. A recipe takes all of its
+options as one `Options`. The spelling is the same everywhere: ``occlusion:window=10x20,stride=5``, nested
+``smoothgrad(saliency:crops=10):samples=8``.
 """
 
 from __future__ import annotations
@@ -13,22 +14,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from phosphene.discovery import discover
 from phosphene.errors import NotFoundError, OptionError, suggest
+from phosphene.options import Option, Options
+from phosphene.types import Display
 
 Kind = Literal["attribution", "recipe", "metric"]
 
 # Arguments that steer a call but are not part of a method's configuration.
 CALL_ARGUMENTS = frozenset({"generator", "batch_size", "progress"})
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method: its name, type, default and the docstring line that explains it."""
-
-    name: str
-    type: Any
-    default: Any
-    doc: str
 
 
 @dataclass(frozen=True)
@@ -42,20 +36,43 @@ class Entry:
     family: str
     paper: str
     signed: bool = True
-    display: Literal["signed", "positive"] = "signed"
+    display: Display = "signed"
     caveat: str = ""
     traits: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """The options by name, read from the keyword-only arguments and the docstring."""
+        """The options by name: those of the Options that the function takes, else its keyword-only arguments."""
         hints = get_type_hints(self.function)
+        if self.options_type is not None:
+            return self.options_type.declared()
         docs = _argument_docs(self.function)
         return {
             name: Option(name, hints.get(name, str), parameter.default, docs.get(name, ""))
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in CALL_ARGUMENTS
         }
+
+    @cached_property
+    def options_type(self) -> type[Options] | None:
+        """The class of a recipe's `options`; None for methods, whose options are keyword-only arguments."""
+        found = get_type_hints(self.function).get("options")
+        return found if isinstance(found, type) and issubclass(found, Options) else None
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Names of the presets, the default one first."""
+        return get_args(self.options["preset"].type) if "preset" in self.options else ()
+
+    def configured(self, spec: Spec) -> Options:
+        """The options of a recipe as a spec sets them.
+
+        Raises:
+            OptionError: for values that do not fit, or a recipe that takes no Options.
+        """
+        if self.options_type is None:
+            raise OptionError(f"recipe '{self.name}' takes no options; give it a parameter `options: SomeOptions`")
+        return self.options_type.of(**spec.keywords)
 
     @property
     def summary(self) -> str:
@@ -85,6 +102,13 @@ class Spec:
 
 _ENTRIES: dict[tuple[Kind, str], Entry] = {}
 
+# Where each kind is looked for when one is first asked for; other packages add theirs by entry points of these groups.
+_PACKAGES: dict[Kind, str] = {
+    "attribution": "phosphene.attribution",
+    "recipe": "phosphene.synthesis.recipes",
+    "metric": "phosphene.metrics",
+}
+
 
 def _register(kind: Kind, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +128,7 @@ def register_attribution(
     family: str,
     paper: str,
     signed: bool = True,
-    display: Literal["signed", "positive"] = "signed",
+    display: Display = "signed",
     caveat: str = "",
     name: str | None = None,
     **traits: Any,
@@ -116,7 +140,8 @@ def register_attribution(
         family: "gradient", "perturbation", "cam" or "feature".
         paper: key into docs/references.bib.
         signed: whether negative values mean evidence against.
-        display: "signed" for a diverging colour scale, "positive" to colour the positive part alone.
+        display: "signed" for a diverging color scale, "positive" to color the positive part alone, "range" to color
+            from the lowest to the highest value, for a method whose zero is no baseline.
         caveat: one sentence that keeps a reader from reading too much into the map.
         name: what it is called in specs; None for the function's own name. Adapters of other libraries put
             theirs before it, as in captum:deep_lift.
@@ -145,14 +170,48 @@ def register_attribution(
 def register_recipe(
     *, title: str, paper: str, family: str = "synthesis", **traits: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a recipe that synthesises images."""
+    """Register a recipe: a function of (classifier, target, streams, options: SomeOptions) that yields its Steps.
+
+    Args:
+        title: what a person reads.
+        paper: key into docs/references.bib.
+        family: "synthesis" for images of classes and units, "features" for those of a layer.
+        traits: more facts; `groups` for a recipe that takes groups of classes in place of a target.
+
+    Example:
+        >>> from phosphene.options import option
+        >>> @dataclass(frozen=True)
+        ... class MyOptions(Options):
+        ...     steps: int = option("number of steps", best=300, paper=400)
+        >>> @register_recipe(title="Mine", paper="me2026")
+        ... def my_recipe(classifier, target, streams, options: MyOptions): ...
+        >>> entry("recipe", "my_recipe").options["steps"].presets
+        {'best': 300, 'paper': 400}
+        >>> str(make_spec("my_recipe", "recipe", preset="paper", steps=300))
+        'my_recipe:preset=paper,steps=300'
+        >>> unregister("recipe", "my_recipe")
+    """
     return _register("recipe", title=title, family=family, paper=paper, traits=traits)
 
 
 def register_metric(
     *, title: str, paper: str, family: str = "metric", **traits: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a metric on maps, masks, boxes or images."""
+    """Register a metric: a plain function on maps, masks, boxes or images.
+
+    Args:
+        title: what a person reads.
+        paper: key into docs/references.bib.
+        family: of what it is a measure.
+        traits: more facts.
+
+    Example:
+        >>> @register_metric(title="Share of positive values", paper="me2026")
+        ... def positive_share(values): ...
+        >>> entry("metric", "positive_share").title
+        'Share of positive values'
+        >>> unregister("metric", "positive_share")
+    """
     return _register("metric", title=title, family=family, paper=paper, traits=traits)
 
 
@@ -162,8 +221,31 @@ def unregister(kind: Kind, name: str) -> None:
 
 
 def entries(kind: Kind) -> dict[str, Entry]:
-    """All entries of a kind by name, sorted."""
+    """All entries of a kind by name, sorted.
+
+    The first call imports what registers them: the modules of phosphene, and what other packages name in the entry
+    point groups ``phosphene.attribution``, ``phosphene.synthesis.recipes`` and ``phosphene.metrics``.
+    """
+    discover(_PACKAGES[kind])
     return {name: _ENTRIES[found, name] for found, name in sorted(_ENTRIES) if found == kind}
+
+
+def methods(kind: Kind = "attribution") -> dict[str, Entry]:
+    """What there is to choose from, by name: attribution methods, recipes or metrics with their options.
+
+    Args:
+        kind: "attribution", "recipe" or "metric".
+
+    Raises:
+        OptionError: for another kind.
+
+    Example:
+        >>> methods()["rise"].options["masks"].default, methods("recipe")["sci"].options["steps"].presets
+        (1000, {'best': 200, 'paper': 400})
+    """
+    if kind not in _PACKAGES:
+        raise OptionError(f"kind {kind!r} is unknown; choose {', '.join(_PACKAGES)}")
+    return entries(kind)
 
 
 def entry(kind: Kind, name: str) -> Entry:
@@ -172,12 +254,11 @@ def entry(kind: Kind, name: str) -> Entry:
     Raises:
         NotFoundError: with the nearest names, if there is none.
     """
-    try:
-        return _ENTRIES[kind, name]
-    except KeyError:
+    if (kind, name) not in _ENTRIES:
         known = entries(kind)
-        listing = ", ".join(known)
-        raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {listing})") from None
+        if name not in known:
+            raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {', '.join(known)})")
+    return _ENTRIES[kind, name]
 
 
 def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
@@ -212,14 +293,15 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
 
 
 def make_spec(name: str, kind: Kind = "attribution", /, **options: Any) -> Spec:
-    """A spec from keyword arguments; options that equal the default are left out."""
+    """A spec from keyword arguments; options that equal the default, or what the preset says, are left out."""
     known = entry(kind, name).options
     for key in options:
         if key not in known:
             listing = ", ".join(known) or "none"
             raise OptionError(f"{name} has no option '{key}'{suggest(key, known)} (its options: {listing})")
+    preset = options.get("preset")
     ordered = ((key, options[key]) for key in known if key in options)
-    return Spec(name, tuple((key, value) for key, value in ordered if value != known[key].default))
+    return Spec(name, tuple((key, value) for key, value in ordered if value != known[key].default_of(preset)))
 
 
 def format_spec(spec: Spec) -> str:

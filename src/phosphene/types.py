@@ -5,15 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, overload
 
-from phosphene.errors import OptionError
+from phosphene.errors import NotFoundError, OptionError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
+Display = Literal["signed", "positive", "range"]
+"""How a map is colored: about zero, from zero on, or over its own range where its zero says nothing."""
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 
@@ -121,6 +123,10 @@ class Target:
     def rows(self, start: int, stop: int) -> Target:
         """The part of an expanded target that belongs to images `start` to `stop`."""
         return replace(self, classes=self.classes[start:stop], versus=self.versus[start:stop])
+
+    def of_rows(self, rows: slice) -> Target:
+        """The part of an expanded target that belongs to a slice of the images."""
+        return replace(self, classes=self.classes[rows], versus=self.versus[rows])
 
     @property
     def sides(self) -> tuple[Target, Target]:
@@ -295,7 +301,8 @@ class Attribution:
         pictures: the pictures as they were given, for drawing.
         layer: name of the layer that was looked at, if any.
         signed: whether negative values mean evidence against.
-        display: how it is meant to be coloured: "signed" diverging, "positive" positive part alone.
+        display: how it is meant to be colored: "signed" diverging about zero, "positive" the positive part alone,
+            "range" from its own lowest to its highest value.
         seconds: wall time per image.
         checks: self-checks per image, such as the completeness error of integrated gradients.
         problems: one line per image, or None: why a map says nothing (NaN, zero everywhere).
@@ -315,7 +322,7 @@ class Attribution:
     pictures: tuple[Any, ...] = ()
     layer: str | None = None
     signed: bool = True
-    display: Literal["signed", "positive"] = "signed"
+    display: Display = "signed"
     seconds: float = 0.0
     checks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     problems: tuple[str | None, ...] = ()
@@ -324,18 +331,17 @@ class Attribution:
     def __len__(self) -> int:
         return int(self.maps.shape[0])
 
-    def __getitem__(self, index: int) -> Attribution:
-        """The attribution of one image alone, still with a leading dimension of 1."""
-        count = len(self)
-        if not -count <= index < count:
-            raise IndexError(f"image {index} of {count}")
-        index %= count
-        rows = slice(index, index + 1)
-        classes = self.target if self.target.unit is not None else self.target.rows(index, index + 1)
+    def __getitem__(self, index: int | slice) -> Attribution:
+        """The attribution of one image, still with a leading dimension of 1, or of a slice of the images.
+
+        Raises:
+            IndexError: for an image that there is not, or a slice that holds none.
+        """
+        rows = _rows(index, len(self))
         return replace(
             self,
             maps=self.maps[rows],
-            target=classes,
+            target=self.target.of_rows(rows),
             score=self.score[rows],
             evidence=None if self.evidence is None else self.evidence[rows],
             reconstruction=None if self.reconstruction is None else self.reconstruction[rows],
@@ -344,6 +350,21 @@ class Attribution:
             checks={name: values[rows] for name, values in self.checks.items()},
             problems=self.problems[rows],
         )
+
+    def upsampled(self) -> Tensor:
+        """(N, H, W): `heat` with one value for each pixel that the network saw, bilinear between the cells' centers.
+
+        Example:
+            >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+            >>> result = Attribution(maps, Target.of(0), torch.zeros(1), "cam", (1.0, 1.0), (2.0, 2.0), (4, 4))
+            >>> result.upsampled()[0, 0]
+            tensor([0.0000, 0.2500, 0.7500, 1.0000])
+        """
+        from phosphene.grids import to_network_size  # here, as types are imported where torch is not needed
+
+        if tuple(self.heat.shape[1:]) == self.size and self.heat_grid == ((0.5, 0.5), (1.0, 1.0)):
+            return self.heat
+        return to_network_size(self.heat, *self.heat_grid, self.size)
 
     def _repr_png_(self) -> bytes | None:
         return SHOWN_AS[Attribution](self) if Attribution in SHOWN_AS else None
@@ -357,6 +378,92 @@ class Attribution:
     def heat_grid(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """(offset, stride) of `heat` in network pixels."""
         return (self.offset, self.stride) if self.evidence is None else ((0.5, 0.5), (1.0, 1.0))
+
+
+class Spelled(Protocol):
+    """What has options and a spelling: a Spec of the registry."""
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The options."""
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """What several methods say of the same images, in the order in which the methods were given.
+
+    Indexed by position, by the spec as it was given or as it is spelled in full, or by a Spec; iterated over, it gives
+    each method's Attribution.
+
+    Args:
+        given: the specs as they were given.
+        results: the Attribution of each.
+
+    Example:
+        >>> one = Attribution(torch.rand(2, 7, 7), Target.of([0, 1]), torch.zeros(2), "saliency", (16.0,) * 2,
+        ...                   (32.0,) * 2, (224, 224))
+        >>> found = Attributions(("saliency:sign=abs", "cam"), (one, replace(one, spec="cam")))
+        >>> [found[key].spec for key in (0, "saliency:sign=abs", "saliency", "cam")]
+        ['saliency', 'saliency', 'saliency', 'cam']
+        >>> [one.spec for one in found], len(found[1:])
+        (['saliency', 'cam'], 1)
+    """
+
+    given: tuple[str, ...]
+    results: tuple[Attribution, ...]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[Attribution]:
+        return iter(self.results)
+
+    def __contains__(self, spec: object) -> bool:
+        return str(spec) in (*self.given, *(one.spec for one in self.results))
+
+    @overload
+    def __getitem__(self, key: slice) -> Attributions: ...
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str | Spelled) -> Attribution: ...
+
+    def __getitem__(self, key: slice | SupportsIndex | str | Spelled) -> Attribution | Attributions:
+        """The Attribution at a position or of a spec, or the Attributions of a slice of the methods.
+
+        Raises:
+            IndexError: for a position that there is not.
+            NotFoundError: for a spec that was not given, with the nearest that were.
+        """
+        if isinstance(key, slice):
+            return Attributions(self.given[key], self.results[key])
+        if isinstance(key, SupportsIndex):
+            return self.results[operator.index(key)]
+        names = (*self.given, *(one.spec for one in self.results))
+        if str(key) not in names:
+            listing = ", ".join(self.given)
+            raise NotFoundError(f"no attribution '{key}'{suggest(str(key), self.given)} (there are: {listing})")
+        return self.results[names.index(str(key)) % len(self.results)]
+
+    def items(self) -> Iterator[tuple[str, Attribution]]:
+        """Each spec as it was given, with its Attribution."""
+        return zip(self.given, self.results, strict=True)
+
+    def _repr_png_(self) -> bytes | None:
+        return SHOWN_AS[Attributions](self) if Attributions in SHOWN_AS else None
+
+
+def _rows(index: int | slice, count: int) -> slice:
+    """The rows of `count` that an index or a slice with a positive step means, as a slice from the start."""
+    if isinstance(index, slice):
+        chosen = range(count)[index]
+        if chosen.step < 1:
+            raise IndexError(f"images {index}: give a step of 1 or more")
+    else:
+        place = operator.index(index)
+        chosen = range(place % count, place % count + 1) if -count <= place < count else range(0)
+    if not chosen:
+        raise IndexError(f"image {index} of {count}")
+    return slice(chosen.start, chosen.stop, chosen.step)
 
 
 @dataclass(frozen=True)
@@ -377,6 +484,11 @@ class Contrast:
 
     def __len__(self) -> int:
         return len(self.difference)
+
+    def __getitem__(self, index: int | slice) -> Contrast:
+        """The contrast of one image, or of a slice of the images."""
+        one, other, difference = (part[index] for part in self.parts)
+        return Contrast(one, other, difference, self.labels[_rows(index, len(self))])
 
     def _repr_png_(self) -> bytes | None:
         return SHOWN_AS[Contrast](self) if Contrast in SHOWN_AS else None

@@ -19,7 +19,7 @@ def test_captum_gives_the_same_maps():
     flower = Path(find_spec("sklearn").origin).parent / "datasets/images/flower.jpg"
     pictures = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()), read_image(flower)]
     classifier = load_classifier("embedded")
-    images = classifier.look(pictures, classifier.views(pictures))
+    images = classifier.preprocessed(pictures, classifier.views(pictures))
     rows = measure(classifier, images, window=80, stride=64)
     assert len(rows) == 6
     assert all(row.holds for row in rows), table(rows)

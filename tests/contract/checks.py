@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import phosphene.attribution  # noqa: F401 (registers the methods)
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.registry import Spec, entries, entry, format_spec, make_spec, parse_spec

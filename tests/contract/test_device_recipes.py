@@ -22,13 +22,14 @@ from phosphene.synthesis.ascent import Step, ascend
 from phosphene.synthesis.augment import CropAbout
 from phosphene.synthesis.objectives import Objective, channel
 from phosphene.synthesis.recipes.minds_eye import Exemplars
+from phosphene.synthesis.recipes.sci import SciOptions, sci
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 from tests.contract.test_devices import counted, default_device, images_of, moved
 from tests.networks import classifier_of, smooth
 
 RECIPES = list(entries("recipe"))
-PRESETS = [(name, preset) for name in RECIPES for preset in entries("recipe")[name].traits["presets"]]
+PRESETS = [(name, preset) for name in RECIPES for preset in entries("recipe")[name].presets]
 
 
 def exemplars() -> Exemplars:
@@ -44,7 +45,9 @@ def made(name: str, classifier: Classifier, steps: int = 6, **options: object) -
     elif name == "minds_eye":
         goal = exemplars()
         options["top_k"] = 3
-    return list(entry.function(classifier, goal, Streams.of(0, ["1", "3"]), steps=steps, **options))
+    return list(
+        entry.function(classifier, goal, Streams.of(0, ["1", "3"]), entry.options_type.of(steps=steps, **options))
+    )
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
@@ -73,12 +76,8 @@ def test_a_default_device_changes_no_recipe(name, where, device):
 
 
 def test_a_unit_is_drawn_on_the_device(device):
-    entry = entries("recipe")["sci"]
-    steps = list(
-        entry.function(
-            moved(classifier_of(smooth()), device), Target(unit=Unit("4", 3)), Streams.of(0, ["4=3"]), steps=6
-        )
-    )
+    classifier, target = moved(classifier_of(smooth()), device), Target(unit=Unit("4", 3))
+    steps = list(sci(classifier, target, Streams.of(0, ["4=3"]), SciOptions(steps=6)))
     assert steps[-1].images.device == device.place
 
 

@@ -41,7 +41,7 @@ def test_areas_equal_the_slow_loop_on_the_users_own_module(pictures, protocol, s
     found = faithfulness(network, pictures, ["input_x_gradient"], protocol=protocol).methods[0]
     module = network.source.module
     for index, path in enumerate(pictures):
-        image = network.look([read_image(path)], network.views([read_image(path)]))
+        image = network.preprocessed([read_image(path)], network.views([read_image(path)]))
         clean = module((image - 0.5) / 0.25).softmax(1)[0]
         best = int(clean.argmax())
         shown = image[0].clone().requires_grad_()
@@ -69,7 +69,7 @@ def test_a_class_may_be_chosen_and_rows_are_means(pictures):
             ("deletion", "insertion"), CURVE_POINTS
         )
     network = classifier()
-    image = network.look([read_image(pictures[0])], network.views([read_image(pictures[0])]))
+    image = network.preprocessed([read_image(pictures[0])], network.views([read_image(pictures[0])]))
     assert found.methods[0].clean[0] == pytest.approx(float(network.logits(image).softmax(1)[0, 2]), abs=1e-6)
     assert [one.method for one in found.baselines] == ["center", "random"]
 

@@ -47,11 +47,6 @@ def check(net: Net) -> None:
     assert not failures, failures
 
 
-@pytest.mark.xfail(
-    not IS_FUZZING,
-    reason="one network in seventy fails: .view heads refused where eager runs, one image alone behind a norm",
-    strict=False,
-)
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 def test_random_networks() -> None:
     (hypothesis.seed(SEED)(check) if IS_FUZZING else check)()

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel, convolution_kernel
 from phosphene.hooks import capture, relu_rule, survey
-from phosphene.images import look
+from phosphene.images import preprocess
 from phosphene.kernels.convolution import Convolution
 from phosphene.runtime import forward, input_gradient, layer_gradients, prepare, rule_gradient
 from phosphene.runtime.precision import compute_dtype
@@ -185,7 +185,7 @@ def test_a_changed_weight_or_statistic_is_noticed() -> None:
 def cat() -> Tensor:
     classifier = load_classifier("embedded")
     picture = torch.from_numpy(skimage.data.chelsea()).permute(2, 0, 1) / 255
-    return look(picture, classifier.views([picture])[0])[None]
+    return preprocess(picture, classifier.views([picture])[0])[None]
 
 
 def test_saliency_of_the_embedded_network(cat: Tensor) -> None:

@@ -62,7 +62,7 @@ def test_a_picture_of_one_color_is_cut_by_the_map_alone():
 
 def test_nothing_cut_out_falls_back_to_the_samples():
     image, values, _ = scene()
-    found = segment(values, image, GraphCut(looks=0.0, saliency=1.0, level=2.0))
+    found = segment(values, image, GraphCut(likelihood=0.0, saliency=1.0, level=2.0))
     np.testing.assert_array_equal(found.cut, found.samples.foreground)
 
 

@@ -74,15 +74,15 @@ def test_frames_are_kept_along_the_way() -> None:
 
 
 def test_an_interruption_yields_what_there_is_and_is_passed_on() -> None:
-    def watch(done: int, _total: int, _text: str) -> None:
+    def progress(done: int, _total: int, _text: str) -> None:
         if done >= 4:
             raise KeyboardInterrupt
 
     jobs = [Job(Target.of(0)), Job(Target.of(1))]
     rows = []
     with pytest.raises(KeyboardInterrupt):
-        rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch))
-    making = synthesize(prepare(tiny()), jobs, "sci:steps=9", watch=watch)
+        rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress))
+    making = synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress)
     first = next(making)
     assert (first.steps, first.stopped) == (2, True)
     assert next(making).stopped
@@ -201,3 +201,9 @@ def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         impress_images(ImpressConfig(classes=("0",), recipe="fuse"), common(tmp_path))
     with pytest.raises(OptionError, match="for one use impress"):
         impress_images(ImpressConfig(fused=True, classes=("0",), recipe="fuse"), common(tmp_path))
+
+
+@pytest.mark.parametrize(("recipe", "message"), [("sci:steps=0", "steps=0"), ("class_model:preset=worst", "worst")])
+def test_options_that_do_not_fit_are_refused_before_anything_is_made(recipe: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        configured(recipe, None, None)

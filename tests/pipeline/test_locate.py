@@ -131,24 +131,24 @@ def test_masks_at_the_pictures_size_keep_their_place():
     )
 
 
-def test_a_picture_of_several_classes_is_looked_at_once_for_its_textures(monkeypatch):
+def test_a_picture_of_several_classes_is_looked_at_once_for_its_deep_features(monkeypatch):
     torch.manual_seed(0)
     stem = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU())
     net = nn.Sequential(stem, nn.Conv2d(8, 2, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     prepared, looked = prepare(Classifier(net, Preprocess((32, 32), 36), ["a", "b"])), []
     monkeypatch.setattr(
-        "phosphene.pipeline.texture.activations",
+        "phosphene.pipeline.deep_features.activations",
         lambda classifier, images, layers: looked.append(layers) or activations(classifier, images, layers),
     )
     first, second = picture(), picture(left=10, right=70, size=(150, 90))
     way = configured("best", "layer_saliency:layer=0")
     seen = evidence(prepared, [first, first, second], [0, 1, 1], way)
     assert looked == [["0"], ["0"]]
-    assert [found.textures.shape for found in seen] == [(58, 96, 6), (58, 96, 6), (96, 58, 6)]
-    np.testing.assert_array_equal(seen[0].textures, seen[1].textures)
-    assert evidence(prepared, [first], [0], replace(way, segment="threshold"))[0].textures is None
+    assert [found.deep_features.shape for found in seen] == [(58, 96, 6), (58, 96, 6), (96, 58, 6)]
+    np.testing.assert_array_equal(seen[0].deep_features, seen[1].deep_features)
+    assert evidence(prepared, [first], [0], replace(way, segment="threshold"))[0].deep_features is None
 
 
 def test_a_network_without_a_middle_grid_is_cut_by_color():
     (seen,) = evidence(prepare(red_detector()), [picture()], [1], configured("best", "cam"))
-    assert seen.textures is None
+    assert seen.deep_features is None

@@ -921,6 +921,25 @@ def attention_over_positions() -> nn.Module:
     return Attending()
 
 
+@case()
+def a_view_of_what_only_several_images_lay_out_in_another_way() -> nn.Module:
+    class Viewed(Body):
+        def __init__(self) -> None:
+            super().__init__(head=nn.Linear(8 * 8 * 8, CLASSES))
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def below(self, x: Tensor) -> Tensor:
+            x = super().below(x)
+            tokens = x.flatten(2).transpose(1, 2)
+            tokens = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return (x.flatten(2).transpose(1, 2) + tokens).transpose(1, 2).reshape(x.shape)
+
+        def above(self, x: Tensor) -> Tensor:
+            return self.head(self.last(x).view(len(x), -1))
+
+    return Viewed()
+
+
 @case(rules=False)
 def a_transformer_layer() -> nn.Module:
     class Encoding(Body):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from phosphene import explain
 from phosphene.attribution.deconvnet import deconvnet
 from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.guided_backprop import guided_backprop
@@ -21,12 +24,14 @@ from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
+from phosphene.runtime.passes import rule_gradient
+from phosphene.runtime.prepare import Prepared
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
 from tests.oracles.plain_autograd import Eager, boxes
 from tests.robustness.networks import in_double
-from tests.robustness.strange import CASES, SIZE, Case
+from tests.robustness.strange import CASES, SIZE, Case, body
 
 INDICES = (1, 3, 0)
 TARGET = Target.of(INDICES)
@@ -147,3 +152,53 @@ def test_hooks_on_every_module_are_honored_by_every_way(name: str, when: str) ->
     errors = {way: map_error(explained(way, classifier, images, case), wanted(truth, images.double(), case))
               for way, (_, wanted) in WAYS.items()}  # fmt: skip
     assert all(error <= MOST for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("method", ["ablation_cam", "captum:feature_ablation", "captum:gradient_shap", "rise:masks=4"])
+def test_a_hook_on_a_value_without_a_gradient_is_let_be(method: str) -> None:
+    """PyTorch refuses it; where none is recorded it would not run."""
+    classifier = classifier_of(CASES["the_hook_of_the_tutorial"].make(), SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PhospheneWarning)
+        assert explain(classifier, pictures()[0], method).maps.isfinite().all()
+
+
+def doubled_by_turns(module: nn.Module, given: object, output: Tensor) -> None:
+    if output.requires_grad:
+        output.register_hook(lambda gradient: gradient * (1 + torch.arange(gradient.shape[1]) % 2).view(-1, 1, 1))
+
+
+def test_a_rule_up_to_a_layer_runs_hooks_on_what_it_is_given() -> None:
+    network, image = body().eval(), pictures()[:1]
+    network.pool.register_forward_hook(doubled_by_turns)
+    _, found = rule_gradient(
+        classifier_of(network, SIZE), image, Target.of(1), lambda gradient, through: through(gradient), to="second"
+    )
+    _, wanted = Eager(in_double(network), MEAN, STD).layer(image.double(), (1,), "pool")
+    assert map_error(found, wanted) <= MOST
+
+
+def test_nothing_is_printed_of_a_graph_that_is_tried_out(capfd: pytest.CaptureFixture[str]) -> None:
+    forward(classifier_of(CASES["a_second_input_that_may_be_left_out"].make(), SIZE), pictures())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["channels_that_are_shuffled_and_split", "a_loop_over_the_images"])
+def test_no_picture_is_held_once_a_network_was_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of FX that hold themselves hold whatever called them, until Python looks for circles."""
+    held: list[weakref.ReferenceType[Tensor]] = []
+    ready = Prepared.ready
+
+    def noted(self: Prepared, images: Tensor) -> Tensor:
+        found = ready(self, images)
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Prepared, "ready", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        saliency(classifier_of(CASES[name].make(), SIZE), pictures(), TARGET)
+        assert [picture() for picture in held] == [None]
+    finally:
+        gc.enable()

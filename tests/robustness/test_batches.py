@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene import explain
+from phosphene.runtime import prepare
 from phosphene.types import Target
 from tests.comparing import map_error
 from tests.contract import checks
@@ -132,3 +133,21 @@ def test_nothing_is_said_of_networks_whose_images_are_independent() -> None:
     classifier = classifier_of(made(Body), SIZE)
     for spec in SPECS:
         assert not any("one by one" in note for note in explain(classifier, pictures(), spec, target=1).notes)
+
+
+class BarelyMixed(Body):
+    """Each image with so little of the others that their scores hardly show it."""
+
+    share = 1e-6
+
+    def below(self, x: Tensor) -> Tensor:
+        x = super().below(x)
+        return x + self.share * x.sum(0, keepdim=True)
+
+
+def test_images_that_see_each_other_are_told_by_the_gradient_however_little_it_is() -> None:
+    def independent(network: Body) -> bool:
+        return prepare(classifier_of(network.eval(), SIZE)).network.images_are_independent(pictures().shape[1:])
+
+    assert independent(Body())
+    assert not independent(BarelyMixed())

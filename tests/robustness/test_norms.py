@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from phosphene.attribution.saliency import saliency
 from phosphene.runtime import forward
@@ -144,3 +145,23 @@ def test_a_norm_is_right_whatever_lies_around_it(name: str) -> None:
             alone = saliency(classifier, images[:1], Target.of(INDICES[0])).maps
             assert map_error(alone, wanted[:1]) <= allowed, (before, behind)
             assert map_error(saliency(classifier, images, Target.of(INDICES)).maps, wanted) <= allowed, (before, behind)
+
+
+class Reentrant(Around):
+    """What is run anew on the way back has a graph of its own, which the graph of the scores does not show."""
+
+    def below(self, x: Tensor) -> Tensor:
+        return checkpoint(super().below, x, use_reentrant=True)
+
+
+@pytest.mark.parametrize("name", ["batch", "batch by a function"])
+def test_a_norm_inside_a_checkpoint_is_right_for_one_image(name: str) -> None:
+    def around(kind: type[Around]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return kind(moved(USUAL[name]()), "attended", "shuffled").eval()
+
+    image = pictures()[:1]
+    wanted = Eager(around(Around).double(), MEAN, STD).saliency(image.double(), INDICES[:1])
+    found = saliency(classifier_of(around(Reentrant), SIZE), image, Target.of(INDICES[0])).maps
+    assert map_error(found, wanted) <= 1e-5

@@ -15,7 +15,7 @@ from phosphene.attribution.score_cam import score_cam
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.graph import spatial_map
-from phosphene.runtime import activations, prepare
+from phosphene.runtime import activations, forward, prepare
 from phosphene.types import Target, Unit
 from tests.networks import classifier_of
 
@@ -203,3 +203,19 @@ def test_a_size_that_was_never_told_is_that_of_the_images():
     module = nn.Sequential(nn.Conv2d(3, 16, 2, 2), nn.Flatten(), nn.Linear(16 * 64, 2))
     classifier = Classifier(module, Preprocess(None))
     assert grad_cam(classifier, torch.rand(1, 3, 16, 16), TARGET, layer="0").maps.shape == (1, 8, 8)
+
+
+class Viewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).clamp(min=0).view(len(x), -1))
+
+
+def test_a_view_of_what_gray_images_give_is_one_of_plain_layout() -> None:
+    """Images of one channel are in both layouts at once, unless their strides say in which."""
+    net, images = Viewed(), torch.rand(2, 1, 8, 8)
+    classifier = Classifier(net, Preprocess((8, 8), mean=(0.0,), std=(1.0,)))
+    assert torch.allclose(forward(classifier, images), net(images), atol=1e-6)

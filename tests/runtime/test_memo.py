@@ -40,7 +40,7 @@ def _counted() -> Classifier:
 def test_maps_have_the_same_bits_as_alone(precision: Any) -> None:
     classifier, pictures = prepare(load_classifier("embedded"), precision=precision), [chelsea(), coffee()]
     together = explain(classifier, pictures, METHODS)
-    plain = classifier.look(as_pictures(pictures), classifier.views(as_pictures(pictures)))
+    plain = classifier.preprocessed(as_pictures(pictures), classifier.views(as_pictures(pictures)))
     target = Target.of(forward(classifier, plain).argmax(dim=1))
     for spec, found in together.items():
         alone = attribute(classifier, plain, target, spec)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier
-from phosphene.images import look
+from phosphene.images import preprocess
 from phosphene.runtime import masked_scores, prepare, windowed
 from phosphene.types import Target, Unit
 from phosphene.zoo import load_classifier
@@ -178,7 +178,7 @@ def test_what_cannot_be_windowed_is_computed_plainly_and_said(network: nn.Module
 def test_embedded_network(precision: Any) -> None:
     classifier = prepare(load_classifier("embedded"), precision=precision)
     picture = torch.from_numpy(skimage.data.chelsea()).permute(2, 0, 1) / 255
-    image = look(picture, classifier.views([picture])[0])[None]
+    image = preprocess(picture, classifier.views([picture])[0])[None]
     boxes = [(0, 0, 32, 32), (96, 80, 128, 112), (208, 208, 224, 224), (101, 3, 133, 35)]
     plain, fast = (
         masked_scores(classifier, image, Target.of(285), boxes, classifier.mean_image, windowed=way)

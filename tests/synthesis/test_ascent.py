@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.synthesis import objectives
-from phosphene.synthesis.ascent import Moment, Step, adam, ascend, clip, every, multiply, unit_rms, within
+from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.augment import Affine, ColorOffset, Noise, augmented
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.objectives import Objective, class_score
 from phosphene.synthesis.parametrization import Fourier
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import StepState, clip, every, multiply, unit_rms, within
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 
@@ -159,8 +160,8 @@ def test_rules_at_intervals_and_within_a_mask() -> None:
     mask = disc(torch.tensor([[8, 8]]), 3, (16, 16))
     seen: list[int] = []
 
-    def whiten(images: Tensor, moment: object) -> Tensor:
-        seen.append(moment.step)  # type: ignore[attr-defined]
+    def whiten(images: Tensor, state: object) -> Tensor:
+        seen.append(state.step)  # type: ignore[attr-defined]
         return torch.ones_like(images)
 
     steps = ascend(
@@ -276,11 +277,22 @@ def test_a_step_of_several_looks_is_the_mean_of_their_gradients() -> None:
     objective = class_score(classifier, Target.of([1, 2]))
     seen: list[Tensor] = []
 
-    def keep(gradient: Tensor, _moment: Moment) -> Tensor:
+    def keep(gradient: Tensor, _state: StepState) -> Tensor:
         seen.append(gradient.clone())
         return gradient
 
-    last(ascend(classifier, objective, start, steps=1, streams=streams, augmentations=moves, looks=3, direction=[keep]))
+    last(
+        ascend(
+            classifier,
+            objective,
+            start,
+            steps=1,
+            streams=streams,
+            augmentations=moves,
+            views_per_step=3,
+            direction=[keep],
+        )
+    )
     draws = streams.at(0).under("")
     wanted = []
     for own in (draws, draws.under("look 1"), draws.under("look 2")):
@@ -304,7 +316,7 @@ def test_looks_of_an_image_do_not_depend_on_its_batch_and_none_is_refused() -> N
             streams=Streams.of([4 + row for row in rows], ["ab"[row] for row in rows]),
             rate=0.01,
             augmentations=moves,
-            looks=2,
+            views_per_step=2,
             direction=[unit_rms()],
             batch_size=batch_size,
         )
@@ -313,10 +325,15 @@ def test_looks_of_an_image_do_not_depend_on_its_batch_and_none_is_refused() -> N
     both = final([0, 1])
     torch.testing.assert_close(torch.cat([final([0]), final([1])]), both, rtol=0, atol=1e-5)
     torch.testing.assert_close(final([0, 1], batch_size=1), both, rtol=0, atol=1e-5)
-    with pytest.raises(OptionError, match="looks=0; give 1 or more"):
+    with pytest.raises(OptionError, match="views_per_step=0; give 1 or more"):
         last(
             ascend(
-                classifier, class_score(classifier, Target.of(1)), start, steps=1, streams=Streams.of(0, "ab"), looks=0
+                classifier,
+                class_score(classifier, Target.of(1)),
+                start,
+                steps=1,
+                streams=Streams.of(0, "ab"),
+                views_per_step=0,
             )
         )
 
@@ -374,8 +391,8 @@ class _ShortOfMemory(nn.Sequential):
         return super().forward(images)
 
 
-@pytest.mark.parametrize(("count", "looks"), [(5, 1), (5, 3), (1, 4)])
-def test_batches_are_halved_where_memory_runs_out(count: int, looks: int) -> None:
+@pytest.mark.parametrize(("count", "views_per_step"), [(5, 1), (5, 3), (1, 4)])
+def test_batches_are_halved_where_memory_runs_out(count: int, views_per_step: int) -> None:
     layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     roomy, short = Classifier(nn.Sequential(*layers).eval()), Classifier(_ShortOfMemory(*layers).eval())
     wanted, got = (
@@ -388,7 +405,7 @@ def test_batches_are_halved_where_memory_runs_out(count: int, looks: int) -> Non
                 streams=Streams.of(0, list("abcde")[:count]),
                 rate=0.1,
                 augmentations=[Noise(0.2)],
-                looks=looks,
+                views_per_step=views_per_step,
             )
         )
         for network in (roomy, short)
@@ -401,7 +418,7 @@ def test_looks_seen_together_give_each_objective_its_own_layers() -> None:
     classifier, found = tiny(), []
     start = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     objective = objectives.channel("0", 1) - 0.5 * objectives.energy("0") + class_score(classifier, Target.of([1, 2]))
-    for batch_size in (2, 4, 8):  # one, two and three looks at once
+    for batch_size in (2, 4, 8):  # one, two and three views at once
         run = ascend(
             classifier,
             objective,
@@ -409,7 +426,7 @@ def test_looks_seen_together_give_each_objective_its_own_layers() -> None:
             steps=1,
             streams=Streams.of(0, ["a", "b"]),
             augmentations=[Affine(20.0, (0.7, 1.4), 3.0)],
-            looks=3,
+            views_per_step=3,
             rate=1.0,
             direction=[unit_rms()],
             batch_size=batch_size,

@@ -8,11 +8,11 @@ from tests.oracles import features as oracle
 from torch import Tensor
 
 from phosphene.errors import ModelError, OptionError
-from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.matching import FacetLoss, Match, channel_values, mismatch, previous_norm
-from phosphene.synthesis.objectives import Reading
+from phosphene.synthesis.objectives import StepOutputs
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.step_rules import StepState
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Layout
 
@@ -23,14 +23,14 @@ TOP = [[0, 2, 5], [1, 3, 4]]
 LAYOUTS: dict[str, Layout | None] = {"layer": "NCHW", "below": "NCHW"}
 
 
-def reading(step: int = 0, steps: int = 1, size: int = 4) -> Reading:
+def reading(step: int = 0, steps: int = 1, size: int = 4) -> StepOutputs:
     generator = torch.Generator().manual_seed(4)
     draw = {"generator": generator, "dtype": torch.float64}
     found = {
         "layer": torch.randn(FACETS, CHANNELS, size, size, **draw),  # type: ignore[arg-type]
         "below": torch.randn(FACETS, 3, 8, 8, **draw),  # type: ignore[arg-type]
     }
-    return Reading(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps, LAYOUTS)
+    return StepOutputs(torch.zeros(FACETS, 2), found, torch.zeros(FACETS, 3, 16, 16), 0, step, steps, LAYOUTS)
 
 
 def targets(places: int) -> Tensor:
@@ -41,7 +41,7 @@ def mask() -> Tensor:
     return torch.zeros(FACETS, CHANNELS).scatter(1, torch.tensor(TOP), 1.0)
 
 
-def activation(look: Reading, row: int, places: int) -> Tensor:
+def activation(look: StepOutputs, row: int, places: int) -> Tensor:
     values = look.activations["layer"].float()[row].flatten(1)  # (k, h w)
     return values if places > 1 else values.mean(dim=1, keepdim=True)
 
@@ -84,7 +84,7 @@ def test_the_loss_is_equation_4_with_its_schedule() -> None:
             assert -value[row].item() == pytest.approx(expected, rel=1e-4)
             kept = loss.terms
             assert (kept["distance"] - kept["dot"] + kept["previous"])[row].item() == pytest.approx(expected, rel=1e-4)
-        loss.fit(look.images, _moment(step))
+        loss.fit(look.images, _state(step))
 
 
 def test_the_loss_of_each_channel_is_summed_over_those_that_count() -> None:
@@ -92,7 +92,7 @@ def test_the_loss_of_each_channel_is_summed_over_those_that_count() -> None:
     match = Match("layer", target, mask())
     loss = FacetLoss(match, match, AdaptiveDistance((FACETS, CHANNELS)), weights=(1.0, 0.0))
     loss.objective(look)
-    loss.fit(look.images, _moment(0))
+    loss.fit(look.images, _state(0))
     value = loss.objective(look)
     for row in range(FACETS):
         own = activation(look, row, 1)
@@ -124,7 +124,7 @@ def test_micro_batches_find_their_rows() -> None:
     together = loss.objective(whole)
     for row in range(FACETS):
         found = {name: values[row : row + 1] for name, values in whole.activations.items()}
-        part = Reading(whole.logits[row : row + 1], found, whole.images[row : row + 1], row, layouts=LAYOUTS)
+        part = StepOutputs(whole.logits[row : row + 1], found, whole.images[row : row + 1], row, layouts=LAYOUTS)
         torch.testing.assert_close(loss.objective(part), together[row : row + 1])
 
 
@@ -154,6 +154,6 @@ def test_maps_of_another_size_are_refused() -> None:
         Match("layer", targets(9), mask()).distance(reading())
 
 
-def _moment(step: int) -> Moment:
+def _state(step: int) -> StepState:
     value = torch.zeros(FACETS, 3, 2, 2)
-    return Moment(step, 21, value, value, Streams.of(0, range(FACETS)).at(step))
+    return StepState(step, 21, value, value, Streams.of(0, range(FACETS)).at(step))

@@ -17,7 +17,7 @@ from phosphene.graph import layer_before
 from phosphene.images import to_tensor
 from phosphene.runtime import activations, prepare
 from phosphene.synthesis.ascent import Step
-from phosphene.synthesis.recipes.minds_eye import PRESETS, Exemplars, denoised, minds_eye
+from phosphene.synthesis.recipes.minds_eye import Exemplars, MindsEyeOptions, denoised, minds_eye
 from phosphene.synthesis.schedules import linear
 from phosphene.synthesis.streams import Streams
 
@@ -37,7 +37,7 @@ def exemplars(facets: int = 2, layer: str = LAYER, previous: str | None = BEFORE
 
 def run(given: Exemplars, **options: Any) -> list[Step]:
     streams = Streams.of(0, [f"facet {index}" for index in range(len(given.images))])
-    return list(minds_eye(classifier(), given, streams, **{"steps": 40, "top_k": 3, **options}))
+    return list(minds_eye(classifier(), given, streams, MindsEyeOptions.of(**{"steps": 40, "top_k": 3, **options})))
 
 
 def cosine(images: Tensor, given: Exemplars) -> Tensor:
@@ -80,7 +80,9 @@ def test_facets_in_one_batch_do_not_see_each_other() -> None:
     both = exemplars()
     together = run(both, steps=6)[-1].images
     second = Exemplars(both.layer, both.images[1:], both.weights[1:], both.previous)
-    alone = list(minds_eye(classifier(), second, Streams.of(0, ["facet 1"]), steps=6, top_k=3))[-1].images
+    alone = list(minds_eye(classifier(), second, Streams.of(0, ["facet 1"]), MindsEyeOptions(steps=6, top_k=3)))[
+        -1
+    ].images
     torch.testing.assert_close(together[1:], alone, rtol=0, atol=1e-5)
 
 
@@ -94,7 +96,7 @@ def test_layers_of_every_shape(layer: str) -> None:
     tokens = networks._seeded(Tokens())
     streams = Streams.of(0, ["a", "b"])
     given = exemplars(layer="mix", previous="patches")
-    steps = list(minds_eye(networks.classifier_of(tokens), given, streams, steps=3, top_k=3))
+    steps = list(minds_eye(networks.classifier_of(tokens), given, streams, MindsEyeOptions(steps=3, top_k=3)))
     assert steps[-1].images.shape == (2, 3, 16, 16)
 
 
@@ -118,16 +120,16 @@ def test_places_need_a_layer_with_places() -> None:
 
 
 def test_unknown_choices_are_refused() -> None:
-    with pytest.raises(OptionError, match="terms 'both'"):
+    with pytest.raises(OptionError, match="terms='both'"):
         run(exemplars(), terms="both")
-    with pytest.raises(OptionError, match="start 'zero'"):
+    with pytest.raises(OptionError, match="start='zero'"):
         run(exemplars(), start="zero")
     with pytest.raises(OptionError, match="preset 'good'"):
         run(exemplars(), preset="good")
 
 
 def test_the_presets_hold_the_papers_numbers() -> None:
-    paper = PRESETS["paper"]
+    paper = MindsEyeOptions.of("paper")
     assert (paper.previous_weight, paper.last_previous_weight) == (1e-3, 1e-4)
     assert (paper.distance, paper.order, paper.previous) == ("top", 1, "norm")
     assert (paper.rate, paper.last_rate, paper.momentum, paper.steps, paper.side) == (0.5, 0.08, 0.9, 2001, 512)

@@ -12,7 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.hooks import capture
 from phosphene.runtime import prepare
 from phosphene.synthesis.norms import norm_statistics
-from phosphene.synthesis.objectives import Reading
+from phosphene.synthesis.objectives import StepOutputs
 
 
 class Norms(nn.Module):
@@ -44,7 +44,7 @@ def _distances(network: nn.Module, images: Tensor, within: float) -> Tensor:
     objective = norm_statistics(classifier, within)
     with torch.no_grad(), capture(prepare(classifier).module, objective.layers) as found:
         logits = prepare(classifier).logits(images)
-    return objective(Reading(logits, found, images))
+    return objective(StepOutputs(logits, found, images))
 
 
 def test_it_is_the_formula_place_by_place() -> None:

@@ -10,12 +10,12 @@ import torch
 from tests.oracles import synthesis as oracle
 
 from phosphene.errors import OptionError
-from phosphene.synthesis.ascent import Moment
 from phosphene.synthesis.augment import Affine, ColorOffset, Crop, CropAbout, Noise, Pad, augmented
 from phosphene.synthesis.masks import centered, disc, strongest_disc
 from phosphene.synthesis.parametrization import Fourier, color_root, precondition
 from phosphene.synthesis.priors import total_variation, total_variation_gradient, total_variation_step
 from phosphene.synthesis.schedules import cosine, linear
+from phosphene.synthesis.step_rules import StepState
 from phosphene.synthesis.streams import Streams
 from phosphene.synthesis.weights import saliency_weight, share_of_direction
 
@@ -104,21 +104,21 @@ def test_the_weight_follows_equations_2_to_4(reading: str, steps: int) -> None:
     turn, limit = 6, 3.0
     gradients = [torch.randn(1, 3, 5, 5, dtype=torch.float64) for _ in range(steps)]
     mask = disc(torch.tensor([[2, 2]]), 2, (5, 5)).double()
-    rule = saliency_weight(reading, lambda _moment: mask, limit=limit, turn=turn)  # type: ignore[arg-type]
+    rule = saliency_weight(reading, lambda _state: mask, limit=limit, turn=turn)  # type: ignore[arg-type]
     memory: dict[str, torch.Tensor] = {}
     seen = [g.abs().amax(dim=1, keepdim=True) if reading == "A" else g for g in gradients]
     history = oracle.cumulative([g[0] for g in seen], 4.0, turn)
     draws = Streams.of(0, ["x"]).at(0)
     for step, gradient in enumerate(gradients):
-        moment = Moment(step, steps, gradient, gradient, draws, memory)
+        state = StepState(step, steps, gradient, gradient, draws, memory)
         expected = gradient[0] * oracle.weight(reading, history[step], seen[step][0], mask[0], limit)
-        torch.testing.assert_close(rule(gradient, moment)[0], expected)
+        torch.testing.assert_close(rule(gradient, state)[0], expected)
 
 
 def test_without_a_weight_the_direction_stays() -> None:
     value = torch.randn(1, 3, 4, 4)
-    moment = Moment(0, 1, value, value, Streams.of(0, ["x"]).at(0))
-    assert saliency_weight("none")(value, moment) is value
+    state = StepState(0, 1, value, value, Streams.of(0, ["x"]).at(0))
+    assert saliency_weight("none")(value, state) is value
     with pytest.raises(OptionError, match="weight 'C'"):
         saliency_weight("C")  # type: ignore[arg-type]
 

@@ -12,33 +12,34 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.registry import entries, parse_spec
+from phosphene.registry import entries, entry, parse_spec
 from phosphene.runtime import input_gradient
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.canvas import noisy_mean, takes_size
 from phosphene.synthesis.priors import total_variation_gradient
-from phosphene.synthesis.recipes.class_impression import class_impression
-from phosphene.synthesis.recipes.class_model import class_model
-from phosphene.synthesis.recipes.fuse import fuse, nearest, spread_places
-from phosphene.synthesis.recipes.sci import sci
+from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
+from phosphene.synthesis.recipes.fuse import FuseOptions, fuse, nearest, spread_places
+from phosphene.synthesis.recipes.sci import SciOptions, sci
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Target, Unit
 
 # As in the paper: the disc is where the pre-CI changed most, and stays there.
 NO_PULL: dict[str, object] = {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}
 FOUND = {"activation": "change", "place": "found", "kept": 0.2}
-SINGLE = {"class_model": class_model, "class_impression": class_impression, "sci": sci}
+SINGLE = ["class_model", "class_impression", "sci"]
 
 
 def run(name: str, classes: list[int], **options: object) -> list[Step]:
-    return list(SINGLE[name](tiny(), Target.of(classes), Streams.of(0, classes), **options))  # type: ignore[operator]
+    recipe = entry("recipe", name)
+    options_of = recipe.options_type.of(**options)  # type: ignore[union-attr, arg-type]
+    return list(recipe.function(tiny(), Target.of(classes), Streams.of(0, classes), options_of))
 
 
 def test_all_recipes_are_registered_with_both_presets() -> None:
     found = entries("recipe")
     assert {"class_model", "class_impression", "sci", "fuse"} <= set(found)
     for name in ("class_model", "class_impression", "sci", "fuse"):
-        assert set(found[name].traits["presets"]) == {"best", "paper"}
+        assert set(found[name].presets) == {"best", "paper"}
         assert str(parse_spec(f"{name}:preset=paper,steps=7", "recipe")) == f"{name}:preset=paper,steps=7"
 
 
@@ -62,7 +63,7 @@ def test_a_recipe_repeats_itself_and_does_not_see_the_batch(name: str) -> None:
 
 
 def test_a_recipe_draws_units() -> None:
-    steps = list(sci(tiny(), Target(unit=Unit("2", 3)), Streams.of(0, ["2=3", "2=3"]), steps=9))
+    steps = list(sci(tiny(), Target(unit=Unit("2", 3)), Streams.of(0, ["2=3", "2=3"]), SciOptions(steps=9)))
     assert bool((steps[-1].value > steps[0].value).all())
 
 
@@ -77,7 +78,7 @@ def test_a_class_impression_ends_when_it_is_sure() -> None:
     with torch.no_grad():
         classifier.module[-1].weight.mul_(20)  # type: ignore[index]
     streams = Streams.of(0, [1])
-    steps = list(class_impression(classifier, Target.of(1), streams, preset="paper", steps=200))
+    steps = list(class_impression(classifier, Target.of(1), streams, ClassImpressionOptions.of("paper", steps=200)))
     last = steps[-1]
     threshold = 0.55 + 0.44 * float(streams.at(0).under("threshold").uniform("t"))
     assert 1 < last.index < 200
@@ -87,7 +88,9 @@ def test_a_class_impression_ends_when_it_is_sure() -> None:
 
 def test_early_stop_without_a_softmax_is_refused() -> None:
     with pytest.raises(OptionError, match="early_stop"):
-        list(class_impression(tiny(head="sigmoid"), Target.of(1), Streams.of(0, [1]), preset="paper"))
+        list(
+            class_impression(tiny(head="sigmoid"), Target.of(1), Streams.of(0, [1]), ClassImpressionOptions.of("paper"))
+        )
 
 
 def test_the_impression_grows_in_the_disc_of_equation_5_and_fades_outside() -> None:
@@ -199,7 +202,7 @@ def test_a_network_of_one_size_looks_at_the_whole_image() -> None:
     fixed = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), tiny().preprocess)
     assert takes_size(tiny(), (12, 12))
     assert not takes_size(fixed, (12, 12))
-    last = list(sci(fixed, Target.of(1), Streams.of(0, [1]), steps=6))[-1]
+    last = list(sci(fixed, Target.of(1), Streams.of(0, [1]), SciOptions(steps=6)))[-1]
     assert last.images.shape == (1, 3, 16, 16)
 
 
@@ -214,7 +217,7 @@ def test_the_finish_stays_in_the_last_disc_and_looks_at_the_whole_image() -> Non
     sides = []
     classifier = tiny()
     classifier.module.register_forward_hook(lambda _module, inputs, _output: sides.append(inputs[0].shape[-1]))
-    list(sci(classifier, Target.of(1), Streams.of(0, [1]), view=0.5, looks=1, **options))  # type: ignore[arg-type]
+    list(sci(classifier, Target.of(1), Streams.of(0, [1]), SciOptions.of(view=0.5, views_per_step=1, **options)))
     assert sides[-3:] == [16] * 3
     assert 8 in sides[:-3]
 
@@ -244,7 +247,7 @@ def test_total_variation_falls_with_the_rate() -> None:
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(OptionError, match="preset 'worst'"):
         run("sci", [1], preset="worst")
-    with pytest.raises(OptionError, match="mask 'square'"):
+    with pytest.raises(OptionError, match="mask='square'"):
         run("sci", [1], mask="square", steps=3)
     with pytest.raises(OptionError, match="steps=0"):
         run("sci", [1], steps=0)
@@ -253,7 +256,7 @@ def test_wrong_options_are_refused() -> None:
 @pytest.mark.parametrize("preset", ["best", "paper"])
 def test_fused_images_raise_all_their_classes(preset: str) -> None:
     classifier = tiny()
-    steps = list(fuse(classifier, [(0, 2), (1, 3)], Streams.of(0, ["0+2", "1+3"]), preset=preset, steps=30))
+    steps = list(fuse(classifier, [(0, 2), (1, 3)], Streams.of(0, ["0+2", "1+3"]), FuseOptions.of(preset, steps=30)))
     assert [step.index for step in steps] == list(range(1, 31))
     for row, group in enumerate([(0, 2), (1, 3)]):
         first, last = (step.logits.softmax(dim=1)[row, list(group)].sum() for step in (steps[0], steps[-1]))
@@ -263,7 +266,8 @@ def test_fused_images_raise_all_their_classes(preset: str) -> None:
 def test_each_class_of_a_fused_image_is_developed_in_a_view_about_its_place() -> None:
     classifier, seen = tiny(), []
     classifier.module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[-1]))
-    steps = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), steps=10, view=0.5, even=0.2, looks=1))
+    options = FuseOptions(steps=10, view=0.5, even=0.2, views_per_step=1)
+    steps = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), options))
     assert [step.stage for step in steps] == ["class 1"] * 4 + ["class 2"] * 4 + ["together"] * 2
     assert seen[-10:] == [8] * 8 + [16] * 2
 
@@ -285,11 +289,18 @@ def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:
 )
 def test_wrong_groups_are_refused(groups: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        list(fuse(tiny(), groups, Streams.of(0, groups), steps=3))
+        list(fuse(tiny(), groups, Streams.of(0, groups), FuseOptions(steps=3)))
 
 
 def test_none_is_a_choice_where_the_option_has_a_choice_of_that_name() -> None:
     """`mask=none` is no mask, not the preset's."""
-    found = parse_spec("sci:mask=none,weight=none,steps=none", "recipe")
-    assert dict(found.options) == {"mask": "none", "weight": "none"}
-    assert str(found) == "sci:mask=none,weight=none"
+    found = parse_spec("sci:preset=paper,mask=none,weight=none", "recipe")
+    assert dict(found.options) == {"preset": "paper", "mask": "none", "weight": "none"}
+    assert str(found) == "sci:preset=paper,mask=none,weight=none"
+
+
+def test_an_option_with_its_presets_own_value_is_not_spelled() -> None:
+    assert str(parse_spec("sci:steps=200,weight=none", "recipe")) == "sci"
+    assert str(parse_spec("sci:preset=paper,steps=200,weight=A", "recipe")) == "sci:preset=paper,steps=200"
+    assert SciOptions.of("paper", steps=200).steps == 200
+    assert SciOptions.of("paper").tv_kind == "sign"

@@ -23,7 +23,7 @@ PICTURE = Image.fromarray(chelsea())
 def seen(classifier) -> torch.Tensor:
     """(3, H, W): the picture as the network gets it."""
     pictures = as_pictures(PICTURE)
-    return classifier.preprocess.normalize(classifier.look(pictures, classifier.views(pictures)))[0]
+    return classifier.preprocess.normalize(classifier.preprocessed(pictures, classifier.views(pictures)))[0]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "efficientnet_b0", "swin_v2_t", "squeezenet1_1"])

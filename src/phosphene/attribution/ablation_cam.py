@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, fused, layer_names
+from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
 from phosphene.classifier import Classifier
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
@@ -42,13 +42,13 @@ def ablation_cam(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is watched.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
         relu: keep the positive part of each layer's map alone, as the paper does.
         batch_size: ablated copies per pass; None chooses.
         progress: called with (channels done, channels in all), anew for each layer.
 
     Returns:
-        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
+        Signed maps (N, h, w) in units of the activations, on the layer's grid; of several layers on the finest.
 
     Raises:
         ModelError: if the layer's output has no places.
@@ -72,4 +72,4 @@ def ablation_cam(
         weights = (score[:, None] - without) / score.abs().clamp(min=torch.finfo(score.dtype).tiny)[:, None]
         values = spatial_map(output, f"layer {name}", images, prepare(classifier).layout(name))
         maps.append((weights[..., None, None] * values).sum(dim=1))
-    return fused(maps, names, images, target, score, relu)
+    return averaged_layers(maps, names, images, target, score, relu)

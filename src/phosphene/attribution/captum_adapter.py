@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -19,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phosphene.attribution.fusion import Layers, layer_names
+from phosphene.attribution.layer_maps import Layers, layer_names
 from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import spatial_map
-from phosphene.hooks import capture, graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks, capture, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze
@@ -139,7 +141,8 @@ def explained(
     maps, scores, errors = [], [], []
     if not prepared.network.images_are_independent(images.shape[1:]):
         batch_size = 1
-    with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings():
+    own_hooks = ValueHooks() if prepared.first_look.hooks else nullcontext()
+    with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings(), own_hooks:
         warnings.simplefilter("ignore")  # captum announces each hook it lays
         for index in range(len(images)):
             _seed(torch.Generator().manual_seed(generator.initial_seed()))
@@ -228,12 +231,7 @@ def deep_lift(
     References:
         kokhlikyan2020; shrikumar2017.
     """
-
-    def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
-        _refuse_unwatched("deep_lift", asked)
-        found = asked.attribute("DeepLift", baselines=asked.base)
-        return found.sum(dim=1), asked.missing(found, asked.base)
-
+    answer = partial(_rescaled, name="deep_lift", method="DeepLift", bases_of=lambda asked: asked.base)
     return explained(classifier, images, target, "deep_lift", answer, baseline=baseline)
 
 
@@ -248,7 +246,7 @@ def deep_lift_shap(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is explained.
-        batch_size: not used: captum takes one image at a time here.
+        batch_size: not used: captum takes the three baselines of one image at once.
 
     Returns:
         Signed maps (N, H, W) in units of the score.
@@ -260,13 +258,21 @@ def deep_lift_shap(
         kokhlikyan2020; lundberg2017.
     """
 
-    def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
-        _refuse_unwatched("deep_lift_shap", asked)
-        bases = _three(classifier, asked.base)
-        found = asked.attribute("DeepLiftShap", baselines=bases)
-        return found.sum(dim=1), asked.missing(found, bases)
+    def three(asked: Question) -> Tensor:
+        return _three(classifier, asked.base)
 
+    answer = partial(_rescaled, name="deep_lift_shap", method="DeepLiftShap", bases_of=three)
     return explained(classifier, images, target, "deep_lift_shap", answer)
+
+
+def _rescaled(
+    asked: Question, *, name: str, method: str, bases_of: Callable[[Question], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The map by one of captum's methods with the rescale rule, and what lacks in its sum."""
+    _refuse_unwatched(name, asked)
+    bases = bases_of(asked)
+    found = asked.attribute(method, baselines=bases)
+    return found.sum(dim=1), asked.missing(found, bases)
 
 
 def _three(classifier: Classifier, like: Tensor) -> Tensor:

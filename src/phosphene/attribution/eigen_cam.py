@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, gradient_maps
-from phosphene.classifier import Classifier
+from phosphene.attribution.formula import by_formula
+from phosphene.attribution.layer_maps import layer_map
 from phosphene.devices import wide
 from phosphene.registry import register_attribution
-from phosphene.types import Attribution, Target
 
 # A cosine smaller than this may be rounding: it chooses no sign.
 _UNDECIDED = 1e-3
@@ -22,16 +21,8 @@ _UNDECIDED = 1e-3
     display="positive",
     caveat="The same for every class: it shows what the layer responds to, not what speaks for the class.",
 )
-def eigen_cam(
-    classifier: Classifier,
-    images: Tensor,
-    target: Target,
-    *,
-    layer: Layers | None = None,
-    center: bool = False,
-    relu: bool = False,
-    batch_size: int | None = None,
-) -> Attribution:
+@by_formula(layer_map)
+def eigen_cam(activations: Tensor, gradients: Tensor, *, center: bool = False) -> Tensor:
     """What stands out in a layer: its activations projected on their first principal direction.
 
     ``L = A v_1``, A being the activations as (places, channels) and v_1 their first right singular vector. The vector's
@@ -40,22 +31,12 @@ def eigen_cam(
     reported.
 
     Args:
-        classifier: what is explained.
-        images: (N, C, H, W) in [0, 1].
-        target: the class or unit whose score is reported; the map does not depend on it.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
+        activations: (N, k, h, w).
+        gradients: not used: the class plays no part.
         center: take the mean of each channel over the places off first, as common implementations do.
-        relu: keep the positive part of each layer's map alone.
-        batch_size: images per pass; None chooses.
-
-    Returns:
-        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
-
-    Raises:
-        ModelError: if the layer's output has no places.
-        NotFoundError: for an unknown layer, with the nearest names.
 
     Example:
+        >>> from phosphene import Classifier, Target
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> classifier, images = Classifier(net), torch.rand(2, 3, 8, 8)
         >>> one, two = (eigen_cam(classifier, images, Target.of(index)).maps for index in (0, 1))
@@ -65,15 +46,6 @@ def eigen_cam(
     References:
         muhammad2020, section III.
     """
-
-    def map_of(activations: Tensor, gradients: Tensor) -> Tensor:
-        return _first_component(activations, center)
-
-    return gradient_maps(classifier, images, target, layer, relu, batch_size, map_of)
-
-
-def _first_component(activations: Tensor, center: bool) -> Tensor:
-    """(N, h, w) projections of activations (N, k, h, w); NaN where an image's activations are not finite."""
     activations, device = wide(activations), activations.device
     rows = activations.flatten(2).transpose(1, 2)  # (N, h w, k)
     finite = rows.isfinite().flatten(1).all(dim=1)[:, None]

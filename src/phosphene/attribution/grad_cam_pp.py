@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, gradient_maps
-from phosphene.classifier import Classifier
+from phosphene.attribution.formula import by_formula
+from phosphene.attribution.layer_maps import layer_map
 from phosphene.devices import wide
 from phosphene.registry import register_attribution
-from phosphene.types import Attribution, Target
 
 
 @register_attribution(
@@ -19,16 +18,8 @@ from phosphene.types import Attribution, Target
     display="positive",
     caveat="The weights assume that the score is an exponential of the logit; no negative evidence enters them.",
 )
-def grad_cam_pp(
-    classifier: Classifier,
-    images: Tensor,
-    target: Target,
-    *,
-    layer: Layers | None = None,
-    relu: bool = False,
-    epsilon: float = 0.0,
-    batch_size: int | None = None,
-) -> Attribution:
+@by_formula(layer_map)
+def grad_cam_pp(activations: Tensor, gradients: Tensor, *, epsilon: float = 0.0) -> Tensor:
     """Which places of a layer speak for the class, with places weighted so that several instances all show.
 
     ``L[y, x] = sum_k w_k A_k[y, x]``, ``w_k = sum over places of alpha_k relu(g_k)``, ``g_k = dS/dA_k`` and
@@ -38,22 +29,12 @@ def grad_cam_pp(
     implied in the formula; S is the logit.
 
     Args:
-        classifier: what is explained.
-        images: (N, C, H, W) in [0, 1].
-        target: the class or unit whose score is differentiated.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
-        relu: keep the positive part of each layer's map alone, as the paper does.
+        activations: (N, k, h, w).
+        gradients: of the score by the activations, likewise.
         epsilon: added to the denominator; 1e-6 gives the maps of pytorch-grad-cam, 1e-8 the formula of torchcam.
-        batch_size: images per pass; None chooses.
-
-    Returns:
-        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
-
-    Raises:
-        ModelError: if the layer's output has no places.
-        NotFoundError: for an unknown layer, with the nearest names.
 
     Example:
+        >>> from phosphene import Classifier, Target
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> grad_cam_pp(Classifier(net), torch.rand(2, 3, 8, 8), Target.of(1)).maps.shape
         torch.Size([2, 6, 6])
@@ -61,11 +42,7 @@ def grad_cam_pp(
     References:
         chattopadhay2018, equations 5, 6 and 19.
     """
-
-    def map_of(activations: Tensor, gradients: Tensor) -> Tensor:
-        return (_weights(activations, gradients, epsilon) * activations).sum(dim=1)
-
-    return gradient_maps(classifier, images, target, layer, relu, batch_size, map_of)
+    return (_weights(activations, gradients, epsilon) * activations).sum(dim=1)
 
 
 def _weights(activations: Tensor, gradients: Tensor, epsilon: float) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from phosphene.attribution.deconvnet import Reduce
-from phosphene.attribution.fusion import Layers
 from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.guided_backprop import guided_backprop
+from phosphene.attribution.layer_maps import Layers
+from phosphene.attribution.relu_rules import Reduce
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
-from phosphene.geometry import to_network_size
+from phosphene.grids import to_network_size
 from phosphene.maps import max_over_channels
 from phosphene.registry import register_attribution
 from phosphene.types import Attribution, Target
@@ -39,7 +39,7 @@ def guided_grad_cam(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is explained.
-        layer: the layer of Grad-CAM, by dotted name or module; several as a+b, fused; None for the last.
+        layer: the layer of Grad-CAM, by dotted name or module; several as a+b, averaged; None for the last.
         reduce: what becomes of the color channels: their sum, or the largest magnitude.
         batch_size: images per pass; None chooses.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, gradient_maps
+from phosphene.attribution.layer_maps import Layers, layer_map
 from phosphene.classifier import Classifier
 from phosphene.graph import spatial_size
 from phosphene.registry import register_attribution
@@ -41,7 +41,7 @@ def layer_saliency(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the
             middle one of those on the last grid (ours): at the very last the gradient is the same everywhere.
         batch_size: images per pass; None chooses.
 
@@ -64,7 +64,7 @@ def layer_saliency(
         prepared = prepare(classifier)
         size = prepared.preprocess.size or (int(images.shape[-2]), int(images.shape[-1]))
         layer = middle_layer(prepared.layers, prepared.default_layer, size)
-    return gradient_maps(classifier, images, target, layer, False, batch_size, _length)
+    return layer_map(_length, classifier, images, target, layer=layer, batch_size=batch_size)
 
 
 def _length(_activations: Tensor, gradients: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from phosphene.types import Attribution, Target
     family="perturbation",
     paper="petsiuk2018",
     signed=False,
-    display="positive",
-    caveat="An estimate from random masks: few masks give a spotted map, and the map never falls to zero.",
+    display="range",
+    caveat="An estimate from random masks: few give a spotted map; no place is near zero, so its own range is shown.",
 )
 def rise(
     classifier: Classifier,

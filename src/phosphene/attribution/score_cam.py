@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.fusion import Layers, fused, layer_names
+from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
 from phosphene.attribution.result import even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import to_network_size
 from phosphene.graph import spatial_map
+from phosphene.grids import to_network_size
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
 from phosphene.runtime import activations, blended_scores, prepare
@@ -29,7 +29,7 @@ _MASKS = 64
     title="Score-CAM",
     family="cam",
     paper="wang2020",
-    display="positive",
+    display="range",
     caveat="The softmax over channels gives nearly all the weight to a few; one pass per channel makes it slow.",
 )
 def score_cam(
@@ -57,7 +57,7 @@ def score_cam(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is watched.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, fused; None for the last.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
         channels: use only so many channels, those with the widest range of activations (ours); None for all.
         stretch: whether a channel is stretched to [0, 1] after it is enlarged, as in the paper, or before.
         align_corners: enlarge so that the outer cells lie on the border pixels; else the cells tile the image.
@@ -113,7 +113,7 @@ def score_cam(
             weights = torch.cat(watched).softmax(dim=0)
             maps[name].append((weights[:, None, None] * chosen).sum(dim=0))
         scores.append(clean)
-    return fused([torch.stack(maps[name]) for name in names], names, images, target, torch.cat(scores), relu)
+    return averaged_layers([torch.stack(maps[name]) for name in names], names, images, target, torch.cat(scores), relu)
 
 
 def _widest(channels: Tensor, count: int) -> Tensor:

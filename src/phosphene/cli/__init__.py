@@ -19,6 +19,9 @@ for _module in iter_modules(__path__):
 
 def main() -> None:
     """Run the command line; the process exits 0 all well, 1 some inputs failed, 2 usage."""
+    # Before PyTorch is loaded, which reads it once: threads that spin while they wait take the time of others that
+    # work, and beside a busy process a pass takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     keep_freed_memory()
     try:
         app(prog_name="phosphene")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; de
 PrecisionOption = Annotated[
     Literal["exact", "fast"], typer.Option("--precision", help="exact: float32; fast: bfloat16 where that is faster.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="Threads to compute with [default: one for each core]."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run folder [default: ./phosphene-runs/...].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -71,11 +76,14 @@ Report = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
+_SECONDS_BETWEEN = 1.0
+
 _COMMON: dict[str, tuple[Any, Any]] = {
     "model": (Model, "embedded"),
     "weights": (Weights, None),
     "device": (Device, None),
     "precision": (PrecisionOption, "exact"),
+    "threads": (Threads, None),
     "seed": (Seed, 0),
     "out": (Out, None),
     "overwrite": (Overwrite, False),
@@ -177,11 +185,24 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def _lines() -> Announce:
+    """Progress as lines: one for each thing done (behind a comma stands how far it is), and one a second."""
+    said: dict[str, Any] = {"text": None, "at": 0.0}
+
+    def announce(done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if text.partition(",")[0] != said["text"] or done == total or now - said["at"] >= _SECONDS_BETWEEN:
+            print(f"{text} {done}/{total}", file=sys.stderr, flush=True)
+            said.update(text=text.partition(",")[0], at=now)
+
+    return announce
+
+
 @contextmanager
 def _progress() -> Iterator[Announce]:
-    """A progress line with the time that is left, on a terminal; nothing when piped."""
+    """A bar with the time that is left, on a terminal; lines on standard error when piped."""
     if not sys.stderr.isatty():
-        yield lambda _done, _total, _text: None
+        yield _lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

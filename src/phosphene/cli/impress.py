@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,8 @@ Classes = Annotated[
     list[str] | None, typer.Argument(metavar="CLASS...", help="Index, WordNet id, name or part of one.")
 ]
 Preset = Annotated[
-    Literal["best", "paper"] | None, typer.Option(help="The best pictures, or the paper's own numbers [default: best].")
+    str | None,
+    typer.Option(metavar="NAME", help="best, or paper for the paper's own numbers; other recipes may have others."),
 ]
 Steps = Annotated[int | None, typer.Option(help="Number of steps; default the preset's.")]
 Judge = Annotated[

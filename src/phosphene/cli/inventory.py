@@ -9,6 +9,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
+    from phosphene.options import Option
     from phosphene.registry import Entry
     from phosphene.runs.session import Common
 
@@ -26,7 +27,13 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method, with al
 
 def _described(item: Entry) -> dict[str, Any]:
     options = [
-        {"name": option.name, "default": _plain(option.default), "type": _type_name(option.type), "doc": option.doc}
+        {
+            "name": option.name,
+            "default": _plain(option.default),
+            "presets": {name: _plain(option.default_of(name)) for name in item.presets},
+            "type": _type_name(option.type),
+            "doc": option.doc,
+        }
         for option in item.options.values()
     ]
     return {
@@ -53,9 +60,18 @@ def _type_name(kind: Any) -> str:
 def _lines(item: Entry, *, full: bool) -> list[str]:
     if not full:
         return [f"{item.name:22} {item.title}  ({item.kind}, {item.family})"]
-    lines = [f"{item.name}: {item.title}", item.summary, item.caveat, ""]
-    lines += [f"  {option.name}={_plain(option.default)}  {option.doc}" for option in item.options.values()]
-    return lines
+    lines = [f"{item.name}: {item.title}", item.summary, *([item.caveat] if item.caveat else []), ""]
+    return [*lines, *(f"  {option.name}={_values(option)}  {option.doc}" for option in item.options.values())]
+
+
+def _values(option: Option) -> str:
+    """The option's default; where the presets differ, the value of each."""
+    named = [f"{_short(value)} ({preset})" for preset, value in option.presets.items()]
+    return ", ".join(named) or _short(option.default)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(_plain(value))
 
 
 @command(app, "layers")

@@ -31,7 +31,7 @@ _BATCH = 8
 
 
 @dataclass
-class Measured:
+class FaithfulnessScores:
     """What one method got, image by image, in the order of the files.
 
     Args:
@@ -85,8 +85,8 @@ class Measured:
 class Faithfulness:
     """The measurements of all methods, of the trivial baselines, and the files that could not be read."""
 
-    methods: tuple[Measured, ...]
-    baselines: tuple[Measured, ...]
+    methods: tuple[FaithfulnessScores, ...]
+    baselines: tuple[FaithfulnessScores, ...]
     images: int
     broken: tuple[Record, ...]
 
@@ -130,13 +130,13 @@ def faithfulness(
     """
     specs = affordable(methods, masks)
     goal = resolve_target(classifier, target)
-    measured = {str(spec): Measured(str(spec)) for spec in specs}
-    baselines = {name: Measured(name) for name in BASELINES}
+    measured = {str(spec): FaithfulnessScores(str(spec)) for spec in specs}
+    baselines = {name: FaithfulnessScores(name) for name in BASELINES}
     generator = torch.Generator().manual_seed(seed)
     broken: list[Record] = []
     done, total = 0, len(paths) * (len(specs) + len(BASELINES))
 
-    def measure(into: Measured, maps: Tensor, alive: Sequence[bool], images: Tensor, classes: Target) -> None:
+    def measure(into: FaithfulnessScores, maps: Tensor, alive: Sequence[bool], images: Tensor, classes: Target) -> None:
         nonlocal done
         for index, values in enumerate(maps):
             start = clock(classifier.device)
@@ -182,7 +182,9 @@ def center_bump(size: Sequence[int]) -> Tensor:
     return torch.exp(-0.5 * (rows[:, None] ** 2 + columns**2))
 
 
-def _add(into: Measured, classifier: Prepared, image: Tensor, heat: Tensor, target: Target, protocol: Protocol) -> None:
+def _add(
+    into: FaithfulnessScores, classifier: Prepared, image: Tensor, heat: Tensor, target: Target, protocol: Protocol
+) -> None:
     score = probability_of(classifier, target)
     mean = classifier.mean_image
     step = image.shape[-1] if protocol == "rise" else None
@@ -203,7 +205,7 @@ def probability_of(classifier: Prepared, target: Target) -> Callable[[Tensor], T
     return lambda copies: classifier.score(forward(classifier, copies), target, "probability")
 
 
-def _average(measured: Measured, count: int) -> None:
+def _average(measured: FaithfulnessScores, count: int) -> None:
     kept = max(1, len(measured.deletion))
     measured.curves = {name: total / kept for name, total in measured.curves.items()}
     measured.seconds /= count

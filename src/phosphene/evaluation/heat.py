@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import InputError, ModelError, NumericalError, OptionError
-from phosphene.geometry import pixel_centers, sample_map
+from phosphene.grids import pixel_centers, sample_map
 from phosphene.images import Picture
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
@@ -44,8 +44,8 @@ class Heat:
 
     @property
     def drawn(self) -> Tensor:
-        """(N, H, W) what is colored: the positive part, of a method whose display is that."""
-        return self.pixels.clamp(min=0) if self.attribution.display == "positive" else self.pixels
+        """(N, H, W) what speaks for the class: the positive part, unless the map is shown with both signs."""
+        return self.pixels if self.attribution.display == "signed" else self.pixels.clamp(min=0)
 
 
 def heat_of(
@@ -69,7 +69,7 @@ def heat_of(
     """
     kind = needed_view(spec, "center")
     shown = tuple(views) if kind == "center" else classifier.views(pictures, kind)
-    result = attribute(classifier, classifier.look(pictures, shown), target, spec, seed=seed)
+    result = attribute(classifier, classifier.preprocessed(pictures, shown), target, spec, seed=seed)
     offset, stride = result.heat_grid
     rows = [
         _seen_through(result.heat[index : index + 1], offset, stride, shown[index], view)

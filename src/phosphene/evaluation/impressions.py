@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.metrics.bootstrap import bootstrap_interval
-from phosphene.pipeline.impress import Job, Watch, synthesize
+from phosphene.pipeline.impress import Job, Progress, synthesize
 from phosphene.pipeline.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared
@@ -18,7 +18,7 @@ from phosphene.types import Impression
 
 
 @dataclass
-class Measured:
+class ImpressionScores:
     """What one recipe made and how it was read, image by image in the order of the jobs.
 
     Args:
@@ -94,9 +94,9 @@ def measure_impressions(
     judge: Classifier | None = None,
     *,
     batch_size: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     seen: Callable[[Job, Impression, OwnReading, Judgement | None], None] | None = None,
-) -> Measured:
+) -> ImpressionScores:
     """Make the images of all jobs by one recipe and have them read.
 
     Args:
@@ -105,14 +105,16 @@ def measure_impressions(
         recipe: the recipe and its options.
         judge: a network that took no part; None for none.
         batch_size: images made side by side; None chooses.
-        watch: progress, as in `impress`.
+        progress: called as by `impress`.
         seen: called with each image and its readings as soon as they are there.
 
     Returns:
         The images and all readings; `row()` sums them up.
     """
-    found = Measured(str(recipe))
-    for job, made in zip(jobs, synthesize(classifier, jobs, recipe, batch_size=batch_size, watch=watch), strict=True):
+    found = ImpressionScores(str(recipe))
+    for job, made in zip(
+        jobs, synthesize(classifier, jobs, recipe, batch_size=batch_size, progress=progress), strict=True
+    ):
         own = read_impressions(classifier, [made])[0]
         judged = None if judge is None else judge_impressions(judge, [made], classifier)[0]
         found.add(job, made, own, judged)

@@ -28,7 +28,7 @@ _BEYOND = 0.1
 
 
 @dataclass
-class Measured:
+class LocalizationScores:
     """What one way to localize got, picture by picture.
 
     Args:
@@ -95,7 +95,7 @@ class Localization:
         images: pictures measured.
         class_top1: share of them whose class the classifier names first.
         class_top5: among the first five.
-        rows: one Measured per way.
+        rows: one LocalizationScores per way.
         baselines: whole_frame and centre_box.
         broken: what could not be read, or is not the picture that the boxes were drawn on.
     """
@@ -103,8 +103,8 @@ class Localization:
     images: int
     class_top1: float
     class_top5: float
-    rows: tuple[Measured, ...]
-    baselines: tuple[Measured, ...]
+    rows: tuple[LocalizationScores, ...]
+    baselines: tuple[LocalizationScores, ...]
     broken: tuple[Record, ...]
 
 
@@ -137,8 +137,8 @@ def localization(
     References:
         russakovsky2015, section 4.2; simonyan2014, section 3.2; zhang2018 for the pointing game.
     """
-    rows = tuple(Measured(" ".join(map(str, _identity(way).values())), way) for way in ways)
-    baselines = (Measured("whole_frame"), Measured("centre_box"))
+    rows = tuple(LocalizationScores(" ".join(map(str, _identity(way).values())), way) for way in ways)
+    baselines = (LocalizationScores("whole_frame"), LocalizationScores("centre_box"))
     broken: list[Record] = []
     for batch, done in _batches(classifier, truths, broken):
         pictures = [picture for _, picture in batch]
@@ -196,9 +196,9 @@ def _read(truth: Truth, channels: int) -> Picture:
     return picture
 
 
-def _sharing_maps(rows: Sequence[Measured]) -> list[list[Measured]]:
+def _sharing_maps(rows: Sequence[LocalizationScores]) -> list[list[LocalizationScores]]:
     """Ways that differ in the segmentation alone, together: their maps are made once."""
-    groups: dict[object, list[Measured]] = {}
+    groups: dict[object, list[LocalizationScores]] = {}
     for measured in rows:
         assert measured.way is not None
         way = measured.way
@@ -210,7 +210,7 @@ def _measure(
     classifier: Prepared,
     batch: Sequence[tuple[Truth, Picture]],
     ranks: Sequence[int],
-    group: Sequence[Measured],
+    group: Sequence[LocalizationScores],
     tolerance: float,
     seed: int,
 ) -> None:

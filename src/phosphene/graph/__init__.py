@@ -8,7 +8,7 @@ from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_pla
 from phosphene.graph.residual import residual_branches
 from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size
 from phosphene.graph.successors import Successor, successors
-from phosphene.graph.trace import LayerName, input_channels, layer_name, outputs, trace, with_value
+from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, outputs, trace, with_value
 
 __all__ = [
     "Kernel",
@@ -19,6 +19,7 @@ __all__ = [
     "channel_axis",
     "convolution_kernel",
     "default_layer",
+    "graph_module",
     "input_channels",
     "is_changed",
     "is_hooked",

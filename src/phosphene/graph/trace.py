@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -63,12 +64,20 @@ def trace(module: nn.Module) -> fx.GraphModule | None:
     try:
         with _LOCK:
             graph = tracer.trace(module)
-        return fx.GraphModule(module, graph)
+        return graph_module(module, graph)
     except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
         return None
     finally:
         tracer.root = nn.Module()  # (tracer and graph hold each other, and with them the network)
         tracer.submodule_paths = None
+        gc.collect(1)  # (some of FX's frames hold themselves, and with them all that called them: the pictures)
+
+
+def graph_module(root: nn.Module | dict[str, Any], graph: fx.Graph) -> fx.GraphModule:
+    """A graph that is called as any module is: FX's own way prints what is thrown, though somebody catch it."""
+    made = fx.GraphModule(root, graph)
+    del type(made).__call__  # (each has a class of its own)
+    return made
 
 
 # While FX reads a network it exchanges methods of nn.Module for the whole process: one network at a time.
@@ -110,7 +119,7 @@ def with_value(traced: fx.GraphModule, node_name: str) -> fx.GraphModule:
     output = graph.graph_copy(traced.graph, mapping)
     node = next(node for node in traced.graph.nodes if node.name == node_name)
     graph.output((output, mapping[node]))
-    return fx.GraphModule(traced, graph)
+    return graph_module(traced, graph)
 
 
 def outputs(traced: fx.GraphModule) -> Any:

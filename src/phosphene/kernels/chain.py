@@ -145,10 +145,7 @@ class Chain:
         dtype = self.recorded_dtype
         if dtype == torch.float32 and not self.arithmetic.folds_recorded:
             return Link(self._accurate(taken), back)
-        forward = self.operation(taken, dtype)
-        # Tiles of bfloat16 close and open a few more ReLUs, which a loop of steps does not mind.
-        direct = dtype == torch.bfloat16 and self.arithmetic.recorded == torch.float32
-        return Link(lambda inputs: forward.run(inputs, direct=direct), back)
+        return Link(self.operation(taken, dtype).run, back)
 
     def _accurate(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
         """Convolution, norm and activation one after the other where that is nearer to float64, the last two in place.

@@ -19,14 +19,15 @@ from torch.nn import functional as F
 
 from phosphene.graph import Kernel
 from phosphene.kernels.elementwise import Activation, scale_and_shift
-from phosphene.kernels.jit.elementwise import Elementwise
-from phosphene.kernels.jit.winograd import Winograd
 
 _MK = torch.ops.mkldnn
 _LAST = torch.channels_last
 _FEW_CHANNELS = 4
 _FEW_PLACES = 4
 _MANY_CHANNELS = 256
+# From so many channels on a larger kernel adds up in plain layout: blocks of 16 channels, where in channels last all of
+# them are one sum, two to five times as far from the exact one. Both take as long.
+_CHANNELS_IN_BLOCKS = 64
 
 
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
@@ -83,24 +84,21 @@ class Convolution:
         dtype: torch.dtype,
     ) -> None:
         self.kernel, self.groups, self.activation, self.dtype = kernel, groups, activation, dtype
-        self.weight = weight.to(dtype).contiguous(memory_format=_LAST)
+        self.layout = torch.contiguous_format if _adds_in_blocks(weight, groups, dtype) else _LAST
+        self.weight = weight.to(dtype).contiguous(memory_format=self.layout)
         self.bias = None if bias is None else bias.to(dtype)
         self._packed: dict[tuple[object, ...], Tensor] = {}
-        self._winograds: dict[bool, Winograd] = {}
 
-    def run(self, inputs: Tensor, *, padded: bool = False, direct: bool = False) -> Tensor:
+    def run(self, inputs: Tensor, *, padded: bool = False) -> Tensor:
         """The output, without a graph.
 
         Args:
             inputs: (N, in, H, W).
             padded: whether they hold their padding already.
-            direct: whether not to work in tiles.
         """
-        inputs = inputs.to(self.dtype).contiguous(memory_format=_LAST)
+        inputs = inputs.to(self.dtype)
         inputs, weight, padding = (inputs, self.weight, [0, 0]) if padded else self._padded(inputs)
-        if not direct and weight is self.weight and self._is_winograds(inputs.shape, padding):
-            return self._winograd(back=False).run(inputs, padding)
-        weight = self._pack(weight, padding, inputs.shape)
+        inputs, weight = inputs.contiguous(memory_format=self.layout), self._pack(weight, padding, inputs.shape)
         attributes = ("none", [], "") if self.activation is None else self.activation.attributes
         return _MK._convolution_pointwise(  # type: ignore[no-any-return]
             inputs, weight, self.bias, padding, self.kernel.stride, self.kernel.dilation, self.groups, *attributes
@@ -128,11 +126,9 @@ class Convolution:
 
     def input_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """The gradient for an input of `size`, from the one before the activation."""
-        gradient = gradient.to(self.dtype).contiguous(memory_format=_LAST)
+        gradient = gradient.to(self.dtype).contiguous(memory_format=self.layout)
         turned = self._turned_padding(size)
         if turned is not None:
-            if self._is_winograds(gradient.shape, turned):
-                return self._winograd(back=True).run(gradient, turned)
             weight = self._pack(self._turned, turned, gradient.shape, back=True)
             return _MK._convolution_pointwise(  # type: ignore[no-any-return]
                 gradient, weight, None, turned, (1, 1), self.kernel.dilation, self.groups, "none", [], ""
@@ -142,17 +138,6 @@ class Convolution:
         if self._is_depthwise and self.dtype == torch.bfloat16 and math.prod(self.kernel.stride) <= _FEW_PLACES:
             return self._depthwise_gradient(gradient, size)
         return self._strided_gradient(gradient, size)
-
-    def _is_winograds(self, size: torch.Size, padding: list[int]) -> bool:
-        """Whether maps of this size are better convolved in tiles."""
-        return Winograd.takes(self.weight, self.kernel, self.groups) and Winograd.fits(size, padding)
-
-    def _winograd(self, *, back: bool) -> Winograd:
-        if back not in self._winograds:
-            activation, bias = (None, None) if back else (self.activation, self.bias)
-            behind = Elementwise.of(self.weight.shape[1 if back else 0], None, activation, bias)
-            self._winograds[back] = Winograd(self.weight, behind, turned=back)
-        return self._winograds[back]
 
     def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """(input, weight, padding): uneven padding is moved into the kernel of a depthwise one, else into the input."""
@@ -173,7 +158,12 @@ class Convolution:
         return self._packed[key]
 
     def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
-        """The weight in oneDNN's own order for inputs of this size; of each weight the last three sizes are kept."""
+        """The weight in oneDNN's own order for inputs of this size; of each weight the last three sizes are kept.
+
+        In plain layout it is left as it is: packed, oneDNN would choose the kernel for channels last.
+        """
+        if self.layout == torch.contiguous_format:
+            return weight
         stride = (1, 1) if back else self.kernel.stride
         key = (back, id(weight), *padding, *size[-2:])
         found = self._packed.get(key)
@@ -195,7 +185,7 @@ class Convolution:
             outputs, inputs, rows, columns = self.weight.shape
             split = self.weight.reshape(self.groups, outputs // self.groups, inputs, rows, columns)
             turned = split.transpose(1, 2).reshape(inputs * self.groups, outputs // self.groups, rows, columns)
-            self._packed[key] = turned.flip(2, 3).contiguous(memory_format=_LAST)
+            self._packed[key] = turned.flip(2, 3).contiguous(memory_format=self.layout)
         return self._packed[key]
 
     def _turned_padding(self, size: torch.Size) -> list[int] | None:
@@ -298,7 +288,7 @@ class Convolution:
         # bfloat16 has no fast way back through strided groups of channels: float32 is ten times faster there.
         dtype = torch.float32 if self.groups > 1 else self.dtype
         rows, columns = size[-2:]
-        blank = torch.empty(size, dtype=dtype, device="cpu", memory_format=_LAST)
+        blank = torch.empty(size, dtype=dtype, device="cpu", memory_format=self.layout)
         (top, _), (left, _) = self.kernel.pads((rows, columns))
         padded, weight, padding = self._padded(blank)
         found: Tensor = torch.ops.aten.convolution_backward(
@@ -306,8 +296,14 @@ class Convolution:
             False, [0, 0], self.groups, [True, False, False],
         )[0]  # fmt: skip
         if found.shape != size:
-            found = found[..., top : top + rows, left : left + columns].contiguous(memory_format=_LAST)
+            found = found[..., top : top + rows, left : left + columns].contiguous(memory_format=self.layout)
         return found.to(self.dtype)
+
+
+def _adds_in_blocks(weight: Tensor, groups: int, dtype: torch.dtype) -> bool:
+    """Whether a convolution runs in plain layout, for the sake of its sums."""
+    large = weight.shape[2:] != (1, 1) and weight.shape[1] >= _CHANNELS_IN_BLOCKS
+    return large and groups == 1 and dtype == torch.float32
 
 
 def _framed(inputs: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:

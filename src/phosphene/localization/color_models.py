@@ -1,4 +1,4 @@
-"""What colors, or looks, the object and its surroundings have: two Gaussian mixtures, estimated once from samples."""
+"""The colors or deep features of object and surroundings: two Gaussian mixtures, estimated once from samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_SAMPLES = 2000
 
 @dataclass(frozen=True)
 class ColorModels:
-    """Two fixed mixtures over the colors of one picture, or over what a layer makes of them (localization/texture)."""
+    """Two fixed mixtures over the colors of one picture, or over its deep features (see principal_components)."""
 
     foreground: GaussianMixture
     background: GaussianMixture

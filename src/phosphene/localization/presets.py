@@ -76,8 +76,8 @@ _BEST_CUT = GraphCut(
     background=0.40,
     components=3,
     space="lab",
-    textures=6,
-    looks=0.8,
+    deep_features=6,
+    likelihood=0.8,
     limit=3.0,
     saliency=10.0,
     level=0.47,
@@ -94,10 +94,10 @@ _BEST = Preset(
     graph_cut=_BEST_CUT,
     threshold=Threshold(0.40),
     other_level=0.30,
-    # A map of single pixels knows the place less well: its own vote counts less, that of looks and neighbors more.
+    # A map of single pixels knows the place less well: its own vote counts less, that of appearance and neighbors more.
     fine=FineMaps(
         power=0.5,
-        graph_cut=replace(_BEST_CUT, looks=1.0, saliency=4.5, level=0.50, smoothness=4.0),
+        graph_cut=replace(_BEST_CUT, likelihood=1.0, saliency=4.5, level=0.50, smoothness=4.0),
         threshold=Threshold(0.40),
     ),
 )

@@ -1,4 +1,4 @@
-"""From a map and its picture to a mask: GraphCut on looks, or a threshold; the largest piece is the object."""
+"""From a map and its picture to a mask: GraphCut on colors or deep features, or a threshold; then the largest piece."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def segment_name(text: str) -> SegmentName:
 
 @dataclass(frozen=True)
 class GraphCut:
-    """Settings of the segmentation by looks: colors, or what a middle layer of the network makes of them.
+    """Settings of the segmentation by likelihood: colors, or what a middle layer of the network makes of them.
 
-    The log odds of a pixel are ``looks * clip(log p_object - log p_surroundings, -limit, limit)
+    The log odds of a pixel are ``likelihood * clip(log p_object - log p_surroundings, -limit, limit)
     + saliency * (v - level)`` with the map v stretched to [0, 1].
 
     Args:
-        foreground: quantile of the map above which pixels teach the object's looks.
+        foreground: quantile of the map above which pixels teach what the object looks like.
         background: quantile below which they teach those of the surroundings.
         components: Gaussians in each mixture.
         space: in which colors are compared, "lab" or "rgb".
-        textures: principal components of a middle layer that the mixtures are made of; 0 leaves it to the colors.
+        deep_features: principal components of a middle layer that the mixtures are made of; 0 leaves it to the colors.
             The price of parting neighbors always comes from the colors.
-        looks: weight of what the mixtures say.
-        limit: most that the looks of one pixel may say, in units of log odds.
+        likelihood: weight of what the mixtures say.
+        limit: most that one pixel may say, in units of log odds.
         saliency: weight of what the map itself says; 0 leaves it to the colors.
         level: share of the map's range where it says neither object nor surroundings.
         smoothness: price of parting two equal neighbors on a grid with a long side of 96 cells.
@@ -56,8 +56,8 @@ class GraphCut:
     background: float = 0.30
     components: int = 5
     space: ColorSpace = "rgb"
-    textures: int = 0
-    looks: float = 1.0
+    deep_features: int = 0
+    likelihood: float = 1.0
     limit: float = 50.0
     saliency: float = 0.0
     level: float = 0.0
@@ -90,17 +90,19 @@ class Segmentation:
     samples: Samples | None = None
 
 
-def segment(values: Array, image: Array, settings: GraphCut | Threshold, textures: Array | None = None) -> Segmentation:
+def segment(
+    values: Array, image: Array, settings: GraphCut | Threshold, deep_features: Array | None = None
+) -> Segmentation:
     """The mask of the object that a map points at.
 
     The largest piece is the one with the most of the map's weight under it, not the most pixels (ours): a large dim
-    patch is not the object. Where the looks leave nothing as object, the samples of the foreground are taken.
+    patch is not the object. Where these leave nothing as object, the samples of the foreground are taken.
 
     Args:
         values: (h, w) map, larger where the class is.
         image: (h, w, 3) RGB in [0, 1], the picture on the same grid.
         settings: GraphCut or Threshold.
-        textures: (h, w, k) what each place looks like to the network, on the same grid; None for its color.
+        deep_features: (h, w, k) what each place looks like to the network, on the same grid; None for its color.
 
     Raises:
         NumericalError: if the map holds NaN or is the same everywhere.
@@ -119,20 +121,20 @@ def segment(values: Array, image: Array, settings: GraphCut | Threshold, texture
         cut = above_share(values, settings.level)
         return Segmentation(_object(cut, values), cut)
     samples = quantile_samples(values, foreground=settings.foreground, background=settings.background)
-    cut = minimum_cut(*_energy(values, image, samples, settings, textures))
+    cut = minimum_cut(*_energy(values, image, samples, settings, deep_features))
     if not cut.any():
         cut = samples.foreground
     return Segmentation(_object(cut, values), cut, samples)
 
 
 def _energy(
-    values: Array, image: Array, samples: Samples, settings: GraphCut, textures: Array | None
+    values: Array, image: Array, samples: Samples, settings: GraphCut, deep_features: Array | None
 ) -> tuple[Array, Edges]:
     """The log odds of every pixel, and the price of parting neighbors."""
     colors = color_features(image, settings.space)
-    seen = colors if textures is None else textures
+    seen = colors if deep_features is None else deep_features
     odds = fit_color_models(seen, samples, components=settings.components).log_odds(seen)
-    unary = settings.looks * odds.clip(-settings.limit, settings.limit)
+    unary = settings.likelihood * odds.clip(-settings.limit, settings.limit)
     unary = unary + settings.saliency * (_stretched(values) - settings.level)
     # A finer grid has more cells in an area than along its edge; the price of an edge keeps pace.
     smoothness = settings.smoothness * max(values.shape) / 96

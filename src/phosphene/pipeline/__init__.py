@@ -10,7 +10,7 @@ from phosphene.pipeline.explain import (
     resolve_target,
     see,
 )
-from phosphene.pipeline.features import features
+from phosphene.pipeline.features import LayerFeatures, features
 from phosphene.pipeline.head import Head, fit_head
 from phosphene.pipeline.impress import fuse, impress
 from phosphene.pipeline.locate import Located, locate
@@ -19,6 +19,7 @@ from phosphene.pipeline.stream import Batch, no_answer, stream
 __all__ = [
     "Batch",
     "Head",
+    "LayerFeatures",
     "Located",
     "Seen",
     "attribute",

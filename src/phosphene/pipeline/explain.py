@@ -9,7 +9,6 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-import phosphene.attribution  # noqa: F401  (registers the methods)
 from phosphene.classifier import Classifier, ViewKind
 from phosphene.devices import clock
 from phosphene.errors import OptionError
@@ -19,7 +18,7 @@ from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Contrast, Target, Unit, View, class_list, seed_number
+from phosphene.types import Attribution, Attributions, Contrast, Target, Unit, View, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
@@ -55,7 +54,7 @@ def explain(
     seed: int = ...,
     batch_size: int | None = ...,
     progress: Progress | None = ...,
-) -> dict[str, Attribution]: ...
+) -> Attributions: ...
 
 
 def explain(
@@ -70,7 +69,7 @@ def explain(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> Attribution | dict[str, Attribution]:
+) -> Attribution | Attributions:
     """Why the classifier says what it says about one or many pictures.
 
     Args:
@@ -88,8 +87,9 @@ def explain(
         progress: called with (steps done, steps in all) by methods of many passes.
 
     Returns:
-        The Attribution of all pictures, or for several methods one per spec. Methods share what passes they can;
-        `seconds` counts a shared pass where it ran, in the first method that needs it.
+        The Attribution of all pictures, or for several methods Attributions: one for each spec, by position or by the
+        spec as it was given. Methods share what passes they can; `seconds` counts a shared pass where it ran, in the
+        first method that needs it.
 
     Raises:
         InputError: for a picture that cannot be read.
@@ -109,8 +109,10 @@ def explain(
         raise OptionError("no method was given; name at least one, such as 'grad_cam'")
     seen, goal = _asked(classifier, images, target, view, precision, batch_size)
     options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
-    results = {format_spec(spec): attribute_seen(seen, goal, spec, **options) for spec in specs}
-    return next(iter(results.values())) if isinstance(method, str | Spec) else results
+    results = tuple(attribute_seen(seen, goal, spec, **options) for spec in specs)
+    if not isinstance(method, list | tuple):
+        return results[0]
+    return Attributions(tuple(map(str, method)), results)
 
 
 def contrast(
@@ -242,7 +244,7 @@ def see(classifier: Prepared, pictures: Sequence[Picture], kind: ViewKind = "cen
         OptionError: for pictures of several sizes, where the network takes any.
     """
     views = classifier.views(pictures, kind)
-    images = classifier.look(pictures, views)
+    images = classifier.preprocessed(pictures, views)
     return Seen(classifier.remembering(images), tuple(pictures), views, images, kind)
 
 
@@ -258,7 +260,7 @@ def attribute_seen(seen: Seen, target: Target, method: str | Spec, **options: An
     spec = parse_spec(method)
     kind = needed_view(spec, seen.kind)
     views = seen.views if kind == seen.kind else seen.classifier.views(seen.pictures, kind)
-    images = seen.images if kind == seen.kind else seen.classifier.look(seen.pictures, views)
+    images = seen.images if kind == seen.kind else seen.classifier.preprocessed(seen.pictures, views)
     return replace(attribute(seen.classifier, images, target, spec, **options), views=views, pictures=seen.pictures)
 
 
@@ -270,7 +272,7 @@ def attribute_sides(
     They are to be looked at together: where the method is signed all three are shown in two colors.
     """
     parts = [attribute_seen(seen, goal, method, **options) for goal in (*target.sides, target)]
-    one, other, difference = (replace(part, display="signed" if part.signed else "positive") for part in parts)
+    one, other, difference = (replace(part, display="signed" if part.signed else part.display) for part in parts)
     return one, other, difference
 
 
@@ -291,22 +293,49 @@ def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
 
 
 def attribute(
-    classifier: Classifier,
+    classifier: Classifier | str,
     images: Tensor,
-    target: Target,
-    method: str | Spec,
+    target: TargetLike = None,
+    method: str | Spec = "grad_cam",
     *,
     layer: LayerName | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
-    """The Attribution of one method for images (N, C, H, W) that already are what the network sees.
+    """The Attribution of one method for a tensor of images that already are what the network sees.
+
+    Nothing is resized, cropped or checked for its range; of `Classifier.of` it is the network's own input.
+
+    Args:
+        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        images: (N, C, H, W), in [0, 1] unless the classifier takes normalized input.
+        target: a class (index, WordNet id or name), one per image, or a Target; None for each image's best class.
+        method: a method spec.
+        layer: for methods that look at a layer: its dotted name or the module itself; None for the default.
+        seed: of the methods that draw random numbers.
+        batch_size: images per pass; None chooses.
+        progress: called with (steps done, steps in all) by methods of many passes.
+
+    Returns:
+        The Attribution; `maps` is the raw tensor on the method's own grid, `upsampled()` one value per pixel.
 
     Raises:
-        OptionError: if a layer is given to a method that looks at none.
+        OptionError: if a layer is given to a method that looks at none, or images of another shape.
+        NotFoundError: for an unknown method, class or layer, with the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> result = attribute(Classifier.of(net), torch.randn(2, 3, 8, 8), 1, "cam")
+        >>> result.maps.shape, result.upsampled().shape
+        (torch.Size([2, 6, 6]), torch.Size([2, 8, 8]))
     """
+    classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     spec = parse_spec(method)
+    classifier.check_images(images)
+    goal = resolve_target(classifier, target)
+    if goal is None:
+        goal = Target.of(forward(classifier, images, batch_size=batch_size).argmax(dim=1))
     found = entry("attribution", spec.name)
     keywords: dict[str, Any] = spec.keywords
     seed = seed_number(seed)
@@ -316,7 +345,7 @@ def attribute(
         keywords["layer"] = layer
     keywords |= _call_arguments(found, seed, batch_size, progress)
     start = clock(classifier.device)
-    result: Attribution = found.function(classifier, images, target, **keywords)
+    result: Attribution = found.function(classifier, images, goal, **keywords)
     seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)

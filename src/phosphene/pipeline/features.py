@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import phosphene.synthesis  # noqa: F401  (registers the recipes)
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
@@ -29,7 +28,7 @@ from phosphene.types import Prediction, Record
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
-Watch = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -113,30 +112,30 @@ class Collected:
 
 def features(
     classifier: Classifier | str,
-    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     layers: LayerName | Sequence[LayerName] | None = None,
     *,
     facets: int = 3,
     exemplars: int = 10,
     recipe: str | Spec = "minds_eye",
     previous: str = "auto",
-    seed: int = 0,
     precision: Precision | None = None,
-    watch: Watch | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> list[LayerFeatures]:
     """What layers respond to in a set of pictures: facets of their activations, and an image drawn for each.
 
     Args:
         classifier: a Classifier, or a spec for load_classifier.
-        pictures: a folder, a file, or several; of a single kind of thing for the clearest facets.
+        images: a folder of pictures, a file, or several; of a single kind of thing for the clearest facets.
         layers: dotted names or modules; None for the default layer.
         facets: clusters of pictures, each of which gives an image.
         exemplars: pictures that stand for a cluster.
         recipe: recipe spec such as "minds_eye:top_k=30,steps=100".
         previous: the layer before, by name; "auto" for the last one to finish before each layer, "none" for none.
-        seed: of the clustering and of the drawing.
         precision: "exact" or "fast".
-        watch: called with (steps done, in all, a line about it).
+        seed: of the clustering and of the drawing.
+        progress: called with (steps done, in all, a line about it).
 
     Returns:
         One LayerFeatures per layer.
@@ -164,13 +163,20 @@ def features(
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
     names = layer_names(prepared, [layers] if one else layers)  # type: ignore[arg-type, list-item]
-    alone = isinstance(pictures, str | os.PathLike) or not isinstance(pictures, Iterable) or hasattr(pictures, "ndim")
-    sources: list[Any] = [pictures] if alone else list(pictures)  # type: ignore[arg-type]
+    alone = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable) or hasattr(images, "ndim")
+    sources: list[Any] = [images] if alone else list(images)  # type: ignore[arg-type]
     if not all(isinstance(source, str | os.PathLike) for source in sources):
         raise OptionError("features: pictures are read from files a few at a time; give a folder or a list of paths")
-    collected = collect(prepared, expand_paths(sources), names, watch=watch)
+    collected = collect(prepared, expand_paths(sources), names, progress=progress)
     drawn = draw_layers(
-        prepared, collected, facets=facets, exemplars=exemplars, recipe=spec, previous=previous, seed=seed, watch=watch
+        prepared,
+        collected,
+        facets=facets,
+        exemplars=exemplars,
+        recipe=spec,
+        previous=previous,
+        seed=seed,
+        progress=progress,
     )
     return list(drawn)
 
@@ -184,7 +190,10 @@ def drawing_spec(recipe: str | Spec, **given: Any) -> Spec:
     spec = parse_spec(recipe, "recipe")
     if entry("recipe", spec.name).family != "features":
         raise OptionError(f"{spec.name} draws classes and needs no pictures; use impress, or the recipe minds_eye")
-    return make_spec(spec.name, "recipe", **{**spec.keywords, **{k: v for k, v in given.items() if v is not None}})
+    options = {**spec.keywords, **{name: value for name, value in given.items() if value is not None}}
+    configured = make_spec(spec.name, "recipe", **options)
+    entry("recipe", spec.name).configured(configured)  # refuses what does not fit before any picture is read
+    return configured
 
 
 def layer_names(classifier: Prepared, layers: Sequence[LayerName | None]) -> tuple[str, ...]:
@@ -194,7 +203,7 @@ def layer_names(classifier: Prepared, layers: Sequence[LayerName | None]) -> tup
 
 
 def collect(
-    classifier: Prepared, paths: Sequence[Path], layers: Sequence[str], *, watch: Watch | None = None
+    classifier: Prepared, paths: Sequence[Path], layers: Sequence[str], *, progress: Progress | None = None
 ) -> Collected:
     """Pooled activations of pictures from files, read a few at a time: memory for one row per picture only.
 
@@ -218,8 +227,8 @@ def collect(
                 rows[layer].append(pooled[layer][alive])
             kept += [str(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if fine]
             broken += [no_answer(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if not fine]
-        if watch is not None:
-            watch(batch.done, len(paths), "activations")
+        if progress is not None:
+            progress(batch.done, len(paths), "activations")
     if not kept:
         first = f" ({broken[0].error})" if broken else ""
         raise InputError(f"none of the {len(paths)} files is a picture that can be read{first}")
@@ -236,7 +245,7 @@ def draw_layers(
     previous: str = "auto",
     seed: int = 0,
     frames: int = 8,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[LayerFeatures]:
     """The facets of each layer, found and drawn, each layer as soon as it is done."""
     spec = parse_spec(recipe, "recipe")
@@ -245,7 +254,7 @@ def draw_layers(
         layer: find_facets(pooled, facets, exemplars=exemplars, seed=seed) for layer, pooled in collected.pooled.items()
     }
     for layer, found in maps.items():
-        yield _drawn_layer(classifier, collected, layer, before[layer], found, spec, seed, frames, watch)
+        yield _drawn_layer(classifier, collected, layer, before[layer], found, spec, seed, frames, progress)
 
 
 def _previous(classifier: Prepared, layer: str, previous: str) -> str | None:
@@ -263,22 +272,23 @@ def _drawn_layer(
     spec: Spec,
     seed: int,
     frames: int,
-    watch: Watch | None,
+    progress: Progress | None,
 ) -> LayerFeatures:
     start = clock(classifier.device)
     images = tuple(_seen(classifier, [collected.paths[row] for row in facet.exemplars]) for facet in found.facets)
     given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
     streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
+    recipe = entry("recipe", spec.name)
     losses: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     last: Tensor | None = None
-    for step in entry("recipe", spec.name).function(classifier, given, streams, **spec.keywords):
+    for step in recipe.function(classifier, given, streams, recipe.configured(spec)):
         last = step.images
         losses.append(step.extras)
         if step.index == 1 or step.index * frames // step.steps > (step.index - 1) * frames // step.steps:
             kept.append(step.images.cpu())
-        if watch is not None:
-            watch(step.index, step.steps, f"{layer}")
+        if progress is not None:
+            progress(step.index, step.steps, f"{layer}")
     assert last is not None
     drawn = _Drawn(classifier, collected, layer, found, given, spec)
     shape = next(item.shape for item in classifier.layers if item.name == layer)
@@ -302,7 +312,7 @@ def _drawn_layer(
 def _seen(classifier: Prepared, paths: Sequence[str]) -> Tensor:
     """(n, C, H, W) the pictures as the network sees them."""
     pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
-    return classifier.look(pictures, classifier.views(pictures))
+    return classifier.preprocessed(pictures, classifier.views(pictures))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import phosphene.synthesis  # noqa: F401  (registers the recipes)
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import OptionError
@@ -22,7 +21,7 @@ from phosphene.types import Impression, Target, Unit, class_list, seed_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
-Watch = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 
 # Images made side by side: as many as one pass of the network takes at its fastest.
 _CPU_BATCH = 8
@@ -57,11 +56,11 @@ def impress(
     preset: str | None = None,
     steps: int | None = None,
     count: int = 1,
-    seed: int = 0,
     frames: int = 0,
     precision: Precision | None = None,
+    seed: int = 0,
     batch_size: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Impression]:
     """What the classifier remembers of classes, drawn from it alone: one image per class and seed.
 
@@ -72,11 +71,11 @@ def impress(
         preset: "best" or "paper"; None for the recipe's own.
         steps: number of steps; None for the preset's.
         count: images per class, with seeds `seed`, `seed` + 1 ...
-        seed: of the random numbers of each image.
         frames: keep about so many frames of each image on its way.
         precision: "exact" or "fast".
+        seed: of the random numbers of each image.
         batch_size: images made side by side; None chooses.
-        watch: called after each step with (image-steps done, in all, a line about it).
+        progress: called after each step with (image-steps done, in all, a line about it).
 
     Returns:
         Impressions, class by class, each with all its seeds.
@@ -94,7 +93,7 @@ def impress(
     prepared = prepare(load_classifier(classifier), precision=precision)
     spec, seed = configured(recipe, preset, steps), seed_number(seed)
     jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
-    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
+    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=progress))
 
 
 def fuse(
@@ -105,11 +104,11 @@ def fuse(
     preset: str | None = None,
     steps: int | None = None,
     count: int = 1,
-    seed: int = 0,
     frames: int = 0,
     precision: Precision | None = None,
+    seed: int = 0,
     batch_size: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> list[Impression]:
     """Images that are of several classes at once, and of none for sure.
 
@@ -120,11 +119,11 @@ def fuse(
         preset: "best" or "paper"; None for the recipe's own.
         steps: number of steps; None for the preset's.
         count: images per group, with seeds `seed`, `seed` + 1 ...
-        seed: of the random numbers of each image.
         frames: keep about so many frames of each image on its way.
         precision: "exact" or "fast".
+        seed: of the random numbers of each image.
         batch_size: images made side by side; None chooses.
-        watch: called after each step with (image-steps done, in all, a line about it).
+        progress: called after each step with (image-steps done, in all, a line about it).
 
     Returns:
         Impressions, group by group.
@@ -149,7 +148,7 @@ def fuse(
     targets = [Target.of([prepared.labels.find(name) for name in group]) for group in nested]
     jobs = [Job(target, seed + number) for target in targets for number in range(count)]
     spec = configured(recipe, preset, steps)
-    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, watch=watch))
+    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=progress))
 
 
 def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spec:
@@ -171,10 +170,11 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
     found = entry("recipe", spec.name)
     if found.family != "synthesis":
         raise OptionError(f"{spec.name} draws what a layer responds to in a folder of pictures; use features")
-    presets = found.traits.get("presets", ())
-    if options.get("preset", "best") not in presets:
-        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(presets)}")
-    return make_spec(spec.name, "recipe", **options)
+    if options.get("preset", "") not in ("", *found.presets):
+        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(found.presets)}")
+    spec = make_spec(spec.name, "recipe", **options)
+    found.configured(spec)  # refuses what does not fit before anything is made
+    return spec
 
 
 def single_targets(classifier: Classifier, target: Target | int | str | Sequence[int | str]) -> list[Target]:
@@ -200,7 +200,7 @@ def synthesize(
     *,
     frames: int = 0,
     batch_size: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Impression]:
     """The images of all jobs in order, each as soon as its batch is done.
 
@@ -211,7 +211,7 @@ def synthesize(
     _check_jobs(jobs, entry("recipe", spec.name))
     done = 0
     for batch in batched(jobs, classifier, batch_size):
-        making = _Making(classifier, batch, spec, frames, len(jobs), done, watch)
+        making = _Making(classifier, batch, spec, frames, len(jobs), done, progress)
         yield from making.run()
         done += len(batch)
 
@@ -252,7 +252,7 @@ class _Making:
     frames: int
     total: int
     before: int
-    watch: Watch | None
+    progress: Progress | None
     last: Step | None = None
     scores: list[Tensor] = field(default_factory=list)
     probabilities: list[Tensor] = field(default_factory=list)
@@ -276,8 +276,8 @@ class _Making:
 
     def _steps(self) -> Iterator[Step]:
         streams = Streams(tuple(job.seed for job in self.jobs), tuple(job.name for job in self.jobs))
-        function = entry("recipe", self.spec.name).function
-        steps: Iterator[Step] = function(self.classifier, self._goal(), streams, **self.spec.keywords)
+        recipe = entry("recipe", self.spec.name)
+        steps: Iterator[Step] = recipe.function(self.classifier, self._goal(), streams, recipe.configured(self.spec))
         return steps
 
     def _goal(self) -> Any:
@@ -301,10 +301,10 @@ class _Making:
             interval = max(1, step.steps // self.frames)
             if step.index == 1 or step.index % interval == 0:
                 self.pictures.append((step.index, (step.images * 255).round().to(torch.uint8).cpu()))
-        if self.watch is not None:
+        if self.progress is not None:
             whole = self.total * step.steps
             done = min(whole, self.before * step.steps + step.index * len(self.jobs))
-            self.watch(done, whole, self._line(step, shares))
+            self.progress(done, whole, self._line(step, shares))
 
     def _own_probabilities(self, logits: Tensor) -> Tensor | None:
         """(N, classes) of the target's classes at this step's augmented image; None for a unit."""
@@ -315,7 +315,7 @@ class _Making:
 
     def _line(self, step: Step, shares: Tensor | None) -> str:
         value = f"p {shares.mean():.2f}" if shares is not None else f"value {step.value.mean():.3g}"
-        return f"{step.stage} {value}"
+        return f"{step.stage}, {value}"
 
     def _impression(self, index: int, last: Step) -> Impression:
         job = self.jobs[index]
@@ -324,7 +324,7 @@ class _Making:
             image=last.images[index].cpu(),
             target=job.target,
             spec=str(self.spec),
-            preset=str(self.spec.keywords.get("preset", "best")),
+            preset=_preset_of(self.spec),
             seed=job.seed,
             steps=last.index,
             scores=tuple(torch.stack([values[index] for values in self.scores]).tolist()),
@@ -333,6 +333,10 @@ class _Making:
             frame_steps=tuple(number for number, _ in self.pictures),
             extras={name: values[index].cpu() for name, values in last.extras.items()},
         )
+
+
+def _preset_of(spec: Spec) -> str:
+    return str(spec.keywords.get("preset", next(iter(entry("recipe", spec.name).presets), "")))
 
 
 def _rows_of(steps: Sequence[Tensor], index: int) -> list[list[float]]:

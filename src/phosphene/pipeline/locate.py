@@ -15,13 +15,13 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
-from phosphene.images import Picture, as_pictures, look, picture_size, to_pil
+from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import Preset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
+from phosphene.pipeline.deep_features import deep_features
 from phosphene.pipeline.explain import TargetLike, attribute, needed_view, resolve_target
-from phosphene.pipeline.texture import textures
 from phosphene.registry import Spec, entry, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.types import Attribution, Box, Prediction, Size, Target, View
@@ -146,7 +146,7 @@ def posteriors(classifier: Prepared, pictures: Sequence[Picture]) -> Tensor:
     """
     parts = []
     for view in ("center", "whole"):
-        images = classifier.look(pictures, classifier.views(pictures, view))
+        images = classifier.preprocessed(pictures, classifier.views(pictures, view))
         parts += [classifier.probabilities(forward(classifier, seen)) for seen in (images, images.flip(-1))]
     return torch.stack(parts).mean(dim=0)
 
@@ -158,13 +158,13 @@ class Evidence:
     Args:
         values: (h, w) in [0, 1] on the working grid over the whole picture.
         problem: why it says nothing, or None.
-        textures: (h, w, k) what each place looks like to the network, where the cut asks for it.
+        deep_features: (h, w, k) what each place looks like to the network, where the cut asks for it.
         fine: whether all of the maps are gradients at single pixels, which are cut by settings of their own.
     """
 
     values: NDArray[np.float32]
     problem: str | None
-    textures: NDArray[np.floating] | None = None
+    deep_features: NDArray[np.floating] | None = None
     fine: bool = False
 
 
@@ -184,7 +184,7 @@ def evidence(
     for spec in map(parse_spec, way.methods):
         for size in _looks(classifier, spec, way):
             views = [whole_view(picture_size(picture), size) for picture in pictures]
-            images = classifier.look(pictures, views)
+            images = classifier.preprocessed(pictures, views)
             for mirrored in (False, True) if way.mirror and not _is_slow(spec) else (False,):
                 seen = images.flip(-1) if mirrored else images
                 result = attribute(classifier, seen, target, spec, seed=seed)
@@ -194,7 +194,7 @@ def evidence(
                     problems[index] = problems[index] or result.problems[index]
                     laid = _laid(result, index, view, grid, way.blur, power, mirrored).cpu().double()
                     sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
-    looks = _textures(classifier, pictures, grids, way)
+    features = _deep_features(classifier, pictures, grids, way)
     return [
         Evidence(
             normalize(values[None])[0].float().numpy(),
@@ -202,18 +202,18 @@ def evidence(
             seen,
             fine,
         )
-        for values, problem, seen in zip(sums, problems, looks, strict=True)
+        for values, problem, seen in zip(sums, problems, features, strict=True)
     ]
 
 
-def _textures(
+def _deep_features(
     classifier: Prepared, pictures: Sequence[Picture], grids: Sequence[Size], way: Preset
 ) -> list[NDArray[np.floating] | None]:
     """What the pictures' places look like at the largest size that is looked at, if the way's cut asks for it."""
-    count = way.graph_cut.textures if way.segment == "graphcut" else 0
+    count = way.graph_cut.deep_features if way.segment == "graphcut" else 0
     if count == 0:
         return [None] * len(pictures)
-    return textures(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
+    return deep_features(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
 
 
 def grid_size(original: Size) -> Size:
@@ -290,8 +290,10 @@ def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Predictio
     grid = (values.shape[0], values.shape[1])
     # Of many bands the first three are the colors, as where they are shown to people.
     shown = to_pil(picture) if isinstance(picture, Tensor) and len(picture) not in (1, 3) else picture
-    colors = look(shown, whole_view(original, grid), channels=3, interpolation="lanczos")
-    found = segment(values, colors.movedim(0, -1).cpu().double().numpy(), way.settings(fine=seen.fine), seen.textures)
+    colors = preprocess(shown, whole_view(original, grid), channels=3, interpolation="lanczos")
+    found = segment(
+        values, colors.movedim(0, -1).cpu().double().numpy(), way.settings(fine=seen.fine), seen.deep_features
+    )
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])

@@ -113,7 +113,7 @@ def _judgement(judge: Classifier, made: Impression, classifier: Classifier) -> J
     if made.target.unit is not None:
         return None
     picture = eight_bits(made.image)
-    logits = forward(judge, judge.look([picture], judge.views([picture], "whole")))
+    logits = forward(judge, judge.preprocessed([picture], judge.views([picture], "whole")))
     wanted = [same_class(judge, classifier, index) for index in made.target.classes]
     best = tuple(judge.predictions(logits)[0])
     shares = _shares(judge, logits, wanted)

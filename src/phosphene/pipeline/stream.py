@@ -77,7 +77,7 @@ def stream(
             paths=tuple(path for path, _ in kept),
             pictures=tuple(pictures),
             views=views,
-            images=classifier.look(pictures, views) if kept else None,
+            images=classifier.preprocessed(pictures, views) if kept else None,
             broken=tuple(broken),
             done=min(start + size, len(paths)),
         )

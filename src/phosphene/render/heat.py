@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from phosphene.types import Display
+
 Values = NDArray[np.float32]
-Display = Literal["signed", "positive"]
 Over = Literal["image", "shared", "contrast"]
 
 _WHOSE: dict[Over, str] = {
@@ -22,8 +23,8 @@ _WHOSE: dict[Over, str] = {
     "shared": "one scale for all images",
     "contrast": "one scale for the three maps",
 }
-_PALETTES = {"positive": "inferno", "signed": "RdBu_r"}
-# Below this share of the scale the picture shines through undisturbed.
+_PALETTES: dict[Display, str] = {"positive": "inferno", "range": "inferno", "signed": "RdBu_r"}
+# A scale ends here, so that single pixels do not darken the rest.
 _QUANTILE = 0.995
 
 
@@ -32,9 +33,9 @@ class Scale:
     """What the colors of a heat map mean: from `low` to `high`, and over which maps that was chosen.
 
     Args:
-        low: value at the lower end; 0 for positive maps, -high for signed ones.
+        low: value at the lower end; 0 for positive maps, -high for signed ones, of a range its own.
         high: value at the upper end; what is above has the same color.
-        display: "positive" or "signed".
+        display: "positive", "signed" or "range".
         over: "image", "shared" by a set of images, or by the maps of a "contrast".
     """
 
@@ -45,17 +46,26 @@ class Scale:
 
     def describe(self) -> str:
         """The scale in words."""
-        return f"{self.low:.3g} to {self.high:.3g}, {_WHOSE[self.over]}"
+        kind = _WHOSE[self.over].replace("scale", "range") if self.display == "range" else _WHOSE[self.over]
+        return f"{self.low:.3g} to {self.high:.3g}, {kind}"
 
 
 def scale_of(values: Tensor | Values, display: Display) -> Scale:
     """The scale of one map: up to the 99.5 % quantile of its magnitudes, so that single pixels do not darken the rest.
 
+    A range goes from the 0.5 % to the 99.5 % quantile of the values: for methods such as RISE, whose map is far from
+    zero everywhere, so that counted from zero all of it would have one color.
+
     Example:
+        >>> scale_of(torch.tensor([[0.5, 0.6], [0.5, 0.6]]), "range").describe()
+        "0.5 to 0.6, this map's own range"
         >>> scale_of(torch.tensor([[0.0, 2.0], [-4.0, 1.0]]), "positive").high
         1.985...
     """
     array = _array(values)
+    if display == "range":
+        ends = np.quantile(array, [1 - _QUANTILE, _QUANTILE]) if array.size else np.zeros(2)
+        return Scale(float(ends[0]), float(ends[1]), display)
     magnitudes = np.abs(array) if display == "signed" else np.maximum(array, 0)
     high = float(np.quantile(magnitudes, _QUANTILE)) if magnitudes.size else 0.0
     high = high if high > 0 else float(magnitudes.max(initial=0.0))
@@ -64,9 +74,8 @@ def scale_of(values: Tensor | Values, display: Display) -> Scale:
 
 def shared_scale(scales: Sequence[Scale], over: Over = "shared") -> Scale:
     """The one scale that holds all of several maps."""
-    high = max(scale.high for scale in scales)
-    display = scales[0].display
-    return Scale(-high if display == "signed" else 0.0, high, display, over)
+    low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
+    return Scale(low, high, scales[0].display, over)
 
 
 def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | None = None) -> Image.Image:

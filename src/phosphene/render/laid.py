@@ -16,11 +16,11 @@ from phosphene.images import Picture, to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import PAPER, side_by_side
 from phosphene.render.heat import Scale, heat_layer, overlay, scale_of, shared_scale
-from phosphene.types import Attribution, Contrast, View
+from phosphene.types import Attribution, Attributions, Contrast, View
 
 
 def draw(
-    result: Attribution | Contrast,
+    result: Attribution | Attributions | Contrast,
     *,
     side: int = 480,
     strength: float = 0.75,
@@ -28,14 +28,19 @@ def draw(
 ) -> Image.Image:
     """The heat maps of a result laid on their pictures, side by side.
 
-    Beside the map of deconvnet and guided back-propagation stands what they bring back, in color. A contrast becomes a
-    row for each picture: the one class, the other, the difference, with one color scale.
+    Beside the map of deconvnet and guided back-propagation stands what they bring back, in color. Of several methods
+    each picture is a row, with the methods side by side. A contrast becomes a row for each picture: the one class, the
+    other, the difference, with one color scale.
 
     Args:
-        result: from explain or contrast; made from tensors alone it shows the maps on gray.
+        result: from explain, attribute or contrast; made from tensors alone it shows the maps on gray.
         side: long side of each picture in pixels.
         strength: of the overlay, 0 to 1.
-        scale: "image" for a color scale for each map, "shared" for one for all; a contrast always shares its own.
+        scale: "image" for a color scale for each map, "shared" for one for all maps of a method; a contrast always
+            shares its own.
+
+    Raises:
+        OptionError: for anything else.
 
     Example:
         >>> from phosphene.types import Target
@@ -44,19 +49,31 @@ def draw(
         >>> draw(result, side=100).size
         (224, 116)
     """
-    if not isinstance(result, Attribution | Contrast):
+    if not isinstance(result, Attribution | Attributions | Contrast):
         raise OptionError(f"{type(result).__name__} cannot be drawn; give what explain or contrast returned")
     if isinstance(result, Contrast):
         return _stacked([_contrast_row(result, index, side, strength) for index in range(len(result))])
+    if isinstance(result, Attributions):
+        columns = [_sheets(one, side, strength, scale) for one in result]
+        labels = [text for text, column in zip(result.given, columns, strict=True) for text in [text] * len(column[0])]
+        rows = [[sheet for sheets in row for sheet in sheets] for row in zip(*columns, strict=True)]
+        return _stacked([side_by_side(row, labels, height=min(sheet.height for sheet in row)) for row in rows])
+    sheets = [sheet for sheets in _sheets(result, side, strength, scale) for sheet in sheets]
+    return sheets[0] if len(sheets) == 1 else side_by_side(sheets, height=min(sheet.height for sheet in sheets))
+
+
+def _sheets(
+    result: Attribution, side: int, strength: float, scale: Literal["image", "shared"]
+) -> list[list[Image.Image]]:
+    """For each image its overlay, and what the method brings back in color, where it does."""
     scales = [scale_of(heat, result.display) for heat in result.heat]
     if scale == "shared":
         scales = [shared_scale(scales)] * len(result)
     sheets = []
     for index in range(len(result)):
-        sheets.append(_laid(result[index], scales[index], side, strength))
         picture = reconstruction_picture(result[index], _view(result[index]), side)
-        sheets += [] if picture is None else [picture]
-    return sheets[0] if len(sheets) == 1 else side_by_side(sheets, height=min(sheet.height for sheet in sheets))
+        sheets.append([_laid(result[index], scales[index], side, strength), *([] if picture is None else [picture])])
+    return sheets
 
 
 def _contrast_row(result: Contrast, index: int, side: int, strength: float) -> Image.Image:
@@ -131,11 +148,11 @@ def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _png(result: Attribution | Contrast) -> bytes:
+def _png(result: Attribution | Attributions | Contrast) -> bytes:
     buffer = io.BytesIO()
     draw(result).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 # Notebooks ask a result for its picture; types itself knows no pictures.
-types.SHOWN_AS |= {Attribution: _png, Contrast: _png}
+types.SHOWN_AS |= {Attribution: _png, Attributions: _png, Contrast: _png}

@@ -45,7 +45,7 @@ def show_activations(
     session = Session.start(
         "activations", common, classifier, path=path, layers=names, channels=list(channels), count=count, shared=shared
     )
-    seen = classifier.look([picture], classifier.views([picture]))
+    seen = classifier.preprocessed([picture], classifier.views([picture]))
     logits, found = activations(classifier, seen, names)
     shown = session.folder.save_image("picture.jpg", thumbnail(picture, 640), quality=90)
     rows = [_layer_row(session, name, found[name][0].cpu().numpy(), channels, count, shared) for name in names]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from phosphene.evaluation.faithfulness import CURVE_POINTS, Measured, Protocol, faithfulness
+from phosphene.evaluation.faithfulness import CURVE_POINTS, FaithfulnessScores, Protocol, faithfulness
 from phosphene.render.chart import line_chart
 from phosphene.runs.samples import chosen_files, target_of
 from phosphene.runs.session import Common, Session
@@ -67,5 +67,5 @@ def measure_faithfulness(
     )
 
 
-def _curves(measured: Sequence[Measured], kind: str) -> Mapping[str, Sequence[float]]:
+def _curves(measured: Sequence[FaithfulnessScores], kind: str) -> Mapping[str, Sequence[float]]:
     return {one.method: one.curves[kind].tolist() for one in measured if kind in one.curves}

@@ -42,9 +42,9 @@ def draw_features(pictures: Sequence[str], config: FeaturesConfig, common: Commo
     errors: list[dict[str, Any]] = []
     with FolderSink(common.out, plan, overwrite=common.overwrite) as sink:
         try:
-            collected = collect(classifier, paths, names, watch=common.announce)
+            collected = collect(classifier, paths, names, progress=common.announce)
             errors = [{"path": record.path, "error": record.error} for record in collected.broken]
-            for row in config.run(classifier, collected, watch=common.announce):
+            for row in config.run(classifier, collected, progress=common.announce):
                 sink.write(row)
         except KeyboardInterrupt:
             close_rows(sink, config.rows, common, begun, complete=False, errors=errors)

@@ -77,12 +77,12 @@ def _write_rows(
     for batch in batched(jobs, classifier):
         own = keys[start : start + len(batch)]
 
-        def watch(done: int, total: int, text: str, before: int = start, size: int = len(batch)) -> None:
+        def progress(done: int, total: int, text: str, before: int = start, size: int = len(batch)) -> None:
             steps = total // size
             common.announce(before * steps + done, len(jobs) * steps, text)
 
         if not finished.issuperset(own):
-            for row in config.run(classifier, batch, start=start, judge=judge, watch=watch):
+            for row in config.run(classifier, batch, start=start, judge=judge, progress=progress):
                 if row.key not in finished:
                     sink.write(row)
         start += len(batch)

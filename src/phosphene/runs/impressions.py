@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from phosphene.evaluation.impressions import Measured, measure_impressions
+from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
 from phosphene.pipeline.impress import Job, configured, single_targets
 from phosphene.pipeline.read_impressions import Judgement, OwnReading
@@ -53,17 +53,17 @@ def evaluate_impressions(
     rows = []
     for spec in specs:
 
-        def watch(done: int, total: int, _line: str, name: str = str(spec)) -> None:
+        def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
             common.announce(done, total, name)
 
-        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, watch=watch)
+        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, progress=show)
         sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
         shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
         rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
     return session.finish(rows=rows)
 
 
-def captions(found: Measured) -> list[str]:
+def captions(found: ImpressionScores) -> list[str]:
     """Lines per image: the class with its probability, the judge's and the index; if fused, a line for each class."""
     return [_caption(own, judged) for own, judged in zip(found.own, found.judged, strict=True)]
 
@@ -81,7 +81,7 @@ def _caption(own: OwnReading, judged: Judgement | None) -> str:
     return f"{own.classes[0].label[:18]} {own.classes[0].probability:.2f}\n{' '.join(facts)}"
 
 
-def per_image(found: Measured) -> list[dict[str, Any]]:
+def per_image(found: ImpressionScores) -> list[dict[str, Any]]:
     """One row per image, for tables of one's own."""
     return [
         {

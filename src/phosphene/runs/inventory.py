@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import phosphene.pipeline  # noqa: F401  (registers methods and recipes)
 from phosphene.registry import Entry, Kind, entries, entry
 
 

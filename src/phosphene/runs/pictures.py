@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
 from phosphene.cancel import Cancel
-from phosphene.errors import CancelledError, InputError, OptionError
+from phosphene.errors import CancelledError, InputError, OptionError, printable
 from phosphene.runs.session import Common, close_rows, keep_inputs, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Item, Source, open_pictures
@@ -72,14 +73,17 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
     size = task.pictures_at_once(classifier)
     channels = classifier.preprocess.channels
     for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, channels=channels):
-        common.announce(start, len(keys), sink.plan.command)
         place = f"pictures {start + 1} to {start + len(items)} of {len(keys)}"
 
         def progress(done: int, total: int, text: str, place: str = place) -> None:
             common.cancel.raise_if_cancelled()
             common.announce(done, total, f"{text}, {place}")
 
-        for row in task.run(classifier, items, start=start, progress=progress):
+        rows = task.run(classifier, items, start=start, progress=progress)
+        for number, item in enumerate(items, start):
+            if item.key not in sink.done:
+                common.announce(number, len(keys), printable(PurePath(item.path).name))
+            row = next(rows)
             if row.key not in sink.done:
                 sink.write(row)
             common.cancel.raise_if_cancelled()

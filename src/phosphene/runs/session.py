@@ -38,6 +38,7 @@ class Common:
         weights: file of weights for the model that a spec names; None for those it comes with.
         device: where to run; None leaves the model where it is.
         precision: "exact" or "fast".
+        threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
         seed: of everything random.
         out: run folder; None makes a new one.
         overwrite: whether an existing run may be replaced.
@@ -50,6 +51,7 @@ class Common:
     weights: str | None = None
     device: str | None = None
     precision: Precision = "exact"
+    threads: int | None = None
     seed: int = 0
     out: str | None = None
     overwrite: bool = False
@@ -59,6 +61,8 @@ class Common:
 
     def load(self) -> Prepared:
         """The prepared classifier."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         return prepare(load_classifier(self.model, weights=self.weights, device=self.device), precision=self.precision)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import ModelError, PhospheneError
+from phosphene.runtime.norms import right_norms
 from phosphene.runtime.prepare import Prepared
 
 
@@ -36,10 +37,11 @@ def gradients(
             raise no_gradient(prepared)
         return (None,) * len(inputs)
     try:
-        if prepared.first_look.reentrant:
-            found = _through_checkpoints(values, inputs, again)
-        else:
-            found = torch.autograd.grad(values.sum(), list(inputs), allow_unused=True, retain_graph=again)
+        with right_norms(values):
+            if prepared.first_look.reentrant:
+                found = _through_checkpoints(values, inputs, again)
+            else:
+                found = torch.autograd.grad(values.sum(), list(inputs), allow_unused=True, retain_graph=again)
     except (torch.OutOfMemoryError, MemoryError, PhospheneError):
         raise
     except Exception as error:  # code of the network's own runs on the way back

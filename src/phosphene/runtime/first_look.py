@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneWarning
-from phosphene.hooks import graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 
 Run = Callable[[Tensor], Tensor]
 
@@ -47,6 +47,7 @@ class FirstLook:
         reentrant: whether a part is checkpointed in the way that `torch.autograd.grad` refuses.
         integers: the first layer that computes in integers, past which no gradient comes.
         draws: whether it draws random numbers.
+        hooks: whether it lays hooks on values of its own.
     """
 
     memory_format: torch.memory_format = torch.channels_last
@@ -56,6 +57,7 @@ class FirstLook:
     reentrant: bool = False
     integers: str | None = None
     draws: bool = False
+    hooks: bool = False
 
     def say(self) -> None:
         """Warn of what is worth it."""
@@ -63,12 +65,11 @@ class FirstLook:
             warnings.warn(note, PhospheneWarning, stacklevel=4)
 
 
-def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:
-    """Run a network as it is prepared and as it was written on one image; None where it does not run on it.
+def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:
+    """Run a network as it was written on one image, in both layouts; None where it does not run on it.
 
     Args:
-        run: images (1, C, H, W) in [0, 1] -> (1, K) what the prepared network returns, whatever its head.
-        original: the same of the network as it was written.
+        run: images (1, C, H, W) in [0, 1] -> (1, K) what the network returns, whatever its head.
         image: (1, C, H, W) of noise.
         name: of the network.
         head: as it was told.
@@ -79,24 +80,24 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
     Example:
         >>> def run(images):
         ...     return images.mean((2, 3)).softmax(1)
-        >>> look = first_look(run, run, torch.rand(1, 3, 8, 8), "Net", "softmax")
+        >>> look = first_look(run, torch.rand(1, 3, 8, 8), "Net", "softmax")
         >>> look.head, look.notes[0][:54]
         ('probabilities', 'Net returns probabilities: each row of scores sums to ')
     """
     image, device = image.contiguous(), image.device
     with _apart(device), torch.enable_grad():
         before = _random_state(device)
-        with _Draws() as draws:  # type: ignore[no-untyped-call]
-            plain = _tried(original, image.requires_grad_())
+        with _Draws() as draws, ValueHooks() as hooks:  # type: ignore[no-untyped-call]
+            plain = _tried(run, image.requires_grad_())
         drawn = draws.may and not torch.equal(before, _random_state(device))
-        with torch.no_grad():
-            last = _tried(run, image.contiguous(memory_format=torch.channels_last))
+        with torch.no_grad(), ValueHooks() if hooks.seen else nullcontext():
+            last = _tried(run, image.clone(memory_format=torch.channels_last))
             if plain is None:
                 return None
             seen = plain.detach()
             alike = last is not None and _alike(last, seen)
             if last is not None and not alike and not drawn:  # of random numbers of its own, or of the layout
-                again = _tried(original, image)
+                again = _tried(run, image)
                 drawn = again is None or not _alike(again, seen)
     nodes = set(map(node_kind, graph_nodes(plain)))
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))
@@ -112,6 +113,7 @@ def first_look(run: Run, original: Run, image: Tensor, name: str, head: HeadKind
         differentiable=plain.requires_grad,
         reentrant="CheckpointFunction" in nodes,
         draws=drawn,
+        hooks=hooks.seen,
     )
 
 

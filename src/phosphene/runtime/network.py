@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,19 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import default_layer, is_changed, spatial_map, trace
-from phosphene.hooks import capture, is_scripted, survey
+from phosphene.graph import default_layer, graph_module, is_changed, spatial_map, trace
+from phosphene.hooks import ValueHooks, capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
 from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import whole_float32
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
 _SAME = 5e-5
+# Of the largest gradient at the image itself: a smaller one at another is none.
+_NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
 _NEARLY, _ROUGHLY, _KINKS = 1e-4, 0.3, 0.3
@@ -82,7 +85,7 @@ class Network:
         graph, constants = self._graph
         root = {str(node.target): None for node in graph.nodes if node.op in ("call_module", "get_attr")}
         values = {name: constants[name] if name in constants else _attribute(module, name) for name in root}
-        return self.kept(fx.GraphModule(values, graph))
+        return self.kept(graph_module(values, graph))
 
     def kept(self, traced: fx.GraphModule) -> fx.GraphModule:
         """A graph of this network, which lets go of the network's layers when this object goes."""
@@ -133,7 +136,7 @@ class Network:
             return None
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        leaf = self._noise(self._image)[:1].contiguous(memory_format=torch.channels_last).requires_grad_()
+        leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
         with trial(leaf.device, gradients=True):
             torch.manual_seed(0)
             np.random.seed(0)
@@ -142,7 +145,8 @@ class Network:
                 scores = self.classifier.rows(self.classifier.run(module, leaf), 1).float()
             if not scores.requires_grad:
                 return scores, torch.zeros_like(leaf)
-            (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
+            with right_norms(scores):
+                (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
         return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
 
     @property
@@ -157,10 +161,17 @@ class Network:
             if self.first_look is None:
                 self._size = size
                 self.first_look = self._looked()
-                if self.contiguous:  # what makes it fast lays values out anew
-                    for module, _ in self._variants.values():
-                        restore(module)
+                if self.contiguous:
+                    self.lay_out_plainly()
             return self.first_look or FirstLook(head=self.classifier.head)
+
+    def lay_out_plainly(self) -> None:
+        """Lay images out plainly from now on, and give up what makes it fast, which lays values out anew."""
+        with self._lock:
+            look = self.first_look or FirstLook(head=self.classifier.head)
+            self.first_look = replace(look, memory_format=torch.contiguous_format)
+            for module, _ in self._variants.values():
+                restore(module)
 
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
@@ -171,7 +182,7 @@ class Network:
 
         try:
             with whole_float32("exact"):
-                found = first_look(rows, rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+                found = first_look(rows, self._noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
@@ -193,7 +204,7 @@ class Network:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
         classifier = self.classifier
         images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
-        with classifier.clear_refusal(images), trial(images.device):
+        with self._lock, classifier.clear_refusal(images), trial(images.device):
             found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
 
@@ -217,8 +228,9 @@ class Network:
 
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        images = self._noise(self._image)[:1]
-        with trial(images.device, gradients=True):
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self._lock, trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self.classifier.logits(images)
             if not logits.requires_grad:
@@ -256,7 +268,21 @@ class Network:
             return True
         single = torch.cat(alone[:2])
         difference = (together - single).abs().amax()
-        return together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
+        alike = together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
+        return alike and not self._are_mixed(images)
+
+    def _are_mixed(self, images: Tensor) -> bool:
+        """Whether the scores of an image have a gradient at another one: none at all, unless they see it."""
+        with trial(images.device, gradients=True):
+            leaf = images.clone().requires_grad_()
+            try:
+                scores = self.classifier.logits(leaf)[1:]
+                with right_norms(scores):
+                    (gradient,) = torch.autograd.grad(scores.square().sum(), leaf)
+            except (RuntimeError, PhospheneError):  # no gradient, or one that the pass itself will refuse
+                return False
+        other, own = gradient.abs().flatten(1).amax(1)
+        return bool(other > _NO_GRADIENT * own)
 
     def _noise(self, image: torch.Size) -> Tensor:
         """(2, C, H, W) unequal images of random numbers."""
@@ -274,6 +300,7 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         torch.autocast(device.type, enabled=False),
         whole_float32("exact"),
         own_random_state(),
+        nullcontext() if gradients else ValueHooks(),
     ):
         yield
 

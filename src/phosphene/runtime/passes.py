@@ -174,8 +174,10 @@ def rule_gradient(
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None)
-        start_of_graph = nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _as_leaf)
+        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.hooks)
+        start_of_graph = (
+            nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _start_of_graph)
+        )
         with relu_rule(rule) as check, start_of_graph as found:
             _, values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
@@ -192,10 +194,6 @@ def _refuse_compiled(module: nn.Module) -> None:
             raise ModelError(
                 f"layer '{name}' is compiled, where no ReLU rule reaches; pass the module it was made of (._orig_mod)"
             )
-
-
-def _as_leaf(_name: str, value: Tensor) -> Tensor:
-    return value.detach().clone().requires_grad_()
 
 
 def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
@@ -259,8 +257,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
     with prepared.passing(gradients=True):
-        # The whole way up is then run as written: what a ReLU above the layers sees has the original's last bits.
-        inputs = prepared.ready(images).requires_grad_(_kinks_above(prepared, layers))
+        inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
             logits, values = scored(prepared, inputs, target, score)
         return _brought_back(prepared, logits, values, {name: found[name] for name in layers})
@@ -302,7 +299,7 @@ def _recordable_layer(prepared: Prepared) -> str | None:
     except (ModelError, RuntimeError):  # whatever it is, the pass itself will say so better
         return None
     once_only = any(found.name == layer and found.calls == 1 for found in prepared.layers)
-    return layer if once_only and not _kinks_above(prepared, [layer]) else None
+    return layer if once_only and not _records_all(prepared, [layer]) else None
 
 
 def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
@@ -321,8 +318,14 @@ def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, 
         return _brought_back(prepared, record.logits, values, {layer: record.output}, again=True)
 
 
-def _kinks_above(prepared: Prepared, layers: Sequence[str]) -> bool:
-    """Whether a ReLU runs above the lowest of the layers, so that an exact gradient depends on its last bits."""
+def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
+    """Whether the way up to the layers is recorded too.
+
+    It is then run as written, so that what a ReLU above the layers sees has the original's last bits; and hooks that
+    the network lays on what its layers give, where that has a gradient, run.
+    """
+    if prepared.first_look.hooks:
+        return True
     if prepared.precision != "exact":
         return False
     order = {layer.name: layer.order for layer in prepared.layers}

@@ -22,6 +22,7 @@ from phosphene.classifier import Classifier, HeadKind, find_scores
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
+from phosphene.hooks import ValueHooks
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.memo import Memo
@@ -200,6 +201,7 @@ class Prepared(Classifier):
         with (
             whole_float32(self.precision),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+            ValueHooks() if self.first_look.hooks else nullcontext(),
         ):
             yield
 
@@ -224,7 +226,8 @@ class Prepared(Classifier):
     ) -> list[Result]:
         """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
 
-        One image at a time where images of a batch are not independent of each other.
+        One image at a time where images of a batch are not independent of each other; and once more in plain layout
+        where the network takes a view of what only several images lay out in another way.
 
         Args:
             run: does a part; it may be run again.
@@ -234,6 +237,12 @@ class Prepared(Classifier):
         """
         if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
             batch_size = 1
+        try:
+            return in_batches(run, count, batch_size, self.device, image)
+        except ModelError as error:
+            if self.network.contiguous or "view size is not compatible" not in str(error):
+                raise
+        self.network.lay_out_plainly()
         return in_batches(run, count, batch_size, self.device, image)
 
     @property

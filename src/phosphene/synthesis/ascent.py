@@ -24,37 +24,14 @@ from phosphene.runtime import Prepared, plain_mode, prepare
 from phosphene.runtime.backward import gradients
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.synthesis.augment import Augmentation, augmented
-from phosphene.synthesis.objectives import Objective, Reading
-from phosphene.synthesis.parametrization import Parametrization, Pixel, precondition
+from phosphene.synthesis.objectives import Objective, StepOutputs
+from phosphene.synthesis.parametrization import Parametrization, Pixel
 from phosphene.synthesis.schedules import Schedule, as_schedule
+from phosphene.synthesis.step_rules import StepRule, StepState, per_image
 from phosphene.synthesis.streams import Draws, Streams
 
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 Stop = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Moment:
-    """Where a run stands: what its rules may look at, and what they remember.
-
-    Args:
-        step: the step that is being made, from 0.
-        steps: how many there are.
-        parameters: (N, ...) before the step's change; with pixels the images.
-        gradient: (N, ...) the objective's own gradient, before any rule.
-        draws: the images' random numbers at this step.
-        memory: what rules keep from step to step, by a name of their own.
-    """
-
-    step: int
-    steps: int
-    parameters: Tensor
-    gradient: Tensor
-    draws: Draws
-    memory: dict[str, Tensor] = field(default_factory=dict)
-
-
-Rule = Callable[[Tensor, Moment], Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,9 +68,9 @@ def ascend(
     optimizer: Optimizer | None = None,
     parametrization: Parametrization | None = None,
     augmentations: Sequence[Augmentation] = (),
-    direction: Sequence[Rule] = (),
-    after: Sequence[Rule] = (),
-    looks: int = 1,
+    direction: Sequence[StepRule] = (),
+    after: Sequence[StepRule] = (),
+    views_per_step: int = 1,
     residual: float = 1.0,
     stop: Stop | None = None,
     batch_size: int | None = None,
@@ -104,7 +81,7 @@ def ascend(
     Each step is ``parameters += rate * direction``, or whatever `optimizer` makes of the direction.
 
     Args:
-        classifier: the network that looks.
+        classifier: the network whose objective is raised.
         objective: what is raised, per image.
         start: (N, C, H, W) images in [0, 1] to start from.
         steps: number of steps.
@@ -112,11 +89,11 @@ def ascend(
         rate: step size, a number or a schedule; multiplies the direction.
         optimizer: makes a torch optimizer for the parameters; its own rate is replaced by `rate`. None: plain steps.
         parametrization: what the parameters are; None for pixels.
-        augmentations: done to the images in turn before the network looks.
+        augmentations: done to the images in turn before they go through the network.
         direction: rules that turn the gradient into the direction of the step, in turn.
         after: rules applied to the parameters after the step, in turn; clip pixels here.
-        looks: how many times the network looks at each image before a step, each time augmented otherwise; the gradient
-            is their mean. What only one look sees is left out, so other networks read the picture more readily.
+        views_per_step: views of each image before a step, each augmented otherwise; the gradient is the mean of theirs.
+            What is seen in only one view is left out, so other networks recognize the picture more readily.
         residual: what gradients that come through a residual branch are multiplied by, so that more goes past the
             branches; such gradients say more to other networks (wu2020). 1 changes nothing, nor is there anything to
             change where a network adds nothing to what it came from, or cannot be read.
@@ -134,6 +111,7 @@ def ascend(
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         >>> from phosphene.synthesis.objectives import class_score
+        >>> from phosphene.synthesis.step_rules import clip
         >>> from phosphene.types import Target
         >>> classifier = Classifier(net)
         >>> up = ascend(classifier, class_score(classifier, Target.of(1)), torch.full((1, 3, 2, 2), 0.5),
@@ -148,8 +126,8 @@ def ascend(
         raise OptionError(f"{len(streams)} random streams for {len(start)} images; give one for each")
     if steps < 0:
         raise OptionError(f"steps={steps}; give 0 or more")
-    if looks < 1:
-        raise OptionError(f"looks={looks}; give 1 or more")
+    if views_per_step < 1:
+        raise OptionError(f"views_per_step={views_per_step}; give 1 or more")
     if not 0 <= residual < math.inf:
         raise OptionError(f"residual={residual}; give 0 or more, 1 for plain gradients")
     parametrization, schedule = parametrization or Pixel(), as_schedule(rate)
@@ -163,18 +141,27 @@ def ascend(
     for index in range(steps):
         with plain_mode(prepared.device, gradients=False):
             draws = streams.at(index).under(stage)
-            look = _Look(
-                prepared, objective, parametrization, augmentations, draws, steps, looks, branches, batch_size, image
+            one_pass = _Pass(
+                prepared,
+                objective,
+                parametrization,
+                augmentations,
+                draws,
+                steps,
+                views_per_step,
+                branches,
+                batch_size,
+                image,
             )
-            value, logits, gradient = look(parameters)
+            value, logits, gradient = one_pass(parameters)
             watch.see(index, gradient, done)
-            moment = Moment(index, steps, parameters, gradient, draws, memory)
+            state = StepState(index, steps, parameters, gradient, draws, memory)
             done = done | stop(logits) if stop is not None else done
             before = parameters if stop is None else parameters.clone()
-            _move(parameters, _in_turn(direction, gradient, moment), stepper, schedule(index, steps))
-            parameters.copy_(_in_turn(after, parameters, moment))
+            _move(parameters, _in_turn(direction, gradient, state), stepper, schedule(index, steps))
+            parameters.copy_(_in_turn(after, parameters, state))
             if before is not parameters:
-                parameters.copy_(torch.where(_per_image(done, parameters), before, parameters))
+                parameters.copy_(torch.where(per_image(done, parameters), before, parameters))
             images = parametrization.decode(parameters).detach().clone()
         yield Step(index + 1, steps, images, value, logits, stage)
         if stop is not None and bool(done.all()):
@@ -206,8 +193,8 @@ class _Branches:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One look of the network at all images, in micro-batches."""
+class _Pass:
+    """One pass of the network over all views of all images, in micro-batches."""
 
     prepared: Prepared
     objective: Objective
@@ -215,7 +202,7 @@ class _Look:
     augmentations: Sequence[Augmentation]
     draws: Draws
     steps: int
-    looks: int
+    views_per_step: int
     branches: _Branches
     batch_size: int | None
     image: torch.Size
@@ -231,25 +218,25 @@ class _Look:
         return value, logits, gradient
 
     def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of some images: as many looks at once as a batch has room for."""
+        """The same of some images: as many views at once as a batch has room for."""
         leaf = parameters[start:stop].detach().requires_grad_()
         draws = [replace(own, rows=(start, stop)) for own in self._draws()]
-        # A captured layer need not have the batch first, so that it could not be told apart by looks.
+        # A captured layer need not have the batch first, so that it could not be told apart by views.
         room = 1 if self.objective.layers else usual_size(self.batch_size, leaf.device)
         together = max(1, room // len(leaf))
         parts = self.prepared.in_batches(
-            lambda first, last: self._looks(leaf, start, draws[first:last]), len(draws), together, self.image
+            lambda first, last: self._views(leaf, start, draws[first:last]), len(draws), together, self.image
         )
         value, logits, gradient = (sum(column) / len(draws) for column in zip(*parts, strict=True))
         return value, logits, gradient
 
     def _draws(self) -> Iterator[Draws]:
         yield self.draws
-        for look in range(1, self.looks):
-            yield self.draws.under(f"look {look}")
+        for view in range(1, self.views_per_step):
+            yield self.draws.under(f"look {view}")  # (another name would draw other numbers, and other pictures)
 
-    def _looks(self, leaf: Tensor, start: int, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
-        """(objective, logits, gradient), each the sum of some looks."""
+    def _views(self, leaf: Tensor, start: int, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
+        """(objective, logits, gradient), each the sum over some views."""
         with self.prepared.passing(gradients=True):
             images = self.parametrization.decode(leaf)
             seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
@@ -258,7 +245,7 @@ class _Look:
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
             values = sum(
-                self.objective(Reading(answer, found, images, start, draws[0].step, self.steps, layouts))
+                self.objective(StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts))
                 for answer in logits.chunk(len(draws))
             )
             assert isinstance(values, Tensor)
@@ -289,9 +276,9 @@ def _move(parameters: Tensor, direction: Tensor, stepper: torch.optim.Optimizer,
     parameters.grad = None
 
 
-def _in_turn(rules: Sequence[Rule], value: Tensor, moment: Moment) -> Tensor:
+def _in_turn(rules: Sequence[StepRule], value: Tensor, state: StepState) -> Tensor:
     for rule in rules:
-        value = rule(value, moment)
+        value = rule(value, state)
     return value
 
 
@@ -341,58 +328,3 @@ def _no_gradient(row: int, zero: bool, streams: Streams, index: int, stage: str)
         f"the gradient holds NaN or infinity ({where}): lower the rate, or look for an operation of the network "
         "that overflows"
     )
-
-
-def _per_image(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *([1] * (like.ndim - 1)))
-
-
-# --- rules ---------------------------------------------------------------------------------------------------------
-
-
-def clip(images: Tensor, _moment: Moment) -> Tensor:
-    """Every value brought back into [0, 1]; for pixels."""
-    return images.clamp(0, 1)
-
-
-def every(interval: int, rule: Rule, offset: int = 0) -> Rule:
-    """A rule that is applied at every `interval`-th step only, first at step `offset`."""
-    if interval < 1:
-        raise OptionError(f"interval={interval}; give 1 or more")
-    return lambda value, moment: rule(value, moment) if (moment.step - offset) % interval == 0 else value
-
-
-def within(mask: Tensor | Callable[[Moment], Tensor], rule: Rule) -> Rule:
-    """A rule whose result counts inside a mask (N or 1, 1, H, W) in [0, 1] only, blended at its soft edge."""
-
-    def masked(value: Tensor, moment: Moment) -> Tensor:
-        where = mask(moment) if callable(mask) else mask
-        return torch.lerp(value, rule(value, moment), where.to(value).expand_as(value))
-
-    return masked
-
-
-def multiply(mask: Tensor | Callable[[Moment], Tensor]) -> Rule:
-    """The direction times a mask, or a map of step sizes."""
-
-    def masked(value: Tensor, moment: Moment) -> Tensor:
-        return value * (mask(moment) if callable(mask) else mask).to(value)
-
-    return masked
-
-
-def unit_rms(mask: Tensor | Callable[[Moment], Tensor] | None = None) -> Rule:
-    """The direction with a root mean square of 1 in every image, or inside a mask; so the rate is a step of pixels."""
-
-    def scaled(value: Tensor, moment: Moment) -> Tensor:
-        where = torch.ones_like(value[:, :1]) if mask is None else mask(moment) if callable(mask) else mask
-        where = where.to(value).expand_as(value).flatten(1)
-        mean = (value.flatten(1).square() * where).sum(dim=1) / where.sum(dim=1).clamp(min=1e-30)
-        return value / _per_image(mean.sqrt().clamp(min=1e-30), value)
-
-    return scaled
-
-
-def preconditioned(power: float, color: float = 1.0) -> Rule:
-    """The gradient with the spectrum 1/f^power and the colors of natural images; power 0 leaves it as it is."""
-    return lambda gradient, _moment: precondition(gradient, power, color) if power > 0 else gradient

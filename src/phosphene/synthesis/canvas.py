@@ -1,40 +1,14 @@
-"""What recipes begin with: the settings of a preset, the image they start from."""
+"""What recipes begin with: the size of the image, and the image they start from."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
 from phosphene.runtime import forward
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Size
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Settings = TypeVar("Settings", bound=DataclassInstance)
-
-Preset = Literal["best", "paper"]
-
-
-def settings_of(presets: Mapping[str, Settings], preset: str, **given: Any) -> Settings:
-    """The settings of a preset, with those that were given (not None) in their place.
-
-    Raises:
-        OptionError: for an unknown preset, or a number of steps below 1.
-    """
-    if preset not in presets:
-        raise OptionError(f"preset '{preset}' is unknown; choose {' or '.join(presets)}")
-    steps = given.get("steps")
-    if steps is not None and steps < 1:
-        raise OptionError(f"steps={steps}; give at least 1")
-    return replace(presets[preset], **{name: value for name, value in given.items() if value is not None})
 
 
 def canvas_size(classifier: Classifier) -> Size:
@@ -69,6 +43,12 @@ def takes_size(classifier: Classifier, size: Size) -> bool:
     except Exception:  # the network's own code runs on a size it may not know: anything may be raised
         return False
     return True
+
+
+def close_view(classifier: Classifier, fraction: float, size: Size) -> Size | None:
+    """(height, width) of a part of the image for the network to see alone; None for all, or where it takes one size."""
+    part = (round(fraction * size[0]), round(fraction * size[1]))
+    return part if fraction < 1 and takes_size(classifier, part) else None
 
 
 def moved_to_middle(images: Tensor, centers: Tensor) -> Tensor:

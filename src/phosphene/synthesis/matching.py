@@ -10,10 +10,10 @@ from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.graph import channel_axis, spatial_map, spatial_size
-from phosphene.synthesis.ascent import Moment
-from phosphene.synthesis.objectives import Objective, Reading
+from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import Schedule, constant
+from phosphene.synthesis.step_rules import StepState
 from phosphene.types import Layout
 
 Terms = Literal["full", "dot", "distance"]
@@ -70,21 +70,21 @@ class Match:
     order: Literal[1, 2] = 1
     relative: bool = False
 
-    def differences(self, reading: Reading) -> Tensor:
+    def differences(self, reading: StepOutputs) -> Tensor:
         """(n, k) ``||a_j - t_j||`` of each channel, the norm a root mean square over places; 0 where masked."""
         return _norm(self._values(reading) - self._target(reading)) * reading.rows(self.mask)
 
-    def distance(self, reading: Reading) -> Tensor:
+    def distance(self, reading: StepOutputs) -> Tensor:
         """(n,) mdist of equation 3: the differences of all channels that count, put together."""
         return self._together(self.differences(reading)) / self._length(reading)
 
-    def dot(self, reading: Reading) -> Tensor:
+    def dot(self, reading: StepOutputs) -> Tensor:
         """(n,) DM of equation 2: the sum over the channels that count of a_j * t_j, the mean over places."""
         products = (self._values(reading) * self._target(reading)).mean(dim=2) * reading.rows(self.mask)
         square = self._target(reading).square().mean(dim=2) * reading.rows(self.mask)
         return products.sum(dim=1) / (square.sum(dim=1).clamp(min=1e-12) if self.relative else 1.0)
 
-    def _length(self, reading: Reading) -> Tensor | float:
+    def _length(self, reading: StepOutputs) -> Tensor | float:
         if not self.relative:
             return 1.0
         return self._together(_norm(self._target(reading)) * reading.rows(self.mask)).clamp(min=1e-12)
@@ -94,10 +94,10 @@ class Match:
             return differences.sum(dim=1)
         return (differences.square().sum(dim=1) + 1e-20).sqrt()
 
-    def _target(self, reading: Reading) -> Tensor:
+    def _target(self, reading: StepOutputs) -> Tensor:
         return reading.rows(self.target)
 
-    def _values(self, reading: Reading) -> Tensor:
+    def _values(self, reading: StepOutputs) -> Tensor:
         found = channel_values(
             reading.activations[self.layer],
             reading.images,
@@ -124,7 +124,7 @@ def _norm(values: Tensor) -> Tensor:
 def previous_norm(layer: str) -> Objective:
     """``sum over j of ||a_{i-1,j}||_1``, the norm a mean over places, of the layer before (equation 4)."""
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         output = reading.activations[layer].float().abs()
         layout = reading.layouts.get(layer)
         return channel_values(output, reading.images, f"layer {layer}", layout=layout)[..., 0].sum(dim=1)
@@ -171,13 +171,13 @@ class FacetLoss:
         layers = (self.match.layer, self.dots.layer, *(self.previous.layers if self.previous else ()))
         return Objective(self._value, tuple(dict.fromkeys(layers)))
 
-    def fit(self, images: Tensor, _moment: Moment) -> Tensor:
+    def fit(self, images: Tensor, _state: StepState) -> Tensor:
         """A rule for after the step: shape and scale follow the distances; the images stay as they are."""
         if self.weights[0]:
             self.adaptive.fit(self._seen)
         return images
 
-    def _value(self, reading: Reading) -> Tensor:
+    def _value(self, reading: StepOutputs) -> Tensor:
         distance = self.match.distance(reading)
         terms = {
             "mismatch": distance,
@@ -194,7 +194,7 @@ class FacetLoss:
             total = total + weight * terms[name] if weight else total
         return total
 
-    def _robust(self, reading: Reading, distance: Tensor) -> Tensor:
+    def _robust(self, reading: StepOutputs, distance: Tensor) -> Tensor:
         """(n,) AD of the distance, or its sum over the channels that count where each has its own shape and scale."""
         each = distance if self._seen.ndim == 1 else self.match.differences(reading)
         self._seen[_rows(reading)] = each.detach()
@@ -202,5 +202,5 @@ class FacetLoss:
         return loss if loss.ndim == 1 else (loss * reading.rows(self.match.mask)).sum(dim=1)
 
 
-def _rows(reading: Reading) -> slice:
+def _rows(reading: StepOutputs) -> slice:
     return slice(reading.start, reading.start + len(reading.images))

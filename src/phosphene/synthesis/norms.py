@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.runtime import prepare
-from phosphene.synthesis.objectives import Objective, Reading
+from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.types import Size
 
 # A channel further off than five deviations pulls no more: single rare features must not outweigh all others. Ours.
@@ -45,7 +45,7 @@ def norm_statistics(classifier: Classifier, within: float = 1.0) -> Objective:
     norms = _norms(classifier)
     memory = {name: _memory(norm) for name, norm in norms.items()}
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         outputs = reading.activations
         far = [_distance(outputs[name], *memory[name], within) for name in memory if name in outputs]
         return torch.stack(far).mean(dim=0) if far else reading.images.new_zeros(len(reading.images))

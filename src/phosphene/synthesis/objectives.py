@@ -16,7 +16,7 @@ from phosphene.types import Layout, Score, Target, Unit
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepOutputs:
     """What the network answered to the augmented images of a batch, with the graph to differentiate.
 
     Args:
@@ -48,7 +48,7 @@ class Objective:
     """A number per image to be raised, and the layers it has to see.
 
     Args:
-        value: Reading -> (n,).
+        value: StepOutputs -> (n,).
         layers: dotted names of the layers that are captured for it.
 
     Example:
@@ -57,10 +57,10 @@ class Objective:
         ('conv', 'stem')
     """
 
-    value: Callable[[Reading], Tensor]
+    value: Callable[[StepOutputs], Tensor]
     layers: tuple[str, ...] = ()
 
-    def __call__(self, reading: Reading) -> Tensor:
+    def __call__(self, reading: StepOutputs) -> Tensor:
         return self.value(reading)
 
     def __add__(self, other: Objective) -> Objective:
@@ -94,7 +94,7 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
     gradient that does not vanish while p_c is near 0 (ours).
     """
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         own = target if len(target.classes) == 1 else target.rows(reading.start, reading.start + len(reading.images))
         if (target.score or score) == "probability" and not own.versus:
             return _log_probability(classifier, reading.logits, own)
@@ -136,7 +136,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
         raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
     index = torch.tensor([list(group) for group in groups], device="cpu")
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         return _logarithms(classifier, reading.logits).gather(1, reading.rows(index)).mean(dim=1)
 
     return Objective(value)
@@ -147,11 +147,11 @@ def unit(place: Unit) -> Objective:
     return Objective(lambda reading: _unit_value(reading, place), (place.layer,))
 
 
-def _unit_value(reading: Reading, place: Unit) -> Tensor:
+def _unit_value(reading: StepOutputs, place: Unit) -> Tensor:
     return unit_score(reading.activations[place.layer], place, reading.images, reading.layouts.get(place.layer))
 
 
-def _pooled(reading: Reading, layer: str) -> Tensor:
+def _pooled(reading: StepOutputs, layer: str) -> Tensor:
     """(n, k) a layer's output averaged over its places."""
     output = reading.activations[layer].float()
     if output.ndim == 2:
@@ -166,7 +166,7 @@ def channel(layer: str, channel: int | Sequence[int]) -> Objective:
         return unit(Unit(layer, channel))
     index, highest = torch.tensor(list(channel), device="cpu"), max(channel)
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         means, rows = _pooled(reading, layer), reading.rows(index)
         if highest >= means.shape[1] or min(channel) < 0:
             raise NotFoundError(f"no channel {highest} in {layer}: it has {means.shape[1]}, from 0")
@@ -192,7 +192,7 @@ def direction(layer: str, vectors: Tensor) -> Objective:
     """
     vectors = vectors if vectors.ndim in (2, 4) else vectors[None]
 
-    def value(reading: Reading) -> Tensor:
+    def value(reading: StepOutputs) -> Tensor:
         output = _pooled(reading, layer) if vectors.ndim == 2 else reading.activations[layer].float()
         wanted = reading.rows(vectors).to(output)
         if wanted.shape[1:] != output.shape[1:]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import OptionError
-from phosphene.synthesis.ascent import Moment, Rule
+from phosphene.synthesis.step_rules import StepRule, StepState
 
-Reading = Literal["A", "B", "none"]
+WeightKind = Literal["A", "B", "none"]
 
 _START = 0.1
 
@@ -42,13 +42,13 @@ def running_mean(previous: Tensor, current: Tensor, step: int, share: float) -> 
 
 
 def saliency_weight(
-    reading: Reading = "A",
-    mask: Callable[[Moment], Tensor] | None = None,
+    reading: WeightKind = "A",
+    mask: Callable[[StepState], Tensor] | None = None,
     *,
     limit: float = 10.0,
     late: float = 4.0,
     turn: int = 150,
-) -> Rule:
+) -> StepRule:
     """The direction times a weight per place that favours what has been salient all along (equations 2-4).
 
     Reading A: ``M = max over channels |g|``, ``W_i = A_{i-1} * M_i`` with A the running mean of C * M / ||M||.
@@ -69,17 +69,17 @@ def saliency_weight(
     if reading not in ("A", "B", "none"):
         raise OptionError(f"weight '{reading}' is unknown; choose A, B or none")
     if reading == "none":
-        return lambda value, _moment: value
+        return lambda value, _state: value
 
-    def weighed(value: Tensor, moment: Moment) -> Tensor:
+    def weighed(value: Tensor, state: StepState) -> Tensor:
         current = value.abs().amax(dim=1, keepdim=True) if reading == "A" else value
         key = f"saliency_weight.{reading}"
-        previous = moment.memory.get(key)
+        previous = state.memory.get(key)
         previous = torch.full_like(current, _START) if previous is None else previous
-        share = share_of_direction(moment.step, steps=moment.steps, late=late, turn=turn)
-        moment.memory[key] = running_mean(previous, current, moment.step, share)
+        share = share_of_direction(state.step, steps=state.steps, late=late, turn=turn)
+        state.memory[key] = running_mean(previous, current, state.step, share)
         weight = (previous * current).clamp(min=0)
-        where = torch.ones_like(weight[:, :1]) if mask is None else mask(moment).to(weight)
+        where = torch.ones_like(weight[:, :1]) if mask is None else mask(state).to(weight)
         return value * _mean_one(weight, where).clamp(max=limit)
 
     return weighed

@@ -11,11 +11,11 @@ from PIL import Image
 
 from phosphene.images import read_image, to_pil
 from phosphene.pipeline.features import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
-from phosphene.pipeline.impress import Watch
 from phosphene.registry import Spec
 from phosphene.render import group_color, side_by_side, thumbnail, thumbnail_map
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Exemplar, FacetRow, FeatureRow, Row, file_stem
+from phosphene.tasks.task import Progress
 
 # Beyond so many pictures the map shows the others as dots.
 _THUMBNAILS = 400
@@ -73,13 +73,15 @@ class FeaturesConfig:
         del options["seed"]
         return options
 
-    def run(self, classifier: Prepared, collected: Collected, *, watch: Watch | None = None) -> Iterator[FeatureRow]:
+    def run(
+        self, classifier: Prepared, collected: Collected, *, progress: Progress | None = None
+    ) -> Iterator[FeatureRow]:
         """A row for each layer, as soon as its facets are drawn.
 
         Args:
             classifier: whose layers they are.
             collected: what the layers answered to the pictures.
-            watch: called with (steps done, in all, what is being done).
+            progress: called with (steps done, in all, what is being done).
         """
         thumbnails = _Thumbnails(collected.paths)
         drawn = draw_layers(
@@ -91,7 +93,7 @@ class FeaturesConfig:
             previous=self.previous,
             seed=self.seed,
             frames=_STRIP,
-            watch=watch,
+            progress=progress,
         )
         for layer in drawn:
             yield _layer_row(layer, collected, thumbnails)

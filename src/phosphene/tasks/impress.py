@@ -16,11 +16,12 @@ from phosphene.errors import OptionError
 from phosphene.images import to_pil
 from phosphene.labels import Labels
 from phosphene.maps import disc
-from phosphene.pipeline.impress import Job, Watch, configured, single_targets, synthesize
+from phosphene.pipeline.impress import Job, configured, single_targets, synthesize
 from phosphene.pipeline.read_impressions import judge_impressions, read_impressions
 from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
+from phosphene.tasks.task import Progress
 from phosphene.types import Impression, Target, Unit
 
 _STRIP = 8
@@ -106,7 +107,7 @@ class ImpressConfig:
         *,
         start: int = 0,
         judge: Classifier | None = None,
-        watch: Watch | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[ImpressionRow]:
         """A row for each job, in order; interrupted, rows of what there is, marked as stopped, then the interruption.
 
@@ -115,11 +116,11 @@ class ImpressConfig:
             jobs: of one batch.
             start: number of the first job in the run; keys and names of files have it.
             judge: a network that took no part and reads the images.
-            watch: called with (image-steps done, in all, what is being done).
+            progress: called with (image-steps done, in all, what is being done).
         """
         spec = self.spec
         frames = _ANIMATION if self.frames else _STRIP
-        for number, made in enumerate(synthesize(classifier, jobs, spec, frames=frames, watch=watch)):
+        for number, made in enumerate(synthesize(classifier, jobs, spec, frames=frames, progress=progress)):
             yield self._row(classifier, job_key(start + number, jobs[number], classifier.labels), spec, made, judge)
 
     def _row(

@@ -11,116 +11,79 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
+from phosphene.options import Options, option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Moment, Rule, Step, ascend, clip, multiply, part_of, preconditioned, unit_rms
+from phosphene.synthesis.ascent import Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, CropAbout
-from phosphene.synthesis.canvas import Preset, canvas_size, noisy_mean, settings_of, takes_size
+from phosphene.synthesis.canvas import canvas_size, close_view, noisy_mean
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.norms import norm_statistics
 from phosphene.synthesis.objectives import class_score, even_share
 from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.step_rules import StepRule, StepState, clip, multiply, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.types import Size, Target
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The numbers of a preset; see `fuse`."""
+class FuseOptions(Options):
+    """Options of `fuse`."""
 
-    steps: int
-    rate: float
-    last_rate: float
-    even: float
-    settle: int
-    distance: float
-    radius: float
-    first_radius: float
-    soft: float
-    precondition: float
-    color: float
-    noise: float
-    tv: float
-    view: float
-    looks: int
-    statistics: float
-    rotation: float
-    scale: tuple[float, float]
-    shift: float
-
-
-PRESETS = {
-    "best": Settings(
-        steps=256,
-        rate=0.04,
-        last_rate=0.006,
-        even=0.25,
-        settle=20,
-        distance=0.25,
-        radius=0.28,
-        first_radius=0.05,
-        soft=0.04,
-        precondition=1.0,
-        color=0.5,
-        noise=0.05,
-        tv=0.0012,
-        view=128 / 224,
-        looks=3,
-        statistics=0.0,
-        rotation=12.0,
-        scale=(0.8, 1.15),
-        shift=0.05,
-    ),
-    "paper": Settings(
-        steps=300,
-        rate=0.02,
-        last_rate=0.02,
-        even=0.0,
-        settle=0,
-        distance=0.25,
-        radius=150 / 224,
-        first_radius=1 / 224,
-        soft=0.0,
-        precondition=0.0,
-        color=0.0,
-        noise=1.0,
-        tv=0.004,
-        view=1.0,
-        looks=1,
-        statistics=0.0,
-        rotation=5.0,
-        scale=(0.95, 1.05),
-        shift=16 / 224,
-    ),
-}
+    steps: int = option("number of steps in all", best=256, paper=300, at_least=1)
+    rate: float = option("root mean square inside the mask of the first step, in [0, 1] units", best=0.04, paper=0.02)
+    last_rate: float = option("of the last step; linear between", best=0.006, paper=0.02)
+    even: float = option("share of the steps that even out the classes", best=0.25, paper=0.0)
+    settle: int = option(
+        "how many of these, the last, see the image as it is, without augmentation, so that the shares are even in "
+        "the finished picture too; their steps shrink from a quarter to a fortieth of `last_rate`",
+        best=20,
+        paper=0,
+    )
+    distance: float = option("of the places from the centre, as a fraction of the shorter side", 0.25)
+    radius: float = option("final radius of each disc, likewise", best=0.28, paper=150 / 224)
+    first_radius: float = option("radius at the first step, likewise", best=0.05, paper=1 / 224)
+    soft: float = option("width of the discs' edge, likewise", best=0.04, paper=0.0)
+    precondition: float = option("power of 1/f on the gradient; 0 for the plain gradient", best=1.0, paper=0.0)
+    color: float = option(
+        "power of the natural colors' covariance on the gradient, where it is preconditioned", best=0.5, paper=0.0
+    )
+    noise: float = option(
+        "the start image is the mean image +- noise; from 1 on uniform over the whole range", best=0.05, paper=1.0
+    )
+    tv: float = option(
+        "size of a step down the total variation on the whole image, in [0, 1] units; in proportion to the rate, so "
+        "that it does not take away what the small last steps draw",
+        best=0.0012,
+        paper=0.004,
+    )
+    view: float = option(
+        "side of the part, about each class's place, that the network looks at while the class is developed, as a "
+        "fraction of the image's; only where the network takes images of other sizes",
+        best=128 / 224,
+        paper=1.0,
+    )
+    views_per_step: int = option(
+        "augmented views of the image whose mean gradient makes a step; each costs as much as a step with one",
+        best=3,
+        paper=1,
+    )
+    statistics: float = option(
+        "weight of the distance to the statistics in the network's batch norms (norm_statistics) while the classes "
+        "are developed; a tenth of it in the steps that even them out, whose objective is a log-probability",
+        0.0,
+    )
+    rotation: float = option("augmentation: degrees", best=12.0, paper=5.0)
+    scale: tuple[float, float] = option("augmentation: low and high", best=(0.8, 1.15), paper=(0.95, 1.05))
+    shift: float = option("augmentation: fraction of the shorter side", best=0.05, paper=16 / 224)
 
 
-@register_recipe(title="Fused image", paper="addepalli2020", presets=tuple(PRESETS), groups=True)
+@register_recipe(title="Fused image", paper="addepalli2020", groups=True)
 def fuse(
     classifier: Classifier,
     groups: Sequence[Sequence[int]],
     streams: Streams,
-    *,
-    preset: Preset = "best",
-    steps: int | None = None,
-    rate: float | None = None,
-    last_rate: float | None = None,
-    even: float | None = None,
-    settle: int | None = None,
-    distance: float | None = None,
-    radius: float | None = None,
-    first_radius: float | None = None,
-    soft: float | None = None,
-    precondition: float | None = None,
-    color: float | None = None,
-    noise: float | None = None,
-    tv: float | None = None,
-    view: float | None = None,
-    looks: int | None = None,
-    statistics: float | None = None,
-    rotation: float | None = None,
-    scale: tuple[float, float] | None = None,
-    shift: float | None = None,
+    options: FuseOptions,
 ) -> Iterator[Step]:
     """One image with features of several classes, grown from different places: a negative image for both.
 
@@ -134,30 +97,7 @@ def fuse(
         classifier: the network that remembers.
         groups: the classes of each image, two or more, the same number for all.
         streams: the images' random numbers.
-        preset: best or paper.
-        steps: number of steps in all.
-        rate: root mean square inside the mask of the first step, in [0, 1] units.
-        last_rate: of the last step; linear between.
-        even: share of the steps that even out the classes.
-        settle: how many of these, the last, see the image as it is, without augmentation, so that the shares are even
-            in the finished picture too; their steps shrink from a quarter to a fortieth of `last_rate`.
-        distance: of the places from the centre, as a fraction of the shorter side.
-        radius: final radius of each disc, likewise.
-        first_radius: radius at the first step, likewise.
-        soft: width of the discs' edge, likewise.
-        precondition: power of 1/f on the gradient; 0 for the plain gradient.
-        color: power of the natural colors' covariance on the gradient, where it is preconditioned.
-        noise: the start image is the mean image +- noise; from 1 on uniform over the whole range.
-        tv: size of a step down the total variation on the whole image, in [0, 1] units; in proportion to the rate, so
-            that it does not take away what the small last steps draw.
-        view: side of the part, about each class's place, that the network looks at while the class is developed, as a
-            fraction of the image's; only where the network takes images of other sizes.
-        looks: how many differently augmented looks a step is the mean of; each costs as much as a step with one.
-        statistics: weight of the distance to the statistics in the network's batch norms (norm_statistics) while the
-            classes are developed; a tenth of it in the steps that even them out, whose objective is a log-probability.
-        rotation: augmentation: degrees.
-        scale: augmentation: low and high.
-        shift: augmentation: fraction of the shorter side.
+        options: see FuseOptions.
 
     Yields:
         Steps; extras: `places` (N, classes, 2) in pixels.
@@ -169,41 +109,41 @@ def fuse(
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
         >>> from phosphene.classifier import Preprocess
         >>> classifier = Classifier(net, Preprocess((32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
-        >>> last = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), steps=10))[-1]
+        >>> last = list(fuse(classifier, [(0, 2)], Streams.of(0, ["0+2"]), FuseOptions(steps=10)))[-1]
         >>> last.images.shape, last.extras["places"].shape
         (torch.Size([1, 3, 32, 32]), torch.Size([1, 2, 2]))
 
     References:
         addepalli2020, section 4.1.
     """
-    given = {name: value for name, value in locals().items() if name in Settings.__dataclass_fields__}
-    own = settings_of(PRESETS, preset, **given)
     count = _checked(groups)
     size = canvas_size(classifier)
-    places = spread_places(streams, count, size, own.distance * min(size))
-    images = noisy_mean(classifier, streams, own.noise, "range" if own.noise >= 1 else "uniform")
+    places = spread_places(streams, count, size, options.distance * min(size))
+    images = noisy_mean(classifier, streams, options.noise, "range" if options.noise >= 1 else "uniform")
     side = float(min(size))
-    last_steps = round(own.steps * own.even)
-    lengths = [(own.steps - last_steps) // count + (index < (own.steps - last_steps) % count) for index in range(count)]
+    last_steps = round(options.steps * options.even)
+    lengths = [
+        (options.steps - last_steps) // count + (index < (options.steps - last_steps) % count) for index in range(count)
+    ]
     regions = [nearest(places, index, size) for index in range(count)]
     done = 0
-    settling = min(own.settle, last_steps)
-    moves = [Affine(own.rotation, own.scale, own.shift * side)]
+    settling = min(options.settle, last_steps)
+    moves = [Affine(options.rotation, options.scale, options.shift * side)]
     for index, length in enumerate([*lengths, last_steps - settling, settling]):
         together = index >= count
-        looked_at: list[Augmentation] = []
-        step_rate = _slice(linear(own.rate, own.last_rate), done, own.steps)
+        close_up: list[Augmentation] = []
+        step_rate = _slice(linear(options.rate, options.last_rate), done, options.steps)
         if index > count:  # without augmentation the shares swing at steps of the usual size
-            step_rate = linear(own.last_rate / 4, own.last_rate / 40)
+            step_rate = linear(options.last_rate / 4, options.last_rate / 40)
         if together:
-            mask = _together(places, own.radius * side, size, own.soft * side)
+            mask = _together(places, options.radius * side, size, options.soft * side)
             objective = even_share(classifier, groups)
         else:
-            mask = _growing(places[:, index], regions[index], own, side, size)
-            looked_at = _looking(classifier, places[:, index], own.view, size)
+            mask = _growing(places[:, index], regions[index], options, side, size)
+            close_up = _close_up(classifier, places[:, index], options.view, size)
             objective = class_score(classifier, Target.of([group[index] for group in groups]))
-        if own.statistics > 0:
-            weight = own.statistics / 10 if together else own.statistics
+        if options.statistics > 0:
+            weight = options.statistics / 10 if together else options.statistics
             objective = objective - weight * norm_statistics(classifier)
         run = ascend(
             classifier,
@@ -211,14 +151,14 @@ def fuse(
             images,
             steps=length,
             streams=streams,
-            looks=own.looks if index <= count else 1,
+            views_per_step=options.views_per_step if index <= count else 1,
             rate=step_rate,
-            augmentations=[*looked_at, *moves] if index <= count else [],
-            direction=[preconditioned(own.precondition, own.color), unit_rms(mask), multiply(mask)],
-            after=[_fading(own.tv / max(own.rate, 1e-30), step_rate), clip],
+            augmentations=[*close_up, *moves] if index <= count else [],
+            direction=[preconditioned(options.precondition, options.color), unit_rms(mask), multiply(mask)],
+            after=[_fading(options.tv / max(options.rate, 1e-30), step_rate), clip],
             stage="together" if together else f"class {index + 1}",
         )
-        for step in part_of(run, done, own.steps, places=places):
+        for step in part_of(run, done, options.steps, places=places):
             images = step.images
             yield step
         done += length
@@ -254,33 +194,33 @@ def nearest(places: Tensor, index: int, size: Size) -> Tensor:
     return (squares.argmin(dim=1) == index)[:, None]
 
 
-def _growing(centers: Tensor, region: Tensor, own: Settings, side: float, size: Size) -> Callable[[Moment], Tensor]:
-    radii = linear(own.first_radius * side, own.radius * side)
+def _growing(
+    centers: Tensor, region: Tensor, options: FuseOptions, side: float, size: Size
+) -> Callable[[StepState], Tensor]:
+    radii = linear(options.first_radius * side, options.radius * side)
 
-    def mask(moment: Moment) -> Tensor:
-        grown = disc(centers, radii(moment.step, moment.steps), size, own.soft * side) * region
-        return grown.to(moment.gradient)
+    def mask(state: StepState) -> Tensor:
+        grown = disc(centers, radii(state.step, state.steps), size, options.soft * side) * region
+        return grown.to(state.gradient)
 
     return mask
 
 
-def _looking(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
+def _close_up(classifier: Classifier, centers: Tensor, view: float, size: Size) -> list[Augmentation]:
     """The part about each image's place that the network looks at; all of it where the network takes one size only."""
-    part = (round(view * size[0]), round(view * size[1]))
-    if view >= 1 or not takes_size(classifier, part):
-        return []
-    return [CropAbout(centers, part)]
+    part = close_view(classifier, view, size)
+    return [] if part is None else [CropAbout(centers, part)]
 
 
-def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[Moment], Tensor]:
+def _together(places: Tensor, radius: float, size: Size, soft: float) -> Callable[[StepState], Tensor]:
     discs = [disc(centers, radius, size, soft) for centers in places.unbind(dim=1)]
     whole = torch.stack(discs).amax(dim=0)
-    return lambda moment: whole.to(moment.gradient)
+    return lambda state: whole.to(state.gradient)
 
 
-def _fading(share: float, rate: Schedule) -> Rule:
+def _fading(share: float, rate: Schedule) -> StepRule:
     """Down the total variation by a share of the step's rate, so that small last steps are not taken away by it."""
-    return lambda images, moment: total_variation_step(images, share * rate(moment.step, moment.steps))
+    return lambda images, state: total_variation_step(images, share * rate(state.step, state.steps))
 
 
 def _slice(whole: Schedule, done: int, steps: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""What the CAM family shares: one map per layer from its activations and gradients, and several layers made one."""
+"""What the CAM family shares: a map by a formula of a layer's activations and gradients; several layers made one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.geometry import to_network_size
 from phosphene.graph import LayerName, spatial_map
+from phosphene.grids import to_network_size
 from phosphene.runtime import layer_gradients, prepare
 from phosphene.types import Attribution, Target
 
 Layers = LayerName | tuple[str, ...]
-MapOf = Callable[[Tensor, Tensor], Tensor]
 
 
 def layer_names(classifier: Classifier, layer: Layers | None) -> tuple[str, ...]:
@@ -32,27 +31,51 @@ def layer_names(classifier: Classifier, layer: Layers | None) -> tuple[str, ...]
     return names
 
 
-def gradient_maps(
+def layer_map(
+    formula: Callable[[Tensor, Tensor], Tensor],
     classifier: Classifier,
     images: Tensor,
     target: Target,
-    layer: Layers | None,
-    relu: bool,
-    batch_size: int | None,
-    map_of: MapOf,
+    *,
+    layer: Layers | None = None,
+    relu: bool = False,
+    batch_size: int | None = None,
 ) -> Attribution:
-    """The Attribution of `map_of(activations, gradients)`, both (N, k, h, w), at each layer, fused."""
+    """The map that a formula makes of a layer's activations and their gradients; of several layers their average.
+
+    Args:
+        formula: of (activations, gradients), both (N, k, h, w), a map (N, h, w).
+        classifier: what is explained.
+        images: (N, C, H, W) in [0, 1].
+        target: the class or unit whose score is differentiated.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
+        relu: keep the positive part of each layer's map alone, as the papers do.
+        batch_size: images per pass; None chooses.
+
+    Returns:
+        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
+
+    Raises:
+        ModelError: if the layer's output has no places.
+        NotFoundError: for an unknown layer, with the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> found = layer_map(lambda a, g: g.sum(dim=1), Classifier(net), torch.rand(2, 3, 8, 8), Target.of(1))
+        >>> found.maps.shape
+        torch.Size([2, 6, 6])
+    """
     names = layer_names(classifier, layer)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     maps = []
     for name in names:
         layout, what = prepare(classifier).layout(name), f"layer {name}"
         both = (found.activations[name], found.gradients[name])
-        maps.append(map_of(*(spatial_map(values, what, images, layout) for values in both)))
-    return fused(maps, names, images, target, found.score, relu)
+        maps.append(formula(*(spatial_map(values, what, images, layout) for values in both)))
+    return averaged_layers(maps, names, images, target, found.score, relu)
 
 
-def fused(
+def averaged_layers(
     maps: Sequence[Tensor], names: tuple[str, ...], images: Tensor, target: Target, score: Tensor, relu: bool
 ) -> Attribution:
     """The Attribution of one map (N, h, w) as it is, or of several layers' maps made one.

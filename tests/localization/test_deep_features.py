@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from phosphene.errors import OptionError
+from phosphene.localization.principal_components import principal_components
 from phosphene.localization.segment import GraphCut, segment
-from phosphene.localization.texture import principal_components
 
 
 def test_components_are_those_of_the_singular_value_decomposition():
@@ -37,17 +37,17 @@ def test_no_components_are_refused():
         principal_components(np.ones((3, 2, 2)), 0)
 
 
-def test_what_colors_do_not_tell_apart_is_cut_by_its_texture():
+def test_what_colors_do_not_tell_apart_is_cut_by_its_deep_features():
     rows, columns = np.mgrid[:48, :64]
     disc = np.hypot(rows - 22, columns - 34) < 14
     values = np.exp(-0.5 * ((rows - 19) ** 2 + (columns - 31) ** 2) / 7.0**2)
     noise = np.random.default_rng(0).normal(size=(48, 64, 5))
     grey = 0.5 + 0.05 * noise[..., :3]
-    looks = 0.1 * disc[..., None] * [1, -1] + 0.02 * noise[..., 3:]
+    features = 0.1 * disc[..., None] * [1, -1] + 0.02 * noise[..., 3:]
     settings = GraphCut(0.85, 0.4, components=1, limit=3.0, saliency=4.0, level=0.5, smoothness=2.0)
 
     def overlap(mask):
         return (mask & disc).sum() / (mask | disc).sum()
 
     assert overlap(segment(values, grey, settings).mask) < 0.6
-    assert overlap(segment(values, grey, settings, looks).mask) > 0.95
+    assert overlap(segment(values, grey, settings, features).mask) > 0.95

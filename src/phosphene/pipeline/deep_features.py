@@ -1,4 +1,4 @@
-"""What pixels look like to the network, on the working grid of pictures."""
+"""Deep features of pictures: the principal components of a middle layer, on the working grid of each picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from phosphene.attribution.result import even_grid
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.graph import spatial_map, spatial_size
 from phosphene.images import Picture, picture_size
-from phosphene.localization.texture import principal_components
+from phosphene.localization.principal_components import principal_components
 from phosphene.runtime import Prepared, activations
 from phosphene.types import Layer, Size, View
 
@@ -21,10 +21,10 @@ from phosphene.types import Layer, Size, View
 _FINEST, _COARSEST = 8, 16
 
 
-def textures(
+def deep_features(
     classifier: Prepared, pictures: Sequence[Picture], size: Size, grids: Sequence[Size], count: int
 ) -> list[NDArray[np.floating] | None]:
-    """What each place of each picture looks like to a middle layer: (h, w, count) on its grid, see texture_layer.
+    """What each place of each picture looks like to a middle layer: (h, w, count) on its grid, see deep_feature_layer.
 
     Args:
         classifier: the network.
@@ -37,14 +37,14 @@ def textures(
         One array per picture; None for each where the network has no such layer.
     """
     own = classifier.preprocess.size or size
-    layer = texture_layer(classifier.layers, own)
+    layer = deep_feature_layer(classifier.layers, own)
     if layer is None:
         return [None] * len(pictures)
     grid_of = dict(zip(map(id, pictures), grids, strict=True))
     found: dict[int, NDArray[np.floating]] = {}
     for picture in {id(picture): picture for picture in pictures}.values():
         view = whole_view(picture_size(picture), size)
-        image = classifier.look([picture], [view])
+        image = classifier.preprocessed([picture], [view])
         output = activations(classifier, image, [layer])[1][layer]
         values = spatial_map(output, f"layer {layer}", image, classifier.layout(layer))[0]
         parts = principal_components(values.cpu().double().numpy(), count)
@@ -59,14 +59,15 @@ def _laid(parts: Tensor, view: View, grid: Size) -> NDArray[np.floating]:
     return np.asarray(torch.stack(laid, dim=-1).numpy())
 
 
-def texture_layer(layers: Sequence[Layer], size: Size) -> str | None:
+def deep_feature_layer(layers: Sequence[Layer], size: Size) -> str | None:
     """The last layer with at most 8 (and less than 16) pixels of the image to a cell, at the least depth of the module
     tree that has one: the block that ends a stage, not a convolution within it. None if there is none.
 
     Example:
         >>> grids = {"stem": (8, 112, 112), "a.0": (8, 28, 28), "a.1.conv": (8, 28, 28), "a.1": (8, 28, 28),
         ...          "b.0.conv": (8, 28, 28), "b.0": (8, 14, 14)}
-        >>> texture_layer([Layer(name, "Block", shape, i) for i, (name, shape) in enumerate(grids.items())], (224, 224))
+        >>> layers = [Layer(name, "Block", shape, i) for i, (name, shape) in enumerate(grids.items())]
+        >>> deep_feature_layer(layers, (224, 224))
         'a.1'
     """
     fitting = []

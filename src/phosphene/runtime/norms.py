@@ -1,0 +1,38 @@
+"""A right way back through batch and instance norms, whatever the strides of what comes back."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from phosphene.hooks import graph_nodes, node_kind
+
+
+def right_norms(values: Tensor) -> AbstractContextManager[Any]:
+    """Inside, PyTorch's way back through the norms behind `values` is right on the processor.
+
+    PyTorch (2.13) tells layouts apart by strides, and reads a gradient in the wrong order where an axis of length 1 has
+    a stride that fits no layout, such as that of one image behind a transposition.
+    """
+    return _SameStrides() if any(map(_may_norm, graph_nodes(values))) else nullcontext()  # type: ignore[no-untyped-call]
+
+
+def _may_norm(node: Any) -> bool:
+    """Whether a node is such a norm, or a function of somebody's own, which may run one on its way back."""
+    if isinstance(node, BackwardCFunction):
+        return not type(node)._forward_cls.__module__.startswith("phosphene.")  # type: ignore[attr-defined]
+    return node_kind(node) == "NativeBatchNorm"
+
+
+class _SameStrides(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Brings the gradient of a norm into the very strides of what was normed, of which there is no doubt."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_batch_norm_backward.default and args[0].stride() != args[1].stride():
+            args = (torch.empty_like(args[1]).copy_(args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))

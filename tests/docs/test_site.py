@@ -1,0 +1,201 @@
+"""The pages of the site: commands run, messages are real, the other libraries' calls do what the tables say."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut, chelsea, coffee, rocket
+
+import phosphene
+from phosphene.zoo import embedded, load
+from tests.cli.running import phosphene as command
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+COMMAND_PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "```console\nphosphene" in page.read_text("utf-8")]
+# A drawing takes minutes, and so does measuring a method on the embedded network; a few steps, or a small network, show
+# that the command is spelled right and comes to its end.
+SHORTER = {
+    "impress": ["--steps", "2"],
+    "fuse": ["--steps", "2"],
+    "features": ["--steps", "2"],
+    "evaluate sanity": ["--model", "small.py:make"],
+    "evaluate faithfulness": ["--model", "small.py:make"],
+}
+SMALL = """
+import torch
+import phosphene
+
+def make():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return phosphene.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(8, 5)), phosphene.Preprocess((32, 32)))
+"""
+
+
+@pytest.fixture(scope="module")
+def _one_embedded_classifier():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(load.SOURCES, "embedded", cache(embedded.load))
+        yield
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pages take for granted: photo.jpg, a folder of photographs, two classes in folders, boxes."""
+    monkeypatch.chdir(tmp_path)
+    shots = {"cat": chelsea(), "cup": coffee(), "woman": astronaut(), "rocket": rocket()}
+    Path("holiday").mkdir()
+    for name, shot in shots.items():
+        Image.fromarray(shot).resize((224, 224)).save(Path("holiday") / f"{name}.jpg")
+    Image.fromarray(chelsea()).save("photo.jpg")
+    Path("small.py").write_text(SMALL)
+    Path("boxes.csv").write_text("file,class,x0,y0,x1,y1\ncat.jpg,Egyptian cat,50,20,200,220\n")
+    for name, shot in (("cat", chelsea()), ("cup", coffee())):
+        folder = Path("animals") / name
+        folder.mkdir(parents=True)
+        for index in range(12):
+            Image.fromarray(np.roll(shot, 9 * index, axis=1)).resize((96, 96)).save(folder / f"{index}.jpg")
+
+
+def commands(page: Path) -> list[list[str]]:
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines() if line.strip()]
+    assert all(line[0] == "phosphene" for line in lines)
+    return [line[1:] for line in lines]
+
+
+METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract tests run every method
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in COMMAND_PAGES if page.parent != METHOD_PAGES],
+    ids=lambda page: str(page.relative_to(DOCS)),
+)
+@pytest.mark.usefixtures("pictures", "_one_embedded_classifier")
+def test_commands_of_a_page_run(page: Path) -> None:
+    for arguments in commands(page):
+        shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
+        outcome = command(*arguments, *shorter)
+        assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """Every text of the library that may be an error, `…` in the places of names and numbers."""
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                found += [_spelled(argument) for argument in node.args]
+    return tuple(found)
+
+
+def _spelled(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_spelled(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _spelled(node.left) + _spelled(node.right)
+    return "…"
+
+
+TOLD = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_message_is_one_of_the_library(told: str) -> None:
+    pattern = re.compile(".*".join(map(re.escape, re.split("…+", told))), re.DOTALL)
+    assert any(pattern.fullmatch(message) for message in messages())
+
+
+def tables() -> list[Any]:
+    """(setup of the section, their call, our call, what the table says) of each row."""
+    text = (DOCS / "coming_from.md").read_text("utf-8")
+    found = []
+    for section in text.split("\n## ")[1:]:
+        (setup,) = re.findall(r"^```py\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^\| `(.*?)` \| `(.*?)` \| (.*?) \|$", section, re.MULTILINE)
+        assert rows
+        found += [pytest.param(setup, *row, id=row[0].partition("(")[0] + "-" + section.split()[0]) for row in rows]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # the other libraries'
+@pytest.mark.parametrize(("setup", "theirs", "ours", "said"), tables())
+def test_same_call_there_and_here(setup: str, theirs: str, ours: str, said: str) -> None:
+    (start,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "coming_from.md").read_text("utf-8"), re.M | re.S)
+    space: dict[str, Any] = {}
+    exec(start, space)
+    mine = eval(ours, space)
+    package = setup.split()[1].partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(setup, space)
+        his = torch.as_tensor(np.asarray(_plain(eval(theirs, space))))
+    if not said.startswith("same"):
+        return
+    if said.startswith("same where positive"):
+        mine = mine.clamp(min=0)
+    if mine.shape != his.shape:
+        mine = torch.nn.functional.interpolate(mine[:, None], his.shape[1:], mode="bilinear")[:, 0]
+    for one, other in zip(mine, his, strict=True):
+        both = torch.stack([one.detach().flatten().double(), other.flatten().double()])
+        assert torch.corrcoef(both)[0, 1] > 0.99999
+
+
+def _plain(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def site_pages() -> Any:
+    spec = importlib.util.spec_from_file_location("make_site_pages", DOCS / "make_site_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_recipe_has_a_page_with_its_presets() -> None:
+    pages = site_pages().generated()
+    for name in ("sci", "class_impression", "class_model", "fuse", "minds_eye"):
+        page = pages[f"recipes/{name}.md"]
+        assert "| setting | `best` | `paper` |" in page
+        assert re.search(r"^\| `steps` \| `\d+` \| `\d+` \|$", page, re.MULTILINE)
+        assert f"({name}.md)" in pages["recipes/index.md"]
+    assert "## Insertion" in pages["measures.md"]
+
+
+def test_links_out_of_the_docs_are_mended_for_the_site() -> None:
+    relinked = site_pages().relinked
+    text = "[a](../CHANGELOG.md#x) [b](zoo.md) [c](../src/phosphene/types.py) ![d](images/hero.jpg) [e](gone.md)"
+    assert relinked(text, "docs/index.md", "index.md") == (
+        "[a](changes.md#x) [b](zoo.md) c ![d](images/hero.jpg) [e](gone.md)"
+    )
+    assert relinked("[a](../benchmarks/results/cams.md)", "docs/x.md", "tasks/x.md") == "[a](../benchmarks/cams.md)"
+
+
+def test_reference_has_everything_public() -> None:
+    shown = set(re.findall(r"^::: phosphene\.(\w+)$", (DOCS / "reference.md").read_text("utf-8"), re.MULTILINE))
+    assert shown == set(phosphene.__all__)
+
+
+def test_every_page_is_reached() -> None:
+    """Each page stands in the navigation, or hangs below an index that lists its folder."""
+    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8")))
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert {page for page in pages - listed if not page.startswith(("methods/", "decisions/"))} == set()

@@ -1,0 +1,55 @@
+"""What the colors of a heat map mean: about zero, from zero on, or over the map's own range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from phosphene import contrast, explain
+from phosphene.registry import methods
+from phosphene.render import colorbar, heat_layer, scale_of, shared_scale
+from tests.networks import classifier_of, pooled
+
+FAR_FROM_ZERO = torch.linspace(0.80, 0.84, 400).reshape(20, 20)
+
+
+def opacity(values: torch.Tensor, display: str) -> np.ndarray:
+    return np.asarray(heat_layer(values, scale_of(values, display)).getchannel("A")).astype(float) / 255
+
+
+def test_a_map_far_from_zero_has_all_colors_over_its_own_range_and_one_from_zero_on():
+    assert np.ptp(opacity(FAR_FROM_ZERO, "positive")) < 0.02
+    assert opacity(FAR_FROM_ZERO, "range").min() < 0.02
+    assert opacity(FAR_FROM_ZERO, "range").max() > 0.98
+
+
+def test_the_scale_says_that_it_is_a_range():
+    scale = scale_of(FAR_FROM_ZERO, "range")
+    assert (scale.low, scale.high) == pytest.approx((0.8002, 0.8398), abs=1e-3)
+    assert scale.describe() == "0.8 to 0.84, this map's own range"
+    assert scale_of(FAR_FROM_ZERO, "positive").describe() == "0 to 0.84, this map's own scale"
+    assert np.asarray(colorbar(scale)).shape == (12, 256, 3)
+
+
+def test_a_shared_range_holds_all_of_them():
+    scales = [scale_of(values, "range") for values in (FAR_FROM_ZERO, FAR_FROM_ZERO - 0.5, 2 * FAR_FROM_ZERO)]
+    shared = shared_scale(scales)
+    assert (shared.low, shared.high) == (scales[1].low, scales[2].high)
+    assert shared.describe().endswith("one range for all images")
+    signed = shared_scale([scale_of(values, "signed") for values in (FAR_FROM_ZERO, -2 * FAR_FROM_ZERO)])
+    assert signed.low == -signed.high
+
+
+def test_an_empty_or_constant_map_is_transparent():
+    for values in (torch.full((4, 4), 0.7), torch.full((4, 4), torch.nan)):
+        assert opacity(values, "range").max() == 0
+
+
+def test_methods_whose_zero_is_no_baseline_are_shown_over_their_range():
+    assert {name for name, found in methods().items() if found.display == "range"} == {"rise", "score_cam"}
+    classifier, images = classifier_of(pooled()), torch.rand(1, 3, 16, 16)
+    assert explain(classifier, images, "rise:masks=8").display == "range"
+    assert explain(classifier, images, "smoothgrad(rise:masks=8):samples=2").display == "range"
+    told_apart = contrast(classifier, images, 1, 2, "rise:masks=8")
+    assert {part.display for part in told_apart.parts} == {"range"}
