@@ -14,9 +14,10 @@ from PIL import Image
 from phosphene.errors import OptionError
 from phosphene.pipeline.impress import Job, batched, configured, fuse, impress, synthesize
 from phosphene.pipeline.read_impressions import judge_impressions, read_impressions, same_class
-from phosphene.runs.impress import Wish, fuse_classes, impress_classes, random_pairs
+from phosphene.runs.impress import impress_images
 from phosphene.runs.session import Common
 from phosphene.runtime import prepare
+from phosphene.tasks.impress import ImpressConfig, random_pairs
 from phosphene.types import Target, Unit
 from tests.synthesis.test_ascent import tiny
 
@@ -125,8 +126,8 @@ def test_a_judge_of_another_size_and_order_of_classes() -> None:
 
 
 def test_a_run_writes_pictures_readings_and_a_report(tmp_path: Path) -> None:
-    wish = Wish(classes=("1", "2"), steps=6, count=2, frames=True)
-    answer = impress_classes(wish, common(tmp_path))
+    config = ImpressConfig(classes=("1", "2"), steps=6, count=2, frames=True)
+    answer = impress_images(config, common(tmp_path))
     assert len(answer["impressions"]) == 4
     row = answer["impressions"][0]
     assert {"classes", "entropy", "image", "recipe", "preset", "steps", "seconds", "seed", "judge"} <= set(row)
@@ -150,18 +151,19 @@ def stop_after(steps: int) -> Any:
 
 
 def test_a_stopped_run_keeps_what_is_there_and_resuming_gives_the_same_bits(tmp_path: Path) -> None:
-    wish = Wish(classes=("0", "1", "2", "3"), steps=6, count=3)
-    whole = impress_classes(wish, Common(model=tiny(), out=str(tmp_path / "whole")))
+    config = ImpressConfig(classes=("0", "1", "2", "3"), steps=6, count=3)
+    whole = impress_images(config, Common(model=tiny(), out=str(tmp_path / "whole")))
     with pytest.raises(KeyboardInterrupt):
-        impress_classes(wish, common(tmp_path, announce=stop_after(8 * 6 + 4 * 2)))
+        impress_images(config, common(tmp_path, announce=stop_after(8 * 6 + 4 * 2)))
     kept = json.loads((tmp_path / "run/manifest.json").read_text())
     assert [row["status"] for row in kept["impressions"]] == ["ok"] * 8 + ["stopped"] * 4
     assert not kept["complete"]
     assert "stopped after 2 steps" in (tmp_path / "run/report.html").read_text()
 
     made: list[int] = []
-    resume = Wish(**{**vars(wish), "resume": True})
-    answer = impress_classes(resume, common(tmp_path, announce=lambda done, _total, _text: made.append(done)))
+    answer = impress_images(
+        config, common(tmp_path, announce=lambda done, _total, _text: made.append(done)), resume=True
+    )
     assert min(made) > 8 * 6
     for row, other in zip(answer["impressions"], whole["impressions"], strict=True):
         assert (row["status"], row["steps"]) == ("ok", 6)
@@ -169,17 +171,17 @@ def test_a_stopped_run_keeps_what_is_there_and_resuming_gives_the_same_bits(tmp_
 
 
 def test_a_run_of_something_else_is_not_resumed(tmp_path: Path) -> None:
-    impress_classes(Wish(classes=("0",), steps=3), common(tmp_path))
-    with pytest.raises(OptionError, match="made with another jobs"):
-        impress_classes(Wish(classes=("1",), steps=3, resume=True), common(tmp_path))
-    with pytest.raises(OptionError, match="made with another recipe"):
-        impress_classes(Wish(classes=("0",), steps=4, resume=True), common(tmp_path))
+    impress_images(ImpressConfig(classes=("0",), steps=3), common(tmp_path))
+    with pytest.raises(OptionError, match=r"made with another options\.jobs"):
+        impress_images(ImpressConfig(classes=("1",), steps=3), common(tmp_path), resume=True)
+    with pytest.raises(OptionError, match=r"made with another options\.recipe"):
+        impress_images(ImpressConfig(classes=("0",), steps=4), common(tmp_path), resume=True)
     with pytest.raises(OptionError, match="--resume needs --out"):
-        impress_classes(Wish(classes=("0",), steps=3, resume=True), Common(model=tiny()))
+        impress_images(ImpressConfig(classes=("0",), steps=3), Common(model=tiny()), resume=True)
 
 
 def test_fusing_random_pairs_writes_a_table_of_labels(tmp_path: Path) -> None:
-    answer = fuse_classes(Wish(recipe="fuse", steps=6, count=5), common(tmp_path))
+    answer = impress_images(ImpressConfig(fused=True, recipe="fuse", steps=6, count=5), common(tmp_path))
     with (tmp_path / "run/labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(answer["impressions"]) == 5
@@ -192,13 +194,13 @@ def test_fusing_random_pairs_writes_a_table_of_labels(tmp_path: Path) -> None:
 
 def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="one or more classes, or --unit"):
-        impress_classes(Wish(), common(tmp_path))
+        impress_images(ImpressConfig(), common(tmp_path))
     with pytest.raises(OptionError, match="--count 0"):
-        impress_classes(Wish(classes=("0",), count=0), common(tmp_path))
+        impress_images(ImpressConfig(classes=("0",), count=0), common(tmp_path))
     with pytest.raises(OptionError, match="no recipe of impress"):
-        impress_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))
+        impress_images(ImpressConfig(classes=("0",), recipe="fuse"), common(tmp_path))
     with pytest.raises(OptionError, match="for one use impress"):
-        fuse_classes(Wish(classes=("0",), recipe="fuse"), common(tmp_path))
+        impress_images(ImpressConfig(fused=True, classes=("0",), recipe="fuse"), common(tmp_path))
 
 
 @pytest.mark.parametrize(("recipe", "message"), [("sci:steps=0", "steps=0"), ("class_model:preset=worst", "worst")])

@@ -11,9 +11,10 @@ from PIL import Image
 
 from phosphene.errors import OptionError
 from phosphene.render import group_color, thumbnail_map
-from phosphene.runs.features import Wish, draw_features
+from phosphene.runs.features import draw_features
 from phosphene.runs.session import Common
 from phosphene.store import read_manifest
+from phosphene.tasks import FeaturesConfig
 from tests import networks
 from tests.pipeline.test_features import QUICK, folder_of
 
@@ -23,8 +24,8 @@ def test_the_answer_has_the_contracts_keys_and_the_files_are_there(tmp_path: Pat
     pictures.mkdir()
     (folder_of(pictures) / "broken.png").write_bytes(b"no picture")
     common = Common(model=networks.classifier_of(networks.pooled()), out=str(tmp_path / "run"))
-    wish = Wish((str(pictures),), ("4", "1"), facets=2, exemplars=4, recipe=QUICK, terms="distance")
-    answer = draw_features(wish, common)
+    config = FeaturesConfig(("4", "1"), facets=2, exemplars=4, recipe=QUICK, terms="distance")
+    answer = draw_features([str(pictures)], config, common)
     assert json.loads(json.dumps(answer))["errors"][0]["path"].endswith("broken.png")
     assert [layer["layer"] for layer in answer["layers"]] == ["4", "1"]
     for layer in answer["layers"]:
@@ -53,7 +54,7 @@ def test_too_few_pictures_are_refused_before_anything_is_written(tmp_path: Path)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     with pytest.raises(OptionError, match="5 readable images are too few"):
-        draw_features(Wish((str(folder_of(pictures, (5,))),), ("4",)), common)
+        draw_features([str(folder_of(pictures, (5,)))], FeaturesConfig(("4",)), common)
     assert not (tmp_path / "run").exists()
 
 
@@ -67,9 +68,9 @@ def test_an_interrupted_run_keeps_the_layers_that_are_done(tmp_path: Path) -> No
 
     classifier = networks.classifier_of(networks.pooled())
     common = Common(model=classifier, out=str(tmp_path / "run"), announce=stop_at_the_second)
-    wish = Wish((str(folder_of(pictures)),), ("4", "1"), facets=1, exemplars=4, recipe=QUICK)
+    config = FeaturesConfig(("4", "1"), facets=1, exemplars=4, recipe=QUICK)
     with pytest.raises(KeyboardInterrupt):
-        draw_features(wish, common)
+        draw_features([str(folder_of(pictures))], config, common)
     manifest = read_manifest(tmp_path / "run")
     assert manifest["complete"] is False
     assert [layer["layer"] for layer in manifest["layers"]] == ["4"]

@@ -98,3 +98,13 @@ def test_two_processes_do_not_write_one_run(tmp_path):
         with pytest.raises(OutputError, match="another process is writing this run"):
             open_sink("folder", str(tmp_path / "run"), plan_of(3), resume=True)
     assert len(open_run(tmp_path / "run").rows()) == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_what_was_being_written_is_gone_when_a_run_is_gone_on_with(tmp_path, kind):
+    if kind == "shards":
+        pytest.importorskip("pyarrow")
+    write(kind, str(tmp_path / "run"), 3)
+    (tmp_path / "run" / ".v3r8g0pv.partial").write_bytes(b"")
+    write(kind, str(tmp_path / "run"), 3)
+    assert not list((tmp_path / "run").glob(".*"))

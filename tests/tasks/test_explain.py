@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -85,11 +83,8 @@ def test_a_picture_without_an_answer_leaves_the_others_alone():
     assert "NaN or infinite" in rows[1].error
 
 
-def test_a_config_travels_and_says_all_that_decides_the_rows():
+def test_a_config_says_all_that_decides_the_rows():
     config = ExplainConfig.of(METHODS, classes="top2", seed=3)
-    assert pickle.loads(pickle.dumps(config)) == config
-    with pytest.raises(AttributeError):
-        config.classes = "top3"
     described = config.described()
     assert described["classes"] == "top2"
     assert described["batch_size"] == config.batch_size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,9 +72,3 @@ def test_a_picture_without_an_answer_leaves_the_others_alone(config):
     rows = list(config.run(network, shades))
     assert "NaN or infinite" in rows[1].error
     assert all("NaN or infinite" not in str(row.error) for row in (rows[0], rows[2]))
-
-
-@pytest.mark.parametrize("config", CONFIGS)
-def test_configs_travel(config):
-    assert pickle.loads(pickle.dumps(config)) == config
-    assert config.described()["batch_size"] == config.batch_size

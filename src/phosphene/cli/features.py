@@ -36,10 +36,10 @@ def features(
     recipe: Annotated[str, typer.Option(metavar="SPEC", help="minds_eye, with options.")] = "minds_eye",
 ) -> Answer:
     """Find the kinds of pictures that a layer tells apart, and draw what it responds to in each."""
-    from phosphene.runs.features import Wish, draw_features
+    from phosphene.runs.features import draw_features
+    from phosphene.tasks.features import FeaturesConfig
 
-    wish = Wish(
-        pictures=tuple(folder),
+    config = FeaturesConfig(
         layers=tuple(layer or ()),
         facets=facets,
         exemplars=exemplars,
@@ -50,7 +50,7 @@ def features(
         steps=steps,
         previous=previous,
     )
-    return drawn(draw_features(wish, common))
+    return drawn(draw_features(folder, config, common))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

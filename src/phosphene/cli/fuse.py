@@ -28,16 +28,16 @@ def fuse(
     resume: Resume = False,
 ) -> Answer:
     """Fuse classes into natural-looking images that are none of them for sure; labels.csv lists what is in them."""
-    from phosphene.runs.impress import Wish, fuse_classes
+    from phosphene.runs.impress import impress_images
+    from phosphene.tasks.impress import ImpressConfig
 
-    wish = Wish(
+    config = ImpressConfig(
         classes=tuple(classes or ()),
         recipe=recipe,
         preset=preset,
         steps=steps,
         count=count,
-        judge=judge,
         frames=frames,
-        resume=resume,
+        fused=True,
     )
-    return drawn(fuse_classes(wish, common))
+    return drawn(impress_images(config, common, judge=judge, resume=resume))

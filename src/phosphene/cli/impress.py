@@ -45,20 +45,19 @@ def impress(
     resume: Resume = False,
 ) -> Answer:
     """Draw what the classifier remembers of classes, or what a unit responds to; no picture is needed."""
-    from phosphene.runs.impress import Wish, impress_classes
+    from phosphene.runs.impress import impress_images
+    from phosphene.tasks.impress import ImpressConfig
 
-    wish = Wish(
+    config = ImpressConfig(
         classes=tuple(classes or ()),
         unit=parse_unit(unit) if unit else None,
         recipe=recipe,
         preset=preset,
         steps=steps,
         count=count,
-        judge=judge,
         frames=frames,
-        resume=resume,
     )
-    return drawn(impress_classes(wish, common))
+    return drawn(impress_images(config, common, judge=judge, resume=resume))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
-import torch
-
 from phosphene.cancel import Cancel
-from phosphene.errors import CancelledError, InputError, OptionError
-from phosphene.report import write_report
-from phosphene.runs.session import Common, describe_model, keep_inputs
+from phosphene.errors import CancelledError, InputError, OptionError, printable
+from phosphene.runs.session import Common, close_rows, keep_inputs, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Item, Source, open_pictures
-from phosphene.store import FolderSink, Plan, Row, Run, map_files, open_run, row_to_json
+from phosphene.store import FolderSink, Run, open_run
 from phosphene.tasks import PictureTask
 
 # Called when all rows are there, with what the run holds, where rows can be written again, and the pictures; gives
@@ -59,35 +56,16 @@ def run_over_pictures(
     source = open_pictures(specs)
     paths = {entry.key: entry.path for entry in source.entries()}
     keep_inputs(common, [*specs, *paths.values()])
-    plan = _plan(command, tuple(paths), task, common, classifier)
+    plan = row_plan(command, tuple(paths), common, classifier, task.described())
     started = time.perf_counter()
     with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
-        run = open_run(sink.place)
         try:
             _write_rows(sink, source, task, common, classifier)
-            facts = finish(run, sink, source)
+            facts = finish(open_run(sink.place), sink, source)
         except CancelledError:
-            sink.close(complete=False, seconds=time.perf_counter() - started)
-            write_report(sink.place, common.report)
+            close_rows(sink, task.rows, common, started, complete=False)
             raise
-        rows = run.rows()
-        # The rows once more, where programs that read the manifest alone look for them.
-        facts |= {task.rows.listing: [_shown(row) for row in rows]}
-        sink.close(seconds=time.perf_counter() - started, **facts)
-    report = write_report(sink.place, common.report)
-    facts |= {task.rows.listing: [_shown(map_files(row, lambda file: Path(run.path(file)))) for row in rows]}
-    answer = {"run": run.place, "report": None if report is None else str(report), **facts}
-    return {name: sink.folder.absolute(value) for name, value in answer.items()}
-
-
-def _plan(command: str, keys: tuple[str, ...], task: PictureTask, common: Common, classifier: Prepared) -> Plan:
-    facts = {
-        "model": describe_model(common, classifier),
-        "options": task.described(),
-        "seed": task.seed,
-        "precision": common.precision,
-    }
-    return Plan(command, keys, facts, {"threads": torch.get_num_threads(), "device": str(classifier.device)})
+        return close_rows(sink, task.rows, common, started, **facts)
 
 
 def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Common, classifier: Prepared) -> None:
@@ -95,14 +73,17 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
     size = task.pictures_at_once(classifier)
     channels = classifier.preprocess.channels
     for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, channels=channels):
-        common.announce(start, len(keys), sink.plan.command)
         place = f"pictures {start + 1} to {start + len(items)} of {len(keys)}"
 
         def progress(done: int, total: int, text: str, place: str = place) -> None:
             common.cancel.raise_if_cancelled()
             common.announce(done, total, f"{text}, {place}")
 
-        for row in task.run(classifier, items, start=start, progress=progress):
+        rows = task.run(classifier, items, start=start, progress=progress)
+        for number, item in enumerate(items, start):
+            if item.key not in sink.done:
+                common.announce(number, len(keys), printable(PurePath(item.path).name))
+            row = next(rows)
             if row.key not in sink.done:
                 sink.write(row)
             common.cancel.raise_if_cancelled()
@@ -137,8 +118,3 @@ def batches_to_do(
         if [item.key for item in found] != list(batch):
             raise InputError("the pictures changed while they were being read; run the command again")
         yield start, found
-
-
-def _shown(row: Row) -> dict[str, Any]:
-    """A row as manifests and answers list it."""
-    return {name: value for name, value in row_to_json(row).items() if name != "kind"}

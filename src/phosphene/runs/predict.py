@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from phosphene.runs.pictures import run_over_pictures
@@ -18,7 +17,7 @@ def predict_pictures(
 
     Args:
         specs: files, folders, patterns, tables, tar archives and URLs of pictures.
-        config: how many classes are told and what is seen; its seed is that of the common options.
+        config: how many classes are told and what is seen.
         common: the common options.
         resume: go on with the run in --out.
 
@@ -29,5 +28,4 @@ def predict_pictures(
         PhospheneError: for what concerns the whole run: options, model, output folder.
         CancelledError: if it was stopped; what was done is kept.
     """
-    config = replace(config, seed=common.seed)
     return run_over_pictures("predict", specs, config, common, common.load(), resume=resume)

@@ -18,7 +18,7 @@ from phosphene.errors import OptionError
 from phosphene.report import ReportMode, write_report
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.store import RunFolder
+from phosphene.store import FolderSink, Plan, Row, RunFolder, map_files, open_run, row_to_json
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
@@ -114,6 +114,48 @@ class Session:
         """Content as it is printed."""
         absolute: dict[str, Any] = self.folder.absolute(content)
         return absolute
+
+
+def row_plan(
+    command: str, keys: tuple[str, ...], common: Common, classifier: Prepared, options: Mapping[str, Any]
+) -> Plan:
+    """The plan of a run that writes a row for each key."""
+    facts = {
+        "model": describe_model(common, classifier),
+        "options": options,
+        "seed": common.seed,
+        "precision": common.precision,
+    }
+    return Plan(command, keys, facts, {"threads": torch.get_num_threads(), "device": str(classifier.device)})
+
+
+def close_rows(
+    sink: FolderSink, kind: type[Row], common: Common, started: float, *, complete: bool = True, **facts: Any
+) -> dict[str, Any]:
+    """End a run that wrote rows, and write its report; the JSON answer of the command, with absolute paths.
+
+    Args:
+        sink: that took the rows.
+        kind: of the rows.
+        common: the common options.
+        started: what time.perf_counter gave then.
+        complete: False if the run was stopped.
+        **facts: for manifest and answer.
+    """
+    run = open_run(sink.place)
+    rows = run.rows()
+    # The rows once more, where programs that read the manifest alone look for them.
+    listed = {kind.listing: [_listed(row) for row in rows]}
+    sink.close(complete=complete, seconds=time.perf_counter() - started, **facts, **listed)
+    report = write_report(sink.place, common.report)
+    shown = [_listed(map_files(row, lambda file: Path(run.path(file)))) for row in rows]
+    answer = {"run": run.place, "report": None if report is None else str(report), kind.listing: shown, **facts}
+    return {name: sink.folder.absolute(value) for name, value in answer.items()}
+
+
+def _listed(row: Row) -> dict[str, Any]:
+    """A row as manifests and answers list it."""
+    return {name: value for name, value in row_to_json(row).items() if name != "kind"}
 
 
 def keep_inputs(common: Common, paths: Sequence[str | Path]) -> None:

@@ -57,6 +57,13 @@ def write_manifest(place: str, manifest: dict[str, Any]) -> None:
     write_whole(place, MANIFEST, text.encode("utf-8", "backslashreplace"))
 
 
+def remove_partial_files(place: str) -> None:
+    """Remove what was being written when a run on a disk was killed; stores behind URLs hold nothing partial."""
+    if not is_url(place):
+        for path in Path(place).rglob(".*.partial"):
+            path.unlink(missing_ok=True)
+
+
 def read_raw_manifest(place: str) -> dict[str, Any]:
     """The manifest as it is in the file.
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from PIL import Image
 
 from phosphene.errors import InputError, OutputError
-from phosphene.store.begin import begin, write_manifest
+from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, File, Row
@@ -52,7 +52,7 @@ class FolderSink(Sink):
         self.folder = RunFolder(Path(self.place), plan.command)
         self._file = _open_to_append(self.folder.path / ROWS)
         if resume:
-            _remove_partial_files(self.folder.path)
+            remove_partial_files(self.place)
         self._status = {row.key: _status(row) for row in read_rows(self.place)}
         self.done = frozenset(self._status)
 
@@ -171,9 +171,3 @@ def _lock(file: IO[bytes]) -> None:
         raise OutputError(f"{Path(file.name).parent}: another process is writing this run; let it end first") from None
     except OSError:  # file systems without locks
         return
-
-
-def _remove_partial_files(folder: Path) -> None:
-    """Files that were being written when the run was killed."""
-    for path in folder.rglob(".*.partial"):
-        path.unlink(missing_ok=True)

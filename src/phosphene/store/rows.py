@@ -213,6 +213,7 @@ class JudgeRow:
     top5: bool
     probability: float
     classes: tuple[Prediction, ...] = ()
+    best: tuple[Prediction, ...] = ()
 
 
 @dataclass(frozen=True)

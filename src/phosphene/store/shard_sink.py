@@ -10,7 +10,7 @@ from typing import Any
 
 from phosphene.errors import OptionError
 from phosphene.files import is_file, join, remove
-from phosphene.store.begin import begin, write_manifest
+from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.rows import Row
 from phosphene.store.shards import (
@@ -86,6 +86,8 @@ class ShardSink(Sink):
         self._positions = {key: index for index, key in enumerate(plan.keys or ())}
         self._waiting: dict[int, dict[str, list[Record]]] = defaultdict(dict)
         self._kind = ""
+        if resume:
+            remove_partial_files(self.place)
         self._next = max(shard_names(self.place), default=-1) + 1
         if resume and has_shards(self.place):
             self._take_up_unfinished()

@@ -82,8 +82,6 @@ class LocateConfig:
         """
         found = computed(classifier, items, lambda group: _searched(self, classifier, group))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
-            if progress is not None:
-                progress(number, len(items), "locate")
             yield _row(self, item, picture_folder(start + number, item.path), result)
 
 

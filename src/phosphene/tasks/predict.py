@@ -27,7 +27,6 @@ class PredictConfig:
     Args:
         count: of classes.
         view: "center" as the network was trained, or "whole" for the entire frame.
-        seed: decides nothing here; runs of all tasks have one.
         batch_size: pictures that go through the network together.
 
     Example:
@@ -37,13 +36,12 @@ class PredictConfig:
 
     count: int = 5
     view: ViewKind = "center"
-    seed: int = 0
     batch_size: int = 16
     rows: ClassVar[type[Row]] = PredictRow
 
     def described(self) -> dict[str, Any]:
-        """All options but the seed, as the manifest of a run has them."""
-        return {name: value for name, value in asdict(self).items() if name != "seed"}
+        """All options, as the manifest of a run has them."""
+        return asdict(self)
 
     def pictures_at_once(self, _classifier: Prepared) -> int:
         """How many pictures make a batch."""

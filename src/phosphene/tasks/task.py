@@ -25,12 +25,8 @@ class PictureTask(Protocol):
     # The kind of row that it makes.
     rows: ClassVar[type[Row]]
 
-    @property
-    def seed(self) -> int:
-        """Of everything random."""
-
     def described(self) -> Mapping[str, Any]:
-        """All options but the seed, as the manifest of a run has them: what decides the rows."""
+        """All options but the seed, which all runs have, as the manifest has them: what decides the rows."""
 
     def pictures_at_once(self, classifier: Prepared) -> int:
         """How many pictures one call of `run` is meant to get."""

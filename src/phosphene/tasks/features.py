@@ -1,0 +1,181 @@
+"""features: what layers respond to in a set of pictures -> facets, drawn, a row for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from phosphene.images import read_image, to_pil
+from phosphene.pipeline.features import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
+from phosphene.registry import Spec
+from phosphene.render import group_color, side_by_side, thumbnail, thumbnail_map
+from phosphene.runtime import Prepared
+from phosphene.store import Asset, Exemplar, FacetRow, FeatureRow, Row, file_stem
+from phosphene.tasks.task import Progress
+
+# Beyond so many pictures the map shows the others as dots.
+_THUMBNAILS = 400
+_STRIP = 7
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Which facets of which layers are drawn, and how.
+
+    Args:
+        layers: dotted names, or "default"; none for the default layer.
+        facets: clusters of pictures.
+        exemplars: pictures that stand for a cluster.
+        recipe: recipe spec.
+        preset: best or paper; None for the recipe's own.
+        terms: full, dot or distance; None for the recipe's own.
+        top_k: channels that the dot product looks at; None for the recipe's own.
+        steps: None for the preset's.
+        previous: the layer before, by name, "auto" or "none".
+        seed: of everything random.
+    """
+
+    layers: tuple[str, ...] = ()
+    facets: int = 3
+    exemplars: int = 10
+    recipe: str = "minds_eye"
+    preset: str | None = None
+    terms: str | None = None
+    top_k: int | None = None
+    steps: int | None = None
+    previous: str = "auto"
+    seed: int = 0
+    rows: ClassVar[type[Row]] = FeatureRow
+
+    @property
+    def spec(self) -> Spec:
+        """The recipe with the options that were given beside it."""
+        return drawing_spec(self.recipe, preset=self.preset, terms=self.terms, top_k=self.top_k, steps=self.steps)
+
+    def names(self, classifier: Prepared) -> tuple[str, ...]:
+        """The layers by name.
+
+        Raises:
+            NotFoundError: for a layer that there is not, `previous` too.
+        """
+        names = layer_names(classifier, self.layers)
+        if self.previous not in ("auto", "none"):
+            classifier.layer_name(self.previous)
+        return names
+
+    def described(self, classifier: Prepared) -> dict[str, Any]:
+        """All options but the seed, as the manifest of a run has them."""
+        options = {**asdict(self), "layers": self.names(classifier), "recipe": str(self.spec)}
+        del options["seed"]
+        return options
+
+    def run(
+        self, classifier: Prepared, collected: Collected, *, progress: Progress | None = None
+    ) -> Iterator[FeatureRow]:
+        """A row for each layer, as soon as its facets are drawn.
+
+        Args:
+            classifier: whose layers they are.
+            collected: what the layers answered to the pictures.
+            progress: called with (steps done, in all, what is being done).
+        """
+        thumbnails = _Thumbnails(collected.paths)
+        drawn = draw_layers(
+            classifier,
+            collected,
+            facets=self.facets,
+            exemplars=self.exemplars,
+            recipe=self.spec,
+            previous=self.previous,
+            seed=self.seed,
+            frames=_STRIP,
+            progress=progress,
+        )
+        for layer in drawn:
+            yield _layer_row(layer, collected, thumbnails)
+
+
+class _Thumbnails:
+    """Small copies of pictures, each read once."""
+
+    def __init__(self, paths: Sequence[str], side: int = 144) -> None:
+        self.paths = paths
+        self.side = side
+        self._made: dict[int, Image.Image] = {}
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if index not in self._made:
+            self._made[index] = thumbnail(read_image(self.paths[index]), self.side)
+        return self._made[index]
+
+
+def _layer_row(drawn: LayerFeatures, collected: Collected, thumbnails: _Thumbnails) -> FeatureRow:
+    stem = file_stem(drawn.layer)
+    front = {row for facet in drawn.facets for row in facet.facet.exemplars}
+    shown = front | set(range(min(_THUMBNAILS, len(collected.paths))))
+    sheet = thumbnail_map(
+        drawn.map.points.numpy(),
+        [thumbnails[row] if row in shown else None for row in range(len(collected.paths))],
+        drawn.map.labels.tolist(),
+        front=front,
+    )
+    points = np.column_stack([drawn.map.points.numpy(), drawn.map.labels.numpy()]).astype(np.float32)
+    return FeatureRow(
+        drawn.layer,
+        drawn.layer,
+        facets=tuple(
+            _facet_row(f"{stem}/facet-{number}", number, facet, drawn, thumbnails)
+            for number, facet in enumerate(drawn.facets)
+        ),
+        previous=drawn.previous,
+        shape=tuple(drawn.shape),
+        recipe=drawn.spec,
+        steps=drawn.steps,
+        seconds=drawn.seconds,
+        seconds_per_step_and_facet=drawn.seconds / max(1, drawn.steps) / len(drawn.facets),
+        notes=tuple(drawn.notes),
+        map=Asset(f"{stem}/map.jpg", sheet, {"quality": 88}),
+        points=Asset(f"{stem}/map.npy", points),
+    )
+
+
+def _facet_row(stem: str, number: int, facet: DrawnFacet, drawn: LayerFeatures, thumbnails: _Thumbnails) -> FacetRow:
+    frames = [to_pil(frame) for frame in facet.frames]
+    steps = [1, *(round(index * drawn.steps / _STRIP) for index in range(1, _STRIP + 1))][-len(frames) :]
+    strip = side_by_side([to_pil(facet.start), *frames], ["start", *(f"step {step}" for step in steps)], height=128)
+    chosen = zip(
+        facet.exemplars,
+        facet.facet.exemplars,
+        facet.facet.weights,
+        facet.facet.distances,
+        facet.exemplar_cosines,
+        strict=True,
+    )
+    exemplars = tuple(
+        Exemplar(
+            path,
+            float(weight),
+            float(distance),
+            cosine,
+            Asset(f"{stem}-exemplar-{rank}.jpg", thumbnails[row], {"quality": 86}),
+        )
+        for rank, (path, row, weight, distance, cosine) in enumerate(chosen)
+    )
+    return FacetRow(
+        image=Asset(f"{stem}.png", to_pil(facet.image)),
+        exemplars=exemplars,
+        channels=tuple(facet.channels),
+        target_cosine=facet.target_cosine,
+        losses={name: tuple(values) for name, values in facet.losses.items()},
+        start=Asset(f"{stem}-start.jpg", to_pil(facet.start), {"quality": 88}),
+        strip=Asset(f"{stem}-way.jpg", strip, {"quality": 86}),
+        color=group_color(number),
+        members=len(facet.facet.members),
+        activations={"target": tuple(facet.wanted), "image": tuple(facet.reached)},
+        start_cosine=facet.start_cosine,
+        predicted=tuple(facet.predicted),
+    )
