@@ -14,9 +14,9 @@ from phosphene.evaluation.impressions import Measured, measure_impressions
 from phosphene.images import to_pil
 from phosphene.pipeline.impress import Job
 from phosphene.render import contact_sheet
-from phosphene.runs.impress import random_pairs
 from phosphene.runs.impressions import captions, per_image
 from phosphene.runtime import prepare
+from phosphene.tasks.impress import random_pairs
 from phosphene.types import Target
 from phosphene.zoo import load_classifier
 
