@@ -1,7 +1,7 @@
 """Pages of the site that are made when it is built, and never committed: a hook of MkDocs, see mkdocs.yml.
 
-Recipes with their presets' numbers and measures come from the registry; changes, contributing and tables of benchmarks
-are the files of the repository that lie outside of docs/.
+The table of recipes and the measures come from the registry; changes, contributing and tables of benchmarks are the
+files of the repository that lie outside of docs/.
 """
 
 from __future__ import annotations
@@ -10,15 +10,10 @@ import importlib.util
 import inspect
 import posixpath
 import re
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import phosphene.evaluation.sanity
-import phosphene.metrics
-import phosphene.synthesis  # noqa: F401  (these register recipes and metrics)
 from phosphene.registry import Entry, entries
 
 ROOT = Path(__file__).parents[1]
@@ -47,48 +42,6 @@ def method_pages() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def recipe_page(entry: Entry) -> str:
-    """The text of a recipe's page: what it does, its options, the numbers of its presets."""
-    make = method_pages()
-    summary, body, references = make._docstring(entry)
-    command = {"fuse": "fuse zebra 'bell pepper'", "minds_eye": "features FOLDER"}.get(
-        entry.name, f"impress ladybug --recipe {entry.name}"
-    )
-    parts = [
-        f"# {entry.title}",
-        f"`{entry.name}`",
-        f"**Idea.** {summary}",
-        body,
-        f"```\nphosphene {command}\n```",
-        "## Presets",
-        "What an option is worth where it is not given.",
-        presets_table(sys.modules[entry.function.__module__].PRESETS),
-        "## Options",
-        make._options(entry),
-        "**References.** " + " ".join(references),
-        f"Made from `{entry.function.__module__}` when this site was built.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def presets_table(presets: dict[str, Any]) -> str:
-    """A row for each setting, a column for each preset."""
-    columns = {name: asdict(settings) for name, settings in presets.items()}
-    rows = [f"| setting | {' | '.join(f'`{name}`' for name in columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for setting in next(iter(columns.values())):
-        shown = (f"`{_number(values[setting])}`" for values in columns.values())
-        rows.append(f"| `{setting}` | {' | '.join(shown)} |")
-    return "\n".join(rows)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, tuple):
-        return " to ".join(_number(item) for item in value) if len(value) == 2 else ", ".join(map(_number, value))
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def recipes_index() -> str:
@@ -139,8 +92,7 @@ def decisions_list() -> str:
 
 def generated() -> dict[str, str]:
     """The pages that exist nowhere but on the site, by address."""
-    pages = {f"recipes/{name}.md": recipe_page(entry) for name, entry in recipes().items()}
-    return {**pages, "recipes/index.md": recipes_index(), "measures.md": measures_page()}
+    return {"recipes/index.md": recipes_index(), "measures.md": measures_page()}
 
 
 def relinked(text: str, source: str, page: str) -> str:
