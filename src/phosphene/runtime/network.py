@@ -45,6 +45,7 @@ class Network:
     Attributes:
         module: the copy, as it was written.
         first_look: what was seen when the first images came; None before, or where nothing could be seen.
+        right_windows: whether windows of its maps give what whole maps give, by precision, size and boxes.
     """
 
     def __init__(self, source: Classifier) -> None:
@@ -52,6 +53,7 @@ class Network:
             self.module = freeze(source.module)
         self.classifier = source.with_module(self.module)
         self.first_look: FirstLook | None = None
+        self.right_windows: dict[tuple[object, ...], bool] = {}
         self._size: Size | None = None  # of the first images
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}

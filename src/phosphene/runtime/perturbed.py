@@ -90,10 +90,17 @@ def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box],
     """Whether a few windows of the first image give the scores of whole covered copies.
 
     The graph says what an operation reads, but not all that it does (a map changed by way of a view, weights that
-    differ by place): it is tried out.
+    differ by place): it is tried out, once for each size of image and each set of boxes.
     """
-    traced = prepared.variant("windows").traced
     few = [boxes[len(boxes) * place // _TRIED] for place in range(min(_TRIED, len(boxes)))] if boxes else []
+    known, key = prepared.network.right_windows, (prepared.precision, images.shape[1:], *few)
+    if key not in known:
+        known[key] = _windows_give_the_same(prepared, images, few, fill)
+    return known[key]
+
+
+def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], fill: Tensor) -> bool:
+    traced = prepared.variant("windows").traced
     if traced is None or not few:
         return traced is not None
     with prepared.passing(gradients=False):
