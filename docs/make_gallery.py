@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from phosphene.evaluation.impressions import Measured, measure_impressions
+from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
 from phosphene.pipeline.impress import Job
 from phosphene.render import contact_sheet
@@ -61,7 +61,7 @@ SEEDS = {"sci-best": 3}
 FOLDER = Path(__file__).parent / "gallery"
 
 
-def measured(name: str) -> Measured:
+def measured(name: str) -> ImpressionScores:
     """The images of a sheet and their readings; three seeds of the preset that users get, one of the others."""
     classifier = prepare(load_classifier("embedded"))
     judge = load_classifier("embedded:lite2")
@@ -73,7 +73,7 @@ def measured(name: str) -> Measured:
     return measure_impressions(classifier, jobs, SHEETS[name], judge)
 
 
-def draw(name: str, found: Measured) -> dict[str, Any]:
+def draw(name: str, found: ImpressionScores) -> dict[str, Any]:
     """The contact sheet of seed 0, and the row of the table with each image's reading."""
     shown = [index for index, job in enumerate(found.jobs) if job.seed == 0]
     lines = captions(found)
