@@ -22,7 +22,7 @@ def main() -> None:
     (picture,) = as_pictures(coffee())
     results = phosphene.explain("embedded", picture, list(METHODS), target="espresso", view="whole")
     pictures, labels = [picture], ["espresso, what the classifier saw"]
-    for result, label in zip(results.values(), METHODS.values(), strict=True):
+    for result, label in zip(results, METHODS.values(), strict=True):
         pictures.append(draw(result, side=600))
         labels.append(label)
     sheet = side_by_side(pictures, labels, height=200)
