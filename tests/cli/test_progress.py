@@ -14,7 +14,10 @@ import skimage
 from phosphene.cli.app import _lines
 
 
-def test_a_line_for_each_thing_and_one_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_for_each_thing_and_one_a_second(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_lines.__globals__, "_SECONDS_BETWEEN", 3600.0)  # (so that a slow machine says no line more)
     announce = _lines()
     for done, text in ((0, "a.png"), (1, "b.png"), (2, "grow, p 0.10"), (3, "grow, p 0.20"), (4, "grow, p 0.30")):
         announce(done, 4, text)
