@@ -145,9 +145,36 @@ class BarelyMixed(Body):
         return x + self.share * x.sum(0, keepdim=True)
 
 
-def test_images_that_see_each_other_are_told_by_the_gradient_however_little_it_is() -> None:
-    def independent(network: Body) -> bool:
-        return prepare(classifier_of(network.eval(), SIZE)).network.images_are_independent(pictures().shape[1:])
+def independent(network: nn.Module) -> bool:
+    return prepare(classifier_of(network.eval(), SIZE)).network.images_are_independent(pictures().shape[1:])
 
+
+def test_images_that_see_each_other_are_told_by_the_gradient_however_little_it_is() -> None:
     assert independent(Body())
     assert not independent(BarelyMixed())
+
+
+class DeadBeforeTheNorm(Body):
+    """A ReLU dead for all images before a norm by the batch: no gradient shows that they mix, DeconvNet's does."""
+
+    def below(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x) - 1e4)
+        return self.pool(F.batch_norm(x + self.first.weight.sum(), None, None, training=True))
+
+
+class NormedInstances(Body):
+    """What PyTorch runs as a batch norm of one image with N times the channels."""
+
+    def below(self, x: Tensor) -> Tensor:
+        return self.pool(self.relu(F.instance_norm(self.first(x))))
+
+
+def test_a_norm_by_the_batch_is_noticed_where_no_gradient_shows_it() -> None:
+    network = made(DeadBeforeTheNorm)
+    assert not independent(network)
+    notes = explain(classifier_of(network, SIZE), pictures(), "deconvnet", target=1).notes
+    assert any("one by one" in note for note in notes)
+
+
+def test_a_norm_of_instances_runs_in_batches() -> None:
+    assert independent(made(NormedInstances))

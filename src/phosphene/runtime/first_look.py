@@ -182,6 +182,15 @@ def _takes_statistics(node: Any) -> bool:
     return kind == "NativeGroupNorm" or (kind == "NativeBatchNorm" and bool(getattr(node, "_saved_training", False)))
 
 
+def norms_by_batch(node: Any) -> bool:
+    """Whether a node of the graph norms by mean and variance of several images (instance norm folds them into one)."""
+    return (
+        node_kind(node) in ("NativeBatchNorm", "CudnnBatchNorm")
+        and bool(getattr(node, "_saved_training", False))
+        and len(node._saved_input) > 1
+    )
+
+
 def _ends_in_sigmoid(rows: Tensor) -> bool:
     node: Any = rows.grad_fn
     while node is not None and node_kind(node) in _PASSIVE:

@@ -19,9 +19,9 @@ from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import default_layer, graph_module, is_changed, spatial_map, trace
-from phosphene.hooks import ValueHooks, capture, is_scripted, survey
+from phosphene.hooks import ValueHooks, capture, graph_nodes, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
-from phosphene.runtime.first_look import FirstLook, first_look, integer_layer
+from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import whole_float32
@@ -274,11 +274,18 @@ class Network:
         return alike and not self._are_mixed(images)
 
     def _are_mixed(self, images: Tensor) -> bool:
-        """Whether the scores of an image have a gradient at another one: none at all, unless they see it."""
+        """Whether the scores of an image have a gradient at another one: none at all, unless they see it.
+
+        A ReLU that is dead for both images lets no gradient through, but a DeconvNet's does: a norm by the statistics
+        of the batch mixes them whatever the gradient.
+        """
         with trial(images.device, gradients=True):
             leaf = images.clone().requires_grad_()
             try:
-                scores = self.classifier.logits(leaf)[1:]
+                scores = self.classifier.logits(leaf)
+                if any(map(norms_by_batch, graph_nodes(scores))):
+                    return True
+                scores = scores[1:]
                 with right_norms(scores):
                     (gradient,) = torch.autograd.grad(scores.square().sum(), leaf)
             except (RuntimeError, PhospheneError):  # no gradient, or one that the pass itself will refuse
