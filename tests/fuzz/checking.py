@@ -46,6 +46,8 @@ UNRESOLVED = 0.2
 NOTHING = 1e-2
 # The contract's 1.2 is of medians over photographs; of a single ill-conditioned network chance takes more.
 MORE_THAN_EAGER = 5
+# Weights times -1/2 change scores by far more than rounding does, also that of a norm of what is all but constant.
+STALE = 1e-2
 # A map that is by so much smaller than what is summed up in it is known no better than that.
 CANCELED = 0.1
 
@@ -203,7 +205,7 @@ class Trial:
         wanted = way.plain(self.truth, images)
         error = way.error(got, wanted, self.truth, images)
         eager = way.error(way.plain(self.eager, self.images), wanted, self.truth, images)
-        return None if error <= MORE_THAN_EAGER * eager + 1e-4 else f"off by {error:.2g}"
+        return None if error <= MORE_THAN_EAGER * eager + STALE else f"off by {error:.2g}"
 
     def _failure(self, way: Way) -> str | None:
         wanted, got = way.plain(self.truth, self.images.double()), self._given(way)
