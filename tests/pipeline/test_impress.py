@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from phosphene.errors import OptionError
+from phosphene.errors import CancelledError, OptionError
 from phosphene.pipeline.impress import Job, batched, configured, fuse, impress, synthesize
 from phosphene.pipeline.read_impressions import judge_impressions, read_impressions, same_class
 from phosphene.runs.impress import impress_images
@@ -76,17 +76,17 @@ def test_frames_are_kept_along_the_way() -> None:
 def test_an_interruption_yields_what_there_is_and_is_passed_on() -> None:
     def progress(done: int, _total: int, _text: str) -> None:
         if done >= 4:
-            raise KeyboardInterrupt
+            raise CancelledError
 
     jobs = [Job(Target.of(0)), Job(Target.of(1))]
     rows = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CancelledError):
         rows.extend(synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress))
     making = synthesize(prepare(tiny()), jobs, "sci:steps=9", progress=progress)
     first = next(making)
     assert (first.steps, first.stopped) == (2, True)
     assert next(making).stopped
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CancelledError):
         next(making)
 
 
@@ -145,7 +145,7 @@ def test_a_run_writes_pictures_readings_and_a_report(tmp_path: Path) -> None:
 def stop_after(steps: int) -> Any:
     def announce(done: int, _total: int, _text: str) -> None:
         if done >= steps:
-            raise KeyboardInterrupt
+            raise CancelledError
 
     return announce
 
@@ -153,7 +153,7 @@ def stop_after(steps: int) -> Any:
 def test_a_stopped_run_keeps_what_is_there_and_resuming_gives_the_same_bits(tmp_path: Path) -> None:
     config = ImpressConfig(classes=("0", "1", "2", "3"), steps=6, count=3)
     whole = impress_images(config, Common(model=tiny(), out=str(tmp_path / "whole")))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CancelledError):
         impress_images(config, common(tmp_path, announce=stop_after(8 * 6 + 4 * 2)))
     kept = json.loads((tmp_path / "run/manifest.json").read_text())
     assert [row["status"] for row in kept["impressions"]] == ["ok"] * 8 + ["stopped"] * 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phosphene.errors import OptionError
+from phosphene.errors import CancelledError, OptionError
 from phosphene.render import group_color, thumbnail_map
 from phosphene.runs.features import draw_features
 from phosphene.runs.session import Common
@@ -64,12 +64,12 @@ def test_an_interrupted_run_keeps_the_layers_that_are_done(tmp_path: Path) -> No
 
     def stop_at_the_second(_done: int, _total: int, text: str) -> None:
         if text == "1":
-            raise KeyboardInterrupt
+            raise CancelledError
 
     classifier = networks.classifier_of(networks.pooled())
     common = Common(model=classifier, out=str(tmp_path / "run"), announce=stop_at_the_second)
     config = FeaturesConfig(("4", "1"), facets=1, exemplars=4, recipe=QUICK)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CancelledError):
         draw_features([str(folder_of(pictures))], config, common)
     manifest = read_manifest(tmp_path / "run")
     assert manifest["complete"] is False

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
+from phosphene.cli.explain import Images, Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 @command(app, "features")
 def features(
     common: Common,
-    folder: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders of pictures, or pictures.")],
+    folder: Images,
     layer: Annotated[
         list[str] | None, typer.Option("--layer", metavar="NAME|default", help="A layer; repeatable.")
     ] = None,
@@ -34,6 +36,7 @@ def features(
         str, typer.Option(metavar="NAME", help="The layer before; auto finds it, none leaves its term out.")
     ] = "auto",
     recipe: Annotated[str, typer.Option(metavar="SPEC", help="minds_eye, with options.")] = "minds_eye",
+    resume: Resume = False,
 ) -> Answer:
     """Find the kinds of pictures that a layer tells apart, and draw what it responds to in each."""
     from phosphene.runs.features import draw_features
@@ -50,7 +53,8 @@ def features(
         steps=steps,
         previous=previous,
     )
-    return drawn(draw_features(folder, config, common))
+    with cancelled_by_interrupt(common.cancel):
+        return drawn(draw_features(folder, config, common, resume=resume))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.cli.impress import Frames, Judge, Preset, Resume, Steps, drawn
 
@@ -40,4 +41,5 @@ def fuse(
         frames=frames,
         fused=True,
     )
-    return drawn(impress_images(config, common, judge=judge, resume=resume))
+    with cancelled_by_interrupt(common.cancel):
+        return drawn(impress_images(config, common, judge=judge, resume=resume))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def impress(
         count=count,
         frames=frames,
     )
-    return drawn(impress_images(config, common, judge=judge, resume=resume))
+    with cancelled_by_interrupt(common.cancel):
+        return drawn(impress_images(config, common, judge=judge, resume=resume))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +14,12 @@ from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
-from phosphene.images import expand_paths, read_image
-from phosphene.pipeline.stream import no_answer, stream
+from phosphene.images import Picture
+from phosphene.pipeline.stream import Pictures, as_source, no_answer, stream
 from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
 from phosphene.runtime import Prepared, activations, prepare
 from phosphene.runtime.prepare import Precision
+from phosphene.sources import Source, open_pictures
 from phosphene.synthesis.facets import Facet, FacetMap, find_facets, strongest_channels
 from phosphene.synthesis.matching import channel_values
 from phosphene.synthesis.recipes.minds_eye import Exemplars
@@ -100,19 +100,37 @@ class Collected:
     """Pooled activations of a set of pictures.
 
     Args:
-        paths: of the pictures that could be read.
+        source: of the pictures.
+        keys: of those that could be read.
+        paths: of the same.
         pooled: per layer (N, k).
-        broken: one record per file that could not be read.
+        broken: one record per picture that could not be read.
     """
 
+    source: Source
+    keys: tuple[str, ...]
     paths: tuple[str, ...]
     pooled: dict[str, Tensor]
-    broken: tuple[Record, ...] = field(default_factory=tuple)
+    broken: tuple[Record, ...] = ()
+
+    def pictures(self, rows: Collection[int], **reading: Any) -> Iterator[tuple[int, Picture]]:
+        """(row, picture) of some rows once more, in their order; read one at a time.
+
+        Raises:
+            InputError: if one can no longer be read.
+        """
+        keys = {self.keys[row]: row for row in rows}
+        for item in self.source.chosen(keys, **reading):
+            if item.picture is None:
+                raise InputError(str(item.error))
+            yield keys.pop(item.key), item.picture
+        if keys:
+            raise InputError("the pictures changed while they were being read; run the command again")
 
 
 def features(
     classifier: Classifier | str,
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]],
     layers: LayerName | Sequence[LayerName] | None = None,
     *,
     facets: int = 3,
@@ -127,7 +145,8 @@ def features(
 
     Args:
         classifier: a Classifier, or a spec for load_classifier.
-        images: a folder of pictures, a file, or several; of a single kind of thing for the clearest facets.
+        images: a folder of pictures, a file, a pattern, a table, tar shards, a URL of any of these, or several; of a
+            single kind of thing for the clearest facets.
         layers: dotted names or modules; None for the default layer.
         facets: clusters of pictures, each of which gives an image.
         exemplars: pictures that stand for a cluster.
@@ -163,11 +182,7 @@ def features(
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
     names = layer_names(prepared, [layers] if one else layers)  # type: ignore[arg-type, list-item]
-    alone = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable) or hasattr(images, "ndim")
-    sources: list[Any] = [images] if alone else list(images)  # type: ignore[arg-type]
-    if not all(isinstance(source, str | os.PathLike) for source in sources):
-        raise OptionError("features: pictures are read from files a few at a time; give a folder or a list of paths")
-    collected = collect(prepared, expand_paths(sources), names, progress=progress)
+    collected = collect(prepared, _source(images), names, progress=progress)
     drawn = draw_layers(
         prepared,
         collected,
@@ -179,6 +194,16 @@ def features(
         progress=progress,
     )
     return list(drawn)
+
+
+def _source(images: Any) -> Source:
+    if isinstance(images, Source):
+        return images
+    alone = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable) or hasattr(images, "ndim")
+    places: list[Any] = [images] if alone else list(images)
+    if not all(isinstance(place, str | os.PathLike) for place in places):
+        raise OptionError("features: pictures are read from files a few at a time; give a folder or a list of paths")
+    return open_pictures([os.fspath(place) for place in places])
 
 
 def drawing_spec(recipe: str | Spec, **given: Any) -> Spec:
@@ -203,17 +228,20 @@ def layer_names(classifier: Prepared, layers: Sequence[LayerName | None]) -> tup
 
 
 def collect(
-    classifier: Prepared, paths: Sequence[Path], layers: Sequence[str], *, progress: Progress | None = None
+    classifier: Prepared, pictures: Pictures, layers: Sequence[str], *, progress: Progress | None = None
 ) -> Collected:
-    """Pooled activations of pictures from files, read a few at a time: memory for one row per picture only.
+    """Pooled activations of pictures, read a few at a time: memory for one row per picture only.
 
     Raises:
         InputError: if no picture can be read.
     """
-    kept: list[str] = []
+    keys: list[str] = []
+    paths: list[str] = []
     rows: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     broken: list[Record] = []
-    for batch in stream(classifier, paths):
+    source = as_source(pictures)
+    total = len(source.keys())
+    for batch in stream(classifier, source):
         broken += batch.broken
         if batch.images is not None:
             _, found = activations(classifier, batch.images, layers)
@@ -225,14 +253,19 @@ def collect(
             alive = torch.stack([values.isfinite().all(dim=1) for values in pooled.values()]).all(dim=0)
             for layer in layers:
                 rows[layer].append(pooled[layer][alive])
-            kept += [str(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if fine]
-            broken += [no_answer(path) for path, fine in zip(batch.paths, alive.tolist(), strict=True) if not fine]
+            for key, path, fine in zip(batch.keys, batch.paths, alive.tolist(), strict=True):
+                if fine:
+                    keys.append(key)
+                    paths.append(path)
+                else:
+                    broken.append(no_answer(path))
         if progress is not None:
-            progress(batch.done, len(paths), "activations")
-    if not kept:
+            progress(batch.done, total, "activations")
+    if not keys:
         first = f" ({broken[0].error})" if broken else ""
-        raise InputError(f"none of the {len(paths)} files is a picture that can be read{first}")
-    return Collected(tuple(kept), {layer: torch.cat(values) for layer, values in rows.items()}, tuple(broken))
+        raise InputError(f"none of the {total} files is a picture that can be read{first}")
+    pooled = {layer: torch.cat(values) for layer, values in rows.items()}
+    return Collected(source, tuple(keys), tuple(paths), pooled, tuple(broken))
 
 
 def draw_layers(
@@ -245,14 +278,14 @@ def draw_layers(
     previous: str = "auto",
     seed: int = 0,
     frames: int = 8,
+    without: Container[str] = (),
     progress: Progress | None = None,
 ) -> Iterator[LayerFeatures]:
-    """The facets of each layer, found and drawn, each layer as soon as it is done."""
+    """The facets of each layer, found and drawn, each layer as soon as it is done; `without` some that are there."""
     spec = parse_spec(recipe, "recipe")
-    before = {layer: _previous(classifier, layer, previous) for layer in collected.pooled}
-    maps = {
-        layer: find_facets(pooled, facets, exemplars=exemplars, seed=seed) for layer, pooled in collected.pooled.items()
-    }
+    wanted = {layer: pooled for layer, pooled in collected.pooled.items() if layer not in without}
+    before = {layer: _previous(classifier, layer, previous) for layer in wanted}
+    maps = {layer: find_facets(pooled, facets, exemplars=exemplars, seed=seed) for layer, pooled in wanted.items()}
     for layer, found in maps.items():
         yield _drawn_layer(classifier, collected, layer, before[layer], found, spec, seed, frames, progress)
 
@@ -275,7 +308,7 @@ def _drawn_layer(
     progress: Progress | None,
 ) -> LayerFeatures:
     start = clock(classifier.device)
-    images = tuple(_seen(classifier, [collected.paths[row] for row in facet.exemplars]) for facet in found.facets)
+    images = _seen(classifier, collected, [facet.exemplars for facet in found.facets])
     given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
     streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
     recipe = entry("recipe", spec.name)
@@ -309,10 +342,12 @@ def _drawn_layer(
     )
 
 
-def _seen(classifier: Prepared, paths: Sequence[str]) -> Tensor:
-    """(n, C, H, W) the pictures as the network sees them."""
-    pictures = [read_image(path, classifier.preprocess.channels) for path in paths]
-    return classifier.preprocessed(pictures, classifier.views(pictures))
+def _seen(classifier: Prepared, collected: Collected, groups: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """(n, C, H, W) the pictures of each group of rows as the network sees them."""
+    rows = {row for group in groups for row in group}
+    pictures = dict(collected.pictures(rows, channels=classifier.preprocess.channels))
+    chosen = [[pictures[row] for row in group] for group in groups]
+    return tuple(classifier.preprocessed(group, classifier.views(group)) for group in chosen)
 
 
 @dataclass(frozen=True)

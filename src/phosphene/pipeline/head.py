@@ -100,7 +100,7 @@ def fit_head(
     prepared = prepare(classifier)
     features, kept, broken = _features(prepared, paths, progress)
     names = tuple(group.name for group in groups)
-    truth = np.array([names.index(path.relative_to(folder).parts[0]) for path in kept], dtype=np.int64)
+    truth = np.array([names.index(Path(path).relative_to(folder).parts[0]) for path in kept], dtype=np.int64)
     counts = np.bincount(truth, minlength=len(names))
     fitted, kept_out = _split(truth, counts, names, held_out, seed)
     weight, bias, strength = _logistic(features[fitted], truth[fitted], seed)
@@ -111,7 +111,7 @@ def fit_head(
     np.add.at(confusion, (truth[kept_out], predicted[kept_out]), 1)
     records = tuple(
         Record(
-            str(kept[index]),
+            kept[index],
             "ok",
             values={
                 "label": names[truth[index]],
@@ -153,10 +153,10 @@ def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _features(
     classifier: Classifier, paths: Sequence[Path], progress: Progress | None
-) -> tuple[Floats, list[Path], tuple[Record, ...]]:
+) -> tuple[Floats, list[str], tuple[Record, ...]]:
     """(features (N, k), the N files they are of, the files that could not be read)."""
     rows: list[Floats] = []
-    kept: list[Path] = []
+    kept: list[str] = []
     broken: list[Record] = []
     for batch in stream(classifier, paths):
         broken += batch.broken

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
-from phosphene.errors import OptionError
+from phosphene.errors import CancelledError, OptionError
 from phosphene.labels import class_list
 from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared, prepare
@@ -197,8 +197,8 @@ def synthesize(
 ) -> Iterator[Impression]:
     """The images of all jobs in order, each as soon as its batch is done.
 
-    Interrupted (Ctrl-C), it yields what the batch under way looks like, marked as stopped, and then passes the
-    interruption on.
+    Where `progress` asks for a stop (CancelledError), it yields what the batch under way looks like, marked as stopped,
+    and then passes the error on.
     """
     spec = parse_spec(recipe, "recipe")
     _check_jobs(jobs, entry("recipe", spec.name))
@@ -247,20 +247,20 @@ class _Making:
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def run(self) -> Iterator[Impression]:
-        """The impressions when all steps are done, or what there is of them when interrupted."""
-        begun, interrupted = clock(self.classifier.device), None
+        """The impressions when all steps are done, or what there is of them when that is stopped."""
+        begun, stopped = clock(self.classifier.device), None
         try:
             for step in self._steps():
                 self._note(step)
-        except KeyboardInterrupt as stop:
-            interrupted = stop
+        except CancelledError as stop:
+            stopped = stop
         seconds = (clock(self.classifier.device) - begun) / len(self.jobs)
         if self.last is not None:
             for index in range(len(self.jobs)):
                 made = self._impression(index, self.last)
-                yield replace(made, seconds=seconds, stopped=interrupted is not None)
-        if interrupted is not None:
-            raise interrupted
+                yield replace(made, seconds=seconds, stopped=stopped is not None)
+        if stopped is not None:
+            raise stopped
 
     def _steps(self) -> Iterator[Step]:
         streams = Streams(tuple(job.seed for job in self.jobs), tuple(job.name for job in self.jobs))

@@ -1,18 +1,20 @@
-"""Pictures from files a few at a time, so that a folder of any size fits; what cannot be read becomes a record."""
+"""Pictures from a source a few at a time, so that any number fits; what cannot be read becomes a record."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
 
 from torch import Tensor
 
 from phosphene.classifier import Classifier, ViewKind
-from phosphene.errors import InputError
-from phosphene.images import Picture, read_image
+from phosphene.images import Picture
+from phosphene.sources import Files, Source
 from phosphene.types import Record, View
+
+Pictures = Source | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,17 @@ class Batch:
     """A few pictures that could be read, and some that could not.
 
     Args:
-        paths: of the pictures that could be read.
-        pictures: as they are in the files.
+        keys: of the pictures that could be read.
+        paths: of the same.
+        pictures: as they were read.
         views: what the network sees of each.
         images: (N, C, H, W) in [0, 1] what it sees; None if no picture of the batch could be read.
-        broken: one record per file that could not be read.
-        done: files read so far, this batch included.
+        broken: one record per picture that could not be read.
+        done: pictures read so far, this batch included.
     """
 
-    paths: tuple[Path, ...]
+    keys: tuple[str, ...]
+    paths: tuple[str, ...]
     pictures: tuple[Picture, ...]
     views: tuple[View, ...]
     images: Tensor | None
@@ -44,6 +48,7 @@ class Batch:
         broken = [no_answer(path) for path, fine in zip(self.paths, alive.tolist(), strict=True) if not fine]
         return replace(
             self,
+            keys=tuple(self.keys[index] for index in kept),
             paths=tuple(self.paths[index] for index in kept),
             pictures=tuple(self.pictures[index] for index in kept),
             views=tuple(self.views[index] for index in kept),
@@ -58,26 +63,40 @@ def no_answer(path: str | os.PathLike[str]) -> Record:
     return Record(str(path), "error", f"{path}: {why}")
 
 
+def as_source(pictures: Pictures) -> Source:
+    """Files as a source, which a source is already."""
+    return pictures if isinstance(pictures, Source) else Files([os.fspath(path) for path in pictures])
+
+
 def stream(
-    classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, view: ViewKind = "center", size: int = 16
+    classifier: Classifier,
+    pictures: Pictures,
+    *,
+    view: ViewKind = "center",
+    size: int = 16,
 ) -> Iterator[Batch]:
-    """The pictures as the network sees them, `size` files at a time; a network of any input size gets them singly."""
+    """The pictures as the network sees them, `size` at a time; a network of any input size gets them singly.
+
+    Args:
+        classifier: that sees them.
+        pictures: a source, or files.
+        view: which part of each is seen.
+        size: of a batch.
+    """
+    source = as_source(pictures)
     size = size if classifier.preprocess.size is not None else 1
-    for start in range(0, len(paths), size):
-        kept: list[tuple[Path, Picture]] = []
-        broken: list[Record] = []
-        for path in map(Path, paths[start : start + size]):
-            try:
-                kept.append((path, read_image(path, classifier.preprocess.channels)))
-            except InputError as error:
-                broken.append(Record(str(path), "error", str(error)))
-        pictures = [picture for _, picture in kept]
-        views = classifier.views(pictures, view)
+    items, done = source.items(channels=classifier.preprocess.channels), 0
+    while batch := list(islice(items, size)):
+        done += len(batch)
+        kept = [item for item in batch if item.picture is not None]
+        shown = [item.picture for item in kept if item.picture is not None]
+        views = classifier.views(shown, view)
         yield Batch(
-            paths=tuple(path for path, _ in kept),
-            pictures=tuple(pictures),
+            keys=tuple(item.key for item in kept),
+            paths=tuple(item.path for item in kept),
+            pictures=tuple(shown),
             views=views,
-            images=classifier.preprocessed(pictures, views) if kept else None,
-            broken=tuple(broken),
-            done=min(start + size, len(paths)),
+            images=classifier.preprocessed(shown, views) if kept else None,
+            broken=tuple(Record(item.path, "error", item.error) for item in batch if item.picture is None),
+            done=done,
         )

@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
-from phosphene.images import expand_paths
+from phosphene.errors import CancelledError
 from phosphene.pipeline.features import collect
-from phosphene.runs.session import Common, close_rows, row_plan
-from phosphene.store import FolderSink
+from phosphene.runs.session import Common, check_resume, close_rows, keep_inputs, row_plan
+from phosphene.sources import open_pictures
+from phosphene.store import FolderSink, read_manifest
 from phosphene.synthesis.facets import check_counts
 from phosphene.tasks.features import FeaturesConfig
 
 
-def draw_features(pictures: Sequence[str], config: FeaturesConfig, common: Common) -> dict[str, Any]:
+def draw_features(
+    pictures: Sequence[str], config: FeaturesConfig, common: Common, *, resume: bool = False
+) -> dict[str, Any]:
     """Find and draw the facets of layers; a broken picture is a row among the errors, the others count.
 
     Args:
-        pictures: folders of pictures, or pictures.
+        pictures: files, folders, patterns, tables, tar archives and URLs of pictures.
         config: what is drawn and how; its seed is that of the common options.
         common: the common options.
+        resume: go on with the run in --out; layers that are done stay.
 
     Returns:
         The JSON answer of the command: {"run", "report", "layers": [...], "errors": [...]}.
@@ -30,23 +35,35 @@ def draw_features(pictures: Sequence[str], config: FeaturesConfig, common: Commo
         InputError: if no picture can be read.
         OptionError: for too few pictures, or options that make no sense.
         NotFoundError: for an unknown layer or recipe.
+        CancelledError: if it was stopped; the layers that are done are kept.
     """
+    check_resume(common, resume)
     classifier = common.load()
     config = replace(config, seed=common.seed)
     options = config.described(classifier)
     names = config.names(classifier)
-    paths = expand_paths(pictures)
+    source = open_pictures(pictures)
+    paths = {entry.key: entry.path for entry in source.entries()}
+    keep_inputs(common, [*pictures, *paths.values()])
     check_counts(len(paths), config.facets, config.exemplars)
-    plan = row_plan("features", names, common, classifier, {**options, "pictures": len(paths)})
+    options |= {"pictures": len(paths), "pictures_sha256": sha256("\0".join(paths).encode()).hexdigest()}
+    plan = row_plan("features", names, common, classifier, options)
+
+    def announce(done: int, total: int, text: str) -> None:
+        common.cancel.raise_if_cancelled()
+        common.announce(done, total, text)
+
     begun = time.perf_counter()
-    errors: list[dict[str, Any]] = []
-    with FolderSink(common.out, plan, overwrite=common.overwrite) as sink:
+    with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
+        errors: list[dict[str, Any]] = read_manifest(sink.place).get("errors", [])
         try:
-            collected = collect(classifier, paths, names, progress=common.announce)
-            errors = [{"path": record.path, "error": record.error} for record in collected.broken]
-            for row in config.run(classifier, collected, progress=common.announce):
-                sink.write(row)
-        except KeyboardInterrupt:
+            if not sink.done.issuperset(names):
+                # Of all layers, also those that are done: the last bits may depend on what else is looked at.
+                collected = collect(classifier, source, names, progress=announce)
+                errors = [{"path": record.path, "error": record.error} for record in collected.broken]
+                for row in config.run(classifier, collected, without=sink.done, progress=announce):
+                    sink.write(row)
+        except CancelledError:
             close_rows(sink, config.rows, common, begun, complete=False, errors=errors)
             raise
         return close_rows(sink, config.rows, common, begun, errors=errors)

@@ -10,9 +10,9 @@ from pathlib import PurePath
 from typing import Any
 
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
+from phosphene.errors import CancelledError
 from phosphene.pipeline.impress import Job, batched
-from phosphene.runs.session import Common, close_rows, row_plan
+from phosphene.runs.session import Common, check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, open_run, row_to_json
 from phosphene.tasks.impress import ImpressConfig, job_key
@@ -36,10 +36,9 @@ def impress_images(
     Raises:
         OptionError: for options that do not go together.
         NotFoundError: for an unknown class, layer or recipe.
-        KeyboardInterrupt: if it was stopped; what there is of the batch under way is kept, too.
+        CancelledError: if it was stopped; what there is of the batch under way is kept, too.
     """
-    if resume and common.out is None:
-        raise OptionError("--resume needs --out, the folder of the run to go on with")
+    check_resume(common, resume)
     classifier = common.load()
     config = replace(config, seed=common.seed)
     jobs = config.jobs(classifier)
@@ -47,18 +46,18 @@ def impress_images(
     options = {**config.described(jobs), "judge": None if reader is None else reader.name}
     keys = tuple(job_key(number, job, classifier.labels) for number, job in enumerate(jobs))
     plan = row_plan("fuse" if config.fused else "impress", keys, common, classifier, options)
-    begun, stopped = time.perf_counter(), False
+    begun, stopped = time.perf_counter(), None
     with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
         try:
             _write_rows(sink, config, jobs, common, classifier, reader)
-        except KeyboardInterrupt:
-            stopped = True
+        except CancelledError as error:
+            stopped = error
         rows = [row_to_json(row) for row in open_run(sink.place).rows()]
         if config.fused:
             sink.folder.save_text("labels.csv", labels_table(rows))
-        answer = close_rows(sink, config.rows, common, begun, complete=not stopped)
-    if stopped:
-        raise KeyboardInterrupt
+        answer = close_rows(sink, config.rows, common, begun, complete=stopped is None)
+    if stopped is not None:
+        raise stopped
     return answer
 
 
@@ -78,9 +77,11 @@ def _write_rows(
         own = keys[start : start + len(batch)]
 
         def progress(done: int, total: int, text: str, before: int = start, size: int = len(batch)) -> None:
+            common.cancel.raise_if_cancelled()
             steps = total // size
             common.announce(before * steps + done, len(jobs) * steps, text)
 
+        common.cancel.raise_if_cancelled()
         if not finished.issuperset(own):
             for row in config.run(classifier, batch, start=start, judge=judge, progress=progress):
                 if row.key not in finished:

@@ -9,8 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from phosphene.cancel import Cancel
-from phosphene.errors import CancelledError, InputError, OptionError, printable
-from phosphene.runs.session import Common, close_rows, keep_inputs, row_plan
+from phosphene.errors import CancelledError, InputError, printable
+from phosphene.runs.session import Common, check_resume, close_rows, keep_inputs, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Item, Source, open_pictures
 from phosphene.store import FolderSink, Run, open_run
@@ -49,10 +49,7 @@ def run_over_pictures(
         PhospheneError: for what concerns the whole run: options, model, output folder.
         CancelledError: if it was stopped; what was done is kept and in the report.
     """
-    if resume and common.out is None:
-        raise OptionError("--resume needs --out, the folder of the run to go on with")
-    if resume and common.overwrite:
-        raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
+    check_resume(common, resume)
     source = open_pictures(specs)
     paths = {entry.key: entry.path for entry in source.entries()}
     keep_inputs(common, [*specs, *paths.values()])

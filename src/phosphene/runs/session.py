@@ -158,6 +158,18 @@ def _listed(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row_to_json(row).items() if name != "kind"}
 
 
+def check_resume(common: Common, resume: bool) -> None:
+    """Refuse to go on with a run that is not named, or that is to be replaced.
+
+    Raises:
+        OptionError: naming the options.
+    """
+    if resume and common.out is None:
+        raise OptionError("--resume needs --out, the folder of the run to go on with")
+    if resume and common.overwrite:
+        raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
+
+
 def keep_inputs(common: Common, paths: Sequence[str | Path]) -> None:
     """Refuse to clear a run folder that holds what is to be read.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -74,8 +74,35 @@ class Source:
         wanted = (entry for entry in self.entries() if entry.key not in skip)
         return load_ahead(wanted, threads=threads, window=window, cancel=cancel, **reading)
 
+    def chosen(self, keys: Collection[str], **reading: Any) -> Iterator[Item]:
+        """The pictures of these keys alone, in the source's order; no other is read.
+
+        Args:
+            keys: of the pictures.
+            **reading: as `items` takes it.
+
+        Example:
+            >>> class Blank(Source):
+            ...     def entries(self):
+            ...         for key in "abc":
+            ...             yield Entry(key, key, lambda: torch.zeros(3, 8, 8))
+            >>> [item.key for item in Blank().chosen({"c", "a"})]
+            ['a', 'c']
+        """
+        return self.items(skip=_AllBut(keys), **reading)
+
     def __iter__(self) -> Iterator[Item]:
         return self.items()
+
+
+class _AllBut:
+    """Whatever is not among some keys."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self.keys = frozenset(keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self.keys
 
 
 Kind = TypeVar("Kind", bound=type[Source])

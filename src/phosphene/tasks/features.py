@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from phosphene.images import read_image, to_pil
+from phosphene.images import to_pil
 from phosphene.pipeline.features import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
 from phosphene.registry import Spec
 from phosphene.render import group_color, side_by_side, thumbnail, thumbnail_map
@@ -74,16 +74,22 @@ class FeaturesConfig:
         return options
 
     def run(
-        self, classifier: Prepared, collected: Collected, *, progress: Progress | None = None
+        self,
+        classifier: Prepared,
+        collected: Collected,
+        *,
+        without: Container[str] = (),
+        progress: Progress | None = None,
     ) -> Iterator[FeatureRow]:
         """A row for each layer, as soon as its facets are drawn.
 
         Args:
             classifier: whose layers they are.
             collected: what the layers answered to the pictures.
+            without: layers that are there already.
             progress: called with (steps done, in all, what is being done).
         """
-        thumbnails = _Thumbnails(collected.paths)
+        thumbnails = _Thumbnails(collected)
         drawn = draw_layers(
             classifier,
             collected,
@@ -93,6 +99,7 @@ class FeaturesConfig:
             previous=self.previous,
             seed=self.seed,
             frames=_STRIP,
+            without=without,
             progress=progress,
         )
         for layer in drawn:
@@ -102,21 +109,23 @@ class FeaturesConfig:
 class _Thumbnails:
     """Small copies of pictures, each read once."""
 
-    def __init__(self, paths: Sequence[str], side: int = 144) -> None:
-        self.paths = paths
-        self.side = side
+    def __init__(self, collected: Collected, side: int = 144) -> None:
+        self.collected, self.side = collected, side
         self._made: dict[int, Image.Image] = {}
 
-    def __getitem__(self, index: int) -> Image.Image:
-        if index not in self._made:
-            self._made[index] = thumbnail(read_image(self.paths[index]), self.side)
-        return self._made[index]
+    def of(self, rows: Collection[int]) -> Mapping[int, Image.Image]:
+        """Of some rows, and whatever was made before."""
+        missing = set(rows) - self._made.keys()
+        if missing:
+            self._made |= {row: thumbnail(picture, self.side) for row, picture in self.collected.pictures(missing)}
+        return self._made
 
 
-def _layer_row(drawn: LayerFeatures, collected: Collected, thumbnails: _Thumbnails) -> FeatureRow:
+def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) -> FeatureRow:
     stem = file_stem(drawn.layer)
     front = {row for facet in drawn.facets for row in facet.facet.exemplars}
     shown = front | set(range(min(_THUMBNAILS, len(collected.paths))))
+    thumbnails = made.of(shown)
     sheet = thumbnail_map(
         drawn.map.points.numpy(),
         [thumbnails[row] if row in shown else None for row in range(len(collected.paths))],
@@ -143,7 +152,9 @@ def _layer_row(drawn: LayerFeatures, collected: Collected, thumbnails: _Thumbnai
     )
 
 
-def _facet_row(stem: str, number: int, facet: DrawnFacet, drawn: LayerFeatures, thumbnails: _Thumbnails) -> FacetRow:
+def _facet_row(
+    stem: str, number: int, facet: DrawnFacet, drawn: LayerFeatures, thumbnails: Mapping[int, Image.Image]
+) -> FacetRow:
     frames = [to_pil(frame) for frame in facet.frames]
     steps = [1, *(round(index * drawn.steps / _STRIP) for index in range(1, _STRIP + 1))][-len(frames) :]
     strip = side_by_side([to_pil(facet.start), *frames], ["start", *(f"step {step}" for step in steps)], height=128)

@@ -110,7 +110,7 @@ class ImpressConfig:
         judge: Classifier | None = None,
         progress: Progress | None = None,
     ) -> Iterator[ImpressionRow]:
-        """A row for each job, in order; interrupted, rows of what there is, marked as stopped, then the interruption.
+        """A row for each job, in order; stopped by `progress`, rows of what there is, marked so, then CancelledError.
 
         Args:
             classifier: that the images are made from.
