@@ -23,7 +23,7 @@ from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
 Edit = Callable[[str, Tensor], Tensor]
-Rule = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+ReluRule = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
 @contextmanager
@@ -243,7 +243,7 @@ class ValueHooks(TorchFunctionMode):
 
 
 @contextmanager
-def relu_rule(rule: Rule) -> Iterator[Callable[[Tensor], None]]:
+def relu_rule(rule: ReluRule) -> Iterator[Callable[[Tensor], None]]:
     """Every ReLU that this thread runs inside the context passes gradients back by `rule`; yields a check.
 
     Caught are ReLU, ReLU6, hardtanh and clamp from 0, threshold and maximum at 0, as modules, functions and
@@ -273,7 +273,7 @@ def relu_rule(rule: Rule) -> Iterator[Callable[[Tensor], None]]:
 class _ReluRule(TorchFunctionMode):
     """Sees each torch call of its thread before it runs."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: ReluRule) -> None:
         super().__init__()
         self.rule = rule
         self.places: dict[Any, str] = {}  # node of the graph -> the layer that made it, where there may be no rule
@@ -324,7 +324,7 @@ class _Rectify(torch.autograd.Function):
     """min(max(x, 0), upper), whose backward pass is a rule."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, upper: float, rule: Rule, in_place: bool, keeps_output: bool) -> Tensor:
+    def forward(ctx: Any, values: Tensor, upper: float, rule: ReluRule, in_place: bool, keeps_output: bool) -> Tensor:
         ctx.rule = rule
         high = None if upper == math.inf else upper
         if in_place:

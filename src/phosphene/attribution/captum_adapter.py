@@ -68,11 +68,11 @@ class ScoreOf(nn.Module):
         for child in self.network.modules():
             if getattr(child, "inplace", False):  # captum's hooks need what an activation was given
                 child.inplace = False  # type: ignore[assignment]
-        self.reading = (prepared, target)  # in a tuple, as it is no part of the network
+        self.scored = (prepared, target)  # in a tuple, as it is no part of the network
 
     def forward(self, images: Tensor) -> Tensor:
         """The score (N, 1)."""
-        prepared, target = self.reading
+        prepared, target = self.scored
         with capture(self.network, target.layers) as found:
             raw = self.network(images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
@@ -80,8 +80,8 @@ class ScoreOf(nn.Module):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What captum is asked about one image: the score as a network, the image and its baseline, normalized."""
+class CaptumInputs:
+    """What captum's methods are given of one image: its score as a network, the image and its baseline, normalized."""
 
     score: ScoreOf
     image: Tensor
@@ -118,7 +118,7 @@ def explained(
     images: Tensor,
     target: Target,
     name: str,
-    answer: Callable[[Question], tuple[Tensor, Tensor | None]],
+    answer: Callable[[CaptumInputs], tuple[Tensor, Tensor | None]],
     *,
     baseline: Baseline = "mean",
     generator: torch.Generator | None = None,
@@ -148,8 +148,8 @@ def explained(
             base = prepared.preprocess.normalize(color[None].to(image)).expand_as(image)
             score = ScoreOf(prepared, target.rows(index, index + 1))
             try:
-                question = Question(score, image.detach().requires_grad_(), base.contiguous(), batch_size or 8)
-                values, missing = answer(question)
+                inputs = CaptumInputs(score, image.detach().requires_grad_(), base.contiguous(), batch_size or 8)
+                values, missing = answer(inputs)
                 scores.append(score(image).detach()[:, 0])
             except PhospheneError:
                 raise
@@ -169,7 +169,7 @@ def _seed(generator: torch.Generator) -> None:
     random.seed(seed)
 
 
-def _refuse_unwatched(name: str, asked: Question) -> None:
+def _refuse_unwatched(name: str, asked: CaptumInputs) -> None:
     """Refuse a network with nonlinear steps outside the modules that captum's DeepLift hooks: it would misread them."""
     watched = tuple(import_module("captum.attr._core.deep_lift").SUPPORTED_NON_LINEAR)
     seen: set[Any] = set()  # nodes of the graph that watched modules made
@@ -186,7 +186,7 @@ def _refuse_unwatched(name: str, asked: Question) -> None:
             handle.remove()
     unwatched = any(node_kind(node) in _NONLINEAR and node not in seen for node in nodes)
     if unwatched or any(node_kind(node) in _PRODUCTS and len(nodes_below(node)) > 1 for node in nodes):
-        network = asked.score.reading[0].name
+        network = asked.score.scored[0].name
         raise ModelError(
             f"captum:{name} would misread {network}: it watches modules of ReLU, ELU, sigmoid, tanh, softplus, softmax "
             "and max-pooling alone, and here other activations, functions or products of features take part; use "
@@ -256,7 +256,7 @@ def deep_lift_shap(
         kokhlikyan2020; lundberg2017.
     """
 
-    def three(asked: Question) -> Tensor:
+    def three(asked: CaptumInputs) -> Tensor:
         return _three(classifier, asked.base)
 
     answer = partial(_rescaled, name="deep_lift_shap", method="DeepLiftShap", bases_of=three)
@@ -264,7 +264,7 @@ def deep_lift_shap(
 
 
 def _rescaled(
-    asked: Question, *, name: str, method: str, bases_of: Callable[[Question], Tensor]
+    asked: CaptumInputs, *, name: str, method: str, bases_of: Callable[[CaptumInputs], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The map by one of captum's methods with the rescale rule, and what lacks in its sum."""
     _refuse_unwatched(name, asked)
@@ -313,7 +313,7 @@ def gradient_shap(
         kokhlikyan2020; lundberg2017.
     """
 
-    def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
+    def answer(asked: CaptumInputs) -> tuple[Tensor, Tensor | None]:
         bases = _three(classifier, asked.base)
         return asked.attribute("GradientShap", baselines=bases, n_samples=samples, stdevs=noise).sum(dim=1), None
 
@@ -342,7 +342,7 @@ def lrp(classifier: Classifier, images: Tensor, target: Target, *, batch_size: i
         kokhlikyan2020; bach2015.
     """
 
-    def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
+    def answer(asked: CaptumInputs) -> tuple[Tensor, Tensor | None]:
         if _branches(asked.score(asked.image)):
             raise ModelError(
                 f"captum:lrp has no rule for branches that meet in a sum, product or concatenation, as in "
@@ -483,7 +483,7 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
 
         layout = prepare(classifier).layout(names[0])
 
-        def answer(asked: Question) -> tuple[Tensor, Tensor | None]:
+        def answer(asked: CaptumInputs) -> tuple[Tensor, Tensor | None]:
             watched = asked.score.network.get_submodule(names[0])
             found = asked.attribute(
                 method, watched, baselines=asked.base, n_steps=steps, internal_batch_size=asked.batch

@@ -9,7 +9,7 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
 from phosphene.graph import LayerName, spatial_map
-from phosphene.hooks import Rule
+from phosphene.hooks import ReluRule
 from phosphene.maps import max_over_channels
 from phosphene.runtime import prepare, rule_gradient
 from phosphene.targets import Target
@@ -19,7 +19,7 @@ Reduce = Literal["sum", "max_abs"]
 
 
 def relu_rule_map(
-    rule: Rule,
+    rule: ReluRule,
     classifier: Classifier,
     images: Tensor,
     target: Target,

@@ -8,7 +8,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.impress import Frames, Judge, Preset, Resume, Steps, drawn
+from phosphene.cli.impress import Frames, Judge, PresetOption, Resume, Steps, drawn
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
@@ -21,7 +21,7 @@ def fuse(
         list[str] | None, typer.Argument(metavar="CLASS CLASS...", help="Two classes or more; none for random pairs.")
     ] = None,
     recipe: Annotated[str, typer.Option(metavar="SPEC", help="fuse, with options.")] = "fuse",
-    preset: Preset = None,
+    preset: PresetOption = None,
     steps: Steps = None,
     count: Annotated[int, typer.Option(help="Number of images; without classes each of a random pair.")] = 1,
     judge: Judge = "auto",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Classes = Annotated[
     list[str] | None, typer.Argument(metavar="CLASS...", help="Index, WordNet id, name or part of one.")
 ]
-Preset = Annotated[
+PresetOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="best, or paper for the paper's own numbers; other recipes may have others."),
 ]
@@ -38,7 +38,7 @@ def impress(
     recipe: Annotated[
         str, typer.Option(metavar="SPEC", help="sci, class_impression or class_model, with options.")
     ] = "sci",
-    preset: Preset = None,
+    preset: PresetOption = None,
     steps: Steps = None,
     count: Annotated[int, typer.Option(help="Images per class, with one seed after another.")] = 1,
     judge: Judge = "auto",

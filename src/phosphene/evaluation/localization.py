@@ -10,7 +10,7 @@ from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
 from phosphene.images import Picture, picture_size, read_image
-from phosphene.localization.presets import Preset
+from phosphene.localization.presets import LocalizationPreset
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.iou import best_iou
 from phosphene.metrics.pointing_game import pointing_hit
@@ -43,7 +43,7 @@ class LocalizationScores:
     """
 
     name: str
-    way: Preset | None = None
+    way: LocalizationPreset | None = None
     overlaps: list[float] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
     best: list[bool] = field(default_factory=list)
@@ -83,7 +83,7 @@ class LocalizationScores:
         }
 
 
-def _identity(way: Preset) -> dict[str, object]:
+def _identity(way: LocalizationPreset) -> dict[str, object]:
     return {"method": "+".join(way.methods), "segment": way.segment, "preset": way.name}
 
 
@@ -111,7 +111,7 @@ class Localization:
 def localization(
     classifier: Prepared,
     truths: Sequence[Truth],
-    ways: Sequence[Preset],
+    ways: Sequence[LocalizationPreset],
     *,
     tolerance: float = 0.0,
     seed: int = 0,

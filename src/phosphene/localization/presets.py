@@ -24,7 +24,7 @@ class FineMaps:
 
 
 @dataclass(frozen=True)
-class Preset:
+class LocalizationPreset:
     """One way to localize; data, so that it can be read, changed and written down.
 
     Args:
@@ -51,7 +51,7 @@ class Preset:
     other_level: float = 0.25
     fine: FineMaps | None = None
 
-    def with_methods(self, methods: tuple[str, ...]) -> Preset:
+    def with_methods(self, methods: tuple[str, ...]) -> LocalizationPreset:
         """The same way with other maps."""
         return replace(
             self,
@@ -69,7 +69,7 @@ class Preset:
 # The paper, literally: ten-crop saliency, samples above 95 % and below 30 %, two fixed mixtures, one cut on color.
 # It gives neither the number of components nor the smoothness: 5, in RGB, are those of GrabCut; its 50 leaves nothing
 # to cut out in three pictures of ten, so 8 is ours (1 to 8 make no difference).
-_PAPER = Preset("paper", ("saliency:crops=10",), graph_cut=GraphCut(smoothness=8.0))
+_PAPER = LocalizationPreset("paper", ("saliency:crops=10",), graph_cut=GraphCut(smoothness=8.0))
 
 _BEST_CUT = GraphCut(
     foreground=0.85,
@@ -85,7 +85,7 @@ _BEST_CUT = GraphCut(
 )
 
 # Chosen on 300 ILSVRC validation images: see docs/localization.md.
-_BEST = Preset(
+_BEST = LocalizationPreset(
     "best",
     ("layer_saliency",),
     sizes=(1.0, 1.5, 2.0),
@@ -105,7 +105,7 @@ _BEST = Preset(
 PRESETS = {preset.name: preset for preset in (_PAPER, _BEST)}
 
 
-def preset(name: str | Preset) -> Preset:
+def preset(name: str | LocalizationPreset) -> LocalizationPreset:
     """The preset of a name.
 
     Raises:
@@ -115,7 +115,7 @@ def preset(name: str | Preset) -> Preset:
         >>> preset("paper").methods
         ('saliency:crops=10',)
     """
-    if isinstance(name, Preset):
+    if isinstance(name, LocalizationPreset):
         return name
     if name not in PRESETS:
         raise NotFoundError(f"no preset '{name}'{suggest(name, PRESETS)} (there are: {', '.join(PRESETS)})")

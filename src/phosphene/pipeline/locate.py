@@ -17,7 +17,7 @@ from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
-from phosphene.localization.presets import Preset, preset
+from phosphene.localization.presets import LocalizationPreset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
 from phosphene.pipeline.deep_features import deep_features
@@ -68,7 +68,7 @@ def locate(
     target: TargetLike = None,
     method: str | Spec | Sequence[str | Spec] | None = None,
     segment: SegmentName | None = None,
-    preset: str | Preset = "best",
+    preset: str | LocalizationPreset = "best",
     seed: int = 0,
 ) -> list[Located]:
     """Where the classes are in one picture: masks and boxes in its own pixels.
@@ -81,7 +81,7 @@ def locate(
         target: one class or several, by index, WordNet id or name; None for the best one.
         method: attribution methods instead of the preset's; the maps of several are put together.
         segment: "graphcut" or "threshold" instead of the preset's own.
-        preset: "best", "paper" as Simonyan et al. describe it, or a Preset.
+        preset: "best", "paper" as Simonyan et al. describe it, or a LocalizationPreset.
         seed: of methods that draw random numbers.
 
     Returns:
@@ -123,8 +123,10 @@ def _one(pictures: list[Picture]) -> list[Picture]:
 
 
 def configured(
-    name: str | Preset, method: str | Spec | Sequence[str | Spec] | None = None, segment: SegmentName | None = None
-) -> Preset:
+    name: str | LocalizationPreset,
+    method: str | Spec | Sequence[str | Spec] | None = None,
+    segment: SegmentName | None = None,
+) -> LocalizationPreset:
     """The preset with other methods or another segmentation, as asked for.
 
     Example:
@@ -170,7 +172,7 @@ class Evidence:
 
 
 def evidence(
-    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: Preset, *, seed: int = 0
+    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: LocalizationPreset, *, seed: int = 0
 ) -> list[Evidence]:
     """The maps of each picture and class, put together on a grid of at most 96 cells a side over the whole picture.
 
@@ -183,7 +185,7 @@ def evidence(
     problems: list[str | None] = [None] * len(pictures)
     fine = True
     for spec in map(parse_spec, way.methods):
-        for size in _looks(classifier, spec, way):
+        for size in _sizes_shown(classifier, spec, way):
             views = [whole_view(picture_size(picture), size) for picture in pictures]
             images = classifier.preprocessed(pictures, views)
             for mirrored in (False, True) if way.mirror and not _is_slow(spec) else (False,):
@@ -208,7 +210,7 @@ def evidence(
 
 
 def _deep_features(
-    classifier: Prepared, pictures: Sequence[Picture], grids: Sequence[Size], way: Preset
+    classifier: Prepared, pictures: Sequence[Picture], grids: Sequence[Size], way: LocalizationPreset
 ) -> list[NDArray[np.floating] | None]:
     """What the pictures' places look like at the largest size that is looked at, if the way's cut asks for it."""
     count = way.graph_cut.deep_features if way.segment == "graphcut" else 0
@@ -228,7 +230,7 @@ def grid_size(original: Size) -> Size:
     return max(1, round(original[0] * factor)), max(1, round(original[1] * factor))
 
 
-def _looks(classifier: Prepared, spec: Spec, way: Preset) -> list[Size]:
+def _sizes_shown(classifier: Prepared, spec: Spec, way: LocalizationPreset) -> list[Size]:
     """The sizes at which the whole frame is shown to a method."""
     if needed_view(spec, "whole") == "margin":
         return [classifier.preprocess.view(classifier.preprocess.size or (_ANY_SIZE, _ANY_SIZE), "margin").size]
@@ -243,7 +245,7 @@ def _sizes(classifier: Prepared, factors: Sequence[float]) -> list[Size]:
 
 
 def _is_slow(spec: Spec) -> bool:
-    """Methods of hundreds of passes a map: one look is all that can be afforded."""
+    """Methods of hundreds of passes a map: one size is all that can be afforded."""
     return entry("attribution", spec.name).family == "perturbation"
 
 
@@ -279,7 +281,7 @@ def _laid(
     return lay_on_original(values, offset, stride, view, size=grid)
 
 
-def cut_out(picture: Picture, seen: Evidence, way: Preset, prediction: Prediction) -> Located:
+def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, prediction: Prediction) -> Located:
     """The object that the evidence points at, as a mask and a box in the picture's pixels.
 
     Raises:

@@ -9,7 +9,7 @@ from phosphene.errors import InputError, OptionError
 from phosphene.evaluation.ground_truth import read_truth
 from phosphene.evaluation.localization import localization
 from phosphene.images import list_images
-from phosphene.localization.presets import Preset
+from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
 from phosphene.pipeline.locate import configured
 from phosphene.runs.session import Common, Session
@@ -61,7 +61,7 @@ def evaluate_localization(
     )
 
 
-def ways_of(methods: Sequence[str], segments: Sequence[str], presets: Sequence[str]) -> tuple[Preset, ...]:
+def ways_of(methods: Sequence[str], segments: Sequence[str], presets: Sequence[str]) -> tuple[LocalizationPreset, ...]:
     """Every preset with every method and every segmentation.
 
     Raises:

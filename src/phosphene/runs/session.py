@@ -26,7 +26,7 @@ Announce = Callable[[int, int, str], None]
 
 
 def quiet(_done: int, _total: int, _text: str) -> None:
-    """The progress of a run that nobody watches."""
+    """Shows no progress."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from phosphene.runtime.prepare import Prepared
 def gradients(
     prepared: Prepared, values: Tensor, inputs: Sequence[Tensor], *, again: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """D sum(values) / d input of each input; None where the values do not depend on it.
+    """The gradient of sum(values) at each input; None where the values do not depend on it.
 
     Args:
         prepared: the network that made the values.

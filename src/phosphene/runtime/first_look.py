@@ -60,7 +60,7 @@ class FirstLook:
     hooks: bool = False
 
     def say(self) -> None:
-        """Warn of what is worth it."""
+        """Warn of what the user should know about the network."""
         for note in self.notes:
             warnings.warn(note, PhospheneWarning, stacklevel=4)
 

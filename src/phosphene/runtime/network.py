@@ -168,7 +168,7 @@ class Network:
             return self.first_look or FirstLook(head=self.classifier.head)
 
     def lay_out_plainly(self) -> None:
-        """Lay images out plainly from now on, and give up what makes it fast, which lays values out anew."""
+        """Give images in contiguous NCHW from now on, without the kernels that change the layout of their outputs."""
         with self._lock:
             look = self.first_look or FirstLook(head=self.classifier.head)
             self.first_look = replace(look, memory_format=torch.contiguous_format)

@@ -14,7 +14,7 @@ from phosphene.hooks import graph_nodes, node_kind
 
 
 def right_norms(values: Tensor) -> AbstractContextManager[Any]:
-    """Inside, PyTorch's way back through the norms behind `values` is right on the processor.
+    """Inside, PyTorch's backward pass through the norms that `values` came from is right on the CPU.
 
     PyTorch (2.13) tells layouts apart by strides, and reads a gradient in the wrong order where an axis of length 1 has
     a stride that fits no layout, such as that of one image behind a transposition.
@@ -30,7 +30,7 @@ def _may_norm(node: Any) -> bool:
 
 
 class _SameStrides(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Brings the gradient of a norm into the very strides of what was normed, of which there is no doubt."""
+    """Gives the gradient of a norm the strides of the norm's input, for which PyTorch's backward pass is right."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.native_batch_norm_backward.default and args[0].stride() != args[1].stride():

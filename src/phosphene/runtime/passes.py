@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead
-from phosphene.hooks import Rule, capture, capture_input, relu_rule
+from phosphene.hooks import ReluRule, capture, capture_input, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
@@ -156,7 +156,7 @@ def rule_gradient(
     classifier: Classifier,
     images: Tensor,
     target: Target,
-    rule: Rule,
+    rule: ReluRule,
     *,
     to: str | None = None,
     score: Score = "logit",

@@ -88,7 +88,7 @@ class _Setting:
 
 
 class _Products:
-    """The older way to say how products are made, as an attribute like the others."""
+    """PyTorch's older setting of the precision of products, as an attribute like the newer ones."""
 
     @property
     def precision(self) -> str:
@@ -114,7 +114,7 @@ _STRICT: tuple[tuple[Any, str, Any], ...] = (
 
 
 def _read() -> list[tuple[Any, str, Any]]:
-    """What the user made of each of them; an older name that a newer one has overruled cannot be read."""
+    """The value of each setting; left out is an older name that a newer one contradicts."""
     found = []
     for owner, name, _ in _STRICT:
         try:

@@ -41,7 +41,7 @@ def refuse(message: str, **_reading: Any) -> NoReturn:
 
 
 def broken(message: str) -> partial[NoReturn]:
-    """What loads an entry that is known to be none."""
+    """The loader of an entry that cannot be read: it raises the error that the listing found."""
     return partial(refuse, message)
 
 

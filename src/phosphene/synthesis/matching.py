@@ -70,40 +70,40 @@ class Match:
     order: Literal[1, 2] = 1
     relative: bool = False
 
-    def differences(self, reading: StepOutputs) -> Tensor:
+    def differences(self, step: StepOutputs) -> Tensor:
         """(n, k) ``||a_j - t_j||`` of each channel, the norm a root mean square over places; 0 where masked."""
-        return _norm(self._values(reading) - self._target(reading)) * reading.rows(self.mask)
+        return _norm(self._values(step) - self._target(step)) * step.rows(self.mask)
 
-    def distance(self, reading: StepOutputs) -> Tensor:
+    def distance(self, step: StepOutputs) -> Tensor:
         """(n,) mdist of equation 3: the differences of all channels that count, put together."""
-        return self._together(self.differences(reading)) / self._length(reading)
+        return self._together(self.differences(step)) / self._length(step)
 
-    def dot(self, reading: StepOutputs) -> Tensor:
+    def dot(self, step: StepOutputs) -> Tensor:
         """(n,) DM of equation 2: the sum over the channels that count of a_j * t_j, the mean over places."""
-        products = (self._values(reading) * self._target(reading)).mean(dim=2) * reading.rows(self.mask)
-        square = self._target(reading).square().mean(dim=2) * reading.rows(self.mask)
+        products = (self._values(step) * self._target(step)).mean(dim=2) * step.rows(self.mask)
+        square = self._target(step).square().mean(dim=2) * step.rows(self.mask)
         return products.sum(dim=1) / (square.sum(dim=1).clamp(min=1e-12) if self.relative else 1.0)
 
-    def _length(self, reading: StepOutputs) -> Tensor | float:
+    def _length(self, step: StepOutputs) -> Tensor | float:
         if not self.relative:
             return 1.0
-        return self._together(_norm(self._target(reading)) * reading.rows(self.mask)).clamp(min=1e-12)
+        return self._together(_norm(self._target(step)) * step.rows(self.mask)).clamp(min=1e-12)
 
     def _together(self, differences: Tensor) -> Tensor:
         if self.order == 1:
             return differences.sum(dim=1)
         return (differences.square().sum(dim=1) + 1e-20).sqrt()
 
-    def _target(self, reading: StepOutputs) -> Tensor:
-        return reading.rows(self.target)
+    def _target(self, step: StepOutputs) -> Tensor:
+        return step.rows(self.target)
 
-    def _values(self, reading: StepOutputs) -> Tensor:
+    def _values(self, step: StepOutputs) -> Tensor:
         found = channel_values(
-            reading.activations[self.layer],
-            reading.images,
+            step.activations[self.layer],
+            step.images,
             f"layer {self.layer}",
             maps=self.target.shape[2] > 1,
-            layout=reading.layouts.get(self.layer),
+            layout=step.layouts.get(self.layer),
         )
         if found.shape[1:] != self.target.shape[1:]:
             raise OptionError(
@@ -124,10 +124,10 @@ def _norm(values: Tensor) -> Tensor:
 def previous_norm(layer: str) -> Objective:
     """``sum over j of ||a_{i-1,j}||_1``, the norm a mean over places, of the layer before (equation 4)."""
 
-    def value(reading: StepOutputs) -> Tensor:
-        output = reading.activations[layer].float().abs()
-        layout = reading.layouts.get(layer)
-        return channel_values(output, reading.images, f"layer {layer}", layout=layout)[..., 0].sum(dim=1)
+    def value(step: StepOutputs) -> Tensor:
+        output = step.activations[layer].float().abs()
+        layout = step.layouts.get(layer)
+        return channel_values(output, step.images, f"layer {layer}", layout=layout)[..., 0].sum(dim=1)
 
     return Objective(value, (layer,))
 
@@ -177,30 +177,30 @@ class FacetLoss:
             self.adaptive.fit(self._seen)
         return images
 
-    def _value(self, reading: StepOutputs) -> Tensor:
-        distance = self.match.distance(reading)
+    def _value(self, step: StepOutputs) -> Tensor:
+        distance = self.match.distance(step)
         terms = {
             "mismatch": distance,
-            "distance": self._robust(reading, distance),
-            "dot": self.dots.dot(reading),
+            "distance": self._robust(step, distance),
+            "dot": self.dots.dot(step),
             "previous": torch.zeros_like(distance),
         }
         if self.previous is not None:
-            terms["previous"] = self.decay(reading.step, reading.steps) * self.previous(reading)
+            terms["previous"] = self.decay(step.step, step.steps) * self.previous(step)
         for name, values in terms.items():
-            self.terms[name][_rows(reading)] = values.detach().float()
+            self.terms[name][_rows(step)] = values.detach().float()
         total = -terms["previous"]
         for name, weight in (("distance", -self.weights[0]), ("dot", self.weights[1])):
             total = total + weight * terms[name] if weight else total
         return total
 
-    def _robust(self, reading: StepOutputs, distance: Tensor) -> Tensor:
+    def _robust(self, step: StepOutputs, distance: Tensor) -> Tensor:
         """(n,) AD of the distance, or its sum over the channels that count where each has its own shape and scale."""
-        each = distance if self._seen.ndim == 1 else self.match.differences(reading)
-        self._seen[_rows(reading)] = each.detach()
-        loss = self.adaptive.loss(each, _rows(reading))
-        return loss if loss.ndim == 1 else (loss * reading.rows(self.match.mask)).sum(dim=1)
+        each = distance if self._seen.ndim == 1 else self.match.differences(step)
+        self._seen[_rows(step)] = each.detach()
+        loss = self.adaptive.loss(each, _rows(step))
+        return loss if loss.ndim == 1 else (loss * step.rows(self.match.mask)).sum(dim=1)
 
 
-def _rows(reading: StepOutputs) -> slice:
-    return slice(reading.start, reading.start + len(reading.images))
+def _rows(step: StepOutputs) -> slice:
+    return slice(step.start, step.start + len(step.images))

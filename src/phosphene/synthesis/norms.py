@@ -45,10 +45,10 @@ def norm_statistics(classifier: Classifier, within: float = 1.0) -> Objective:
     norms = _norms(classifier)
     memory = {name: _memory(norm) for name, norm in norms.items()}
 
-    def value(reading: StepOutputs) -> Tensor:
-        outputs = reading.activations
+    def value(step: StepOutputs) -> Tensor:
+        outputs = step.activations
         far = [_distance(outputs[name], *memory[name], within) for name in memory if name in outputs]
-        return torch.stack(far).mean(dim=0) if far else reading.images.new_zeros(len(reading.images))
+        return torch.stack(far).mean(dim=0) if far else step.images.new_zeros(len(step.images))
 
     return Objective(value, tuple(memory))
 

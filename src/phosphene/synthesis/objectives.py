@@ -68,11 +68,11 @@ class Objective:
     value: Callable[[StepOutputs], Tensor]
     layers: tuple[str, ...] = ()
 
-    def __call__(self, reading: StepOutputs) -> Tensor:
-        return self.value(reading)
+    def __call__(self, step: StepOutputs) -> Tensor:
+        return self.value(step)
 
     def __add__(self, other: Objective) -> Objective:
-        return Objective(lambda reading: self(reading) + other(reading), _union(self, other))
+        return Objective(lambda step: self(step) + other(step), _union(self, other))
 
     def __sub__(self, other: Objective) -> Objective:
         return self + other * -1.0
@@ -83,10 +83,10 @@ class Objective:
     def __mul__(self, weight: float | Tensor | Objective) -> Objective:
         """Scaled by a number, by one number per image (N,), or by another objective."""
         if isinstance(weight, Objective):
-            return Objective(lambda reading: self(reading) * weight(reading), _union(self, weight))
+            return Objective(lambda step: self(step) * weight(step), _union(self, weight))
         if isinstance(weight, Tensor):
-            return Objective(lambda reading: self(reading) * reading.rows(weight.reshape(-1)), self.layers)
-        return Objective(lambda reading: self(reading) * weight, self.layers)
+            return Objective(lambda step: self(step) * step.rows(weight.reshape(-1)), self.layers)
+        return Objective(lambda step: self(step) * weight, self.layers)
 
     __rmul__ = __mul__
 
@@ -102,11 +102,11 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
     gradient that does not vanish while p_c is near 0 (ours).
     """
 
-    def value(reading: StepOutputs) -> Tensor:
-        own = target if len(target.classes) == 1 else target.rows(reading.start, reading.start + len(reading.images))
+    def value(step: StepOutputs) -> Tensor:
+        own = target if len(target.classes) == 1 else target.rows(step.start, step.start + len(step.images))
         if (target.score or score) == "probability" and not own.versus:
-            return _log_probability(classifier, reading.logits, own)
-        return classifier.score(reading.logits, own, score)
+            return _log_probability(classifier, step.logits, own)
+        return classifier.score(step.logits, own, score)
 
     return Objective(value)
 
@@ -130,7 +130,7 @@ def of_target(classifier: Classifier, target: Target, score: Score = "logit") ->
     """The objective that raises a target: the score of a class, the activation of a unit, or what another kind says."""
     if target.classes:
         return class_score(classifier, target, score)
-    return Objective(lambda reading: target.scores(reading.outputs, score), target.layers)
+    return Objective(lambda step: target.scores(step.outputs, score), target.layers)
 
 
 def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
@@ -146,24 +146,24 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
         raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
     index = torch.tensor([list(group) for group in groups], device="cpu")
 
-    def value(reading: StepOutputs) -> Tensor:
-        return _logarithms(classifier, reading.logits).gather(1, reading.rows(index)).mean(dim=1)
+    def value(step: StepOutputs) -> Tensor:
+        return _logarithms(classifier, step.logits).gather(1, step.rows(index)).mean(dim=1)
 
     return Objective(value)
 
 
 def unit(place: Unit) -> Objective:
     """The activation of a unit: a neuron, a channel's mean over places, or half the energy of a whole layer."""
-    return Objective(lambda reading: place.scores(reading.outputs), place.layers)
+    return Objective(lambda step: place.scores(step.outputs), place.layers)
 
 
-def _pooled(reading: StepOutputs, layer: str) -> Tensor:
+def _pooled(step: StepOutputs, layer: str) -> Tensor:
     """(n, k) a layer's output averaged over its places."""
-    output = reading.activations[layer].float()
+    output = step.activations[layer].float()
     if output.ndim == 2:
         return output
-    layout = reading.layouts.get(layer)
-    return spatial_map(output, f"the output of layer {layer}", reading.images, layout).flatten(2).mean(dim=2)
+    layout = step.layouts.get(layer)
+    return spatial_map(output, f"the output of layer {layer}", step.images, layout).flatten(2).mean(dim=2)
 
 
 def channel(layer: str, channel: int | Sequence[int]) -> Objective:
@@ -172,8 +172,8 @@ def channel(layer: str, channel: int | Sequence[int]) -> Objective:
         return unit(Unit(layer, channel))
     index, highest = torch.tensor(list(channel), device="cpu"), max(channel)
 
-    def value(reading: StepOutputs) -> Tensor:
-        means, rows = _pooled(reading, layer), reading.rows(index)
+    def value(step: StepOutputs) -> Tensor:
+        means, rows = _pooled(step, layer), step.rows(index)
         if highest >= means.shape[1] or min(channel) < 0:
             raise NotFoundError(f"no channel {highest} in {layer}: it has {means.shape[1]}, from 0")
         return means.gather(1, rows.expand(len(means))[:, None])[:, 0]
@@ -198,9 +198,9 @@ def direction(layer: str, vectors: Tensor) -> Objective:
     """
     vectors = vectors if vectors.ndim in (2, 4) else vectors[None]
 
-    def value(reading: StepOutputs) -> Tensor:
-        output = _pooled(reading, layer) if vectors.ndim == 2 else reading.activations[layer].float()
-        wanted = reading.rows(vectors).to(output)
+    def value(step: StepOutputs) -> Tensor:
+        output = _pooled(step, layer) if vectors.ndim == 2 else step.activations[layer].float()
+        wanted = step.rows(vectors).to(output)
         if wanted.shape[1:] != output.shape[1:]:
             raise OptionError(
                 f"a direction of shape {tuple(wanted.shape[1:])} in {layer}, whose output for one image is "
@@ -213,9 +213,9 @@ def direction(layer: str, vectors: Tensor) -> Objective:
 
 def squared_norm(center: Tensor) -> Objective:
     """||I - center||_2^2 of the image itself: subtract it, scaled, as the class model's regularizer."""
-    return Objective(lambda reading: (reading.images - center.to(reading.images)).square().flatten(1).sum(dim=1))
+    return Objective(lambda step: (step.images - center.to(step.images)).square().flatten(1).sum(dim=1))
 
 
 def absolute_norm(center: Tensor) -> Objective:
     """||I - center||_1 of the image itself."""
-    return Objective(lambda reading: (reading.images - center.to(reading.images)).abs().flatten(1).sum(dim=1))
+    return Objective(lambda step: (step.images - center.to(step.images)).abs().flatten(1).sum(dim=1))

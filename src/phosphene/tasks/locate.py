@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from phosphene.devices import clock
 from phosphene.errors import NumericalError
 from phosphene.images import picture_size
-from phosphene.localization.presets import Preset
+from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import SegmentName
 from phosphene.pipeline.locate import Evidence, configured, cut_out, evidence, posteriors
 from phosphene.registry import format_spec, parse_spec
@@ -37,7 +37,7 @@ class LocateConfig:
         ['cam']
     """
 
-    preset: Preset
+    preset: LocalizationPreset
     classes: str = "top1"
     seed: int = 0
     batch_size: int = 8
