@@ -21,7 +21,7 @@ fuzz: $(VENV)/.test
 # What `make test` runs on a pretend device, on the GPU of this machine; skipped where there is none. PyTorch's wheel for
 # the CPU sees no GPU: install another one into the environment first.
 test-gpu: $(VENV)/.test
-	$(BIN)/python -m pytest --on gpu -rs tests/contract/test_devices.py tests/contract/test_device_recipes.py tests/contract/test_device_pipelines.py tests/runtime/test_precision.py
+	$(BIN)/python -m pytest --on gpu -rs tests/contract/test_devices.py tests/contract/test_device_recipes.py tests/contract/test_device_tasks.py tests/runtime/test_precision.py
 
 # Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB (grad-cam without its
 # own build of OpenCV).

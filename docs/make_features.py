@@ -16,9 +16,9 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.images import list_images, to_pil
-from phosphene.pipeline.features import DrawnFacet, collect, draw_layers
 from phosphene.render import side_by_side
 from phosphene.runtime import forward, prepare
+from phosphene.tasks.facets import DrawnFacet, collect, draw_layers
 from phosphene.zoo import load_classifier
 
 LAYERS = ("blocks.8", "blocks.10", "blocks.12", "blocks.14", "blocks.15")

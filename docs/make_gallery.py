@@ -12,12 +12,12 @@ from typing import Any
 
 from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
-from phosphene.pipeline.impress import Job
 from phosphene.render import contact_sheet
 from phosphene.runs.impressions import captions, per_image
 from phosphene.runtime import prepare
 from phosphene.targets import Target
 from phosphene.tasks.impress import random_pairs
+from phosphene.tasks.impressions import Job
 from phosphene.zoo import load_classifier
 
 CLASSES = [

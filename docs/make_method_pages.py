@@ -27,11 +27,11 @@ import phosphene
 from phosphene.errors import ModelError
 from phosphene.images import as_pictures
 from phosphene.options import Option
-from phosphene.pipeline import attribute
 from phosphene.registry import Entry, entries
 from phosphene.render import draw, side_by_side
 from phosphene.runtime import prepare
 from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
 from phosphene.types import Attribution
 
 DOCS = Path(__file__).parent

@@ -12,9 +12,9 @@ from PIL import Image
 
 from phosphene.geometry import lay_on_original
 from phosphene.grids import to_network_size
-from phosphene.pipeline import explain
 from phosphene.render import draw
 from phosphene.targets import Target
+from phosphene.tasks.attributions import explain
 from tests.contract import checks
 from tests.networks import RedDetector, classifier_of, pooled
 

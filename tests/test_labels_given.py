@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
-from phosphene.pipeline import explain
 from phosphene.runtime import forward
 from phosphene.targets import Target, Unit, resolve
+from phosphene.tasks.attributions import explain
 from tests.networks import classifier_of, pooled
 
 NAMES = ("cat", "dog", "owl", "cat", "elk")

@@ -12,9 +12,9 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.pipeline import explain
 from phosphene.runtime import forward
 from phosphene.targets import Target
+from phosphene.tasks.attributions import explain
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 from tests.test_classifier import Returns

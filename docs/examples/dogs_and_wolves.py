@@ -25,9 +25,10 @@ from phosphene.images import to_pil
 from phosphene.maps import normalize
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.evidence_share import evidence_share
-from phosphene.pipeline import attribute, fit_head
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
 from phosphene.runtime import forward
+from phosphene.tasks.attributions import attribute
+from phosphene.tasks.head import fit_head
 
 # ImageNet's dogs (151 to 268) and wolves, with coyote, dingo, dhole and wild dog (269 to 275).
 ANIMALS = slice(151, 276)

@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from phosphene.images import read_image as read_image
     from phosphene.options import Options as Options
     from phosphene.options import option as option
-    from phosphene.pipeline.explain import attribute as attribute
-    from phosphene.pipeline.explain import contrast as contrast
-    from phosphene.pipeline.explain import explain as explain
-    from phosphene.pipeline.features import LayerFeatures as LayerFeatures
-    from phosphene.pipeline.features import features as features
-    from phosphene.pipeline.impress import fuse as fuse
-    from phosphene.pipeline.impress import impress as impress
-    from phosphene.pipeline.locate import Located as Located
-    from phosphene.pipeline.locate import locate as locate
     from phosphene.registry import Spec as Spec
     from phosphene.registry import methods as methods
     from phosphene.registry import parse_spec as parse_spec
@@ -46,6 +37,15 @@ if TYPE_CHECKING:
     from phosphene.store import open_run as open_run
     from phosphene.targets import Target as Target
     from phosphene.targets import Unit as Unit
+    from phosphene.tasks.attributions import attribute as attribute
+    from phosphene.tasks.attributions import contrast as contrast
+    from phosphene.tasks.attributions import explain as explain
+    from phosphene.tasks.facets import LayerFeatures as LayerFeatures
+    from phosphene.tasks.facets import features as features
+    from phosphene.tasks.impressions import fuse as fuse
+    from phosphene.tasks.impressions import impress as impress
+    from phosphene.tasks.objects import Located as Located
+    from phosphene.tasks.objects import locate as locate
     from phosphene.types import Attribution as Attribution
     from phosphene.types import Attributions as Attributions
     from phosphene.types import Box as Box
@@ -67,8 +67,8 @@ _PLACES = {
     "Impression": "types",
     "InputError": "errors",
     "Labels": "classifier",
-    "LayerFeatures": "pipeline",
-    "Located": "pipeline",
+    "LayerFeatures": "tasks.facets",
+    "Located": "tasks.objects",
     "MissingExtraError": "errors",
     "ModelError": "errors",
     "NotFoundError": "errors",
@@ -86,17 +86,17 @@ _PLACES = {
     "Target": "targets",
     "Unit": "targets",
     "View": "types",
-    "attribute": "pipeline",
+    "attribute": "tasks.attributions",
     "capture": "hooks",
-    "contrast": "pipeline",
+    "contrast": "tasks.attributions",
     "draw": "render",
-    "explain": "pipeline",
-    "features": "pipeline",
-    "fuse": "pipeline",
-    "impress": "pipeline",
+    "explain": "tasks.attributions",
+    "features": "tasks.facets",
+    "fuse": "tasks.impressions",
+    "impress": "tasks.impressions",
     "keep_freed_memory": "allocator",
     "load_classifier": "zoo",
-    "locate": "pipeline",
+    "locate": "tasks.objects",
     "methods": "registry",
     "open_run": "store",
     "option": "options",
@@ -114,7 +114,7 @@ __all__ = list(_PLACES)
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'phosphene' has no attribute '{name}'")
-    if _PLACES[name] in ("pipeline", "types"):
+    if _PLACES[name] == "types" or _PLACES[name].startswith("tasks."):
         import_module("phosphene.render")  # results show themselves in notebooks
     return getattr(import_module(f"phosphene.{_PLACES[name]}"), name)
 

@@ -13,9 +13,9 @@ from torch import nn
 from phosphene.attribution.guided_grad_cam import guided_grad_cam
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, OptionError
-from phosphene.pipeline import attribute
 from phosphene.registry import entries, format_spec, parse_spec
 from phosphene.targets import Target, Unit
+from phosphene.tasks.attributions import attribute
 from tests.comparing import map_error
 from tests.networks import class_convolution, classifier_of, functional_relu, pooled
 

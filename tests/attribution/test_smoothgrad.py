@@ -9,10 +9,9 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.attribution.smoothgrad import smoothgrad
 from phosphene.errors import NotFoundError, OptionError
-from phosphene.pipeline import attribute
-from phosphene.pipeline.explain import needed_view
 from phosphene.registry import format_spec, parse_spec
 from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute, needed_view
 from tests.comparing import map_error
 from tests.networks import classifier_of, linear, vgg_f
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from phosphene.pipeline import attribute
 from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import keys, partial_files, phosphene
-from tests.pipeline.test_features import folder_of
+from tests.tasks.test_features import folder_of
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from phosphene.classifier import Labels
 from phosphene.errors import InputError
 from phosphene.evaluation.ground_truth import Truth, read_truth
 from phosphene.evaluation.localization import localization
-from phosphene.pipeline.locate import configured
 from phosphene.runtime import prepare
+from phosphene.tasks.objects import configured
 from phosphene.types import Box
-from tests.pipeline.test_locate import picture, red_detector
+from tests.tasks.test_locate import picture, red_detector
 
 LABELS = Labels(("grey", "red"), ("n01", "n02"))
 XML = """<annotation><filename>{name}</filename><size><width>200</width><height>120</height></size>

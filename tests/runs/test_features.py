@@ -16,7 +16,7 @@ from phosphene.runs.session import Common
 from phosphene.store import read_manifest
 from phosphene.tasks import FeaturesConfig
 from tests import networks
-from tests.pipeline.test_features import QUICK, folder_of
+from tests.tasks.test_features import QUICK, folder_of
 
 
 def test_the_answer_has_the_contracts_keys_and_the_files_are_there(tmp_path: Path) -> None:

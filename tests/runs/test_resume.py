@@ -28,7 +28,7 @@ from tests import networks
 from tests.cli.running import partial_files
 from tests.cli.running import phosphene as command
 from tests.cli.test_resume import files_of, without_times
-from tests.pipeline.test_features import QUICK, folder_of
+from tests.tasks.test_features import QUICK, folder_of
 
 IMPRESS = ImpressConfig(classes=("0", "1", "2", "3"), recipe="class_model", steps=4, count=4)
 FEATURES = FeaturesConfig(("0", "1", "3", "4", "5"), facets=2, exemplars=3, recipe=QUICK)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ResourceError
-from phosphene.pipeline import explain
 from phosphene.runtime import (
     ablated_scores,
     activations,
@@ -25,6 +24,7 @@ from phosphene.runtime import (
     rule_gradient,
 )
 from phosphene.targets import Target
+from phosphene.tasks.attributions import explain
 
 TARGET = Target.of([0, 1, 2, 0, 1, 2, 0])
 ONE = Target.of(1)

@@ -15,9 +15,10 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError, PhospheneError, PhospheneWarning
-from phosphene.pipeline import explain, impress
 from phosphene.runtime import forward, prepare
 from phosphene.targets import Target
+from phosphene.tasks.attributions import explain
+from phosphene.tasks.impressions import impress
 from tests.comparing import map_error
 from tests.networks import classifier_of, linear, pooled
 

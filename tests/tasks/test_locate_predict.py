@@ -10,8 +10,8 @@ from phosphene.runtime import prepare
 from phosphene.sources import Item
 from phosphene.tasks import LocateConfig, PredictConfig
 from tests import networks
-from tests.pipeline.test_locate import picture, red_detector
 from tests.tasks.test_explain import classifier, items
+from tests.tasks.test_locate import picture, red_detector
 
 CONFIGS = [LocateConfig.of(["cam"], segment="threshold", classes="top2"), PredictConfig(count=2)]
 

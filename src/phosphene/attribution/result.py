@@ -23,7 +23,7 @@ def attribution(
     evidence: Tensor | None = None,
     **facts: Any,
 ) -> Attribution:
-    """An Attribution of maps (N, h, w) for images (N, C, H, W); the registry's facts are added by the pipeline.
+    """An Attribution of maps (N, h, w) for images (N, C, H, W); the registry's facts are added by `attribute`.
 
     Args:
         maps: raw values.

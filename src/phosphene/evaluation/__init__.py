@@ -1,1 +1,1 @@
-"""Methods measured over sets of pictures: the pipeline run on data, and the metrics of what came out."""
+"""Methods measured over sets of pictures: the tasks' parts run on data, and the metrics of what came out."""

@@ -17,10 +17,10 @@ from phosphene.evaluation.heat import Progress, affordable, failing, heat_of, no
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.insertion_deletion import deletion, insertion, rise_blur
-from phosphene.pipeline import stream
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward
 from phosphene.targets import Target, TargetLike, resolve
+from phosphene.tasks.stream import stream
 from phosphene.types import Record
 
 Protocol = Literal["coarse", "rise"]

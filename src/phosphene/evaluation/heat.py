@@ -13,11 +13,10 @@ from torch import Tensor
 from phosphene.errors import InputError, ModelError, NumericalError, OptionError
 from phosphene.grids import pixel_centers, sample_map
 from phosphene.images import Picture
-from phosphene.pipeline import attribute
-from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute, needed_view
 from phosphene.types import Attribution, View
 
 Progress = Callable[[int, int, str], None]

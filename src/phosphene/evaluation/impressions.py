@@ -10,10 +10,10 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.metrics.bootstrap import bootstrap_interval
-from phosphene.pipeline.impress import Job, Progress, synthesize
-from phosphene.pipeline.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared
+from phosphene.tasks.impressions import Job, Progress, synthesize
+from phosphene.tasks.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
 from phosphene.types import Impression
 
 

@@ -14,9 +14,9 @@ from phosphene.localization.presets import LocalizationPreset
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.iou import best_iou
 from phosphene.metrics.pointing_game import pointing_hit
-from phosphene.pipeline import no_answer
-from phosphene.pipeline.locate import cut_out, evidence, posteriors
 from phosphene.runtime import Prepared
+from phosphene.tasks.objects import cut_out, evidence, posteriors
+from phosphene.tasks.stream import no_answer
 from phosphene.types import Box, Prediction, Record, Size
 
 Progress = Callable[[int, int, str], None]

@@ -18,11 +18,11 @@ from phosphene.errors import OptionError
 from phosphene.evaluation.heat import Heat, Progress, affordable, failing, heat_of, nothing_measured
 from phosphene.metrics.spearman import spearman
 from phosphene.metrics.ssim import ssim
-from phosphene.pipeline import stream
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.prepare import forget
 from phosphene.targets import Target, TargetLike, resolve
+from phosphene.tasks.stream import stream
 from phosphene.types import Record
 
 Mode = Literal["cascading", "independent"]

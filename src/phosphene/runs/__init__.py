@@ -1,1 +1,1 @@
-"""The glue between pipeline, render, store and report: one file per command, called by the command line."""
+"""The glue between sources, tasks, store and report: one file per command, called by the command line."""

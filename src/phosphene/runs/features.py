@@ -9,11 +9,11 @@ from hashlib import sha256
 from typing import Any
 
 from phosphene.errors import CancelledError
-from phosphene.pipeline.features import collect
 from phosphene.runs.session import Common, check_resume, close_rows, keep_inputs, row_plan
 from phosphene.sources import open_pictures
 from phosphene.store import FolderSink, read_manifest
 from phosphene.synthesis.facets import check_counts
+from phosphene.tasks.facets import collect
 from phosphene.tasks.features import FeaturesConfig
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from phosphene.errors import OptionError
 from phosphene.images import read_image
-from phosphene.pipeline import fit_head
 from phosphene.render import thumbnail
 from phosphene.runs.session import Common, Session
 from phosphene.store import picture_folder, without_nan
+from phosphene.tasks.head import fit_head
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes
 from phosphene.zoo.weights import is_local
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from phosphene.classifier import Classifier
 from phosphene.errors import CancelledError
-from phosphene.pipeline.impress import Job, batched
 from phosphene.runs.session import Common, check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, open_run, row_to_json
 from phosphene.tasks.impress import ImpressConfig, job_key
+from phosphene.tasks.impressions import Job, batched
 from phosphene.zoo import load_classifier
 
 

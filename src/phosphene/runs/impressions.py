@@ -7,13 +7,13 @@ from typing import Any
 
 from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
-from phosphene.pipeline.impress import Job, configured, single_targets
-from phosphene.pipeline.read_impressions import Judgement, OwnReading
 from phosphene.registry import parse_spec
 from phosphene.render import contact_sheet
 from phosphene.runs.impress import load_judge
 from phosphene.runs.session import Common, Session
 from phosphene.store import file_stem
+from phosphene.tasks.impressions import Job, configured, single_targets
+from phosphene.tasks.read_impressions import Judgement, OwnReading
 
 
 def evaluate_impressions(

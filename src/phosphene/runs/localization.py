@@ -11,8 +11,8 @@ from phosphene.evaluation.localization import localization
 from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
-from phosphene.pipeline.locate import configured
 from phosphene.runs.session import Common, Session
+from phosphene.tasks.objects import configured
 
 
 def evaluate_localization(

@@ -1,6 +1,8 @@
-"""What is done with pictures, as frozen configs that can be pickled: `run` makes rows of a batch of items.
+"""What is done with pictures and classifiers: the library's verbs, and tasks of many items.
 
-Who runs them decides where the items come from and where the rows go.
+A task is a frozen config that can be pickled; its `run` makes rows of a batch of items, and who runs it decides where
+the items come from and where the rows go. Verbs and tasks share their parts: `attributions` (explain, contrast,
+attribute), `objects` (locate), `impressions` (impress, fuse), `facets` (features), `head`.
 """
 
 from phosphene.tasks.explain import ExplainConfig

@@ -10,13 +10,13 @@ from phosphene.classifier import ViewKind
 from phosphene.errors import OptionError, PhospheneError
 from phosphene.images import picture_size
 from phosphene.labels import Labels
-from phosphene.pipeline import Seen, attribute_seen, attribute_sides, see
 from phosphene.registry import Spec, entry, format_spec, parse_spec
 from phosphene.render import thumbnail
 from phosphene.runtime import Prepared, forward
 from phosphene.sources import Item
 from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
 from phosphene.targets import BestClasses, Target, class_target, of_each, resolve
+from phosphene.tasks.attributions import Seen, attribute_seen, attribute_sides, see
 from phosphene.tasks.map_rows import REPORT_SIDE, failed_row, map_row
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Attribution, Prediction, Render, Score

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from phosphene.images import to_pil
-from phosphene.pipeline.features import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
 from phosphene.registry import Spec
 from phosphene.render import group_color, side_by_side, thumbnail, thumbnail_map
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Exemplar, FacetRow, FeatureRow, Row, file_stem
+from phosphene.tasks.facets import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
 from phosphene.tasks.task import Progress
 
 # Beyond so many pictures the map shows the others as dots.

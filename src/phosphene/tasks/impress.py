@@ -16,12 +16,12 @@ from phosphene.errors import OptionError
 from phosphene.images import to_pil
 from phosphene.labels import Labels
 from phosphene.maps import disc
-from phosphene.pipeline.impress import Job, configured, single_targets, synthesize
-from phosphene.pipeline.read_impressions import judge_impressions, read_impressions
 from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
 from phosphene.targets import Target, class_target
+from phosphene.tasks.impressions import Job, configured, single_targets, synthesize
+from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.tasks.task import Progress
 from phosphene.types import Impression
 

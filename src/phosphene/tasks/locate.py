@@ -11,13 +11,13 @@ from phosphene.errors import NumericalError
 from phosphene.images import picture_size
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import SegmentName
-from phosphene.pipeline.locate import Evidence, configured, cut_out, evidence, posteriors
 from phosphene.registry import format_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Asset, LocateRow, Row, picture_folder
 from phosphene.targets import resolve_classes
 from phosphene.tasks.object_rows import object_row, overview
+from phosphene.tasks.objects import Evidence, configured, cut_out, evidence, posteriors
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Prediction
 

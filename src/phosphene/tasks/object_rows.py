@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phosphene.images import Picture, picture_size
-from phosphene.pipeline import Located
 from phosphene.render import draw_boxes, steps_picture, thumbnail
 from phosphene.store import Asset, ObjectRow, file_stem
 from phosphene.tasks.map_rows import REPORT_SIDE
+from phosphene.tasks.objects import Located
 from phosphene.types import Box
 
 

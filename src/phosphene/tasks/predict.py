@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from phosphene.classifier import ViewKind
 from phosphene.devices import clock
 from phosphene.images import picture_size
-from phosphene.pipeline import see
 from phosphene.runtime import Prepared, forward
 from phosphene.sources import Item
 from phosphene.store import PredictRow, Row
+from phosphene.tasks.attributions import see
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Prediction
 

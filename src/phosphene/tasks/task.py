@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from phosphene.errors import InputError, ModelError, PhospheneError
 from phosphene.images import Picture, picture_size
-from phosphene.pipeline import no_answer
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Row
+from phosphene.tasks.stream import no_answer
 
 # Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from phosphene import Classifier, Preprocess, Target, load_classifier
 from phosphene.cli import app
 from phosphene.errors import InputError, ModelError, OptionError
-from phosphene.pipeline import attribute, fit_head
 from phosphene.runtime import forward
+from phosphene.tasks.attributions import attribute
+from phosphene.tasks.head import fit_head
 from phosphene.zoo import head as head_file
 from phosphene.zoo.embedded import imagenet_labels
 
@@ -69,7 +70,7 @@ def test_three_colors_get_a_softmax(tmp_path):
 
 
 def test_the_folded_weights_are_the_logistic_regression_itself(tmp_path):
-    from phosphene.pipeline.head import _logistic, _scores
+    from phosphene.tasks.head import _logistic, _scores
 
     features = np.random.default_rng(0).normal(3, [0.1, 5, 1], (60, 3))
     truth = (features[:, 0] > 3).astype(np.int64)

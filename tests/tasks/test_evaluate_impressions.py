@@ -10,11 +10,11 @@ from PIL import Image
 
 from phosphene.errors import NotFoundError
 from phosphene.evaluation.impressions import measure_impressions
-from phosphene.pipeline.impress import Job
 from phosphene.runs.impressions import evaluate_impressions
 from phosphene.runs.session import Common
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
+from phosphene.tasks.impressions import Job
 from tests.synthesis.test_ascent import tiny
 
 

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from phosphene.errors import CancelledError, OptionError
-from phosphene.pipeline.impress import Job, batched, configured, fuse, impress, synthesize
-from phosphene.pipeline.read_impressions import judge_impressions, read_impressions, same_class
 from phosphene.runs.impress import impress_images
 from phosphene.runs.session import Common
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
 from phosphene.tasks.impress import ImpressConfig, random_pairs
+from phosphene.tasks.impressions import Job, batched, configured, fuse, impress, synthesize
+from phosphene.tasks.read_impressions import judge_impressions, read_impressions, same_class
 from tests.synthesis.test_ascent import tiny
 
 

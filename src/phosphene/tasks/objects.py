@@ -20,11 +20,11 @@ from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import LocalizationPreset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
-from phosphene.pipeline.deep_features import deep_features
-from phosphene.pipeline.explain import attribute, needed_view
 from phosphene.registry import Spec, entry, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
+from phosphene.tasks.attributions import attribute, needed_view
+from phosphene.tasks.deep_features import deep_features
 from phosphene.types import Attribution, Box, Prediction, Size, View
 from phosphene.zoo import load_classifier
 

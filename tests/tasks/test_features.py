@@ -11,8 +11,8 @@ from PIL import Image
 
 from phosphene.errors import InputError, NotFoundError, OptionError
 from phosphene.images import list_images
-from phosphene.pipeline.features import collect, drawing_spec, features
 from phosphene.runtime import activations, prepare
+from phosphene.tasks.facets import collect, drawing_spec, features
 from tests import networks
 from tests.oracles import features as oracle
 

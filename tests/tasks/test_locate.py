@@ -13,8 +13,8 @@ from torch import nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.localization.presets import PRESETS
-from phosphene.pipeline.locate import configured, evidence, grid_size, locate, to_original
 from phosphene.runtime import activations, prepare
+from phosphene.tasks.objects import configured, evidence, grid_size, locate, to_original
 
 
 def red_detector(*, flattened: bool = False) -> Classifier:
@@ -137,7 +137,7 @@ def test_a_picture_of_several_classes_is_looked_at_once_for_its_deep_features(mo
     net = nn.Sequential(stem, nn.Conv2d(8, 2, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     prepared, looked = prepare(Classifier(net, Preprocess((32, 32), 36), ["a", "b"])), []
     monkeypatch.setattr(
-        "phosphene.pipeline.deep_features.activations",
+        "phosphene.tasks.deep_features.activations",
         lambda classifier, images, layers: looked.append(layers) or activations(classifier, images, layers),
     )
     first, second = picture(), picture(left=10, right=70, size=(150, 90))

@@ -15,8 +15,8 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.images import list_images
-from phosphene.pipeline.stream import stream
 from phosphene.runtime import head_features, prepare
+from phosphene.tasks.stream import stream
 from phosphene.types import Record
 from phosphene.zoo.head import with_head
 

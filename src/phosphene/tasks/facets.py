@@ -15,7 +15,6 @@ from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
 from phosphene.images import Picture
-from phosphene.pipeline.stream import Pictures, as_source, no_answer, stream
 from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
 from phosphene.runtime import Prepared, activations, prepare
 from phosphene.runtime.prepare import Precision
@@ -24,6 +23,7 @@ from phosphene.synthesis.facets import Facet, FacetMap, find_facets, strongest_c
 from phosphene.synthesis.matching import channel_values
 from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.streams import Streams
+from phosphene.tasks.stream import Pictures, as_source, no_answer, stream
 from phosphene.types import Prediction, Record
 from phosphene.zoo import load_classifier
 

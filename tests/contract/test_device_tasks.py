@@ -13,17 +13,18 @@ from phosphene.devices import clock, has_float64
 from phosphene.evaluation.faithfulness import faithfulness
 from phosphene.evaluation.sanity import sanity
 from phosphene.geometry import lay_on_original
-from phosphene.pipeline import explain, fit_head
-from phosphene.pipeline.features import features
-from phosphene.pipeline.impress import fuse, impress
-from phosphene.pipeline.locate import locate
 from phosphene.render.heat import heat_layer, scale_of
 from phosphene.runtime import prepare
+from phosphene.tasks.attributions import explain
+from phosphene.tasks.facets import features
+from phosphene.tasks.head import fit_head
+from phosphene.tasks.impressions import fuse, impress
+from phosphene.tasks.objects import locate
 from tests.contract.test_devices import counted, moved
 from tests.networks import classifier_of, pooled, smooth
-from tests.pipeline.test_features import folder_of
-from tests.pipeline.test_head import paint
-from tests.pipeline.test_locate import picture, red_detector
+from tests.tasks.test_features import folder_of
+from tests.tasks.test_head import paint
+from tests.tasks.test_locate import picture, red_detector
 
 
 @pytest.fixture
