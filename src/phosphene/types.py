@@ -20,6 +20,8 @@ Display = Literal["signed", "positive", "range"]
 """How a map is colored: about zero, from zero on, or over its own range where its zero says nothing."""
 Render = Literal["overlay", "map", "both"]
 """How a map is shown: laid on its picture, by itself, or both beside each other."""
+ReportMode = Literal["none", "single", "pages"]
+"""Whether a run's report is not written, one file with all pictures in it, or an index with pages."""
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 

@@ -22,8 +22,8 @@ import phosphene
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError
 from phosphene.files import MANIFEST
+from phosphene.runs.common import Common
 from phosphene.runs.explain import explain_pictures
-from phosphene.runs.session import Common
 from phosphene.store import row_to_json
 from phosphene.tasks import ExplainConfig
 from tests import networks

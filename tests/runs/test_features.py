@@ -11,8 +11,8 @@ from PIL import Image
 
 from phosphene.errors import CancelledError, OptionError
 from phosphene.render import group_color, thumbnail_map
+from phosphene.runs.common import Common
 from phosphene.runs.features import draw_features
-from phosphene.runs.session import Common
 from phosphene.store import read_manifest
 from phosphene.tasks import FeaturesConfig
 from tests import networks

@@ -19,9 +19,9 @@ import phosphene
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, OptionError
 from phosphene.files import MANIFEST
+from phosphene.runs.common import Common
 from phosphene.runs.features import draw_features
 from phosphene.runs.impress import impress_images
-from phosphene.runs.session import Common
 from phosphene.store import FolderSink
 from phosphene.tasks import FeaturesConfig, ImpressConfig
 from tests import networks

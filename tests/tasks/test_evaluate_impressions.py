@@ -10,8 +10,8 @@ from PIL import Image
 
 from phosphene.errors import NotFoundError
 from phosphene.evaluation.impressions import measure_impressions
+from phosphene.runs.common import Common
 from phosphene.runs.impressions import evaluate_impressions
-from phosphene.runs.session import Common
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
 from phosphene.tasks.impressions import Job

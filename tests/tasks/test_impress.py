@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from phosphene.errors import CancelledError, OptionError
+from phosphene.runs.common import Common
 from phosphene.runs.impress import impress_images
-from phosphene.runs.session import Common
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
 from phosphene.tasks.impress import ImpressConfig, random_pairs

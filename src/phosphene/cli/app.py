@@ -9,18 +9,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from phosphene import __version__
 from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
+from phosphene.runs.common import Announce, Common
 from phosphene.targets import CommandOption, Target, kinds
-
-if TYPE_CHECKING:
-    from phosphene.runs.session import Announce, Common
 
 app = typer.Typer(
     name="phosphene",
@@ -41,55 +39,18 @@ class Answer:
     failed: bool = False
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="SPEC",
-        help="Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, package.module:factory, "
-        "a TorchScript or torch.export file, or a folder of phosphene head.",
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="Its weights: .safetensors or a state dict; a JSON card of the same name says how it is fed.",
-    ),
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; default where the model loads.")]
-PrecisionOption = Annotated[
-    Literal["exact", "fast"], typer.Option("--precision", help="exact: float32; fast: bfloat16 where that is faster.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", metavar="N", min=1, help="Threads to compute with [default: one for each core]."),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Run folder [default: ./phosphene-runs/...].")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-Report = Annotated[
-    Literal["none", "single", "pages"] | None,
-    typer.Option(
-        "--report", help="No report, one file, or pages beside the pictures; default one file up to 20 MB, then pages."
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SECONDS_BETWEEN = 1.0
 
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "model": (Model, "embedded"),
-    "weights": (Weights, None),
-    "device": (Device, None),
-    "precision": (PrecisionOption, "exact"),
-    "threads": (Threads, None),
-    "seed": (Seed, 0),
-    "out": (Out, None),
-    "overwrite": (Overwrite, False),
-    "report": (Report, None),
-}
+
+def _common_option(item: Field[Any]) -> tuple[Any, Any]:
+    """(type with its option, default) of a field of Common."""
+    kind, how = item.metadata["kind"], item.metadata["option"]
+    return Annotated[kind, typer.Option(f"--{item.name}", **how)], item.default
+
+
+_COMMON = {item.name: _common_option(item) for item in fields(Common) if "option" in item.metadata}
 
 
 def _show_version(wanted: bool) -> None:
@@ -180,8 +141,6 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 
 def _common(given: dict[str, Any], announce: Announce) -> Common:
-    from phosphene.runs.session import Common
-
     return Common(announce=announce, **{key: given.pop(key) for key in _COMMON})
 
 

@@ -11,7 +11,7 @@ from phosphene.cli.app import Answer, command
 from phosphene.cli.evaluate import evaluate
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 DEFAULT_METHODS = ("grad_cam", "saliency", "input_x_gradient")
 

@@ -12,7 +12,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import Images, Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(app, "features")

@@ -11,7 +11,7 @@ from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
     from phosphene.targets import Target
 
 Classes = Annotated[

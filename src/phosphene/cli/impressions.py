@@ -12,7 +12,7 @@ from phosphene.cli.evaluate import evaluate
 from phosphene.cli.impress import Judge
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(evaluate, "impressions")

@@ -11,7 +11,7 @@ from phosphene.cli.app import Answer, app, command
 if TYPE_CHECKING:
     from phosphene.options import Option
     from phosphene.registry import Entry
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(app, "methods", common=False)

@@ -12,7 +12,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import ClassOption, Images, Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 PresetName = Literal["best", "paper"]
 SegmentOption = Literal["graphcut", "threshold"]

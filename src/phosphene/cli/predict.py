@@ -11,7 +11,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import Images, Resume, predicted_lines
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(app, "predict")

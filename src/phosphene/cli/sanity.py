@@ -11,7 +11,7 @@ from phosphene.cli.evaluate import evaluate
 from phosphene.cli.faithfulness import DEFAULT_METHODS, ClassOption, Limit, Masks, Methods, Pictures
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(evaluate, "sanity")

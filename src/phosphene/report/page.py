@@ -9,15 +9,14 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
 from phosphene.errors import InputError
 from phosphene.store import RunFolder, open_run, read_manifest
-
-ReportMode = Literal["none", "single", "pages"]
+from phosphene.types import ReportMode as ReportMode
 
 # Bytes of the pictures in one file, as text: browsers open more only slowly, and mail takes it no longer.
 LARGEST = 20_000_000

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from phosphene.errors import ModelError, OptionError
 from phosphene.images import read_image
 from phosphene.render import channel_grid, thumbnail
-from phosphene.runs.session import Common, Session, keep_inputs
+from phosphene.runs.common import Common
+from phosphene.runs.session import Session, keep_inputs
 from phosphene.runtime import activations
 from phosphene.store import file_stem
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from phosphene.errors import MissingExtraError
+from phosphene.runs.common import Common
 from phosphene.runs.explain import explain_pictures
-from phosphene.runs.session import Common
 from phosphene.tasks import ExplainConfig
 
 PICTURES = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from phosphene.runs.common import Common
 from phosphene.runs.pictures import run_over_pictures
-from phosphene.runs.session import Common
 from phosphene.sources import Source
 from phosphene.store import ExplainRow, FolderSink, Run
 from phosphene.tasks import ExplainConfig

@@ -9,8 +9,9 @@ import numpy as np
 
 from phosphene.evaluation.faithfulness import CURVE_POINTS, FaithfulnessScores, Protocol, faithfulness
 from phosphene.render.chart import line_chart
+from phosphene.runs.common import Common
 from phosphene.runs.samples import chosen_files, target_of
-from phosphene.runs.session import Common, Session
+from phosphene.runs.session import Session
 
 
 def measure_faithfulness(

@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from phosphene.errors import CancelledError
-from phosphene.runs.session import Common, check_resume, close_rows, keep_inputs, row_plan
+from phosphene.runs.common import Common
+from phosphene.runs.session import check_resume, close_rows, keep_inputs, row_plan
 from phosphene.sources import open_pictures
 from phosphene.store import FolderSink, read_manifest
 from phosphene.synthesis.facets import check_counts

@@ -8,7 +8,8 @@ from typing import Any
 from phosphene.errors import OptionError
 from phosphene.images import read_image
 from phosphene.render import thumbnail
-from phosphene.runs.session import Common, Session
+from phosphene.runs.common import Common
+from phosphene.runs.session import Session
 from phosphene.store import picture_folder, without_nan
 from phosphene.tasks.head import fit_head
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes

@@ -11,7 +11,8 @@ from typing import Any
 
 from phosphene.classifier import Classifier
 from phosphene.errors import CancelledError
-from phosphene.runs.session import Common, check_resume, close_rows, row_plan
+from phosphene.runs.common import Common
+from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, open_run, row_to_json
 from phosphene.tasks.impress import ImpressConfig, job_key

@@ -9,8 +9,9 @@ from phosphene.evaluation.impressions import ImpressionScores, measure_impressio
 from phosphene.images import to_pil
 from phosphene.registry import parse_spec
 from phosphene.render import contact_sheet
+from phosphene.runs.common import Common
 from phosphene.runs.impress import load_judge
-from phosphene.runs.session import Common, Session
+from phosphene.runs.session import Session
 from phosphene.store import file_stem
 from phosphene.tasks.impressions import Job, configured, single_targets
 from phosphene.tasks.read_impressions import Judgement, OwnReading

@@ -11,7 +11,8 @@ from phosphene.evaluation.localization import localization
 from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
-from phosphene.runs.session import Common, Session
+from phosphene.runs.common import Common
+from phosphene.runs.session import Session
 from phosphene.tasks.objects import configured
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from phosphene.classifier import Classifier
+from phosphene.runs.common import Common
 from phosphene.runs.pictures import run_over_pictures
-from phosphene.runs.session import Common
 from phosphene.runtime import Prepared
 from phosphene.sources import Source
 from phosphene.store import FolderSink, Run

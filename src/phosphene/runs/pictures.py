@@ -10,7 +10,8 @@ from typing import Any
 
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, InputError, printable
-from phosphene.runs.session import Common, check_resume, close_rows, keep_inputs, row_plan
+from phosphene.runs.common import Common
+from phosphene.runs.session import check_resume, close_rows, keep_inputs, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Item, Source, open_pictures
 from phosphene.store import FolderSink, Run, open_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from phosphene.runs.common import Common
 from phosphene.runs.pictures import run_over_pictures
-from phosphene.runs.session import Common
 from phosphene.tasks import PredictConfig
 
 

@@ -14,8 +14,9 @@ from phosphene.images import to_pil
 from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
 from phosphene.render.chart import line_chart
+from phosphene.runs.common import Common
 from phosphene.runs.samples import chosen_files, target_of
-from phosphene.runs.session import Common, Session
+from phosphene.runs.session import Session
 from phosphene.store import file_stem
 
 # Maps shown of each cascade, the true one aside.

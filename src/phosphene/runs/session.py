@@ -1,69 +1,23 @@
-"""What every run has in common: its options, its classifier, its manifest, its progress."""
+"""What every run has in common: its plan, its manifest, its report, its answer."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.report import ReportMode, write_report
-from phosphene.runtime import Prepared, prepare
-from phosphene.runtime.prepare import Precision
+from phosphene.report import write_report
+from phosphene.runs.common import Common
+from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, Plan, Row, RunFolder, map_files, open_run, row_to_json
-from phosphene.zoo import load_classifier
-
-# Called with (steps done, steps in all, what is being done).
-Announce = Callable[[int, int, str], None]
-
-
-def quiet(_done: int, _total: int, _text: str) -> None:
-    """Shows no progress."""
-
-
-@dataclass(frozen=True)
-class Common:
-    """The options that every command has.
-
-    Args:
-        model: spec for load_classifier, or a Classifier.
-        weights: file of weights for the model that a spec names; None for those it comes with.
-        device: where to run; None leaves the model where it is.
-        precision: "exact" or "fast".
-        threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
-        seed: of everything random.
-        out: run folder; None makes a new one.
-        overwrite: whether an existing run may be replaced.
-        report: "none", "single" or "pages"; None chooses by size.
-        announce: progress callback.
-        cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
-    """
-
-    model: str | Classifier = "embedded"
-    weights: str | None = None
-    device: str | None = None
-    precision: Precision = "exact"
-    threads: int | None = None
-    seed: int = 0
-    out: str | None = None
-    overwrite: bool = False
-    report: ReportMode | None = None
-    announce: Announce = quiet
-    cancel: Cancel = field(default_factory=Cancel)
-
-    def load(self) -> Prepared:
-        """The prepared classifier."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return prepare(load_classifier(self.model, weights=self.weights, device=self.device), precision=self.precision)
 
 
 @dataclass

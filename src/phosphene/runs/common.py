@@ -1,0 +1,97 @@
+"""The options that every command has, each declared once: its default, and what the command line says of it.
+
+Nothing heavy is imported before they are used, since the command line is built of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from phosphene.cancel import Cancel
+from phosphene.types import ReportMode
+
+if TYPE_CHECKING:
+    from phosphene.classifier import Classifier
+    from phosphene.runtime import Prepared
+
+# Called with (steps done, steps in all, what is being done).
+Announce = Callable[[int, int, str], None]
+
+
+def quiet(_done: int, _total: int, _text: str) -> None:
+    """Shows no progress."""
+
+
+def asked(kind: Any, default: Any, help: str, **how: Any) -> Any:
+    """A field that is an option of every command.
+
+    Args:
+        kind: type of what is typed.
+        default: where it is not given.
+        help: one line.
+        **how: further arguments of typer.Option.
+    """
+    return field(default=default, metadata={"kind": kind, "option": {"help": help, **how}})
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every command has.
+
+    Args:
+        model: spec for load_classifier, or a Classifier.
+        weights: file of weights for the model that a spec names; None for those it comes with.
+        device: where to run; None leaves the model where it is.
+        precision: "exact" or "fast".
+        threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
+        seed: of everything random.
+        out: run folder; None makes a new one.
+        overwrite: whether an existing run may be replaced.
+        report: "none", "single" or "pages"; None chooses by size.
+        announce: progress callback.
+        cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
+    """
+
+    model: str | Classifier = asked(
+        str,
+        "embedded",
+        "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, package.module:factory, "
+        "a TorchScript or torch.export file, or a folder of phosphene head.",
+        metavar="SPEC",
+    )
+    weights: str | None = asked(
+        str | None,
+        None,
+        "Its weights: .safetensors or a state dict; a JSON card of the same name says how it is fed.",
+        metavar="FILE",
+    )
+    device: str | None = asked(str | None, None, "cpu, cuda, ...; default where the model loads.")
+    precision: Literal["exact", "fast"] = asked(
+        Literal["exact", "fast"], "exact", "exact: float32; fast: bfloat16 where that is faster."
+    )
+    threads: int | None = asked(
+        int | None, None, "Threads to compute with [default: one for each core].", metavar="N", min=1
+    )
+    seed: int = asked(int, 0, "Seed of everything random.")
+    out: str | None = asked(str | None, None, "Run folder [default: ./phosphene-runs/...].", metavar="DIR")
+    overwrite: bool = asked(bool, False, "Replace the run in --out.")
+    report: ReportMode | None = asked(
+        ReportMode | None,
+        None,
+        "No report, one file, or pages beside the pictures; default one file up to 20 MB, then pages.",
+    )
+    announce: Announce = quiet
+    cancel: Cancel = field(default_factory=Cancel)
+
+    def load(self) -> Prepared:
+        """The prepared classifier."""
+        import torch
+
+        from phosphene.runtime import prepare
+        from phosphene.zoo import load_classifier
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return prepare(load_classifier(self.model, weights=self.weights, device=self.device), precision=self.precision)
