@@ -2,14 +2,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass, fields
+from importlib import import_module
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from skimage.data import chelsea
+from typer.testing import CliRunner
 
 from phosphene import __version__
+from phosphene.runs.common import Common, asked
 from tests.cli.running import keys, partial_files, phosphene
+
+# The module: of its package the application goes by that name.
+cli = import_module("phosphene.cli.app")
 
 
 @pytest.fixture
@@ -17,6 +25,30 @@ def cat(tmp_path):
     path = tmp_path / "cat.jpg"
     Image.fromarray(chelsea()).save(path, quality=90)
     return path
+
+
+@dataclass(frozen=True)
+class WithNote(Common):
+    note: str = asked(str, "none", "Something that is written down.", metavar="TEXT")
+
+
+def test_a_common_option_is_a_field_of_common(monkeypatch):
+    """All that one more costs: it is taken by a command and handed over, and stands in its help."""
+    own = {item.name: cli._common_option(item) for item in fields(WithNote) if "option" in item.metadata}
+    monkeypatch.setattr(cli, "_COMMON", own)
+    monkeypatch.setattr(cli, "Common", WithNote)
+    small, seen = typer.Typer(), []
+
+    @cli.command(small, "show")
+    def show(common: Common) -> cli.Answer:
+        seen.append((common.note, common.seed, common.report))
+        return cli.Answer({}, "")
+
+    runner = CliRunner()
+    assert runner.invoke(small, ["--note", "kept", "--seed", "7"]).exit_code == 0
+    assert runner.invoke(small, []).exit_code == 0
+    assert seen == [("kept", 7, None), ("none", 0, None)]
+    assert "Something that is written down." in runner.invoke(small, ["--help"]).stdout
 
 
 def test_activations(tmp_path, cat):

@@ -1,4 +1,4 @@
-"""Another package's method and recipe are found by its entry points, on first use, and work as our own do."""
+"""What another package adds is found by its entry points, on first use, and works as our own does."""
 
 from __future__ import annotations
 
@@ -71,7 +71,13 @@ print(made.target == both, made.scores[-1] > made.scores[0])
     assert answer(NETWORK + code) == ["[True, True, True]", "True", "True", "True True"]
 
 
-def test_the_commands_take_it_as_an_option(tmp_path):
+def test_commands_take_a_source_by_its_name(tmp_path):
+    code = "import sys; from phosphene.cli import main; sys.argv = ['phosphene', 'predict', 'shades:2', *{}]; main()"
+    images = json.loads(answer(code.format(["--out", str(tmp_path / "run"), "--json"]))[-1])["images"]
+    assert [image["path"] for image in images] == ["shades:2/0.png", "shades:2/1.png"]
+
+
+def test_the_commands_take_a_target_as_an_option(tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     code = "import sys; from phosphene.cli import main; sys.argv = ['phosphene', *{}]; main()"
@@ -81,6 +87,33 @@ def test_the_commands_take_it_as_an_option(tmp_path):
     assert row["status"] == "ok"
     assert "tabby or lynx" in (tmp_path / "run" / "report.html").read_text()
     assert "--group CLASS+CLASS" in " ".join(answer(code.format(["impress", "--help"]))).replace("  ", " ")
+
+
+def test_a_source_and_a_sink_of_another_package():
+    code = """
+from phosphene.runtime import prepare
+from phosphene.sources import open_source
+from phosphene.store import Plan, open_sink
+from phosphene.tasks import PredictConfig
+import tempfile, pathlib
+source = open_source("shades:3")
+place = pathlib.Path(tempfile.mkdtemp()) / "rows.txt"
+for resume in (False, True):
+    with open_sink("lines", str(place), Plan("predict", tuple(source.keys())), resume=resume) as sink:
+        items = list(source.items(skip=sink.done))
+        for row in PredictConfig().run(prepare(classifier), items):
+            sink.write(row)
+print(len(items), place.read_text().splitlines() == ["0.png\\tok", "1.png\\tok", "2.png\\tok"])
+"""
+    assert answer(NETWORK + code) == ["0 True"]
+
+
+def test_a_metric_of_another_package():
+    code = """
+found = phosphene.methods("metric")["brightness"]
+print(found.title, found.function(torch.ones(2, 3, 4, 4)).tolist())
+"""
+    assert answer("import phosphene, torch\n" + code) == ["Brightness [1.0, 1.0]"]
 
 
 def test_the_command_knows_them():

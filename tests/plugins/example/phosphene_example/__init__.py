@@ -1,1 +1,1 @@
-"""What another package adds to phosphene: a method, a recipe, a kind of target; a file and an entry point each."""
+"""What another package adds to phosphene, each by a file and an entry point: method, recipe, metric, target, ..."""
