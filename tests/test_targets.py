@@ -159,6 +159,7 @@ def test_classes_of_each_picture():
     assert of_each(Target.of(2), logits) == (Target.of([2, 2]), 1)
     assert of_each(Unit("0", 1), logits) == (Unit("0", 1), 1)
     assert BestClasses().one_of_each(logits) == Target.of([1, 0])
+    assert resolve(BestClasses(2), LABELS) == BestClasses(2)
     with pytest.raises(OptionError, match="'top2' is several classes"):
         explain(classifier_of(pooled()), torch.rand(1, 3, 16, 16), target="top2")
 

@@ -511,25 +511,20 @@ class BestClasses:
         return [tuple([index for index in row if index not in without][: self.count]) for row in ranked]
 
     def one_of_each(self, logits: Tensor) -> ClassTarget:
-        """The best class of each image by its logits (N, K).
-
-        Raises:
-            OptionError: where several of each are meant.
-        """
-        if self.count > 1:
-            raise OptionError(f"'top{self.count}' is several classes of each picture; name one for each, or none")
+        """The best class alone of each image, by its logits (N, K)."""
         return ClassTarget(tuple(logits.argmax(dim=1).tolist()))
 
 
-TargetLike = Target | int | str | Sequence[int | str] | None
+TargetLike = Target | BestClasses | int | str | Sequence[int | str] | None
 
 
 def resolve(target: TargetLike, labels: Labels) -> Target | BestClasses:
     """The one place where it is understood what is meant by a target, in Python and in commands.
 
     Args:
-        target: a Target; a class by index, WordNet id, name or part of one; several, one for each image, in a list,
-            array or tensor; "topK" for the K best of each picture, unless a class has this name; None for the best.
+        target: a Target or BestClasses; a class by index, WordNet id, name or part of one; several, one for each image,
+            in a list, array or tensor; "topK" for the K best of each picture, unless a class has this name; None for
+            the best.
         labels: of the classifier.
 
     Raises:
@@ -541,7 +536,19 @@ def resolve(target: TargetLike, labels: Labels) -> Target | BestClasses:
         >>> resolve("lynx", labels), resolve(None, labels), resolve("top2", labels)
         (ClassTarget(classes=(1,), score=None), BestClasses(count=1), BestClasses(count=2))
     """
-    return target if isinstance(target, Target) else resolve_classes(target, labels)
+    return target if isinstance(target, Target | BestClasses) else resolve_classes(target, labels)
+
+
+def resolve_one(target: TargetLike, labels: Labels) -> Target | BestClasses:
+    """The same where each picture has one map.
+
+    Raises:
+        OptionError: for several classes of each picture, too.
+    """
+    found = resolve(target, labels)
+    if found.count > 1:
+        raise OptionError(f"'top{found.count}' is several classes of each picture; name one for each, or take 'top1'")
+    return found
 
 
 def resolve_classes(classes: Any, labels: Labels) -> ClassTarget | BestClasses:

@@ -19,7 +19,7 @@ from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.insertion_deletion import deletion, insertion, rise_blur
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward
-from phosphene.targets import Target, TargetLike, resolve
+from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.stream import stream
 from phosphene.types import Record
 
@@ -129,7 +129,7 @@ def faithfulness(
         petsiuk2018, section 4; chattopadhay2018, section 4.1.
     """
     specs = affordable(methods, masks)
-    goal = resolve(target, classifier.labels)
+    goal = resolve_one(target, classifier.labels)
     measured = {str(spec): FaithfulnessScores(str(spec)) for spec in specs}
     baselines = {name: FaithfulnessScores(name) for name in BASELINES}
     generator = torch.Generator().manual_seed(seed)

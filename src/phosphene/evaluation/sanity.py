@@ -21,7 +21,7 @@ from phosphene.metrics.ssim import ssim
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.prepare import forget
-from phosphene.targets import Target, TargetLike, resolve
+from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.stream import stream
 from phosphene.types import Record
 
@@ -191,7 +191,7 @@ def sanity(
     if not modes or not set(modes) <= set(MODES):
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
     specs = affordable(methods, masks)
-    goal = resolve(target, classifier.labels)
+    goal = resolve_one(target, classifier.labels)
     parts = stages(classifier)
     plan = [(mode, index) for mode in modes for index in range(len(parts))]
     results = {spec: Sanity(str(spec), {m: {s.name: Likeness() for s in parts} for m in modes}) for spec in specs}

@@ -10,8 +10,9 @@ import numpy as np
 from phosphene.evaluation.faithfulness import CURVE_POINTS, FaithfulnessScores, Protocol, faithfulness
 from phosphene.render.chart import line_chart
 from phosphene.runs.common import Common
-from phosphene.runs.samples import chosen_files, target_of
+from phosphene.runs.samples import chosen_files
 from phosphene.runs.session import Session
+from phosphene.targets import resolve_one
 
 
 def measure_faithfulness(
@@ -30,7 +31,7 @@ def measure_faithfulness(
         The JSON answer of the command: {"run", "report", "images", "rows", "baselines", "errors", "charts"}.
     """
     classifier = common.load()
-    target = target_of(classes, classifier)
+    target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
     session = Session.start(
         "faithfulness", common, classifier, images=list(images), methods=list(methods), classes=classes,

@@ -1,4 +1,4 @@
-"""Which pictures an evaluation looks at, and which class in them."""
+"""Which pictures an evaluation looks at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from phosphene.classifier import Classifier
 from phosphene.errors import InputError, OptionError
 from phosphene.images import expand_paths
 
@@ -29,8 +28,3 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
     if limit == 0 or limit >= len(files):
         return files
     return [files[index] for index in np.linspace(0, len(files) - 1, limit).round().astype(int)]
-
-
-def target_of(classes: str, classifier: Classifier) -> int | None:
-    """The class to explain in every picture; None, each picture's best, for "top1"."""
-    return None if classes == "top1" and classes not in classifier.labels.names else classifier.labels.find(classes)

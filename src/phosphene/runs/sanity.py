@@ -15,9 +15,10 @@ from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
 from phosphene.render.chart import line_chart
 from phosphene.runs.common import Common
-from phosphene.runs.samples import chosen_files, target_of
+from phosphene.runs.samples import chosen_files
 from phosphene.runs.session import Session
 from phosphene.store import file_stem
+from phosphene.targets import resolve_one
 
 # Maps shown of each cascade, the true one aside.
 _SHOWN = 6
@@ -39,7 +40,7 @@ def check_sanity(
         The JSON answer of the command: {"run", "report", "images", "stages", "rows", "errors", "charts"}.
     """
     classifier = common.load()
-    target = target_of(classes, classifier)
+    target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
     session = Session.start(
         "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes), classes=classes,

@@ -18,7 +18,7 @@ from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.targets import BestClasses, Target, TargetLike, resolve
+from phosphene.targets import BestClasses, Target, TargetLike, resolve, resolve_one
 from phosphene.types import Attribution, Attributions, Contrast, View, seed_number
 from phosphene.zoo import load_classifier
 
@@ -192,7 +192,7 @@ def _asked(
     """The pictures as the network sees them, and a class for each of them or a unit."""
     prepared = prepare(load_classifier(classifier), precision=precision)
     pictures = as_pictures(images, prepared.preprocess.channels)
-    asked = resolve(target, prepared.labels)
+    asked = resolve_one(target, prepared.labels)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)
     return seen, decided(asked, seen.classifier, seen.images, batch_size)
@@ -333,7 +333,7 @@ def attribute(
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     spec = parse_spec(method)
     classifier.check_images(images)
-    goal = resolve(target, classifier.labels)
+    goal = resolve_one(target, classifier.labels)
     if not isinstance(goal, Target):
         goal = decided(goal, classifier, images, batch_size)
     found = entry("attribution", spec.name)
