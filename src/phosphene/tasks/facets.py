@@ -167,6 +167,7 @@ def features(
 
     Example:
         >>> import tempfile, numpy, PIL.Image
+        >>> from pathlib import Path
         >>> folder = Path(tempfile.mkdtemp())
         >>> for index in range(6):
         ...     noise = numpy.random.default_rng(index).integers(0, 255, (16, 16, 3), numpy.uint8)
