@@ -28,7 +28,7 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.images import list_images, read_image
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 
 Pair = tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]

@@ -23,7 +23,7 @@ from benchmarks.works.cams import shown, stretched
 from benchmarks.works.networks import best_classes, embedded
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.registry import entry, parse_spec
-from phosphene.types import Target
+from phosphene.targets import Target
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from benchmarks.images import photographs
 from benchmarks.windowed import boxes_of
 from benchmarks.works.networks import embedded
 from phosphene.runtime import forward, input_gradient, masked_scores, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 
 TARGET = Target.of(281)
 Job = Callable[[], object]

@@ -21,7 +21,7 @@ from benchmarks.works.networks import embedded, torchvision_network
 from phosphene.classifier import Classifier
 from phosphene.images import list_images, read_image
 from phosphene.runtime import input_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 
 _BATCH = 8

@@ -24,7 +24,7 @@ from phosphene.kernels import chain
 from phosphene.kernels.jit.depthwise import Depthwise
 from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.passes import forward
-from phosphene.types import Target
+from phosphene.targets import Target
 
 _NEVER = staticmethod(lambda *_: False)
 # What is switched off: nothing of it, or each kernel by the place where the passages ask for it.

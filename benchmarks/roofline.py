@@ -11,7 +11,7 @@ from benchmarks.images import photographs
 from benchmarks.machine import best_seconds, ceilings
 from benchmarks.works.networks import embedded
 from phosphene.runtime import forward, input_gradient, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 
 
 def roofline(images: int = 32) -> dict[str, Any]:

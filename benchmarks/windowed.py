@@ -11,7 +11,7 @@ from benchmarks.images import photographs
 from benchmarks.works.networks import embedded, torchvision_network
 from phosphene.classifier import Classifier
 from phosphene.runtime import MaskedScores, masked_scores, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 
 Box = tuple[int, int, int, int]
 CASES: list[tuple[str, Callable[[], Classifier], int, int, int]] = [

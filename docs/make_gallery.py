@@ -16,8 +16,8 @@ from phosphene.pipeline.impress import Job
 from phosphene.render import contact_sheet
 from phosphene.runs.impressions import captions, per_image
 from phosphene.runtime import prepare
+from phosphene.targets import Target
 from phosphene.tasks.impress import random_pairs
-from phosphene.types import Target
 from phosphene.zoo import load_classifier
 
 CLASSES = [

@@ -31,7 +31,8 @@ from phosphene.pipeline import attribute
 from phosphene.registry import Entry, entries
 from phosphene.render import draw, side_by_side
 from phosphene.runtime import prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 DOCS = Path(__file__).parent
 PAGES = DOCS / "methods"

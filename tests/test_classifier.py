@@ -16,7 +16,7 @@ from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.runtime import forward, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 

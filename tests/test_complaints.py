@@ -14,7 +14,7 @@ from phosphene.geometry import lay_on_original
 from phosphene.grids import to_network_size
 from phosphene.pipeline import explain
 from phosphene.render import draw
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.contract import checks
 from tests.networks import RedDetector, classifier_of, pooled
 

@@ -16,7 +16,8 @@ from phosphene.errors import OptionError
 from phosphene.geometry import center_view, lay_on_original, whole_view
 from phosphene.grids import sample_map, to_network_size
 from phosphene.images import preprocess, read_image
-from phosphene.types import Target, View
+from phosphene.targets import Target
+from phosphene.types import View
 from tests.networks import RedDetector
 
 sizes = st.integers(1, 60)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
 from phosphene.pipeline import explain
-from phosphene.pipeline.explain import resolve_target
 from phosphene.runtime import forward
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit, resolve
 from tests.networks import classifier_of, pooled
 
 NAMES = ("cat", "dog", "owl", "cat", "elk")
@@ -156,7 +155,7 @@ IMAGES = torch.rand(3, 3, 16, 16)
 def test_every_spelling_of_a_target(target):
     names = ("cat", "dog", "owl", "elk", "emu")
     classifier = classifier_of(pooled(), labels=names)
-    found = resolve_target(classifier, target)
+    found = resolve(target, classifier.labels)
     assert found.expand(3).classes == (3, 3, 3)
     assert explain(classifier, IMAGES, "grad_cam", target=target).target.classes == (3, 3, 3)
     if not isinstance(target, Target) and not any(isinstance(item, str) for item in np.ravel(target)):
@@ -165,7 +164,8 @@ def test_every_spelling_of_a_target(target):
 
 def test_a_unit_is_a_target():
     unit = Unit("0", 1)
-    assert resolve_target(classifier_of(pooled()), unit) == Target(unit=unit)
+    assert resolve(unit, Labels()) is unit
+    assert Target(unit=unit) is unit
 
 
 @pytest.mark.parametrize(

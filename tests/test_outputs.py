@@ -14,7 +14,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.pipeline import explain
 from phosphene.runtime import forward
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 from tests.test_classifier import Returns

@@ -1,76 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phosphene.errors import NotFoundError, OptionError, PhospheneError
-from phosphene.types import Attribution, Target, Unit, View
-from tests.networks import classifier_of, linear
-
-
-@given(st.lists(st.integers(0, 999), min_size=1, max_size=6), st.integers(1, 6))
-def test_targets_are_broadcast_or_refused_never_zipped_short(classes, count):
-    target = Target.of(classes)
-    if len(classes) in (1, count):
-        expanded = target.expand(count)
-        assert len(expanded.classes) == count
-        assert expanded.expand(count) == expanded
-        assert [expanded.rows(i, i + 1).classes[0] for i in range(count)] == (classes * count)[:count]
-    else:
-        with pytest.raises(OptionError, match=f"{len(classes)} target classes for {count} images"):
-            target.expand(count)
-
-
-def test_versus_classes_are_broadcast_too():
-    assert Target.of([1, 2], versus=3).expand(2).versus == (3, 3)
-    assert Target.of(1, versus=3).expand(2).versus == (3, 3)
-    assert Target.of(1, versus=3).expand(2).rows(1, 2) == Target((1,), (3,))
-    with pytest.raises(OptionError, match="3 versus-classes for 2 classes"):
-        Target.of([1, 2], versus=[3, 4, 5])
-
-
-@pytest.mark.parametrize("classes", [7, np.int64(7), np.array(7), torch.tensor(7), [7], (7,), np.array([7]), {7}])
-def test_every_spelling_of_one_class(classes):
-    assert Target.of(classes).classes == (7,)
-
-
-@pytest.mark.parametrize(
-    "classes", ["tabby", ["tabby"], [], 1.5, [1.5], None, [None], torch.tensor([0.5]), [[1], [2]], True, object()]
-)
-def test_what_is_no_class_is_refused(classes):
-    with pytest.raises(OptionError):
-        Target.of(classes)
-
-
-def test_a_target_is_one_thing():
-    unit = Unit("conv", 3, (1, 2))
-    assert str(unit) == "conv=3@1,2"
-    assert str(Unit("conv")) == "conv"
-    assert Target(unit=unit).expand(5) == Target(unit=unit)
-    for arguments in ({}, {"classes": (1,), "unit": unit}, {"unit": unit, "versus": (1,)}):
-        with pytest.raises(OptionError):
-            Target(**arguments)
-    with pytest.raises(OptionError, match="choose logit, probability or margin"):
-        Target.of(1, score="loss")
-
-
-def test_classes_the_network_does_not_have_are_named():
-    classifier = classifier_of(linear())
-    logits = torch.rand(1, 3)
-    for target in (Target.of(3), Target.of(-1), Target.of(0, versus=3)):
-        with pytest.raises(NotFoundError, match="has 3 classes, 0 to 2"):
-            classifier.score(logits, target)
-
-
-def test_scores_are_what_they_are_called():
-    classifier, logits = classifier_of(linear()), torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]])
-    assert classifier.score(logits, Target.of([0, 2])).tolist() == [1.0, 5.0]
-    assert torch.allclose(classifier.score(logits, Target.of(1, score="probability")), logits.softmax(1)[:, 1])
-    assert classifier.score(logits, Target.of([1, 0], score="margin")).tolist() == [1.0, -5.0]
-    assert classifier.score(logits, Target.of(1, versus=0)).tolist() == [2.0, 0.0]
+from phosphene.errors import PhospheneError
+from phosphene.targets import Target
+from phosphene.types import Attribution, View
 
 
 @given(

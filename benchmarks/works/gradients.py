@@ -15,7 +15,8 @@ from benchmarks.works.networks import Normalized, best_classes, embedded, torchv
 from phosphene.classifier import Classifier
 from phosphene.registry import entry, parse_spec
 from phosphene.runtime import input_gradient, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Load = Callable[[], Classifier]
 

@@ -17,7 +17,7 @@ def our_class_model(images: int, precision: str, count: int) -> Run:
     from phosphene.runtime import prepare
     from phosphene.synthesis.recipes.class_model import ClassModelOptions, class_model
     from phosphene.synthesis.streams import Streams
-    from phosphene.types import Target
+    from phosphene.targets import Target
 
     classifier = prepare(embedded(), precision=precision)  # type: ignore[arg-type]
 

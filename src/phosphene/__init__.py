@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from phosphene.runtime import prepare as prepare
     from phosphene.store import Run as Run
     from phosphene.store import open_run as open_run
+    from phosphene.targets import Target as Target
+    from phosphene.targets import Unit as Unit
     from phosphene.types import Attribution as Attribution
     from phosphene.types import Attributions as Attributions
     from phosphene.types import Box as Box
     from phosphene.types import Contrast as Contrast
     from phosphene.types import Impression as Impression
     from phosphene.types import Prediction as Prediction
-    from phosphene.types import Target as Target
-    from phosphene.types import Unit as Unit
     from phosphene.types import View as View
     from phosphene.zoo import load_classifier as load_classifier
 
@@ -83,8 +83,8 @@ _PLACES = {
     "ResourceError": "errors",
     "Run": "store",
     "Spec": "registry",
-    "Target": "types",
-    "Unit": "types",
+    "Target": "targets",
+    "Unit": "targets",
     "View": "types",
     "attribute": "pipeline",
     "capture": "hooks",

@@ -14,13 +14,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneError
+from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
 from phosphene.images import Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
-from phosphene.types import Layout, Prediction, Score, Size, Target, View
+from phosphene.targets import Outputs, Target
+from phosphene.types import Layout, Prediction, Score, Size, View
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -418,24 +419,7 @@ class Classifier:
         plain scores has no probability: a method whose default it is uses the score instead; asking for it by name is
         refused.
         """
-        kind = target.score or default
-        if kind == "probability" and self.head == "score":
-            if target.score is not None:
-                raise OptionError(f"{self.name} has a head of plain scores: no probability; use score 'logit'")
-            kind = "logit"
-        self.check_target(target, logits.shape[1])
-        target = target.expand(logits.shape[0])
-        values = self.probabilities(logits) if kind == "probability" else logits
-        chosen = _pick(values, target.classes)
-        if target.versus:
-            return chosen - _pick(values, target.versus)
-        return chosen - _best_other(logits, target.classes) if kind == "margin" else chosen
-
-    def check_target(self, target: Target, classes: int) -> None:
-        """Refuse class indices that the network does not have."""
-        for index in (*target.classes, *target.versus):
-            if not 0 <= index < classes:
-                raise NotFoundError(f"no class {index}; {self.name} has {classes} classes, 0 to {classes - 1}")
+        return target.scores(Outputs(self, given=logits), default)
 
     def predictions(self, logits: Tensor, count: int = 5) -> list[list[Prediction]]:
         """The best `count` classes of each row of logits, best first."""
@@ -480,18 +464,6 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
 def _as_it_is(module: nn.Module) -> Preprocess:
     channels = input_channels(module)
     return Preprocess(None, None, (0.0,) * channels, (1.0,) * channels)
-
-
-def _pick(values: Tensor, classes: tuple[int, ...]) -> Tensor:
-    index = torch.tensor(classes, device=values.device)
-    return values.gather(1, index[:, None])[:, 0]
-
-
-def _best_other(logits: Tensor, classes: tuple[int, ...]) -> Tensor:
-    if logits.shape[1] < 2:
-        raise OptionError("a margin needs at least two classes; use score 'logit'")
-    index = torch.tensor(classes, device=logits.device)[:, None]
-    return logits.scatter(1, index, float("-inf")).amax(dim=1)
 
 
 def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:

@@ -23,9 +23,19 @@ def discover(package: str) -> None:
     """
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
-    for found in entry_points(group=package):
+    load_plugins(package)
+
+
+@cache
+def load_plugins(group: str) -> None:
+    """Import once what other packages name in an entry point group; what fails costs a warning.
+
+    Args:
+        group: such as "phosphene.targets".
+    """
+    for found in entry_points(group=group):
         try:
             found.load()
         except Exception as error:  # foreign code may fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
-            warnings.warn(f"the plugin {found.value} for {package} cannot be imported ({reason})", stacklevel=2)
+            warnings.warn(f"the plugin {found.value} for {group} cannot be imported ({reason})", stacklevel=2)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, SupportsIndex
 
 from phosphene.errors import NotFoundError, OptionError, suggest
-from phosphene.types import class_index
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 # Whatever holds names as lists, arrays and the columns of tables do, or by index, or indices by name.
@@ -137,6 +137,53 @@ class Labels:
             [index for index, found in enumerate(whole_word) if found],
             [index for index, names in enumerate(every) if any(folded in name for name in names)],
         ]
+
+
+def class_list(value: Any) -> list[Any]:
+    """The classes in whatever holds one for all images, or one for each: numbers, texts, lists, arrays, tensors.
+
+    Raises:
+        OptionError: for what holds none, in no order, or one-hot rows.
+
+    Example:
+        >>> class_list(3), class_list("cat"), class_list(range(2))
+        ([3], ['cat'], [0, 1])
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping | bytes) or callable(value):
+        raise OptionError(f"a target of type {type(value).__name__}; give a class, or a list with one for each image")
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(values, Iterable):
+        found = list(values)
+        if any(isinstance(item, list | tuple) or getattr(item, "ndim", 0) for item in found):
+            raise OptionError(
+                "a target of rows and columns; give one class for each image; of one-hot rows that is their argmax(1)"
+            )
+        if len(found) > 1 and all(isinstance(item, float) for item in found) and sorted(found)[-2:] == [0.0, 1.0]:
+            raise OptionError("a target that looks one-hot; give the class itself, which is its argmax()")
+        return found
+    return [value]
+
+
+def class_index(value: Any) -> int:
+    """A whole number; 1.5, True and names are refused, not rounded.
+
+    Raises:
+        OptionError: for anything else.
+
+    Example:
+        >>> class_index(3.0)
+        3
+    """
+    if isinstance(value, str):
+        raise OptionError(f"class {value!r} is a name; look it up first: classifier.labels.find({value!r})")
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of an array or tensor without axes a number
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
+    if isinstance(plain, bool) or not isinstance(plain, SupportsIndex):
+        raise OptionError(f"class {plain!r} is no index; give whole numbers, one for all images or one for each")
+    return operator.index(plain)
 
 
 def as_labels(labels: LabelsLike) -> Labels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, overload
 
@@ -11,6 +11,8 @@ from phosphene.errors import NotFoundError, OptionError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from phosphene.targets import Target
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
@@ -21,177 +23,6 @@ Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 
 # How results show themselves in notebooks, as PNG: filled in by the room that draws.
 SHOWN_AS: dict[type, Callable[[Any], bytes]] = {}
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A place inside a network: a layer, one of its channels, one position of that channel.
-
-    Args:
-        layer: dotted name of the module.
-        channel: index of the channel; None for the whole layer.
-        place: (row, column) in the layer's own grid; None for the mean over all places.
-    """
-
-    layer: str
-    channel: int | None = None
-    place: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.layer, str):
-            raise OptionError(f"layer {self.layer!r} of a unit is no text; give its dotted name")
-        try:
-            channel = None if self.channel is None else class_index(self.channel)
-            place = None if self.place is None else tuple(map(class_index, self.place))
-        except (OptionError, TypeError):
-            channel, place = None, ()
-        if place is not None and len(place) != 2:
-            raise OptionError(
-                f"unit of layer {self.layer}: channel={self.channel!r} is a whole number, place={self.place!r} is "
-                "(row, column); give None for what is left open"
-            )
-        object.__setattr__(self, "channel", channel)
-        object.__setattr__(self, "place", place)
-
-    def __str__(self) -> str:
-        text = self.layer if self.channel is None else f"{self.layer}={self.channel}"
-        return text if self.place is None else f"{text}@{self.place[0]},{self.place[1]}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is explained: a class, a class against another, or a unit of a layer. Data, never a callable.
-
-    Args:
-        classes: one class index for all images, or one for each image; empty for a unit.
-        versus: the classes to tell apart from, as many as `classes`; empty for none.
-        unit: a unit inside the network, instead of classes.
-        score: what is differentiated or watched: the class's "logit", its "probability", or the
-            "margin" to the best other class. None leaves the choice to the method.
-
-    Example:
-        >>> Target.of(281)
-        Target(classes=(281,), versus=(), unit=None, score=None)
-        >>> Target.of([281, 504]).expand(2).classes
-        (281, 504)
-    """
-
-    classes: tuple[int, ...] = ()
-    versus: tuple[int, ...] = ()
-    unit: Unit | None = None
-    score: Score | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("classes", "versus"):
-            given = getattr(self, name)
-            if not (isinstance(given, tuple) and all(type(item) is int for item in given)):
-                object.__setattr__(self, name, _indices(given))
-        if self.unit is not None and not isinstance(self.unit, Unit):
-            raise OptionError(f"unit {self.unit!r} is no Unit; give Unit(layer, channel)")
-        if bool(self.classes) == (self.unit is not None):
-            raise OptionError("a target is either one or more classes or one unit of a layer; give exactly one of them")
-        if self.score not in (None, "logit", "probability", "margin"):
-            raise OptionError(f"score {self.score!r} is unknown; choose logit, probability or margin")
-        if self.versus and self.unit is not None:
-            raise OptionError("a unit has no class to be told apart from; drop the unit or 'versus'")
-        if self.versus and len(self.versus) not in (1, len(self.classes)):
-            raise OptionError(
-                f"{len(self.versus)} versus-classes for {len(self.classes)} classes; give one, or one for each"
-            )
-
-    @classmethod
-    def of(
-        cls, classes: int | Iterable[int], *, versus: int | Iterable[int] | None = None, score: Score | None = None
-    ) -> Target:
-        """The target for one class index, or for one index per image."""
-        return cls(_indices(classes), () if versus is None else _indices(versus), None, score)
-
-    def expand(self, count: int) -> Target:
-        """The same target with one class for each of `count` images.
-
-        Raises:
-            OptionError: if there are several classes, but not `count` of them; never zipped short.
-        """
-        if self.unit is not None:
-            return self
-        return replace(
-            self,
-            classes=_broadcast(self.classes, count, "target classes"),
-            versus=_broadcast(self.versus, count, "versus classes") if self.versus else (),
-        )
-
-    def rows(self, start: int, stop: int) -> Target:
-        """The part of an expanded target that belongs to images `start` to `stop`."""
-        return replace(self, classes=self.classes[start:stop], versus=self.versus[start:stop])
-
-    def of_rows(self, rows: slice) -> Target:
-        """The part of an expanded target that belongs to a slice of the images."""
-        return replace(self, classes=self.classes[rows], versus=self.versus[rows])
-
-    @property
-    def sides(self) -> tuple[Target, Target]:
-        """Of a class versus another: the target of the one alone, and of the other alone.
-
-        Example:
-            >>> Target.of([1, 2], versus=3).sides[1].classes
-            (3,)
-        """
-        return replace(self, versus=()), replace(self, classes=self.versus, versus=())
-
-    def with_default_score(self, score: Score) -> Target:
-        """The same target, `score` filled in where none was chosen."""
-        return self if self.score is not None else replace(self, score=score)
-
-
-def class_list(value: Any) -> list[Any]:
-    """The classes in whatever holds one for all images, or one for each: numbers, texts, lists, arrays, tensors.
-
-    Raises:
-        OptionError: for what holds none, in no order, or one-hot rows.
-
-    Example:
-        >>> class_list(3), class_list("cat"), class_list(range(2))
-        ([3], ['cat'], [0, 1])
-    """
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping | bytes) or callable(value):
-        raise OptionError(f"a target of type {type(value).__name__}; give a class, or a list with one for each image")
-    values = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(values, Iterable):
-        found = list(values)
-        if any(isinstance(item, list | tuple) or getattr(item, "ndim", 0) for item in found):
-            raise OptionError(
-                "a target of rows and columns; give one class for each image; of one-hot rows that is their argmax(1)"
-            )
-        if len(found) > 1 and all(isinstance(item, float) for item in found) and sorted(found)[-2:] == [0.0, 1.0]:
-            raise OptionError("a target that looks one-hot; give the class itself, which is its argmax()")
-        return found
-    return [value]
-
-
-def _indices(value: int | Iterable[int]) -> tuple[int, ...]:
-    return tuple(class_index(item) for item in class_list(value))
-
-
-def class_index(value: Any) -> int:
-    """A whole number; 1.5, True and names are refused, not rounded.
-
-    Raises:
-        OptionError: for anything else.
-
-    Example:
-        >>> class_index(3.0)
-        3
-    """
-    if isinstance(value, str):
-        raise OptionError(f"class {value!r} is a name; look it up first: classifier.labels.find({value!r})")
-    plain = value.tolist() if hasattr(value, "tolist") else value  # of an array or tensor without axes a number
-    if isinstance(plain, float) and plain.is_integer():
-        return int(plain)
-    if isinstance(plain, bool) or not isinstance(plain, SupportsIndex):
-        raise OptionError(f"class {plain!r} is no index; give whole numbers, one for all images or one for each")
-    return operator.index(plain)
 
 
 def seed_number(seed: Any) -> int:
@@ -211,16 +42,6 @@ def seed_number(seed: Any) -> int:
     if number is None or not 0 <= number < 1 << 63:
         raise OptionError(f"seed={seed!r} must be a whole number, 0 or more")
     return number
-
-
-def _broadcast(values: tuple[int, ...], count: int, what: str) -> tuple[int, ...]:
-    if len(values) == count:
-        return values
-    if len(values) == 1:
-        return values * count
-    one_hot = sorted(values)[-2:] == [0, 1] and sum(values) == 1
-    hint = "; of a one-hot row that is its argmax()" if one_hot else ""
-    raise OptionError(f"{len(values)} {what} for {count} images; give one for all, or one for each{hint}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from phosphene.attribution.cam import cam
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import map_error
 from tests.networks import DictOutput, class_convolution, classifier_of, functional_relu, linear, pooled, vgg_f
 from tests.oracles import attribution as oracle

@@ -19,7 +19,7 @@ from phosphene.attribution.score_cam import channel_masks, score_cam
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.registry import format_spec, make_spec, parse_spec
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, pooled, vgg_f
 from tests.oracles import cams as oracle

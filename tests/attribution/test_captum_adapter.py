@@ -15,7 +15,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.pipeline import attribute
 from phosphene.registry import entries, format_spec, parse_spec
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import map_error
 from tests.networks import class_convolution, classifier_of, functional_relu, pooled
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from phosphene.attribution.formula import by_formula
 from phosphene.attribution.layer_maps import layer_map
 from phosphene.registry import entry, parse_spec, register_attribution, unregister
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 from tests.networks import classifier_of, pooled
 
 

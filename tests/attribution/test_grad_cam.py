@@ -6,7 +6,7 @@ import torch
 from phosphene.attribution.cam import cam
 from phosphene.attribution.grad_cam import grad_cam
 from phosphene.errors import ModelError, NotFoundError
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import map_error
 from tests.networks import classifier_of, functional_relu, pooled, vgg_f
 from tests.oracles import attribution as oracle

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phosphene.attribution.input_x_gradient import input_x_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import exact_score, map_error
 from tests.networks import MEAN, classifier_of, functional_relu, linear, pooled, vgg_f
 from tests.oracles import attribution as oracle

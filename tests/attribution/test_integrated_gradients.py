@@ -7,7 +7,7 @@ from torch import nn
 from phosphene.attribution.integrated_gradients import integrated_gradients
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import exact_score, map_error
 from tests.networks import classifier_of, linear, vgg_f
 from tests.oracles import cams as oracle

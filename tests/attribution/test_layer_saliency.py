@@ -8,7 +8,7 @@ from torch import nn
 from phosphene.attribution.layer_saliency import layer_saliency, middle_layer
 from phosphene.classifier import Classifier
 from phosphene.runtime import prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 
 

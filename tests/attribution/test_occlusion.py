@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phosphene.attribution.occlusion import _corners, _spread, occlusion
 from phosphene.errors import OptionError
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import exact_score, map_error
 from tests.networks import MEAN, RedDetector, classifier_of, linear, pooled, vgg_f
 from tests.oracles import attribution as oracle

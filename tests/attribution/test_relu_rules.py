@@ -19,7 +19,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError
 from phosphene.hooks import relu_rule
 from phosphene.runtime import input_gradient
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.oracles import relu_rules as oracle
 
 METHODS = {"deconvnet": deconvnet, "guided": guided_backprop}

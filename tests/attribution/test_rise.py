@@ -5,7 +5,7 @@ import torch
 
 from phosphene.attribution.rise import random_masks, rise
 from phosphene.errors import OptionError
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import exact_score, map_error
 from tests.networks import MEAN, classifier_of, pooled, vgg_f
 from tests.oracles import attribution as oracle

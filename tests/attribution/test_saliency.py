@@ -6,7 +6,7 @@ import torch
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Preprocess
 from phosphene.errors import OptionError
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.comparing import exact_score, map_error
 from tests.networks import STD, classifier_of, functional_relu, linear, pooled, vgg_f
 from tests.oracles import attribution as oracle

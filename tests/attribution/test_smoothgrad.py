@@ -12,7 +12,7 @@ from phosphene.errors import NotFoundError, OptionError
 from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import format_spec, parse_spec
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, linear, vgg_f
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phosphene.pipeline import attribute
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.registry import Spec, entries, entry, format_spec, make_spec, parse_spec
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 # Small values of the options that decide how long a method takes.
 _QUICK: dict[str, Any] = {

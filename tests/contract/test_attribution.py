@@ -5,7 +5,7 @@ import torch
 
 from phosphene.errors import ModelError
 from phosphene.registry import entry
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.contract import checks
 from tests.networks import (
     Constant,

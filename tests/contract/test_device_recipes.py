@@ -24,7 +24,7 @@ from phosphene.synthesis.objectives import Objective, channel
 from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.recipes.sci import SciOptions, sci
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.contract.test_devices import counted, default_device, images_of, moved
 from tests.networks import classifier_of, smooth
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 from tests.contract import checks
 from tests.networks import class_convolution, classifier_of, functional_relu, pooled, vgg_f
 from tests.pretend_device import PretendDevice

@@ -27,7 +27,7 @@ from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.fuzz.networks import Net, build
 from tests.oracles.plain_autograd import Eager, boxes
 from tests.robustness.everything import changed, everything

@@ -19,7 +19,7 @@ from phosphene.images import preprocess
 from phosphene.kernels.convolution import Convolution
 from phosphene.runtime import forward, input_gradient, layer_gradients, prepare, rule_gradient
 from phosphene.runtime.precision import compute_dtype
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 from phosphene.zoo.efficientnet_lite import SamePadConv2d
 

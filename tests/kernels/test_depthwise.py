@@ -22,7 +22,7 @@ from phosphene.kernels.jit.elementwise import Elementwise
 from phosphene.kernels.jit.passages import DepthwisePassage
 from phosphene.runtime import forward, input_gradient
 from phosphene.runtime.prepare import prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 
 compiled = pytest.mark.skipif(not writer.available(), reason="kernels are compiled on processors with AVX-512 only")
 _RELU6 = Activation(0.0, 6.0)

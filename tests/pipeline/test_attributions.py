@@ -10,7 +10,8 @@ from torch import nn
 from phosphene import Attributions, Classifier, Preprocess, attribute, contrast, draw, explain
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.registry import parse_spec
-from phosphene.types import Attribution, Target, Unit
+from phosphene.targets import Target, Unit
+from phosphene.types import Attribution
 from tests.networks import classifier_of, pooled
 
 SPECS = ["saliency:sign=abs", "cam", "saliency", "saliency:sign=positive"]

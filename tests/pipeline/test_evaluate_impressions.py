@@ -14,7 +14,7 @@ from phosphene.pipeline.impress import Job
 from phosphene.runs.impressions import evaluate_impressions
 from phosphene.runs.session import Common
 from phosphene.runtime import prepare
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.synthesis.test_ascent import tiny
 
 

@@ -17,8 +17,8 @@ from phosphene.pipeline.read_impressions import judge_impressions, read_impressi
 from phosphene.runs.impress import impress_images
 from phosphene.runs.session import Common
 from phosphene.runtime import prepare
+from phosphene.targets import Target, Unit
 from phosphene.tasks.impress import ImpressConfig, random_pairs
-from phosphene.types import Target, Unit
 from tests.synthesis.test_ascent import tiny
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 EXAMPLE = Path(__file__).parent / "example"
 
 
@@ -50,6 +52,35 @@ second, = phosphene.impress(classifier, 1, "plain_ascent", preset="long", steps=
 print(first.preset, first.steps, second.preset, second.steps, second.spec, second.scores[-1] > second.scores[0])
 """
     assert answer(NETWORK + code) == ["('quick', 'long')", "quick 4 long 7 plain_ascent:preset=long,steps=7 True"]
+
+
+def test_a_kind_of_target_of_another_package_goes_where_ours_go():
+    code = """
+from phosphene_example.group import Group
+images, both = torch.rand(2, 3, 8, 8), Group((0, 1))
+given = images.clone().requires_grad_()
+logits = net((given - 0.5) / 0.2)
+expected, = torch.autograd.grad(logits.logsumexp(1).sum(), given)
+found = phosphene.explain(classifier, images, ["input_x_gradient", "grad_cam", "occlusion:window=4"], target=both)
+print([result.target == both for result in found])
+print(bool(torch.allclose(found[0].maps, (expected * images).sum(1), atol=1e-5)))
+print(bool(torch.allclose(found[2].score, logits.logsumexp(1), atol=1e-5)))
+made, = phosphene.impress(classifier, both, "class_model", preset="paper", steps=5)
+print(made.target == both, made.scores[-1] > made.scores[0])
+"""
+    assert answer(NETWORK + code) == ["[True, True, True]", "True", "True", "True True"]
+
+
+def test_the_commands_take_it_as_an_option(tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    code = "import sys; from phosphene.cli import main; sys.argv = ['phosphene', *{}]; main()"
+    given = ["explain", str(picture), "--group", "tabby+lynx", "--method", "saliency", "--out", str(tmp_path / "run")]
+    (row,) = json.loads(answer(code.format([*given, "--json"]))[-1])["images"][0]["maps"]
+    assert row["target"] == {"index": None, "label": "tabby or lynx"}
+    assert row["status"] == "ok"
+    assert "tabby or lynx" in (tmp_path / "run" / "report.html").read_text()
+    assert "--group CLASS+CLASS" in " ".join(answer(code.format(["impress", "--help"]))).replace("  ", " ")
 
 
 def test_the_command_knows_them():

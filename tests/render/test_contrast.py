@@ -11,7 +11,8 @@ from phosphene.errors import OptionError
 from phosphene.geometry import whole_view
 from phosphene.pipeline import attribute, contrast
 from phosphene.render import contrast_sheet, draw, reconstruction_picture, scale_of, shared_scale
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled, vgg_f
 

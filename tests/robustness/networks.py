@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier
 from phosphene.runtime import forward, input_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 
 Make = Callable[[], nn.Module]
 

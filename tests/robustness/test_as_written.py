@@ -26,7 +26,7 @@ from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
 from phosphene.runtime.passes import rule_gradient
 from phosphene.runtime.prepare import Prepared
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
 from tests.oracles.plain_autograd import Eager, boxes

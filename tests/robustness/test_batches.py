@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from phosphene import explain
 from phosphene.runtime import prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.contract import checks
 from tests.networks import MEAN, STD, classifier_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.runtime import forward, input_gradient, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.robustness.networks import assert_right, error, ordinary, pictures
 
 

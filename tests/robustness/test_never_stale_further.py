@@ -21,7 +21,7 @@ from phosphene import explain
 from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.runtime import forward, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
 from tests.oracles.plain_autograd import Eager, boxes

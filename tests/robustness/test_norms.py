@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from phosphene.attribution.saliency import saliency
 from phosphene.runtime import forward
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
 from tests.oracles.plain_autograd import Eager

@@ -16,7 +16,7 @@ from torch.ao.quantization import MinMaxObserver
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.pipeline import attribute
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.contract.checks import explain, method_names, quick_spec
 from tests.robustness.networks import assert_right, error, ordinary, pictures, state
 

@@ -21,7 +21,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.registry import entry
 from phosphene.runtime import forward, input_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.contract import checks
 from tests.networks import MEAN, STD, classifier_of

@@ -21,7 +21,7 @@ from phosphene.classifier import Classifier
 from phosphene.graph import trace
 from phosphene.hooks import capture
 from phosphene.runtime import prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.contract import checks
 from tests.networks import classifier_of, pooled
@@ -161,7 +161,7 @@ def test_several_classifiers_are_used_for_the_first_time_at_once() -> None:
 WORKER = """
     import multiprocessing, sys, warnings
     import torch
-    from phosphene.types import Target
+    from phosphene.targets import Target
     from tests.contract import checks
     from tests.networks import classifier_of, pooled
 

@@ -16,7 +16,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.graph import spatial_map
 from phosphene.runtime import activations, forward, prepare
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from tests.networks import classifier_of
 
 TARGET = Target.of(1)

@@ -15,7 +15,7 @@ from phosphene.classifier import Classifier
 from phosphene.images import as_pictures
 from phosphene.pipeline import attribute, explain
 from phosphene.runtime import forward, head_features, input_gradient, layer_gradients, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 
 METHODS = ["saliency", "grad_cam", "layer_cam", "cam", "eigen_cam", "input_x_gradient", "guided_grad_cam"]

@@ -24,7 +24,7 @@ from phosphene.runtime import (
     prepare,
     rule_gradient,
 )
-from phosphene.types import Target
+from phosphene.targets import Target
 
 TARGET = Target.of([0, 1, 2, 0, 1, 2, 0])
 ONE = Target.of(1)

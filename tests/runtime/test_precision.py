@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.runtime import forward, input_gradient, prepare
 from phosphene.runtime.precision import whole_float32
-from phosphene.types import Target
+from phosphene.targets import Target
 
 Setting = tuple[object, ...]
 

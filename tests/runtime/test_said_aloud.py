@@ -17,7 +17,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError, PhospheneError, PhospheneWarning
 from phosphene.pipeline import explain, impress
 from phosphene.runtime import forward, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, linear, pooled
 

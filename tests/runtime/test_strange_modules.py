@@ -16,7 +16,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.runtime import activations, forward, prepare
 from phosphene.runtime.freeze import freeze
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 

@@ -16,7 +16,7 @@ from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier
 from phosphene.images import preprocess
 from phosphene.runtime import masked_scores, prepare, windowed
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 from phosphene.zoo import load_classifier
 from phosphene.zoo.efficientnet_lite import SamePadConv2d
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.runtime import masked_scores, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.networks import classifier_of
 
 BOXES = [(0, 0, 4, 4), (4, 8, 8, 12), (12, 12, 16, 16)]

@@ -34,8 +34,10 @@ def plugins(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(discovery, "entry_points", lambda group: [point for point in found if point.group == group])
     discovery.discover.cache_clear()
+    discovery.load_plugins.cache_clear()
     yield found
     discovery.discover.cache_clear()
+    discovery.load_plugins.cache_clear()
     KINDS.pop("grey", None)
     sys.modules.pop("grey_plugin", None)
 

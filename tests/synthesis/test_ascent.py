@@ -19,7 +19,7 @@ from phosphene.synthesis.parametrization import Fourier
 from phosphene.synthesis.schedules import linear
 from phosphene.synthesis.step_rules import StepState, clip, every, multiply, unit_rms, within
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 
 
 def tiny(channels: int = 3, classes: int = 4, head: str = "softmax") -> Classifier:

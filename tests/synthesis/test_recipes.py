@@ -21,7 +21,7 @@ from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions,
 from phosphene.synthesis.recipes.fuse import FuseOptions, fuse, nearest, spread_places
 from phosphene.synthesis.recipes.sci import SciOptions, sci
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Target, Unit
+from phosphene.targets import Target, Unit
 
 # As in the paper: the disc is where the pre-CI changed most, and stays there.
 NO_PULL: dict[str, object] = {"pull": 0.0, "last_pull": 0.0, "finish_pull": 0.0}

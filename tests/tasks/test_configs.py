@@ -10,10 +10,10 @@ import pytest
 
 from phosphene import tasks
 from phosphene.store.rows import ROW_KINDS
-from phosphene.types import Unit
+from phosphene.targets import Unit
 
 CONFIGS = [
-    tasks.ExplainConfig.of(["occlusion:window=10x20", "cam"], unit=Unit("0", 1)),
+    tasks.ExplainConfig.of(["occlusion:window=10x20", "cam"], target=Unit("0", 1)),
     tasks.LocateConfig.of(["cam"], preset="paper"),
     tasks.PredictConfig(count=2),
     tasks.ImpressConfig(("tabby",), steps=3),

@@ -99,9 +99,9 @@ def test_with_several_classes_fewer_pictures_go_together():
 
 
 def test_what_fails_for_one_map_is_in_its_row_alone():
-    from phosphene.types import Unit
+    from phosphene.targets import Unit
 
-    config = ExplainConfig.of(["saliency"], unit=Unit("0", 99))
+    config = ExplainConfig.of(["saliency"], target=Unit("0", 99))
     rows = list(config.run(classifier(), items(3)))
     assert [shown.status for row in rows for shown in row.maps] == ["error"] * 3
     assert all("no unit 0=99" in shown.error for row in rows for shown in row.maps)

@@ -16,7 +16,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import spatial_size
 from phosphene.registry import entry
 from phosphene.runtime import prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 from tests.contract import checks
 from tests.zoo.networks import SIZE, SPECS, classifier

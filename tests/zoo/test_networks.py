@@ -10,7 +10,7 @@ from torch import nn
 
 from phosphene.errors import ModelError
 from phosphene.runtime import activations, forward, masked_scores, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 from tests.contract import checks
 from tests.zoo.networks import SIZE, SPECS, classifier
 

@@ -16,7 +16,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import InputError, MissingExtraError, ModelError, NotFoundError, OptionError
 from phosphene.pipeline import attribute
 from phosphene.runtime import activations, forward, input_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 from phosphene.zoo.weights import fit_names, read_state_dict
 from tests.networks import pooled

@@ -12,7 +12,8 @@ from phosphene.classifier import Classifier
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
 from phosphene.runtime import ablated_scores, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

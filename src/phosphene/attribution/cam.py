@@ -11,7 +11,8 @@ from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LinearHead
 from phosphene.registry import register_attribution
 from phosphene.runtime import head_features, plain_mode
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 # The mean of the map and the bias must give the logit; more than this and the network is not of that form.
 _TOLERANCE = 1e-2
@@ -60,8 +61,8 @@ def cam(
     References:
         zhou2016, section 2.
     """
-    if target.unit is not None:
-        raise OptionError(f"cam explains classes; for the unit {target.unit} use grad_cam or saliency")
+    if not target.classes:
+        raise OptionError(f"cam explains classes; for the {target.kind} {target} use grad_cam or saliency")
     if target.score not in (None, "logit"):
         raise OptionError(f"cam takes the logit apart; it has no map of the {target.score}; use grad_cam")
     target = target.expand(len(images))

@@ -31,9 +31,9 @@ from phosphene.hooks import ValueHooks, capture, graph_nodes, node_kind, nodes_b
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze
-from phosphene.runtime.passes import unit_score
 from phosphene.runtime.prepare import Prepared
-from phosphene.types import Attribution, Target
+from phosphene.targets import Outputs, Target
+from phosphene.types import Attribution
 
 Baseline = Literal["mean", "black", "white"]
 
@@ -73,12 +73,10 @@ class ScoreOf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The score (N, 1)."""
         prepared, target = self.reading
-        if target.unit is None:
-            logits = prepared.read(self.network(images), len(images)).float()
-            return prepared.score(logits, target, "logit")[:, None]
-        with capture(self.network, [target.unit.layer]) as found:
-            self.network(images)
-        return unit_score(found[target.unit.layer], target.unit, images, prepared.layout(target.unit.layer))[:, None]
+        with capture(self.network, target.layers) as found:
+            raw = self.network(images)
+        layouts = {layer: prepared.layout(layer) for layer in target.layers}
+        return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from phosphene.classifier import Classifier
 from phosphene.grids import to_network_size
 from phosphene.maps import max_over_channels
 from phosphene.registry import register_attribution
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

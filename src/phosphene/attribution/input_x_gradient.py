@@ -11,7 +11,8 @@ from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

@@ -16,7 +16,8 @@ from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

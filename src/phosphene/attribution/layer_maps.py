@@ -14,7 +14,8 @@ from phosphene.errors import OptionError
 from phosphene.graph import LayerName, spatial_map
 from phosphene.grids import to_network_size
 from phosphene.runtime import layer_gradients, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Layers = LayerName | tuple[str, ...]
 

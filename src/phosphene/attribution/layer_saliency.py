@@ -11,7 +11,8 @@ from phosphene.classifier import Classifier
 from phosphene.graph import spatial_size
 from phosphene.registry import register_attribution
 from phosphene.runtime import prepare
-from phosphene.types import Attribution, Layer, Size, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution, Layer, Size
 
 
 @register_attribution(

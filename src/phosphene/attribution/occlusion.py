@@ -14,7 +14,8 @@ from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import masked_scores
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Fill = Literal["mean", "black", "white"]
 

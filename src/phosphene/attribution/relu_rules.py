@@ -12,7 +12,8 @@ from phosphene.graph import LayerName, spatial_map
 from phosphene.hooks import Rule
 from phosphene.maps import max_over_channels
 from phosphene.runtime import prepare, rule_gradient
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Reduce = Literal["sum", "max_abs"]
 

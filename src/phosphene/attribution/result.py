@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 def attribution(

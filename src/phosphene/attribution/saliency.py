@@ -13,7 +13,8 @@ from phosphene.errors import OptionError
 from phosphene.maps import Sign, max_over_channels
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

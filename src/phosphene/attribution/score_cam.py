@@ -17,7 +17,8 @@ from phosphene.grids import to_network_size
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
 from phosphene.runtime import activations, blended_scores, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Stretch = Literal["after", "before"]
 

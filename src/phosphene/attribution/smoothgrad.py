@@ -14,7 +14,8 @@ from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.registry import entry, parse_spec, register_attribution
 from phosphene.runtime import prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 def _inner_view(options: dict[str, Any]) -> Any:

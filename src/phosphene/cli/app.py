@@ -17,6 +17,7 @@ import typer
 
 from phosphene import __version__
 from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
+from phosphene.targets import CommandOption, Target, kinds
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Announce, Common
@@ -111,14 +112,20 @@ def command(
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
 
-    With `common`, the function's first parameter is a Common and the command takes the common options.
+    With `common`, the function's first parameter is a Common and the command takes the common options. In the place of
+    a parameter `target` it takes an option for each kind of target that has one.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
+        written = list(inspect.signature(function).parameters.values())[1 if common else 0 :]
+        takes_target = any(item.name == "target" for item in written)
+
         @wraps(function)
         def run(*args: Any, **given: Any) -> None:
             as_json = given.pop("json")
             with _one_line_errors(as_json):
+                if takes_target:
+                    given["target"] = _target(given)
                 if common:
                     with _progress() as announce:
                         answer = function(_common(given, announce), *args, **given)
@@ -129,8 +136,7 @@ def command(
                 raise typer.Exit(1)
 
         # Annotations are read one by one: that of Common is never needed and would import torch.
-        written = list(inspect.signature(function).parameters.values())[1 if common else 0 :]
-        own = [_parameter(item.name, _evaluated(item.annotation, function), item.default) for item in written]
+        own = [parameter for item in written for parameter in _options(item, function)]
         shared = _COMMON if common else {}
         extra = [_parameter(key, kind, default) for key, (kind, default) in shared.items()]
         parameters = [*own, *extra, _parameter("json", Json, False)]
@@ -140,6 +146,29 @@ def command(
         return run
 
     return decorate
+
+
+def _options(written: inspect.Parameter, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The options of a command for one parameter of its function."""
+    if written.name != "target":
+        return [_parameter(written.name, _evaluated(written.annotation, function), written.default)]
+    return [
+        _parameter(name, Annotated[str | None, typer.Option(f"--{name}", metavar=how.metavar, help=how.help)], None)
+        for name, how in _target_options().items()
+    ]
+
+
+def _target_options() -> dict[str, CommandOption]:
+    return {name: kind.option for name, kind in kinds().items() if kind.option is not None}
+
+
+def _target(given: dict[str, Any]) -> Target | None:
+    """The target among the options, which are taken out; None if none was given."""
+    asked = {name: given.pop(name) for name in _target_options()}
+    chosen = {name: text for name, text in asked.items() if text}
+    if len(chosen) > 1:
+        raise OptionError(f"{' and '.join(f'--{name}' for name in chosen)}: give one of them")
+    return next((kinds()[name].parse(text) for name, text in chosen.items()), None)
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:

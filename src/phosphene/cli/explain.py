@@ -9,11 +9,10 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
-    from phosphene.types import Unit
+    from phosphene.targets import Target
 
 Images = Annotated[
     list[str],
@@ -30,10 +29,6 @@ Methods = Annotated[
     list[str] | None, typer.Option("--method", metavar="SPEC", help="e.g. occlusion:window=20,stride=10; repeatable.")
 ]
 LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help="Layer of the methods that need one.")]
-UnitOption = Annotated[
-    str | None,
-    typer.Option("--unit", metavar="LAYER=CHANNEL", help="A unit instead of a class, or LAYER=CHANNEL@ROW,COLUMN."),
-]
 
 
 @command(app, "explain")
@@ -44,7 +39,7 @@ def explain(
     versus: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Why the class and not this one: both, and the difference.")
     ] = None,
-    unit: UnitOption = None,
+    target: Target | None = None,
     method: Methods = None,
     layer: LayerOption = None,
     score: Annotated[
@@ -67,7 +62,7 @@ def explain(
         method or (),
         classes=class_,
         versus=versus,
-        unit=parse_unit(unit) if unit else None,
+        target=target,
         layer=layer,
         score=score,
         view=view,
@@ -84,21 +79,6 @@ def demo(common: Common) -> Answer:
 
     with cancelled_by_interrupt(common.cancel):
         return explained(run_demo(common))
-
-
-def parse_unit(text: str) -> Unit:
-    """A unit from LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN; LAYER alone is the whole layer."""
-    from phosphene.types import Unit
-
-    layer, _, rest = text.partition("=")
-    channel, _, place = rest.partition("@")
-    try:
-        rows = tuple(int(part) for part in place.split(",")) if place else ()
-        if len(rows) not in (0, 2) or not layer:
-            raise ValueError(text)
-        return Unit(layer, int(channel) if channel else None, (rows[0], rows[1]) if rows else None)
-    except ValueError:
-        raise OptionError(f"--unit '{text}' is not LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN") from None
 
 
 def explained(answer: Mapping[str, Any]) -> Answer:

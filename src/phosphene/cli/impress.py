@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import UnitOption, parse_unit
 
 if TYPE_CHECKING:
     from phosphene.runs.session import Common
+    from phosphene.targets import Target
 
 Classes = Annotated[
     list[str] | None, typer.Argument(metavar="CLASS...", help="Index, WordNet id, name or part of one.")
@@ -33,7 +33,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 def impress(
     common: Common,
     classes: Classes = None,
-    unit: UnitOption = None,
+    target: Target | None = None,
     recipe: Annotated[
         str, typer.Option(metavar="SPEC", help="sci, class_impression or class_model, with options.")
     ] = "sci",
@@ -50,7 +50,7 @@ def impress(
 
     config = ImpressConfig(
         classes=tuple(classes or ()),
-        unit=parse_unit(unit) if unit else None,
+        target=target,
         recipe=recipe,
         preset=preset,
         steps=steps,

@@ -17,11 +17,11 @@ from phosphene.evaluation.heat import Progress, affordable, failing, heat_of, no
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.insertion_deletion import deletion, insertion, rise_blur
-from phosphene.pipeline import resolve_target, stream
-from phosphene.pipeline.explain import TargetLike
+from phosphene.pipeline import stream
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward
-from phosphene.types import Record, Target
+from phosphene.targets import Target, TargetLike, resolve
+from phosphene.types import Record
 
 Protocol = Literal["coarse", "rise"]
 BASELINES = ("center", "random")
@@ -129,7 +129,7 @@ def faithfulness(
         petsiuk2018, section 4; chattopadhay2018, section 4.1.
     """
     specs = affordable(methods, masks)
-    goal = resolve_target(classifier, target)
+    goal = resolve(target, classifier.labels)
     measured = {str(spec): FaithfulnessScores(str(spec)) for spec in specs}
     baselines = {name: FaithfulnessScores(name) for name in BASELINES}
     generator = torch.Generator().manual_seed(seed)
@@ -157,7 +157,7 @@ def faithfulness(
         done += len(batch.broken) * (len(specs) + len(BASELINES))
         if batch.images is None or logits is None:
             continue
-        best = Target.of(logits.argmax(dim=1)) if goal is None else goal
+        best = goal if isinstance(goal, Target) else goal.one_of_each(logits)
         classes = best.expand(len(batch.paths))
         for spec in (spec for spec in specs if measured[str(spec)].error is None):
             with failing(measured[str(spec)]):

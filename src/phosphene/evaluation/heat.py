@@ -17,7 +17,8 @@ from phosphene.pipeline import attribute
 from phosphene.pipeline.explain import needed_view
 from phosphene.registry import Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared
-from phosphene.types import Attribution, Target, View
+from phosphene.targets import Target
+from phosphene.types import Attribution, View
 
 Progress = Callable[[int, int, str], None]
 

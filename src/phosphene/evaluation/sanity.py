@@ -18,12 +18,12 @@ from phosphene.errors import OptionError
 from phosphene.evaluation.heat import Heat, Progress, affordable, failing, heat_of, nothing_measured
 from phosphene.metrics.spearman import spearman
 from phosphene.metrics.ssim import ssim
-from phosphene.pipeline import resolve_target, stream
-from phosphene.pipeline.explain import TargetLike
+from phosphene.pipeline import stream
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.prepare import forget
-from phosphene.types import Record, Target
+from phosphene.targets import Target, TargetLike, resolve
+from phosphene.types import Record
 
 Mode = Literal["cascading", "independent"]
 MODES: tuple[Mode, ...] = ("cascading", "independent")
@@ -191,7 +191,7 @@ def sanity(
     if not modes or not set(modes) <= set(MODES):
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
     specs = affordable(methods, masks)
-    goal = resolve_target(classifier, target)
+    goal = resolve(target, classifier.labels)
     parts = stages(classifier)
     plan = [(mode, index) for mode in modes for index in range(len(parts))]
     results = {spec: Sanity(str(spec), {m: {s.name: Likeness() for s in parts} for m in modes}) for spec in specs}
@@ -205,7 +205,7 @@ def sanity(
         if batch.images is None or logits is None:
             continue
         example = batch.images[0] if example is None else example
-        best = Target.of(logits.argmax(dim=1)) if goal is None else goal
+        best = goal if isinstance(goal, Target) else goal.one_of_each(logits)
         classes = best.expand(len(batch.paths))
         true: dict[Spec, Heat] = {}
         for spec in (spec for spec in specs if results[spec].error is None):

@@ -7,7 +7,6 @@ from phosphene.pipeline.explain import (
     attribute_sides,
     contrast,
     explain,
-    resolve_target,
     see,
 )
 from phosphene.pipeline.features import LayerFeatures, features
@@ -33,7 +32,6 @@ __all__ = [
     "impress",
     "locate",
     "no_answer",
-    "resolve_target",
     "see",
     "stream",
 ]

@@ -18,11 +18,11 @@ from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
-from phosphene.types import Attribution, Attributions, Contrast, Target, Unit, View, class_list, seed_number
+from phosphene.targets import BestClasses, Target, TargetLike, resolve
+from phosphene.types import Attribution, Attributions, Contrast, View, seed_number
 from phosphene.zoo import load_classifier
 
 Progress = Callable[[int, int], None]
-TargetLike = Target | Unit | int | str | Sequence[int | str] | None
 
 
 @overload
@@ -165,11 +165,13 @@ def contrast(
         True
     """
     known = load_classifier(classifier)
-    other = resolve_target(known, versus)
-    if other is None:
+    if versus is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
+    other = resolve(versus, known.labels)
     seen, one = _asked(known, images, target, view, precision, batch_size)
-    both = Target(one.classes, other.expand(len(seen.pictures)).classes, one.unit, one.score)
+    if not isinstance(other, Target):
+        raise OptionError(f"contrast: versus is the best class of each picture ({versus}); name a class")
+    both = one.against(other.expand(len(seen.pictures)))
     for mine, theirs in zip(both.classes, both.versus, strict=True):
         if mine == theirs:
             raise OptionError(f"contrast: {known.labels[mine]} is told apart from itself; name another class")
@@ -190,12 +192,19 @@ def _asked(
     """The pictures as the network sees them, and a class for each of them or a unit."""
     prepared = prepare(load_classifier(classifier), precision=precision)
     pictures = as_pictures(images, prepared.preprocess.channels)
-    goal = resolve_target(prepared, target)
+    asked = resolve(target, prepared.labels)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)
-    if goal is None:
-        goal = Target.of(forward(seen.classifier, seen.images, batch_size=batch_size).argmax(dim=1))
-    return seen, goal.expand(len(pictures))
+    return seen, decided(asked, seen.classifier, seen.images, batch_size)
+
+
+def decided(
+    asked: Target | BestClasses, classifier: Classifier, images: Tensor, batch_size: int | None = None
+) -> Target:
+    """A target for each of the images, by their logits where their best classes are meant."""
+    if isinstance(asked, Target):
+        return asked.expand(len(images))
+    return asked.one_of_each(forward(classifier, images, batch_size=batch_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,15 +285,6 @@ def attribute_sides(
     return one, other, difference
 
 
-def resolve_target(classifier: Classifier, target: TargetLike) -> Target | None:
-    """A Target from an index, a class name, several of them, or None for the best class of each picture."""
-    if target is None or isinstance(target, Target):
-        return target
-    if isinstance(target, Unit):
-        return Target(unit=target)
-    return Target.of([classifier.labels.find(item) for item in class_list(target)])
-
-
 def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
     """The view a configured method has to see: its own if it needs a special one, else the one asked for."""
     rule = entry("attribution", spec.name).traits.get("view")
@@ -333,9 +333,9 @@ def attribute(
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     spec = parse_spec(method)
     classifier.check_images(images)
-    goal = resolve_target(classifier, target)
-    if goal is None:
-        goal = Target.of(forward(classifier, images, batch_size=batch_size).argmax(dim=1))
+    goal = resolve(target, classifier.labels)
+    if not isinstance(goal, Target):
+        goal = decided(goal, classifier, images, batch_size)
     found = entry("attribution", spec.name)
     keywords: dict[str, Any] = spec.keywords
     seed = seed_number(seed)

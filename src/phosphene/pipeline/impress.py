@@ -12,12 +12,14 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import OptionError
+from phosphene.labels import class_list
 from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Impression, Target, Unit, class_list, seed_number
+from phosphene.targets import Target, class_target
+from phosphene.types import Impression, seed_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -43,9 +45,7 @@ class Job:
     @property
     def name(self) -> str:
         """What names its random numbers: the target, whatever else is made beside it."""
-        unit = self.target.unit
-        text = "+".join(map(str, self.target.classes)) if unit is None else str(unit)
-        return f"{text}-{'+'.join(map(str, self.target.versus))}" if self.target.versus else text
+        return str(self.target)
 
 
 def impress(
@@ -145,7 +145,7 @@ def fuse(
     nested = [class_list(group) for group in given]
     if not any(isinstance(group, list | tuple) for group in given):
         nested = [[name for group in nested for name in group]]
-    targets = [Target.of([prepared.labels.find(name) for name in group]) for group in nested]
+    targets = [class_target(group, prepared.labels) for group in nested]
     jobs = [Job(target, seed + number) for target in targets for number in range(count)]
     spec = configured(recipe, preset, steps)
     return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=progress))
@@ -183,14 +183,7 @@ def single_targets(classifier: Classifier, target: Target | int | str | Sequence
     Raises:
         NotFoundError: for a class that does not exist.
     """
-    if isinstance(target, Target):
-        if target.unit is not None:
-            return [target]
-        whole = target.expand(len(target.classes))
-        return [whole.rows(index, index + 1) for index in range(len(whole.classes))]
-    if isinstance(target, Unit):
-        return [Target(unit=target)]
-    return [Target.of(classifier.labels.find(name)) for name in class_list(target)]
+    return (target if isinstance(target, Target) else class_target(target, classifier.labels)).singles()
 
 
 def synthesize(
@@ -221,16 +214,11 @@ def batched(jobs: Sequence[Job], classifier: Prepared, batch_size: int | None = 
     limit = batch_size or (_CPU_BATCH if classifier.device.type == "cpu" else _GPU_BATCH)
     batches: list[list[Job]] = []
     for job in jobs:
-        if batches and len(batches[-1]) < limit and _kind(batches[-1][0]) == _kind(job):
+        if batches and len(batches[-1]) < limit and batches[-1][0].target.alike() == job.target.alike():
             batches[-1].append(job)
         else:
             batches.append([job])
     return batches
-
-
-def _kind(job: Job) -> object:
-    target = job.target
-    return (target.unit, len(target.classes), len(target.versus), target.score)
 
 
 def _check_jobs(jobs: Sequence[Job], found: Entry) -> None:
@@ -283,12 +271,8 @@ class _Making:
     def _goal(self) -> Any:
         if entry("recipe", self.spec.name).traits.get("groups"):
             return [job.target.classes for job in self.jobs]
-        first = self.jobs[0].target
-        if first.unit is not None:
-            return first
-        classes = tuple(job.target.classes[0] for job in self.jobs)
-        versus = tuple(job.target.versus[0] for job in self.jobs if job.target.versus)
-        return replace(first, classes=classes, versus=versus)
+        targets = [job.target for job in self.jobs]
+        return targets[0].joined(targets)
 
     def _note(self, step: Step) -> None:
         """Keep what the step shows, and say how far things are."""
@@ -307,8 +291,8 @@ class _Making:
             self.progress(done, whole, self._line(step, shares))
 
     def _own_probabilities(self, logits: Tensor) -> Tensor | None:
-        """(N, classes) of the target's classes at this step's augmented image; None for a unit."""
-        if self.jobs[0].target.unit is not None or self.classifier.head == "score":
+        """(N, classes) of the target's classes at this step's augmented image; None for a target without classes."""
+        if not self.jobs[0].target.classes or self.classifier.head == "score":
             return None
         classes = torch.tensor([job.target.classes for job in self.jobs], device=logits.device)
         return self.classifier.probabilities(logits).gather(1, classes)

@@ -21,10 +21,11 @@ from phosphene.localization.presets import Preset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
 from phosphene.pipeline.deep_features import deep_features
-from phosphene.pipeline.explain import TargetLike, attribute, needed_view, resolve_target
+from phosphene.pipeline.explain import attribute, needed_view
 from phosphene.registry import Spec, entry, parse_spec
 from phosphene.runtime import Prepared, forward, prepare
-from phosphene.types import Attribution, Box, Prediction, Size, Target, View
+from phosphene.targets import Target, TargetLike, resolve
+from phosphene.types import Attribution, Box, Prediction, Size, View
 from phosphene.zoo import load_classifier
 
 # The long side of the grid on which maps are put together and pictures are cut: finer than any map, and small
@@ -103,10 +104,10 @@ def locate(
     prepared = prepare(load_classifier(classifier))
     (picture,) = _one(as_pictures(image, prepared.preprocess.channels))
     odds = posteriors(prepared, [picture])[0]
-    goal = resolve_target(prepared, target)
-    classes = (int(odds.argmax()),) if goal is None else goal.classes
-    if not classes:
-        raise OptionError("a unit has no box; name a class")
+    goal = resolve(target, prepared.labels)
+    if isinstance(goal, Target) and not goal.classes:
+        raise OptionError(f"a {goal.kind} has no box; name a class")
+    classes = goal.classes if isinstance(goal, Target) else goal.chosen(odds[None])[0]
     way = configured(preset, method, segment)
     maps = evidence(prepared, [picture] * len(classes), classes, way, seed=seed)
     return [

@@ -66,7 +66,7 @@ def _own_reading(classifier: Classifier, made: Impression) -> OwnReading:
     image = eight_bits(made.image)[None].to(classifier.device)
     logits = forward(classifier, image)
     fill = classifier.mean_image
-    single = len(made.target.classes) == 1 or made.target.unit is not None
+    single = len(made.target.classes) < 2
     count = index = None
     if single:
         _, gradient = input_gradient(classifier, image, made.target)
@@ -110,7 +110,7 @@ def judge_impressions(
 
 
 def _judgement(judge: Classifier, made: Impression, classifier: Classifier) -> Judgement | None:
-    if made.target.unit is not None:
+    if not made.target.classes:
         return None
     picture = eight_bits(made.image)
     logits = forward(judge, judge.preprocessed([picture], judge.views([picture], "whole")))

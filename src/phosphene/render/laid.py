@@ -43,7 +43,7 @@ def draw(
         OptionError: for anything else.
 
     Example:
-        >>> from phosphene.types import Target
+        >>> from phosphene.targets import Target
         >>> maps = torch.rand(2, 7, 7)
         >>> result = Attribution(maps, Target.of([0, 1]), torch.zeros(2), "cam", (16.0,) * 2, (32.0,) * 2, (224, 224))
         >>> draw(result, side=100).size

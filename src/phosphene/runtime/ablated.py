@@ -11,9 +11,10 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import channel_axis
 from phosphene.hooks import capture
-from phosphene.runtime.passes import scored, unit_layers
+from phosphene.runtime.passes import scored
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.types import Score, Target
+from phosphene.targets import Target
+from phosphene.types import Score
 
 # Copies of the layer's output per pass, where what comes before it runs but once for all of them.
 _COPIES = 64
@@ -37,7 +38,7 @@ def ablated_scores(
     What comes before the layer runs once per image where the network allows it: the layer's one output is replaced
     by many. Whether it does is tried out, by whether unchanged copies give the clean score.
     """
-    prepared = prepare(classifier, keep=(layer, *unit_layers(target)))
+    prepared = prepare(classifier, keep=(layer, *target.layers))
     prepared.check_images(images)
     target = target.expand(len(images))
 
@@ -97,5 +98,5 @@ def _run(
         return replace(output)
 
     with capture(prepared.module, [layer], edit=edit):
-        _, values = scored(prepared, prepared.ready(images), target, score, rows)
+        values = scored(prepared, prepared.ready(images), target, score, rows)
     return values, kept[-1]

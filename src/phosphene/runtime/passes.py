@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.errors import ModelError, NotFoundError
-from phosphene.graph import LinearHead, spatial_map
+from phosphene.errors import ModelError
+from phosphene.graph import LinearHead
 from phosphene.hooks import Rule, capture, capture_input, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.types import Layout, Score, Target, Unit
+from phosphene.targets import Outputs, Target
+from phosphene.types import Score
 
 Progress = Callable[[int, int], None]
 
@@ -30,13 +31,11 @@ class LayerPass:
     """What one forward and backward pass gave at the layers: per layer (N, ...) on the device.
 
     Args:
-        logits: (N, K).
         score: (N,) of the target.
         activations: per layer, its output.
         gradients: per layer, d score / d output.
     """
 
-    logits: Tensor
     score: Tensor
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -48,13 +47,13 @@ class _Record:
 
     Args:
         span: first image of the batch, and the one behind its last.
-        logits: (N, K), with their graph.
-        output: of the layer, where the graph begins.
+        outputs: of the network, with their graph.
+        start: the output of the layer, where the graph begins.
     """
 
     span: tuple[int, int]
-    logits: Tensor
-    output: Tensor
+    outputs: Outputs
+    start: Tensor
 
 
 def forward(
@@ -65,7 +64,7 @@ def forward(
     prepared.check_images(images)
     recorded = _shared_records(prepared, images, batch_size)
     if recorded is not None:
-        return torch.cat([record.logits.detach().float() for record in recorded[1]])
+        return _recorded_logits(prepared, recorded[1])
 
     def run(start: int, stop: int) -> Tensor:
         rows = prepared.logits(prepared.ready(images[start:stop])).float()
@@ -108,8 +107,8 @@ def head_features(
     graph, head = prepared.linear_head
     recorded = _shared_records(prepared, images, batch_size)
     if recorded is not None and recorded[0] == head.layer:
-        outputs = [record.output.detach().float() for record in recorded[1]]
-        return torch.cat([record.logits.detach().float() for record in recorded[1]]), torch.cat(outputs), head
+        features = torch.cat([record.start.detach().float() for record in recorded[1]])
+        return _recorded_logits(prepared, recorded[1]), features, head
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         output, value = prepared.run(graph, prepared.ready(images[start:stop]))
@@ -117,8 +116,8 @@ def head_features(
 
     with prepared.passing(gradients=False):
         parts = prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
-    logits, features = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(features), head
+    logits, values = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(values), head
 
 
 def input_gradient(
@@ -130,7 +129,7 @@ def input_gradient(
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(score (N,), gradient (N, C, H, W)) of the target's score with respect to the images in [0, 1]."""
-    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared = prepare(classifier, keep=target.layers)
     prepared.check_images(images)
     target = target.expand(len(images))
     key = ("input", target, score, batch_size)
@@ -142,7 +141,7 @@ def _input_gradient(
 ) -> tuple[Tensor, Tensor]:
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_()
-        _, values = scored(prepared, inputs, target.rows(start, stop), score)
+        values = scored(prepared, inputs, target.rows(start, stop), score)
         if not values.requires_grad:
             raise no_gradient(prepared)
         (gradient,) = gradients(prepared, values, [inputs])
@@ -168,7 +167,7 @@ def rule_gradient(
     Raises:
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
     """
-    prepared = prepare(classifier, keep=(*unit_layers(target), *([] if to is None else [to])))
+    prepared = prepare(classifier, keep=(*target.layers, *([] if to is None else [to])))
     prepared.check_images(images)
     _refuse_compiled(prepared.module)
     target = target.expand(len(images))
@@ -179,7 +178,7 @@ def rule_gradient(
             nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _start_of_graph)
         )
         with relu_rule(rule) as check, start_of_graph as found:
-            _, values = scored(prepared, inputs, target.rows(start, stop), score)
+            values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
             return values.detach().float(), _gradient_at(prepared, values, found, to)
 
@@ -217,7 +216,7 @@ def layer_gradients(
     batch_size: int | None = None,
 ) -> LayerPass:
     """Outputs of the layers and the gradients of the score there; nothing is computed backward below the layers."""
-    prepared = prepare(classifier, keep=(*layers, *unit_layers(target)))
+    prepared = prepare(classifier, keep=(*layers, *target.layers))
     prepared.check_images(images)
     target = target.expand(len(images))
     key = ("layers", target, tuple(layers), score, batch_size)
@@ -227,7 +226,7 @@ def layer_gradients(
 def _layer_gradients(
     prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score, batch_size: int | None
 ) -> LayerPass:
-    recorded = None if target.unit is not None else _shared_records(prepared, images, batch_size)
+    recorded = None if target.layers else _shared_records(prepared, images, batch_size)
     if recorded is not None and list(layers) == [recorded[0]]:
         parts = [_read_back(prepared, recorded[0], record, target, score) for record in recorded[1]]
     else:
@@ -237,7 +236,6 @@ def _layer_gradients(
 
         parts = prepared.in_batches(run, len(images), batch_size, images.shape[1:])
     return LayerPass(
-        torch.cat([part.logits for part in parts]),
         torch.cat([part.score for part in parts]),
         {name: torch.cat([part.activations[name] for part in parts]) for name in layers},
         {name: torch.cat([part.gradients[name] for part in parts]) for name in layers},
@@ -259,17 +257,14 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
     with prepared.passing(gradients=True):
         inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
         with capture(prepared.module, layers, edit=_start_of_graph) as found:
-            logits, values = scored(prepared, inputs, target, score)
-        return _brought_back(prepared, logits, values, {name: found[name] for name in layers})
+            values = scored(prepared, inputs, target, score)
+        return _brought_back(prepared, values, {name: found[name] for name in layers})
 
 
-def _brought_back(
-    prepared: Prepared, logits: Tensor, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False
-) -> LayerPass:
+def _brought_back(prepared: Prepared, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
     """Gradients of the scores at the outputs; with `again` the graph is kept for further scores."""
     found = zip(outputs.items(), gradients(prepared, values, list(outputs.values()), again=again), strict=True)
     return LayerPass(
-        logits.detach().float(),
         values.detach().float(),
         {name: output.detach().float() for name, output in outputs.items()},
         {
@@ -305,17 +300,23 @@ def _recordable_layer(prepared: Prepared) -> str | None:
 def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
     def run(start: int, stop: int) -> _Record:
         with capture(prepared.module, [layer], edit=_start_of_graph) as found:
-            logits = prepared.logits(prepared.ready(images[start:stop]))
-        return _Record((start, stop), logits, found[layer])
+            outputs = run_network(prepared, prepared.ready(images[start:stop]))
+        return _Record((start, stop), outputs, found[layer])
 
     with prepared.passing(gradients=True):
         return prepared.in_batches(run, len(images), batch_size, images.shape[1:])
 
 
+def _recorded_logits(prepared: Prepared, records: Sequence[_Record]) -> Tensor:
+    # Read with gradients even if none is asked for here: they are read once, and a score may be brought back later.
+    with prepared.passing(gradients=True):
+        return torch.cat([record.outputs.logits.detach() for record in records])
+
+
 def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
     with prepared.passing(gradients=True):
-        values = prepared.score(record.logits.float(), target.rows(*record.span), score)
-        return _brought_back(prepared, record.logits, values, {layer: record.output}, again=True)
+        values = target.rows(*record.span).scores(record.outputs, score)
+        return _brought_back(prepared, values, {layer: record.start}, again=True)
 
 
 def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
@@ -338,41 +339,20 @@ def _start_of_graph(_name: str, output: Tensor) -> Tensor:
     return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 
-def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> tuple[Tensor, Tensor]:
-    """(logits, score (N,)) of one batch, with the graph to differentiate; the score is of a class or of a unit."""
-    if target.unit is None:
-        logits = prepared.logits(inputs, copies)
-        return logits, prepared.score(logits.float(), target, score)
-    layout = prepared.layout(target.unit.layer)
-    with capture(prepared.module, [target.unit.layer]) as found:
-        logits = prepared.logits(inputs, copies)
-    return logits, unit_score(found[target.unit.layer], target.unit, inputs, layout)
+def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> Tensor:
+    """(N,) the target's score of each image of one batch, with the graph to differentiate."""
+    return target.scores(run_network(prepared, inputs, target.layers, copies), score)
 
 
-def unit_score(output: Tensor, unit: Unit, images: Tensor, layout: Layout | None = None) -> Tensor:
-    """(N,) activation of a unit in a layer's output: (N, C), or anything with places (`spatial_map`).
+def run_network(prepared: Prepared, inputs: Tensor, layers: Sequence[str] = (), copies: int = 1) -> Outputs:
+    """What the network gives for a batch of images, all that a target may look at.
 
-    A channel without a place counts as its mean over places; a whole layer as half its sum of squares, whose
-    gradient is the layer's own activation.
+    Args:
+        prepared: what runs.
+        inputs: (N, C, H, W) as `ready` makes them.
+        layers: whose outputs are kept.
+        copies: rows of scores for each image, where a layer's output is replaced by several.
     """
-    if unit.channel is None:
-        return 0.5 * output.float().square().flatten(1).sum(dim=1)
-    values = output if output.ndim == 2 else spatial_map(output, f"the output of layer {unit.layer}", images, layout)
-    if not 0 <= unit.channel < values.shape[1]:
-        raise _no_such_unit(unit, output)
-    values = values[:, unit.channel].float()
-    if unit.place is None:
-        return values.reshape(len(values), -1).mean(dim=1)
-    row, column = unit.place
-    if values.ndim != 3 or not (0 <= row < values.shape[1] and 0 <= column < values.shape[2]):
-        raise _no_such_unit(unit, output)
-    return values[:, row, column]
-
-
-def _no_such_unit(unit: Unit, output: Tensor) -> NotFoundError:
-    return NotFoundError(f"no unit {unit}: the output of {unit.layer} for one image is {tuple(output.shape[1:])}")
-
-
-def unit_layers(target: Target) -> tuple[str, ...]:
-    """The layers that have to be watched for a target."""
-    return () if target.unit is None else (target.unit.layer,)
+    with capture(prepared.module, layers) as found:
+        raw = prepared.run(prepared.module, inputs)
+    return Outputs(prepared, raw, copies * len(inputs), inputs, found, {name: prepared.layout(name) for name in layers})

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.runtime.passes import scored, unit_layers
+from phosphene.runtime.passes import scored
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
-from phosphene.types import Score, Target
+from phosphene.targets import Outputs, Target
+from phosphene.types import Score
 
 Progress = Callable[[int, int], None]
 
@@ -56,10 +57,10 @@ def masked_scores(
     Only what a box can change is computed where the network's graph is known (runtime.windowed); a network that
     cannot be read, or a target inside it, runs on whole covered copies, and the note says why.
     """
-    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared = prepare(classifier, keep=target.layers)
     prepared.check_images(images)
     target = target.expand(len(images))
-    why = "the target is a unit inside the network" if target.unit is not None else unsupported(prepared.traced)
+    why = f"the target is a {target.kind} inside the network" if target.layers else unsupported(prepared.traced)
     if why is None and not prepared.network.images_are_independent(images.shape[1:]):
         why = "the network's scores of an image change with the rest of its batch"
     clean = _scores(prepared, images, target, score)
@@ -134,10 +135,10 @@ def _windowed_scores(
         network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
-            logits = prepared.read(network.output(boxes[start:stop], color), stop - start).float()
+            outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start)
             if progress is not None:
                 progress(index * len(boxes) + stop, len(images) * len(boxes))
-            return prepared.score(logits, own.expand(stop - start), score)
+            return own.expand(stop - start).scores(outputs, score)
 
         size = batch_size or _WINDOWS
         return torch.cat(prepared.in_batches(run, len(boxes), size, images.shape[1:]))
@@ -163,7 +164,7 @@ def blended_scores(
         part = masks[start:stop, None].to(image)
         return torch.lerp(fill.to(image).expand_as(image), image, part)
 
-    prepared = prepare(classifier, keep=unit_layers(target))
+    prepared = prepare(classifier, keep=target.layers)
     prepared.check_images(images)
     target = target.expand(len(images))
     clean = _scores(prepared, images, target, score)
@@ -207,4 +208,4 @@ def _one_by_one(run: Callable[[int, int], Tensor], prepared: Prepared, images: T
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
     with prepared.passing(gradients=False):
-        return scored(prepared, prepared.ready(images), target, score)[1].float()
+        return scored(prepared, prepared.ready(images), target, score).float()

@@ -112,7 +112,7 @@ def ascend(
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         >>> from phosphene.synthesis.objectives import class_score
         >>> from phosphene.synthesis.step_rules import clip
-        >>> from phosphene.types import Target
+        >>> from phosphene.targets import Target
         >>> classifier = Classifier(net)
         >>> up = ascend(classifier, class_score(classifier, Target.of(1)), torch.full((1, 3, 2, 2), 0.5),
         ...             steps=3, streams=Streams.of(0, [1]), rate=0.1, after=[clip])
@@ -245,7 +245,9 @@ class _Pass:
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
             values = sum(
-                self.objective(StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts))
+                self.objective(
+                    StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
+                )
                 for answer in logits.chunk(len(draws))
             )
             assert isinstance(values, Tensor)

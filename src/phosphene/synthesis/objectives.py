@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
 from phosphene.graph import spatial_map
-from phosphene.runtime.passes import unit_score
-from phosphene.types import Layout, Score, Target, Unit
+from phosphene.targets import Outputs, Target, Unit, check_classes
+from phosphene.types import Layout, Score
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class StepOutputs:
         step: the step that is being made, from 0, so that weights of terms may follow a schedule.
         steps: how many there are.
         layouts: per captured layer, which axis of its output holds the channels, as far as known.
+        reader: the classifier, which knows how the logits are read.
     """
 
     logits: Tensor
@@ -36,6 +37,13 @@ class StepOutputs:
     step: int = 0
     steps: int = 1
     layouts: Mapping[str, Layout | None] = field(default_factory=dict)
+    reader: Classifier | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        """The same as targets look at it."""
+        assert self.reader is not None
+        return Outputs(self.reader, None, len(self.logits), self.images, self.activations, self.layouts, self.logits)
 
     def rows(self, values: Tensor) -> Tensor:
         """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""
@@ -106,7 +114,7 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
 def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
     if classifier.head == "score":
         raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
-    classifier.check_target(target, logits.shape[1])
+    check_classes(target.classes, Outputs(classifier, given=logits))
     index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
     return _logarithms(classifier, logits).gather(1, index[:, None])[:, 0]
 
@@ -119,8 +127,10 @@ def _logarithms(classifier: Classifier, logits: Tensor) -> Tensor:
 
 
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
-    """The objective that raises a target: the score of a class, or the activation of a unit."""
-    return class_score(classifier, target, score) if target.unit is None else unit(target.unit)
+    """The objective that raises a target: the score of a class, the activation of a unit, or what another kind says."""
+    if target.classes:
+        return class_score(classifier, target, score)
+    return Objective(lambda reading: target.scores(reading.outputs, score), target.layers)
 
 
 def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
@@ -144,11 +154,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
 
 def unit(place: Unit) -> Objective:
     """The activation of a unit: a neuron, a channel's mean over places, or half the energy of a whole layer."""
-    return Objective(lambda reading: _unit_value(reading, place), (place.layer,))
-
-
-def _unit_value(reading: StepOutputs, place: Unit) -> Tensor:
-    return unit_score(reading.activations[place.layer], place, reading.images, reading.layouts.get(place.layer))
+    return Objective(lambda reading: place.scores(reading.outputs), place.layers)
 
 
 def _pooled(reading: StepOutputs, layer: str) -> Tensor:

@@ -16,10 +16,10 @@ from phosphene.render import thumbnail
 from phosphene.runtime import Prepared, forward
 from phosphene.sources import Item
 from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
-from phosphene.tasks.classes import best_count, check_classes, chosen_classes
+from phosphene.targets import BestClasses, Target, class_target, of_each, resolve
 from phosphene.tasks.map_rows import REPORT_SIDE, failed_row, map_row
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
-from phosphene.types import Attribution, Prediction, Score, Target, Unit
+from phosphene.types import Attribution, Prediction, Score
 
 # One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
 Outcome = tuple[Attribution, ...] | str
@@ -33,7 +33,7 @@ class ExplainConfig:
         methods: configured methods.
         classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
         versus: a class to tell the others apart from.
-        unit: a unit instead of classes.
+        target: a target of another kind instead of classes, such as a Unit.
         layer: for the methods that look at a layer; None for the default.
         score: what is explained; None for each method's own.
         view: "center" as the network was trained, or "whole" for the entire frame.
@@ -50,7 +50,7 @@ class ExplainConfig:
     methods: tuple[Spec, ...]
     classes: str = "top1"
     versus: str | None = None
-    unit: Unit | None = None
+    target: Target | None = None
     layer: str | None = None
     score: Score | None = None
     view: ViewKind = "center"
@@ -77,27 +77,31 @@ class ExplainConfig:
             if not any("layer" in entry("attribution", spec.name).options for spec in config.methods):
                 raise OptionError(f"--layer {layer}: none of the methods looks at a layer; drop it or add a method")
             config = replace(config, layer=layer)
-        if config.unit is not None:
+        if config.target is not None:
             if config.versus:
-                raise OptionError("--unit has no class to be told apart from; drop --versus")
-            config = replace(config, unit=replace(config.unit, layer=classifier.layer_name(config.unit.layer)))
-        check_classes(config.classes, labels)
-        if config.versus:
-            other = labels.find(config.versus)
-            if best_count(config.classes, labels) is None and labels.find(config.classes) == other:
-                raise OptionError(f"--versus {config.versus}: is the class itself; name another to tell it apart from")
+                raise OptionError(f"--{config.target.kind} has no class to be told apart from; drop --versus")
+            config = replace(config, target=config.target.found_in(classifier))
+        asked = resolve(config.classes, labels)
+        if config.versus and asked == class_target(config.versus, labels):
+            raise OptionError(f"--versus {config.versus}: is the class itself; name another to tell it apart from")
         return config
 
     def described(self) -> dict[str, Any]:
         """All options but the seed, as the manifest of a run has them."""
         options = {**asdict(replace(self, methods=())), "methods": [format_spec(spec) for spec in self.methods]}
-        del options["seed"]
+        options["unit"] = None
+        if self.target is not None:
+            options[self.target.kind] = options["target"]
+        del options["seed"], options["target"]
         return options
+
+    def asked(self, labels: Labels) -> Target | BestClasses:
+        """What is explained in each picture, apart from `versus` and `score`."""
+        return resolve(self.classes if self.target is None else self.target, labels)
 
     def pictures_at_once(self, classifier: Prepared) -> int:
         """How many pictures make a batch: fewer where each is explained for several classes."""
-        classes = 1 if self.unit else best_count(self.classes, classifier.labels) or 1
-        return max(1, self.batch_size // classes)
+        return max(1, self.batch_size // self.asked(classifier.labels).count)
 
     def run(
         self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
@@ -130,29 +134,16 @@ def _explained(
     if not all(answers):
         return answered(items, answers, lambda some: _explained(config, classifier, some, progress))
     predictions = classifier.predictions(logits)
-    target, count = _target(config, classifier.labels, logits)
+    versus = class_target(config.versus, classifier.labels) if config.versus else None
+    target, count = of_each(config.asked(classifier.labels), logits, versus, config.score)
     copies = seen.repeated(count)
     outcomes = [(spec, _outcomes(config, copies, target, spec, count, progress)) for spec in config.methods]
     found = []
     for number, (predicted, view) in enumerate(zip(predictions, seen.views, strict=True)):
         rows = range(number * count, (number + 1) * count)
-        maps = tuple((spec, _row_of(target, row), results[row]) for spec, results in outcomes for row in rows)
+        maps = tuple((spec, target.rows(row, row + 1), results[row]) for spec, results in outcomes for row in rows)
         found.append(_Explained(tuple(predicted), view.box, maps))
     return found
-
-
-def _target(config: ExplainConfig, labels: Labels, logits: Any) -> tuple[Target, int]:
-    """What is explained in each picture for each of its classes, and how many classes that is."""
-    if config.unit is not None:
-        return Target(unit=config.unit, score=config.score), 1
-    versus = (labels.find(config.versus),) if config.versus else ()
-    chosen = chosen_classes(config.classes, labels, logits, without=versus)
-    classes = tuple(index for row in chosen for index in row)
-    return Target(classes, versus, score=config.score).expand(len(classes)), len(chosen[0])
-
-
-def _row_of(target: Target, row: int) -> Target:
-    return target if target.unit is not None else target.rows(row, row + 1)
 
 
 def _outcomes(
@@ -166,7 +157,7 @@ def _outcomes(
     if progress is not None:
         options["progress"] = lambda done, total: progress(done, total, label)
     try:
-        if target.versus:
+        if target.sides:
             parts: tuple[Attribution, ...] = attribute_sides(seen, target, spec, **options)
         else:
             parts = (attribute_seen(seen, target, spec, **options),)
@@ -181,7 +172,7 @@ def _outcomes(
             for outcome in _outcomes(
                 config,
                 seen.rows(first, last),
-                target if target.unit is not None else target.rows(first, last),
+                target.rows(first, last),
                 spec,
                 count,
                 progress,

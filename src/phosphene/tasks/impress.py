@@ -21,8 +21,9 @@ from phosphene.pipeline.read_impressions import judge_impressions, read_impressi
 from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
+from phosphene.targets import Target, class_target
 from phosphene.tasks.task import Progress
-from phosphene.types import Impression, Target, Unit
+from phosphene.types import Impression
 
 _STRIP = 8
 _ANIMATION = 48
@@ -34,7 +35,7 @@ class ImpressConfig:
 
     Args:
         classes: names or indices of the classes; of fused images one group of them, or empty for random pairs.
-        unit: a unit instead of classes.
+        target: a target of another kind instead of classes, such as a Unit.
         recipe: recipe spec.
         preset: best or paper; None for the recipe's own.
         steps: None for the preset's.
@@ -49,7 +50,7 @@ class ImpressConfig:
     """
 
     classes: tuple[str, ...] = ()
-    unit: Unit | None = None
+    target: Target | None = None
     recipe: str = "sci"
     preset: str | None = None
     steps: int | None = None
@@ -79,7 +80,7 @@ class ImpressConfig:
             OptionError: for neither classes nor a unit, or both.
             NotFoundError: for an unknown class or layer.
         """
-        if not self.fused and bool(self.classes) == (self.unit is not None):
+        if not self.fused and bool(self.classes) == (self.target is not None):
             raise OptionError("give one or more classes, or --unit LAYER=CHANNEL")
         if self.count < 1:
             raise OptionError(f"--count {self.count}: give 1 or more")
@@ -91,9 +92,9 @@ class ImpressConfig:
 
     def _targets(self, classifier: Prepared) -> list[Target]:
         if self.fused:
-            return [Target.of([classifier.labels.find(name) for name in self.classes])]
-        if self.unit is not None:
-            return [Target(unit=Unit(classifier.layer_name(self.unit.layer), self.unit.channel, self.unit.place))]
+            return [class_target(self.classes, classifier.labels)]
+        if self.target is not None:
+            return [self.target.found_in(classifier)]
         return single_targets(classifier, list(self.classes))
 
     def described(self, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class ImpressConfig:
             seconds=made.seconds,
             seed=made.seed,
             status="stopped" if made.stopped else "ok",
-            unit=None if made.target.unit is None else str(made.target.unit),
+            unit=None if made.target.classes else str(made.target),
             entropy=own.entropy,
             title=entry("recipe", spec.name).title,
             single_object_index=own.single_object_index,
@@ -158,8 +159,8 @@ def job_key(number: int, job: Job, labels: Labels) -> str:
         >>> job_key(0, Job(Target.of(1), seed=3), Labels(("tabby", "lynx")))
         '001-1-lynx-seed3'
     """
-    if job.target.unit is not None:
-        return f"{number + 1:03d}-{file_stem(str(job.target.unit), 40)}-seed{job.seed}"
+    if not job.target.classes:
+        return f"{number + 1:03d}-{file_stem(str(job.target), 40)}-seed{job.seed}"
     names = "-".join(f"{index}-{file_stem(labels[index], 20)}" for index in job.target.classes)
     return f"{number + 1:03d}-{names}-seed{job.seed}"
 

@@ -16,7 +16,7 @@ from phosphene.registry import format_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Asset, LocateRow, Row, picture_folder
-from phosphene.tasks.classes import best_count, check_classes, chosen_classes
+from phosphene.targets import resolve_classes
 from phosphene.tasks.object_rows import object_row, overview
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Prediction
@@ -56,7 +56,7 @@ class LocateConfig:
         Raises:
             NotFoundError: for a class that there is not.
         """
-        check_classes(self.classes, classifier.labels)
+        resolve_classes(self.classes, classifier.labels)
         return self
 
     def described(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class LocateConfig:
 
     def pictures_at_once(self, classifier: Prepared) -> int:
         """How many pictures make a batch: fewer where several classes are looked for in each."""
-        return max(1, self.batch_size // (best_count(self.classes, classifier.labels) or 1))
+        return max(1, self.batch_size // resolve_classes(self.classes, classifier.labels).count)
 
     def run(
         self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
@@ -101,7 +101,7 @@ def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item])
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
         return answered(items, answers, lambda some: _searched(config, classifier, some))
-    chosen = chosen_classes(config.classes, classifier.labels, odds)
+    chosen = resolve_classes(config.classes, classifier.labels).chosen(odds)
     count = len(chosen[0])
     copies = [picture for picture in pictures for _ in range(count)]
     classes = [index for row in chosen for index in row]

@@ -28,7 +28,8 @@ from phosphene.render import (
     thumbnail,
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 # Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
 OVERLAY_SIDE = 2048
@@ -118,11 +119,8 @@ def _row(folder: str, picture: Picture, spec: Spec, result: Attribution, scale: 
 def _named(spec: Spec, target: Target, labels: Labels) -> MapRow:
     """A row with nothing but the names of method and target."""
     found = entry("attribution", spec.name)
-    if target.unit is not None:
-        shown = TargetRow(None, str(target.unit))
-    else:
-        versus = Versus(target.versus[0], labels[target.versus[0]]) if target.versus else None
-        shown = TargetRow(target.classes[0], labels[target.classes[0]], versus)
+    versus = Versus(target.versus[0], labels[target.versus[0]]) if target.versus else None
+    shown = TargetRow(target.classes[0] if target.classes else None, target.label(labels), versus)
     return MapRow(format_spec(spec), shown, title=found.title, caveat=found.caveat)
 
 

@@ -17,7 +17,8 @@ from phosphene.synthesis.objectives import Objective, of_target, squared_norm
 from phosphene.synthesis.schedules import linear
 from phosphene.synthesis.step_rules import clip, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Score, Target
+from phosphene.targets import Target
+from phosphene.types import Score
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.schedules import Schedule, linear
 from phosphene.synthesis.step_rules import StepRule, StepState, clip, multiply, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
-from phosphene.types import Size, Target
+from phosphene.targets import Target
+from phosphene.types import Size
 
 
 @dataclass(frozen=True)

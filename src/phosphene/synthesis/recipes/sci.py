@@ -24,7 +24,8 @@ from phosphene.synthesis.schedules import Schedule, linear
 from phosphene.synthesis.step_rules import StepRule, StepState, clip, every, multiply, preconditioned, unit_rms, within
 from phosphene.synthesis.streams import Streams
 from phosphene.synthesis.weights import saliency_weight
-from phosphene.types import Score, Size, Target
+from phosphene.targets import Target
+from phosphene.types import Score, Size
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""An example of a package that adds a method and a recipe to phosphene, by a file and an entry point each."""
+"""What another package adds to phosphene: a method, a recipe, a kind of target; a file and an entry point each."""
