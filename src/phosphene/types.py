@@ -18,6 +18,8 @@ Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
 Display = Literal["signed", "positive", "range"]
 """How a map is colored: about zero, from zero on, or over its own range where its zero says nothing."""
+Render = Literal["overlay", "map", "both"]
+"""How a map is shown: laid on its picture, by itself, or both beside each other."""
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 
@@ -176,6 +178,7 @@ class Attribution:
         """(N, H, W): `heat` with one value for each pixel that the network saw, bilinear between the cells' centers.
 
         Example:
+            >>> from phosphene.targets import Target
             >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
             >>> result = Attribution(maps, Target.of(0), torch.zeros(1), "cam", (1.0, 1.0), (2.0, 2.0), (4, 4))
             >>> result.upsampled()[0, 0]
@@ -221,6 +224,7 @@ class Attributions:
         results: the Attribution of each.
 
     Example:
+        >>> from phosphene.targets import Target
         >>> one = Attribution(torch.rand(2, 7, 7), Target.of([0, 1]), torch.zeros(2), "saliency", (16.0,) * 2,
         ...                   (32.0,) * 2, (224, 224))
         >>> found = Attributions(("saliency:sign=abs", "cam"), (one, replace(one, spec="cam")))

@@ -299,6 +299,24 @@ def test_a_class_and_another_stand_side_by_side(tmp_path, cat):
     assert page.count("Class activation map: lynx") == 2
 
 
+def test_maps_by_themselves(tmp_path, cat):
+    run = tmp_path / "run"
+    outcome = explain(cat, "--method", "cam", "--render", "both", "--out", run, "--json")
+    (shown,) = outcome.json["images"][0]["maps"]
+    for name in ("overlay", "opaque"):
+        with Image.open(shown[name]) as picture:
+            assert picture.size == (451, 300)
+    assert "the map by itself" in (run / "report.html").read_text()
+    alone = explain(cat, "--method", "cam", "--render", "map", "--out", tmp_path / "alone")
+    assert alone.code == 0
+    assert "-map.png" in alone.out
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert "the map by itself" in page
+    assert 'class="heat"' not in page
+    assert 'type="range"' not in page
+    assert list((tmp_path / "alone").rglob("*-heat.png")) == []
+
+
 def test_what_comes_back_is_in_the_report(tmp_path, cat):
     outcome = explain(cat, "--method", "guided_backprop", "--out", tmp_path / "run", "--json")
     (shown,) = outcome.json["images"][0]["maps"]

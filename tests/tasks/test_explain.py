@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
+from phosphene.render import Scale
 from phosphene.runtime import prepare
 from phosphene.sources import Item
 from phosphene.store import Asset
 from phosphene.tasks import ExplainConfig
+from phosphene.tasks.map_rows import recolored
 from tests import networks
 
 METHODS = ["saliency", "grad_cam", "rise:masks=8,cells=4", "occlusion:window=8,stride=8"]
@@ -113,3 +116,33 @@ def test_overlays_are_drawn_when_their_row_is_asked_for():
     shown = next(rows).maps[0]
     assert isinstance(shown.overlay, Asset)
     assert shown.overlay.content.size == (24, 20)
+
+
+@pytest.mark.parametrize("versus", [None, "c"])
+@pytest.mark.parametrize(
+    ("render", "drawn"), [("overlay", (True, False)), ("map", (False, True)), ("both", (True, True))]
+)
+def test_what_is_drawn_of_a_map_is_chosen(render, drawn, versus):
+    network, config = classifier(), ExplainConfig.of(["grad_cam"], classes="b", versus=versus, render=render)
+    (row,) = config.run(network, items(1))
+    scales = {"grad_cam": Scale(-1.0, 1.0, "signed")}
+    again = recolored(row, items(1)[0].picture, scales, lambda file: file.content)
+    for made in (row, again):
+        (shown,) = made.maps
+        for part in (shown, *(shown.beside or ())):
+            assert (part.overlay is not None, part.opaque is not None) == drawn
+            assert (part.heat is not None) == drawn[0]
+        assert (shown.contrast is not None) == (versus is not None)
+    if drawn[1]:
+        assert again.maps[0].opaque.content.size == (24, 20)
+        assert again.maps[0].opaque.content.mode == "RGB"
+        assert config.described()["render"] == render
+
+
+def test_a_map_by_itself_has_the_colors_of_its_scale():
+    (row,) = ExplainConfig.of(["saliency"], view="whole", render="map").run(classifier(), items(1, (16, 16)))
+    (shown,) = row.maps
+    picture, values = np.asarray(shown.opaque.content), shown.map.content
+    palette = matplotlib.colormaps["inferno"]
+    share = np.clip(values / shown.scale.high, 0, 1)
+    np.testing.assert_array_equal(picture, palette((share * 255).round().astype(np.uint8), bytes=True)[..., :3])

@@ -52,6 +52,9 @@ def explain(
     scale: Annotated[
         Literal["image", "shared"], typer.Option(help="Colour scale: each map its own, or one per method.")
     ] = "image",
+    render: Annotated[
+        Literal["overlay", "map", "both"], typer.Option(help="Maps on the pictures, by themselves, or both.")
+    ] = "overlay",
     resume: Resume = False,
 ) -> Answer:
     """Explain what the classifier sees in pictures: heat maps on the originals, a report, raw maps."""
@@ -67,6 +70,7 @@ def explain(
         score=score,
         view=view,
         scale=scale,
+        render=render,
     )
     with cancelled_by_interrupt(common.cancel):
         return explained(explain_pictures(images, config, common, resume=resume))
@@ -90,7 +94,7 @@ def explained(answer: Mapping[str, Any]) -> Answer:
             what = f"{shown['method']} for {shown['target']['label']}"
             if "versus" in shown["target"]:
                 what += f", not {shown['target']['versus']['label']}"
-            picture = shown.get("contrast") or shown["overlay"]
+            picture = shown.get("contrast") or shown["overlay"] or shown.get("opaque")
             lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {picture}")
     failed = any(
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])

@@ -3,7 +3,7 @@
 from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import channel_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
-from phosphene.render.laid import draw, laid_layer, reconstruction_picture, thumbnail
+from phosphene.render.laid import draw, laid_layer, laid_map, reconstruction_picture, thumbnail
 from phosphene.render.object import draw_boxes, steps_picture
 from phosphene.render.scatter import group_color, thumbnail_map
 from phosphene.render.sheet import contact_sheet
@@ -20,12 +20,13 @@ __all__ = [
     "group_color",
     "heat_layer",
     "laid_layer",
+    "laid_map",
     "overlay",
     "reconstruction_picture",
     "scale_of",
     "shared_scale",
     "side_by_side",
     "steps_picture",
-    "thumbnail_map",
     "thumbnail",
+    "thumbnail_map",
 ]

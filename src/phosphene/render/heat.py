@@ -26,6 +26,8 @@ _WHOSE: dict[Over, str] = {
 _PALETTES: dict[Display, str] = {"positive": "inferno", "range": "inferno", "signed": "RdBu_r"}
 # A scale ends here, so that single pixels do not darken the rest.
 _QUANTILE = 0.995
+# No color of a palette.
+_UNSEEN = 128
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,24 @@ def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | 
     if seen is not None:
         rgba[~seen, 3] = 0
     return Image.fromarray(rgba, "RGBA") if rgba.ndim == 3 else Image.new("RGBA", (1, 1))
+
+
+def opaque_map(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | None = None) -> Image.Image:
+    """An RGB picture of values (H, W) by themselves, each in its color; gray where the network did not look.
+
+    Args:
+        values: map of the picture's size.
+        scale: what the colors mean.
+        seen: (H, W) where the network looked.
+
+    Example:
+        >>> opaque_map(torch.tensor([[0.0, 1.0]]), Scale(0.0, 1.0, "positive")).getpixel((0, 0))
+        (0, 0, 3)
+    """
+    rgb = _palette(scale.display)[(_share(_array(values), scale) * 255).round().astype(np.uint8)][..., :3].copy()
+    if seen is not None:
+        rgb[~seen] = _UNSEEN
+    return Image.fromarray(rgb, "RGB")
 
 
 def overlay(picture: Image.Image, layer: Image.Image, strength: float = 0.75) -> Image.Image:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from phosphene import types
 from phosphene.errors import OptionError
@@ -15,8 +18,8 @@ from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import PAPER, side_by_side
-from phosphene.render.heat import Scale, heat_layer, overlay, scale_of, shared_scale
-from phosphene.types import Attribution, Attributions, Contrast, View
+from phosphene.render.heat import Scale, heat_layer, opaque_map, overlay, scale_of, shared_scale
+from phosphene.types import Attribution, Attributions, Contrast, Render, View
 
 
 def draw(
@@ -25,6 +28,7 @@ def draw(
     side: int = 480,
     strength: float = 0.75,
     scale: Literal["image", "shared"] = "image",
+    render: Render = "overlay",
 ) -> Image.Image:
     """The heat maps of a result laid on their pictures, side by side.
 
@@ -38,6 +42,7 @@ def draw(
         strength: of the overlay, 0 to 1.
         scale: "image" for a color scale for each map, "shared" for one for all maps of a method; a contrast always
             shares its own.
+        render: "overlay" on the pictures, "map" for the maps by themselves, opaque, "both" for one beside the other.
 
     Raises:
         OptionError: for anything else.
@@ -51,41 +56,53 @@ def draw(
     """
     if not isinstance(result, Attribution | Attributions | Contrast):
         raise OptionError(f"{type(result).__name__} cannot be drawn; give what explain or contrast returned")
+    if render not in get_args(Render):
+        raise OptionError(f"render={render!r} is unknown; choose overlay, map or both")
     if isinstance(result, Contrast):
-        return _stacked([_contrast_row(result, index, side, strength) for index in range(len(result))])
+        places = [(index, how) for index in range(len(result)) for how in _each(render)]
+        return _stacked([_contrast_row(result, index, side, strength, how) for index, how in places])
     if isinstance(result, Attributions):
-        columns = [_sheets(one, side, strength, scale) for one in result]
+        columns = [_sheets(one, side, strength, scale, render) for one in result]
         labels = [text for text, column in zip(result.given, columns, strict=True) for text in [text] * len(column[0])]
         rows = [[sheet for sheets in row for sheet in sheets] for row in zip(*columns, strict=True)]
         return _stacked([side_by_side(row, labels, height=min(sheet.height for sheet in row)) for row in rows])
-    sheets = [sheet for sheets in _sheets(result, side, strength, scale) for sheet in sheets]
+    sheets = [sheet for sheets in _sheets(result, side, strength, scale, render) for sheet in sheets]
     return sheets[0] if len(sheets) == 1 else side_by_side(sheets, height=min(sheet.height for sheet in sheets))
 
 
 def _sheets(
-    result: Attribution, side: int, strength: float, scale: Literal["image", "shared"]
+    result: Attribution, side: int, strength: float, scale: Literal["image", "shared"], render: Render
 ) -> list[list[Image.Image]]:
-    """For each image its overlay, and what the method brings back in color, where it does."""
+    """For each image its map as it is shown, and what the method brings back in color, where it does."""
     scales = [scale_of(heat, result.display) for heat in result.heat]
     if scale == "shared":
         scales = [shared_scale(scales)] * len(result)
     sheets = []
     for index in range(len(result)):
         picture = reconstruction_picture(result[index], _view(result[index]), side)
-        sheets.append([_laid(result[index], scales[index], side, strength), *([] if picture is None else [picture])])
+        shown = [_laid(result[index], scales[index], side, strength, how) for how in _each(render)]
+        sheets.append([*shown, *([] if picture is None else [picture])])
     return sheets
 
 
-def _contrast_row(result: Contrast, index: int, side: int, strength: float) -> Image.Image:
+def _each(render: Render) -> tuple[Literal["overlay", "map"], ...]:
+    return ("overlay", "map") if render == "both" else (render,)
+
+
+def _contrast_row(
+    result: Contrast, index: int, side: int, strength: float, how: Literal["overlay", "map"]
+) -> Image.Image:
     parts = [part[index] for part in result.parts]
     scale = shared_scale([scale_of(part.heat[0], part.display) for part in parts], "contrast")
-    sheets = [_laid(part, scale, side, strength) for part in parts]
+    sheets = [_laid(part, scale, side, strength, how) for part in parts]
     return contrast_sheet(sheets, contrast_labels(*result.labels[index]), scale, height=sheets[0].height)
 
 
-def _laid(one: Attribution, scale: Scale, side: int, strength: float) -> Image.Image:
-    """The overlay of a result of one image."""
+def _laid(one: Attribution, scale: Scale, side: int, strength: float, how: Literal["overlay", "map"]) -> Image.Image:
+    """A result of one image as an overlay, or as its map by itself."""
     view = _view(one)
+    if how == "map":
+        return laid_map(one, view, scale, side)
     height, width = fitted(view.original, side)
     picture = to_pil(one.pictures[0]) if one.pictures else Image.new("RGB", (width, height), "gray")
     layer = laid_layer(one, view, scale, side)
@@ -123,11 +140,21 @@ def reconstruction_picture(result: Attribution, view: View, side: int) -> Image.
 
 def laid_layer(result: Attribution, view: View, scale: Scale, side: int) -> Image.Image:
     """The heat layer of the first map of a result, in the original's proportions, at most `side` pixels."""
+    return heat_layer(*_on_original(result, view, scale, side))
+
+
+def laid_map(result: Attribution, view: View, scale: Scale, side: int) -> Image.Image:
+    """The first map of a result by itself, opaque, in the original's proportions, at most `side` pixels."""
+    return opaque_map(*_on_original(result, view, scale, side))
+
+
+def _on_original(result: Attribution, view: View, scale: Scale, side: int) -> tuple[Tensor, Scale, NDArray[np.bool_]]:
+    """(values, their scale, where the network looked) at the places of the original picture."""
     size = fitted(view.original, side)
     offset, stride = result.heat_grid
     laid = lay_on_original(result.heat[0], offset, stride, view, size=size)
     seen = lay_on_original(torch.ones_like(result.heat[0]), offset, stride, view, size=size) > 0
-    return heat_layer(laid, scale, seen.cpu().numpy())
+    return laid, scale, seen.cpu().numpy()
 
 
 def thumbnail(picture: Picture, side: int) -> Image.Image:

@@ -133,6 +133,7 @@ class MapRow:
     evidence: File | None = field(default=None, metadata=ABSENT)
     reconstruction: File | None = field(default=None, metadata=ABSENT)
     heat: File | None = field(default=None, metadata=ABSENT)
+    opaque: File | None = field(default=None, metadata=ABSENT)
     colorbar: File | None = field(default=None, metadata=ABSENT)
     scale: ScaleRow | None = field(default=None, metadata=ABSENT)
     beside: tuple[MapRow, ...] | None = field(default=None, metadata=ABSENT)

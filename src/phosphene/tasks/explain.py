@@ -19,7 +19,7 @@ from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
 from phosphene.targets import BestClasses, Target, class_target, of_each, resolve
 from phosphene.tasks.map_rows import REPORT_SIDE, failed_row, map_row
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
-from phosphene.types import Attribution, Prediction, Score
+from phosphene.types import Attribution, Prediction, Render, Score
 
 # One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
 Outcome = tuple[Attribution, ...] | str
@@ -39,6 +39,7 @@ class ExplainConfig:
         view: "center" as the network was trained, or "whole" for the entire frame.
         scale: "image" for a color scale for each map, "shared" for one for each method; that takes all rows of a run,
             so here each map has its own, and `recolored` changes it.
+        render: "overlay" for maps laid on the pictures, "map" for the maps by themselves, "both".
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
 
@@ -55,6 +56,7 @@ class ExplainConfig:
     score: Score | None = None
     view: ViewKind = "center"
     scale: Literal["image", "shared"] = "image"
+    render: Render = "overlay"
     seed: int = 0
     batch_size: int = 8
     rows: ClassVar[type[Row]] = ExplainRow
@@ -191,7 +193,7 @@ def _row(config: ExplainConfig, labels: Labels, item: Item, folder: str, result:
         if isinstance(outcome, str):
             maps.append(failed_row(spec, target, labels, outcome))
         else:
-            maps.append(map_row(folder, picture, spec, target, outcome, labels))
+            maps.append(map_row(folder, picture, spec, target, outcome, labels, config.render))
     return replace(
         row,
         predicted=result.predicted,

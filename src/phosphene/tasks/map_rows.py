@@ -21,6 +21,7 @@ from phosphene.render import (
     contrast_labels,
     contrast_sheet,
     laid_layer,
+    laid_map,
     overlay,
     reconstruction_picture,
     scale_of,
@@ -29,7 +30,7 @@ from phosphene.render import (
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
 from phosphene.targets import Target
-from phosphene.types import Attribution
+from phosphene.types import Attribution, Render
 
 # Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
 OVERLAY_SIDE = 2048
@@ -39,7 +40,13 @@ _PNG = {"compress_level": 3}
 
 
 def map_row(
-    folder: str, picture: Picture, spec: Spec, target: Target, results: Sequence[Attribution], labels: Labels
+    folder: str,
+    picture: Picture,
+    spec: Spec,
+    target: Target,
+    results: Sequence[Attribution],
+    labels: Labels,
+    render: Render = "overlay",
 ) -> MapRow:
     """The row of one map of one picture; of two classes told apart with the maps of both beside it, by one scale.
 
@@ -50,11 +57,12 @@ def map_row(
         target: of the map.
         results: the map, each of one picture with its view; of two classes the one, the other, the difference.
         labels: of the classifier.
+        render: which pictures are drawn of it.
     """
     if len(results) == 1:
-        return _row(folder, picture, spec, results[0], scale_of(results[0].heat[0], results[0].display), labels)
+        return _row(folder, picture, spec, results[0], scale_of(results[0].heat[0], results[0].display), labels, render)
     scale = shared_scale([scale_of(result.heat[0], result.display) for result in results], "contrast")
-    *beside, row = (_row(folder, picture, spec, result, scale, labels) for result in results)
+    *beside, row = (_row(folder, picture, spec, result, scale, labels, render) for result in results)
     return _contrasted(replace(row, beside=tuple(beside)))
 
 
@@ -92,7 +100,9 @@ def is_colored_by(row: ExplainRow, scales: Mapping[str, Scale]) -> bool:
     return all(part.scale == _scale_row(scales[part.method]) for part in parts)
 
 
-def _row(folder: str, picture: Picture, spec: Spec, result: Attribution, scale: Scale, labels: Labels) -> MapRow:
+def _row(
+    folder: str, picture: Picture, spec: Spec, result: Attribution, scale: Scale, labels: Labels, render: Render
+) -> MapRow:
     row = _named(spec, result.target, labels)
     problem, view = result.problems[0], result.views[0]
     stem = f"{folder}/{file_stem(row.method)}-{file_stem(_target_name(row.target), 40)}"
@@ -113,7 +123,7 @@ def _row(folder: str, picture: Picture, spec: Spec, result: Attribution, scale: 
         evidence=None if result.evidence is None else Asset(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy()),
         reconstruction=None if brought_back is None else Asset(f"{stem}-reconstruction.png", brought_back, _PNG),
     )
-    return _colored(row, stem, picture, result, scale)
+    return _colored(row, stem, picture, result, scale, render)
 
 
 def _named(spec: Spec, target: Target, labels: Labels) -> MapRow:
@@ -129,24 +139,34 @@ def _target_name(target: TargetRow) -> str:
     return f"{text}-versus-{target.versus.index}" if target.versus else text
 
 
-def _colored(row: MapRow, stem: str, picture: Picture, result: Attribution, scale: Scale) -> MapRow:
-    layer = laid_layer(result, result.views[0], scale, OVERLAY_SIDE)
+def _colored(row: MapRow, stem: str, picture: Picture, result: Attribution, scale: Scale, render: Render) -> MapRow:
+    view = result.views[0]
+    row = replace(row, colorbar=Asset(f"{stem}-scale.png", colorbar(scale)), scale=_scale_row(scale))
+    if render != "overlay":
+        row = replace(row, opaque=Asset(f"{stem}-map.png", laid_map(result, view, scale, OVERLAY_SIDE), _PNG))
+    if render == "map":
+        return row
+    layer = laid_layer(result, view, scale, OVERLAY_SIDE)
     large = thumbnail(picture, OVERLAY_SIDE)
     small = layer.resize(thumbnail(picture, REPORT_SIDE).size, Image.Resampling.BILINEAR)
     return replace(
         row,
         overlay=Asset(f"{stem}.png", overlay(large, layer), _PNG),
         heat=Asset(f"{stem}-heat.png", small, _PNG),
-        colorbar=Asset(f"{stem}-scale.png", colorbar(scale)),
-        scale=_scale_row(scale),
     )
 
 
+def _render(row: MapRow) -> Render:
+    """Which pictures are drawn of a row."""
+    return "overlay" if row.opaque is None else "map" if row.overlay is None else "both"
+
+
 def _contrasted(row: MapRow) -> MapRow:
-    """The row with the picture of its three maps side by side, from their overlays."""
+    """The row with the picture of its three maps side by side, from their overlays, or else from the maps alone."""
     parts = (*(row.beside or ()), row)
-    overlays = [part.overlay.content for part in parts if isinstance(part.overlay, Asset)]
-    pictures = [content for content in overlays if isinstance(content, Image.Image)]
+    drawn = [part.overlay or part.opaque for part in parts]
+    contents = [asset.content for asset in drawn if isinstance(asset, Asset)]
+    pictures = [content for content in contents if isinstance(content, Image.Image)]
     if row.scale is None or row.map is None or len(pictures) != 3:
         return row
     labels = contrast_labels(*(part.target.label for part in parts[:-1]))
@@ -167,7 +187,7 @@ def _recolored(
     values = torch.from_numpy(np.asarray(load(row.evidence or row.map)))[None]
     facts: dict[str, Any] = {"size": row.grid.size, "views": (row.view,), "display": scale.display}
     result = Attribution(values, Target.of(0), values.new_zeros(1), row.method, offset, stride, **facts)
-    shown = replace(_colored(row, _stem(row.map), picture, result, scale), beside=beside)
+    shown = replace(_colored(row, _stem(row.map), picture, result, scale, _render(row)), beside=beside)
     return shown if beside is None else _contrasted(shown)
 
 
