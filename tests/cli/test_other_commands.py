@@ -37,7 +37,7 @@ def test_a_common_option_is_a_field_of_common(monkeypatch):
     own = {item.name: cli._common_option(item) for item in fields(WithNote) if "option" in item.metadata}
     monkeypatch.setattr(cli, "_COMMON", own)
     monkeypatch.setattr(cli, "Common", WithNote)
-    small, seen = typer.Typer(), []
+    small, seen = typer.Typer(rich_markup_mode=None), []
 
     @cli.command(small, "show")
     def show(common: Common) -> cli.Answer:
@@ -48,7 +48,7 @@ def test_a_common_option_is_a_field_of_common(monkeypatch):
     assert runner.invoke(small, ["--note", "kept", "--seed", "7"]).exit_code == 0
     assert runner.invoke(small, []).exit_code == 0
     assert seen == [("kept", 7, None), ("none", 0, None)]
-    assert "Something that is written down." in runner.invoke(small, ["--help"]).stdout
+    assert "--note TEXT" in runner.invoke(small, ["--help"]).stdout
 
 
 def test_activations(tmp_path, cat):
