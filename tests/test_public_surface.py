@@ -16,7 +16,10 @@ ERRORS = {
     *("InputError", "MissingExtraError", "ModelError", "NotFoundError", "NumericalError", "OptionError"),
     *("OutputError", "PhospheneError", "PhospheneWarning", "ResourceError"),
 }
-VERBS = {"attribute", "contrast", "explain", "features", "fuse", "impress", "locate", "draw", "open_run", "read_image"}
+VERBS = {
+    *("attribute", "batch", "contrast", "explain", "features", "fuse", "impress", "locate"),
+    *("draw", "open_run", "read_image"),
+}
 NETWORKS = {"Classifier", "Labels", "Preprocess", "Target", "Unit", "View", "capture", "load_classifier", "prepare"}
 EXTENDING = {
     *("Options", "Spec", "methods", "option", "parse_spec"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phosphene.allocator import keep_freed_memory as keep_freed_memory
+    from phosphene.batches import batch as batch
     from phosphene.classifier import Classifier as Classifier
     from phosphene.classifier import Labels as Labels
     from phosphene.classifier import Preprocess as Preprocess
@@ -87,6 +88,7 @@ _PLACES = {
     "Unit": "targets",
     "View": "types",
     "attribute": "tasks.attributions",
+    "batch": "batches",
     "capture": "hooks",
     "contrast": "tasks.attributions",
     "draw": "render",

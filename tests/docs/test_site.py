@@ -32,6 +32,7 @@ SHORTER = {
     "features": ["--steps", "2"],
     "evaluate sanity": ["--model", "small.py:make"],
     "evaluate faithfulness": ["--model", "small.py:make"],
+    "batch explain": ["--model", "small.py:make", "--workers", "0"],
 }
 SMALL = """
 import torch

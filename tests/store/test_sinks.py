@@ -303,7 +303,8 @@ def test_shards_have_the_documented_columns(tmp_path):
     table = read(run.place)
     assert table.column_names == [
         "key", "path", "status", "error", "predicted", "label", "method", "layer", "target_index", "target_label",
-        "score", "map", "map_shape", "map_dtype", "view", "box", "mask", "seconds", "camera", "age", "source_score",
+        "score", "map", "map_shape", "map_dtype", "view", "box", "mask", "seconds", "label_index", "correct",
+        "picture_size", "map_grid", "map_display", "evidence_inside", "mask_share", "camera", "age", "source_score",
     ]  # fmt: skip
     records = table.to_pylist()
     assert [record["key"] for record in records] == [KEYS[0]] * 2 + [KEYS[1]] * 2 + [KEYS[2]] * 2 + [KEYS[3]]
@@ -315,7 +316,7 @@ def test_shards_have_the_documented_columns(tmp_path):
     assert first["predicted"][0] == {"index": 281, "label": "tabby", "probability": 0.75}
     assert first["view"] == {"original": [48, 64], "scaled": [16, 16], "crop": [0, 0, 16, 16]}
     assert (first["camera"], first["age"], first["source_score"], first["label"]) == ("left", 0, 0.5, "281")
-    assert table.schema.metadata[b"phosphene.shard_schema"] == b"1"
+    assert table.schema.metadata[b"phosphene.shard_schema"] == b"2"
     assert read(run.place, "part-00001.parquet").schema == table.schema
 
 

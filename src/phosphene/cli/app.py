@@ -68,22 +68,30 @@ def _frame(
     pass
 
 
+# Options that several commands share, each with its annotation and default.
+Shared = Mapping[str, tuple[Any, Any]]
+
+
 def command(
-    group: typer.Typer, name: str, *, common: bool = True
+    group: typer.Typer, name: str, *, common: bool = True, shared: Shared | None = None
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
 
-    With `common`, the function's first parameter is a Common and the command takes the common options. In the place of
-    a parameter `target` it takes an option for each kind of target that has one.
+    With `common`, the function's first parameter is a Common and the command takes the common options. The next is a
+    mapping of the `shared` options, if there are any. In the place of a parameter `target` it takes an option for each
+    kind of target that has one.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
-        written = list(inspect.signature(function).parameters.values())[1 if common else 0 :]
+        first = int(common) + int(shared is not None)
+        written = list(inspect.signature(function).parameters.values())[first:]
         takes_target = any(item.name == "target" for item in written)
 
         @wraps(function)
         def run(*args: Any, **given: Any) -> None:
             as_json = given.pop("json")
+            if shared is not None:
+                args = ({key: given.pop(key) for key in shared}, *args)
             with _one_line_errors(as_json):
                 if takes_target:
                     given["target"] = _target(given)
@@ -98,8 +106,8 @@ def command(
 
         # Annotations are read one by one: that of Common is never needed and would import torch.
         own = [parameter for item in written for parameter in _options(item, function)]
-        shared = _COMMON if common else {}
-        extra = [_parameter(key, kind, default) for key, (kind, default) in shared.items()]
+        added = {**(shared or {}), **(_COMMON if common else {})}
+        extra = [_parameter(key, kind, default) for key, (kind, default) in added.items()]
         parameters = [*own, *extra, _parameter("json", Json, False)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -200,11 +208,13 @@ def _progress() -> Iterator[Announce]:
         tasks: dict[str, Any] = {}
 
         def announce(done: int, total: int, text: str) -> None:
-            if text not in tasks:
+            # Behind a comma stands how far it is: the same thing still.
+            name = text.partition(",")[0]
+            if name not in tasks:
                 for old in tasks.values():
                     bar.remove_task(old)
                 tasks.clear()
-                tasks[text] = bar.add_task(text, total=total)
-            bar.update(tasks[text], completed=done, total=total)
+                tasks[name] = bar.add_task(text, total=total)
+            bar.update(tasks[name], completed=done, total=total, description=text)
 
         yield announce

@@ -14,8 +14,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
-from phosphene.errors import InputError
-from phosphene.store import RunFolder, open_run, read_manifest
+from phosphene.errors import InputError, OptionError
+from phosphene.files import is_url
+from phosphene.report.sharded import sharded_report
+from phosphene.store import Run, RunFolder, open_run, read_manifest
 from phosphene.types import ReportMode as ReportMode
 
 # Bytes of the pictures in one file, as text: browsers open more only slowly, and mail takes it no longer.
@@ -42,9 +44,14 @@ def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) ->
     """
     if mode == "none":
         return None
+    place = os.fspath(run)
+    found = open_run(place if is_url(place) else os.path.abspath(place))
     folder = Path(run).absolute()
-    found = open_run(folder)
     templates = _templates()
+    if "shards" in found.manifest:
+        if mode == "single":
+            raise OptionError(f"{run}: the report of a run in shards is not one file; leave --report away")
+        return _write_sharded(found, templates)
     name = f"{found.command}.html.j2"
     if name not in templates.list_templates():
         raise InputError(f"{run}: a run of '{found.command}' has no report")
@@ -62,6 +69,21 @@ def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) ->
         if f"{_PAGES}/{old.name}" not in pages:
             old.unlink()
     return folder / "report.html"
+
+
+def _write_sharded(run: Run, templates: Environment) -> Path:
+    """Write the report of a run in shards, file by file as they are made."""
+    if is_url(run.place):
+        raise InputError(f"{run.place}: a report is written beside the shards, on a disk; copy the run first")
+    written = RunFolder(Path(run.place), run.command)
+    names = set()
+    for name, text in sharded_report(run, templates):
+        names.add(name)
+        written.save_text(name, text)
+    for old in (Path(run.place) / _PAGES).glob("rows-*.js"):
+        if f"{_PAGES}/{old.name}" not in names:
+            old.unlink()
+    return Path(run.place) / "report.html"
 
 
 def _single(

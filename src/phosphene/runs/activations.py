@@ -12,9 +12,9 @@ from phosphene.errors import ModelError, OptionError
 from phosphene.images import read_image
 from phosphene.render import channel_grid, thumbnail
 from phosphene.runs.common import Common
-from phosphene.runs.session import Session, keep_inputs
+from phosphene.runs.session import Session
 from phosphene.runtime import activations
-from phosphene.store import file_stem
+from phosphene.store import file_stem, keep_inputs
 
 
 def show_activations(
@@ -42,7 +42,7 @@ def show_activations(
     classifier = common.load()
     names = [classifier.layer_name(layer) for layer in layers] or [classifier.default_layer]
     picture = read_image(path, classifier.preprocess.channels)
-    keep_inputs(common, [path])
+    keep_inputs(common.out, common.overwrite, [path])
     session = Session.start(
         "activations", common, classifier, path=path, layers=names, channels=list(channels), count=count, shared=shared
     )

@@ -15,6 +15,7 @@ from phosphene.types import ReportMode
 if TYPE_CHECKING:
     from phosphene.classifier import Classifier
     from phosphene.runtime import Prepared
+    from phosphene.zoo import ModelChoice
 
 # Called with (steps done, steps in all, what is being done).
 Announce = Callable[[int, int, str], None]
@@ -87,11 +88,11 @@ class Common:
 
     def load(self) -> Prepared:
         """The prepared classifier."""
-        import torch
+        return self.choice.load()
 
-        from phosphene.runtime import prepare
-        from phosphene.zoo import load_classifier
+    @property
+    def choice(self) -> ModelChoice:
+        """Which classifier is meant, where it runs and how exactly."""
+        from phosphene.zoo import ModelChoice
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return prepare(load_classifier(self.model, weights=self.weights, device=self.device), precision=self.precision)
+        return ModelChoice(self.model, self.weights, self.device, self.precision, self.threads)

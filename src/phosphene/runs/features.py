@@ -10,9 +10,9 @@ from typing import Any
 
 from phosphene.errors import CancelledError
 from phosphene.runs.common import Common
-from phosphene.runs.session import check_resume, close_rows, keep_inputs, row_plan
+from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.sources import open_pictures
-from phosphene.store import FolderSink, read_manifest
+from phosphene.store import FolderSink, keep_inputs, read_manifest
 from phosphene.synthesis.facets import check_counts
 from phosphene.tasks.facets import collect
 from phosphene.tasks.features import FeaturesConfig
@@ -45,7 +45,7 @@ def draw_features(
     names = config.names(classifier)
     source = open_pictures(pictures)
     paths = {entry.key: entry.path for entry in source.entries()}
-    keep_inputs(common, [*pictures, *paths.values()])
+    keep_inputs(common.out, common.overwrite, [*pictures, *paths.values()])
     check_counts(len(paths), config.facets, config.exemplars)
     options |= {"pictures": len(paths), "pictures_sha256": sha256("\0".join(paths).encode()).hexdigest()}
     plan = row_plan("features", names, common, classifier, options)

@@ -11,10 +11,10 @@ from typing import Any
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, InputError, printable
 from phosphene.runs.common import Common
-from phosphene.runs.session import check_resume, close_rows, keep_inputs, row_plan
+from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Item, Source, open_pictures
-from phosphene.store import FolderSink, Run, open_run
+from phosphene.store import FolderSink, Run, keep_inputs, open_run
 from phosphene.tasks import PictureTask
 
 # Called when all rows are there, with what the run holds, where rows can be written again, and the pictures; gives
@@ -53,7 +53,7 @@ def run_over_pictures(
     check_resume(common, resume)
     source = open_pictures(specs)
     paths = {entry.key: entry.path for entry in source.entries()}
-    keep_inputs(common, [*specs, *paths.values()])
+    keep_inputs(common.out, common.overwrite, [*specs, *paths.values()])
     plan = row_plan(command, tuple(paths), common, classifier, task.described())
     started = time.perf_counter()
     with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:

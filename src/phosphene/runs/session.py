@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.report import write_report
 from phosphene.runs.common import Common
@@ -54,7 +51,7 @@ class Session:
     def _save_manifest(self, *, complete: bool, **content: Any) -> None:
         self.folder.save_manifest(
             complete=complete,
-            model=describe_model(self.common, self.classifier),
+            model=self.common.choice.described(self.classifier),
             options=dict(self.options),
             seed=self.common.seed,
             threads=torch.get_num_threads(),
@@ -75,7 +72,7 @@ def row_plan(
 ) -> Plan:
     """The plan of a run that writes a row for each key."""
     facts = {
-        "model": describe_model(common, classifier),
+        "model": common.choice.described(classifier),
         "options": options,
         "seed": common.seed,
         "precision": common.precision,
@@ -122,47 +119,3 @@ def check_resume(common: Common, resume: bool) -> None:
         raise OptionError("--resume needs --out, the folder of the run to go on with")
     if resume and common.overwrite:
         raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
-
-
-def keep_inputs(common: Common, paths: Sequence[str | Path]) -> None:
-    """Refuse to clear a run folder that holds what is to be read.
-
-    Raises:
-        OptionError: naming the first such picture.
-    """
-    if common.out is None or not common.overwrite:
-        return
-    folder = os.path.realpath(common.out)
-    for path in paths:
-        if Path(os.path.realpath(path)).is_relative_to(folder):
-            raise OptionError(
-                f"{path}: lies in --out {common.out}, which --overwrite would clear; choose another --out"
-            )
-
-
-def describe_model(common: Common, classifier: Classifier) -> dict[str, Any]:
-    """Name, shape and fingerprint of the network for the manifest."""
-    preprocess = classifier.preprocess
-    return {
-        "spec": common.model if isinstance(common.model, str) else classifier.name,
-        "weights": common.weights,
-        "name": classifier.name,
-        "sha256": weights_hash(classifier),
-        "classes": len(classifier.labels),
-        "head": classifier.head,
-        "size": preprocess.size,
-        "channels": preprocess.channels,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-    }
-
-
-def weights_hash(classifier: Classifier) -> str:
-    """SHA-256 over names, shapes and values of all weights: the same network, the same text."""
-    source = classifier.source if isinstance(classifier, Prepared) else classifier
-    digest = hashlib.sha256()
-    for name, tensor in sorted(source.module.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -5,6 +5,7 @@ one registered class.
 """
 
 from phosphene.files import MANIFEST
+from phosphene.store.begin import begin, keep_inputs, remove_partial_files, write_manifest
 from phosphene.store.folder_sink import FolderSink
 from phosphene.store.memory_sink import MemorySink
 from phosphene.store.plan import Plan
@@ -35,11 +36,27 @@ from phosphene.store.rows import (
 )
 from phosphene.store.run import Run, open_run, read_manifest
 from phosphene.store.run_folder import SCHEMA, RunFolder, file_stem, picture_folder, versions, without_nan
-from phosphene.store.shard_sink import ShardSink
-from phosphene.store.shards import ShardFormat
+from phosphene.store.shard_sink import ShardSink, in_shards
+from phosphene.store.shards import (
+    COLUMNS,
+    MapType,
+    Record,
+    ShardCounts,
+    ShardFormat,
+    begun_shards,
+    map_values,
+    read_shard,
+    records_of,
+    shard_counts,
+    shard_name,
+    shard_names,
+    shard_records,
+    write_shard,
+)
 from phosphene.store.sink import Sink, open_sink, register_sink, sink_kinds
 
 __all__ = [
+    "COLUMNS",
     "MANIFEST",
     "SCHEMA",
     "ActivationRow",
@@ -58,31 +75,48 @@ __all__ = [
     "JudgeRow",
     "LocateRow",
     "MapRow",
+    "MapType",
     "MemorySink",
     "ObjectRow",
     "Plan",
     "PredictRow",
+    "Record",
     "Row",
     "Run",
     "RunFolder",
     "ScaleRow",
+    "ShardCounts",
     "ShardFormat",
     "ShardSink",
     "Sink",
     "TargetRow",
     "Versus",
+    "begin",
+    "begun_shards",
     "decode_mask",
     "encode_mask",
     "file_stem",
+    "in_shards",
+    "keep_inputs",
     "map_files",
+    "map_values",
     "open_run",
     "open_sink",
     "picture_folder",
     "read_manifest",
+    "read_shard",
+    "records_of",
     "register_sink",
+    "remove_partial_files",
     "row_from_json",
     "row_to_json",
+    "shard_counts",
+    "shard_name",
+    "shard_names",
+    "shard_records",
     "sink_kinds",
     "versions",
     "without_nan",
+    "write_manifest",
+    "write_shard",
 ]

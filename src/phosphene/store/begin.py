@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,25 @@ def begin(
     if plan.keys is not None and not is_file(join(place, PLAN)):
         write_whole(place, PLAN, "".join(json.dumps(key) + "\n" for key in plan.keys).encode())
     return place, manifest
+
+
+def keep_inputs(place: str | None, overwrite: bool, paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse to clear a run folder that holds what is to be read.
+
+    Args:
+        place: of the run.
+        overwrite: whether it would be cleared.
+        paths: that are to be read.
+
+    Raises:
+        OptionError: naming the first such picture.
+    """
+    if place is None or not overwrite:
+        return
+    folder = os.path.realpath(place)
+    for path in paths:
+        if Path(os.path.realpath(path)).is_relative_to(folder):
+            raise OptionError(f"{path}: lies in --out {place}, which --overwrite would clear; choose another --out")
 
 
 def write_manifest(place: str, manifest: dict[str, Any]) -> None:

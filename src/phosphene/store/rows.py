@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from phosphene.types import Prediction, View
+from phosphene.types import Display, Prediction, View
 
 Status = Literal["ok", "error"]
 
@@ -128,6 +128,7 @@ class MapRow:
     grid: Grid | None = field(default=None, metadata=ABSENT)
     view: View | None = field(default=None, metadata=ABSENT)
     signed: bool | None = field(default=None, metadata=ABSENT)
+    display: Display | None = field(default=None, metadata=ABSENT)
     checks: Mapping[str, float | None] | None = field(default=None, metadata=ABSENT)
     notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
     evidence: File | None = field(default=None, metadata=ABSENT)

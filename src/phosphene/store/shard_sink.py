@@ -31,6 +31,18 @@ from phosphene.store.shards import (
 from phosphene.store.sink import Sink, register_sink
 
 
+def in_shards(plan: Plan, format: ShardFormat, size: int) -> Plan:
+    """The plan of a run that is kept in shards of so many pictures, which decide it too.
+
+    Raises:
+        OptionError: for shards of no picture.
+    """
+    if size < 1:
+        raise OptionError(f"shards of {size} pictures; give 1 or more")
+    cut = {"size": size, "maps": format.maps, "overlays": format.overlays, "columns": dict(format.columns)}
+    return replace(plan, facts={**plan.facts, "shards": {**cut, "schema": SHARD_SCHEMA}})
+
+
 @register_sink("shards")
 class ShardSink(Sink):
     """A folder of Parquet shards beside manifest.json and plan.jsonl, on a disk or behind a URL.
@@ -76,12 +88,9 @@ class ShardSink(Sink):
         columns: Mapping[str, str] | None = None,
     ) -> None:
         arrow()
-        if shard_size < 1:
-            raise OptionError(f"shards of {shard_size} pictures; give 1 or more")
         self.format = ShardFormat(maps, overlays, columns or {})
         self.size = shard_size
-        cut = {"size": shard_size, "maps": maps, "overlays": overlays, "columns": dict(columns or {})}
-        self.plan = replace(plan, facts={**plan.facts, "shards": {**cut, "schema": SHARD_SCHEMA}})
+        self.plan = in_shards(plan, self.format, shard_size)
         self.place, self._manifest = begin(place, self.plan, overwrite=overwrite, resume=resume)
         self._positions = {key: index for index, key in enumerate(plan.keys or ())}
         self._waiting: dict[int, dict[str, list[Record]]] = defaultdict(dict)

@@ -7,13 +7,15 @@ written or read, and nowhere else.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import singledispatch
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from phosphene.errors import InputError, MissingExtraError, OptionError
@@ -24,6 +26,7 @@ from phosphene.store.rows import (
     Asset,
     ExplainRow,
     File,
+    Grid,
     LocateRow,
     MapRow,
     ObjectRow,
@@ -37,15 +40,23 @@ from phosphene.types import Prediction, View
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Raised when a column changes its name, type or meaning.
-SHARD_SCHEMA = 1
+# Raised when a column comes, or changes its name, type or meaning: all shards of a run have one schema. 2: what an
+# audit asks for (label_index to mask_share), and where maps lie.
+SHARD_SCHEMA = 2
+# The key of the counts in a file's metadata.
+_COUNTS = "phosphene.counts"
 MapType = Literal["none", "float16", "float32"]
 Record = dict[str, Any]
 
 COLUMNS = (
     "key", "path", "status", "error", "predicted", "label", "method", "layer", "target_index", "target_label",
-    "score", "map", "map_shape", "map_dtype", "view", "box", "mask", "seconds",
+    "score", "map", "map_shape", "map_dtype", "view", "box", "mask", "seconds", "label_index", "correct",
+    "picture_size", "map_grid", "map_display", "evidence_inside", "mask_share",
 )  # fmt: skip
+
+# Records that are compressed together, and read together: with maps some megabytes.
+_RECORDS_A_GROUP = 128
+_SMALL_RECORDS_A_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,31 @@ class ShardFormat:
             ('camera', 'source_score')
         """
         return f"source_{name}" if name in (*COLUMNS, "overlay") else name
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """How many pictures and rows a shard, or several, hold; failed are the rows that hold an error.
+
+    Example:
+        >>> one = ShardCounts.of([{"key": "a", "status": "ok"}, {"key": "a", "status": "error"}])
+        >>> one + one
+        ShardCounts(pictures=2, rows=4, failed=2)
+    """
+
+    pictures: int = 0
+    rows: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> ShardCounts:
+        """The counts of records, all those of a picture among them."""
+        failed = sum(record["status"] == "error" for record in records)
+        return cls(len({record["key"] for record in records}), len(records), failed)
+
+    def __add__(self, other: ShardCounts) -> ShardCounts:
+        sums = (own + more for own, more in zip(astuple(self), astuple(other), strict=True))
+        return ShardCounts(*sums)
 
 
 def shard_name(number: int) -> str:
@@ -129,7 +165,7 @@ def shard_schema(format: ShardFormat) -> pa.Schema:
     """
     pa = arrow()
     prediction = pa.struct([("index", pa.int32()), ("label", pa.string()), ("probability", pa.float32())])
-    sides = pa.list_(pa.int32())
+    sides, pair = pa.list_(pa.int32()), pa.list_(pa.float64())
     fields = {
         "key": pa.string(),
         "path": pa.string(),
@@ -149,6 +185,13 @@ def shard_schema(format: ShardFormat) -> pa.Schema:
         "box": pa.list_(pa.float64()),
         "mask": pa.struct([("size", sides), ("counts", pa.string())]),
         "seconds": pa.float64(),
+        "label_index": pa.int32(),
+        "correct": pa.bool_(),
+        "picture_size": sides,
+        "map_grid": pa.struct([("offset", pair), ("stride", pair), ("size", sides)]),
+        "map_display": pa.string(),
+        "evidence_inside": pa.float64(),
+        "mask_share": pa.float64(),
     }
     if format.overlays:
         fields["overlay"] = pa.binary()
@@ -178,21 +221,23 @@ def _(row: PredictRow, format: ShardFormat) -> list[Record]:
 @records_of.register
 def _(row: LocateRow, format: ShardFormat) -> list[Record]:
     head = _head(row, row.predicted or (), format) | {"method": row.method, "seconds": row.seconds}
+    head |= {"overlay": _jpeg(row.overlay) if format.overlays else None}
     return [head | _object_record(found, format) for found in row.objects] if row.objects else [head]
 
 
 def _head(row: Any, predicted: Sequence[Prediction], format: ShardFormat) -> Record:
     carried = {format.column_name(name): (row.columns or {}).get(name) for name in format.columns}
     names = ("key", "path", "status", "error", "label")
-    return carried | {name: getattr(row, name) for name in names} | {"predicted": plain(predicted)}
+    head = {"predicted": plain(predicted), "picture_size": plain(row.size)}
+    return carried | {name: getattr(row, name) for name in names} | head
 
 
 def _map_record(shown: MapRow, format: ShardFormat) -> Record:
     names = ("method", "layer", "status", "error", "score", "seconds")
     record = {name: plain(getattr(shown, name)) for name in names} | _map_cells(shown.map, format)
     record |= {"target_index": shown.target.index, "target_label": shown.target.label}
-    record |= {"view": plain(shown.view), "overlay": _jpeg(shown.overlay) if format.overlays else None}
-    return record
+    record |= {"view": plain(shown.view), "map_grid": plain(shown.grid), "map_display": shown.display}
+    return record | {"overlay": _jpeg(shown.overlay) if format.overlays else None}
 
 
 def _object_record(found: ObjectRow, format: ShardFormat) -> Record:
@@ -225,25 +270,57 @@ def _jpeg(file: File | None) -> bytes | None:
 
 def write_shard(
     place: str, name: str, records: Iterable[Record], format: ShardFormat, about: Mapping[str, str] | None = None
-) -> None:
-    """Write one shard whole.
+) -> ShardCounts:
+    """Write one shard whole, compressed as its records come.
 
     Args:
         place: path or URL of the run.
         name: of the file.
         records: its rows, in order.
         format: of all shards of the run.
-        about: more for the file's metadata, beside the version of the schema.
+        about: more for the file's metadata, beside the version of the schema and the counts.
 
     Raises:
         OutputError: if it cannot be written.
     """
     pa = arrow()
     metadata = {"phosphene.shard_schema": str(SHARD_SCHEMA), **(about or {})}
-    table = pa.Table.from_pylist(list(records), schema=shard_schema(format)).replace_schema_metadata(metadata)
-    content = io.BytesIO()
-    pa.parquet.write_table(table, content, compression="zstd")
+    schema = shard_schema(format)
+    large = format.overlays or format.maps != "none"
+    keys: set[str] = set()
+    rows = failed = 0
+    content, waiting = io.BytesIO(), iter(records)
+    with pa.parquet.ParquetWriter(content, schema.with_metadata(metadata), compression="zstd") as writer:
+        while group := list(islice(waiting, _RECORDS_A_GROUP if large else _SMALL_RECORDS_A_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            keys.update(record["key"] for record in group)
+            rows, failed = rows + len(group), failed + sum(record["status"] == "error" for record in group)
+        counts = ShardCounts(len(keys), rows, failed)
+        writer.add_key_value_metadata({_COUNTS: json.dumps(asdict(counts))})
     write_whole(place, name, content.getvalue())
+    return counts
+
+
+def shard_counts(place: str, name: str) -> ShardCounts:
+    """What a shard holds, from its last few kilobytes.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    pa = arrow()
+    where = join(place, name)
+    try:
+        with open_file(where) as file:
+            about = pa.parquet.read_metadata(file).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(where, error) from None
+    if _COUNTS.encode() in about:
+        return ShardCounts(**json.loads(about[_COUNTS.encode()]))
+    return ShardCounts.of(read_shard(place, name, ["key", "status"])[0])  # of schema 1
+
+
+def _damaged(where: str, error: Exception) -> InputError:
+    return InputError(f"{where}: damaged ({' '.join(str(error).split())})")
 
 
 def read_shard(place: str, name: str, columns: Sequence[str] | None = None) -> tuple[list[Record], dict[str, str]]:
@@ -258,11 +335,27 @@ def read_shard(place: str, name: str, columns: Sequence[str] | None = None) -> t
         with open_file(where) as file:
             table = pa.parquet.read_table(file, columns=None if columns is None else list(columns))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{where}: damaged ({' '.join(str(error).split())})") from None
+        raise _damaged(where, error) from None
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if int(about.get("phosphene.shard_schema", 0)) > SHARD_SCHEMA:
         raise InputError(f"{where}: was made by a newer phosphene; upgrade")
     return table.to_pylist(), about
+
+
+def shard_records(place: str, name: str, columns: Sequence[str] | None = None) -> Iterator[Record]:
+    """The records of one shard, a few at a time in memory.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    pa = arrow()
+    where = join(place, name)
+    try:
+        with open_file(where) as file:
+            for group in pa.parquet.ParquetFile(file).iter_batches(_RECORDS_A_GROUP, columns=columns):
+                yield from group.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(where, error) from None
 
 
 def begun_shards(place: str) -> list[str]:
@@ -299,6 +392,7 @@ def rows_in_shards(place: str) -> Iterator[Row]:
 def _row_head(records: Sequence[Record], carried: Sequence[str]) -> dict[str, Any]:
     first = records[0]
     head = {name: first[name] for name in ("key", "path", "label")}
+    head |= {"size": None if first.get("picture_size") is None else tuple(first["picture_size"])}
     columns = {name.removeprefix("source_"): first[name] for name in carried}
     predicted = tuple(Prediction(**item) for item in first["predicted"] or ())
     return head | {"predicted": predicted, "columns": columns or None}
@@ -317,16 +411,28 @@ def _map_row(record: Record) -> MapRow:
         **{name: record[name] for name in names},
         target=TargetRow(record["target_index"], record["target_label"]),
         map=_map_asset(record),
-        view=None if record["view"] is None else View(**{name: tuple(v) for name, v in record["view"].items()}),
+        display=record.get("map_display"),
+        view=None if record["view"] is None else View(**_tuples(record["view"])),
+        grid=None if record.get("map_grid") is None else Grid(**_tuples(record["map_grid"])),
         overlay=None if record.get("overlay") is None else Asset("overlay.jpg", record["overlay"]),
     )
 
 
+def _tuples(value: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return {name: tuple(items) for name, items in value.items()}
+
+
 def _map_asset(record: Record) -> Asset | None:
-    if record["map"] is None:
+    values = map_values(record)
+    return None if values is None else Asset("map.npy", values)
+
+
+def map_values(record: Record) -> NDArray[Any] | None:
+    """(h, w) the map of a record; None where none was kept."""
+    if record.get("map") is None:
         return None
     values = np.frombuffer(record["map"], np.dtype(record["map_dtype"]).newbyteorder("<"))
-    return Asset("map.npy", values.reshape(record["map_shape"]))
+    return values.reshape(record["map_shape"])
 
 
 def _predict_row(records: Sequence[Record], carried: Sequence[str]) -> Row:

@@ -17,7 +17,7 @@ from phosphene.sources import Item
 from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
 from phosphene.targets import BestClasses, Target, class_target, of_each, resolve
 from phosphene.tasks.attributions import Seen, attribute_seen, attribute_sides, see
-from phosphene.tasks.map_rows import REPORT_SIDE, failed_row, map_row
+from phosphene.tasks.map_rows import OVERLAY_SIDE, REPORT_SIDE, failed_row, map_row
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Attribution, Prediction, Render, Score
 
@@ -42,6 +42,7 @@ class ExplainConfig:
         render: "overlay" for maps laid on the pictures, "map" for the maps by themselves, "both".
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
+        overlay_side: long side of the overlays in pixels; 0 draws nothing, so that rows hold values alone.
 
     Example:
         >>> ExplainConfig.of(["saliency", "cam"], classes="top2").described()["methods"]
@@ -59,6 +60,7 @@ class ExplainConfig:
     render: Render = "overlay"
     seed: int = 0
     batch_size: int = 8
+    overlay_side: int = OVERLAY_SIDE
     rows: ClassVar[type[Row]] = ExplainRow
 
     @classmethod
@@ -89,12 +91,12 @@ class ExplainConfig:
         return config
 
     def described(self) -> dict[str, Any]:
-        """All options but the seed, as the manifest of a run has them."""
+        """All options that decide what is told, but for the seed, as the manifest of a run has them."""
         options = {**asdict(replace(self, methods=())), "methods": [format_spec(spec) for spec in self.methods]}
         options["unit"] = None
         if self.target is not None:
             options[self.target.kind] = options["target"]
-        del options["seed"], options["target"]
+        del options["seed"], options["target"], options["overlay_side"]
         return options
 
     def asked(self, labels: Labels) -> Target | BestClasses:
@@ -193,12 +195,13 @@ def _row(config: ExplainConfig, labels: Labels, item: Item, folder: str, result:
         if isinstance(outcome, str):
             maps.append(failed_row(spec, target, labels, outcome))
         else:
-            maps.append(map_row(folder, picture, spec, target, outcome, labels, config.render))
+            maps.append(map_row(folder, picture, spec, target, outcome, labels, config.render, config.overlay_side))
+    shown = Asset(f"{folder}/picture.jpg", thumbnail(picture, REPORT_SIDE), {"quality": 90})
     return replace(
         row,
         predicted=result.predicted,
         maps=tuple(maps),
         size=picture_size(picture),
         seen=result.seen,
-        picture=Asset(f"{folder}/picture.jpg", thumbnail(picture, REPORT_SIDE), {"quality": 90}),
+        picture=shown if config.overlay_side else None,
     )

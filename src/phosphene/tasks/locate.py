@@ -31,6 +31,7 @@ class LocateConfig:
         classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
+        is_drawn: whether boxes and the steps to them are drawn; without them rows hold values and masks alone.
 
     Example:
         >>> LocateConfig.of(["cam"], segment="threshold").described()["methods"]
@@ -41,6 +42,7 @@ class LocateConfig:
     classes: str = "top1"
     seed: int = 0
     batch_size: int = 8
+    is_drawn: bool = True
     rows: ClassVar[type[Row]] = LocateRow
 
     @classmethod
@@ -87,8 +89,9 @@ class LocateConfig:
 
 @dataclass(frozen=True, eq=False)
 class _Searched:
-    """What was computed for one picture: its classes, best first, and the evidence for each."""
+    """What was computed for one picture: its best classes, those that are looked for, and the evidence for each."""
 
+    predicted: tuple[Prediction, ...]
     classes: tuple[Prediction, ...]
     evidence: tuple[Evidence, ...]
     seconds: float
@@ -109,8 +112,12 @@ def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item])
     seconds = (clock(classifier.device) - begin) / len(items)
     found = []
     for number, row in enumerate(chosen):
-        best = tuple(Prediction(index, classifier.labels[index], float(odds[number, index])) for index in row)
-        found.append(_Searched(best, tuple(maps[number * count : (number + 1) * count]), seconds))
+        best = odds[number].topk(min(5, odds.shape[1])).indices.tolist()
+        predicted, sought = (
+            tuple(Prediction(index, classifier.labels[index], float(odds[number, index])) for index in some)
+            for some in (best, row)
+        )
+        found.append(_Searched(predicted, sought, tuple(maps[number * count : (number + 1) * count]), seconds))
     return found
 
 
@@ -126,10 +133,12 @@ def _row(config: LocateConfig, item: Item, folder: str, result: _Searched | str)
             found.append(cut_out(item.picture, seen, config.preset, prediction))
         except NumericalError as error:
             row = replace(row, status="error", error=str(error))
+    if config.is_drawn:
+        row = replace(row, overlay=Asset(f"{folder}/boxes.jpg", overview(item.picture, found), {"quality": 90}))
     return replace(
         row,
-        objects=tuple(object_row(folder, item.picture, thing) for thing in found),
-        overlay=Asset(f"{folder}/boxes.jpg", overview(item.picture, found), {"quality": 90}),
+        predicted=result.predicted,
+        objects=tuple(object_row(folder, item.picture, thing, is_drawn=config.is_drawn) for thing in found),
         method="+".join(config.preset.methods),
         seconds=result.seconds,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -47,6 +48,7 @@ def map_row(
     results: Sequence[Attribution],
     labels: Labels,
     render: Render = "overlay",
+    side: int = OVERLAY_SIDE,
 ) -> MapRow:
     """The row of one map of one picture; of two classes told apart with the maps of both beside it, by one scale.
 
@@ -58,11 +60,15 @@ def map_row(
         results: the map, each of one picture with its view; of two classes the one, the other, the difference.
         labels: of the classifier.
         render: which pictures are drawn of it.
+        side: long side of these pictures in pixels; 0 draws none.
     """
+    if not side:
+        return _values(folder, spec, results[-1], labels)
+    draw = partial(_row, folder, picture, spec, labels=labels, render=render, side=side)
     if len(results) == 1:
-        return _row(folder, picture, spec, results[0], scale_of(results[0].heat[0], results[0].display), labels, render)
+        return draw(results[0], scale_of(results[0].heat[0], results[0].display))
     scale = shared_scale([scale_of(result.heat[0], result.display) for result in results], "contrast")
-    *beside, row = (_row(folder, picture, spec, result, scale, labels, render) for result in results)
+    *beside, row = (draw(result, scale) for result in results)
     return _contrasted(replace(row, beside=tuple(beside)))
 
 
@@ -101,13 +107,31 @@ def is_colored_by(row: ExplainRow, scales: Mapping[str, Scale]) -> bool:
 
 
 def _row(
-    folder: str, picture: Picture, spec: Spec, result: Attribution, scale: Scale, labels: Labels, render: Render
+    folder: str,
+    picture: Picture,
+    spec: Spec,
+    result: Attribution,
+    scale: Scale,
+    *,
+    labels: Labels,
+    render: Render,
+    side: int,
 ) -> MapRow:
-    row = _named(spec, result.target, labels)
-    problem, view = result.problems[0], result.views[0]
-    stem = f"{folder}/{file_stem(row.method)}-{file_stem(_target_name(row.target), 40)}"
-    brought_back = reconstruction_picture(result, view, REPORT_SIDE)
+    """The row of one map with all that is drawn of it."""
+    row = _values(folder, spec, result, labels)
+    stem = _map_stem(folder, row)
+    brought_back = reconstruction_picture(result, result.views[0], REPORT_SIDE)
     row = replace(
+        row, reconstruction=None if brought_back is None else Asset(f"{stem}-reconstruction.png", brought_back, _PNG)
+    )
+    return _colored(row, stem, picture, result, scale, render, side)
+
+
+def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> MapRow:
+    """The row of one map, nothing drawn."""
+    row = _named(spec, result.target, labels)
+    problem, stem = result.problems[0], _map_stem(folder, row)
+    return replace(
         row,
         status="error" if problem else "ok",
         error=problem,
@@ -116,14 +140,17 @@ def _row(
         seconds=result.seconds,
         map=Asset(f"{stem}.npy", result.maps[0].cpu().numpy()),
         grid=Grid(result.offset, result.stride, result.size),
-        view=view,
+        view=result.views[0],
         signed=result.signed,
+        display=result.display,
         checks={check: values[0] for check, values in result.checks.items()},
         notes=tuple(result.notes),
         evidence=None if result.evidence is None else Asset(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy()),
-        reconstruction=None if brought_back is None else Asset(f"{stem}-reconstruction.png", brought_back, _PNG),
     )
-    return _colored(row, stem, picture, result, scale, render)
+
+
+def _map_stem(folder: str, row: MapRow) -> str:
+    return f"{folder}/{file_stem(row.method)}-{file_stem(_target_name(row.target), 40)}"
 
 
 def _named(spec: Spec, target: Target, labels: Labels) -> MapRow:
@@ -139,15 +166,23 @@ def _target_name(target: TargetRow) -> str:
     return f"{text}-versus-{target.versus.index}" if target.versus else text
 
 
-def _colored(row: MapRow, stem: str, picture: Picture, result: Attribution, scale: Scale, render: Render) -> MapRow:
+def _colored(
+    row: MapRow,
+    stem: str,
+    picture: Picture,
+    result: Attribution,
+    scale: Scale,
+    render: Render,
+    side: int = OVERLAY_SIDE,
+) -> MapRow:
     view = result.views[0]
     row = replace(row, colorbar=Asset(f"{stem}-scale.png", colorbar(scale)), scale=_scale_row(scale))
     if render != "overlay":
-        row = replace(row, opaque=Asset(f"{stem}-map.png", laid_map(result, view, scale, OVERLAY_SIDE), _PNG))
+        row = replace(row, opaque=Asset(f"{stem}-map.png", laid_map(result, view, scale, side), _PNG))
     if render == "map":
         return row
-    layer = laid_layer(result, view, scale, OVERLAY_SIDE)
-    large = thumbnail(picture, OVERLAY_SIDE)
+    layer = laid_layer(result, view, scale, side)
+    large = thumbnail(picture, side)
     small = layer.resize(thumbnail(picture, REPORT_SIDE).size, Image.Resampling.BILINEAR)
     return replace(
         row,

@@ -16,24 +16,16 @@ from phosphene.tasks.objects import Located
 from phosphene.types import Box
 
 
-def object_row(folder: str, picture: Picture, found: Located) -> ObjectRow:
+def object_row(folder: str, picture: Picture, found: Located, *, is_drawn: bool = True) -> ObjectRow:
     """The row of one object, with its mask, its map and the steps from the map to the box.
 
     Args:
         folder: of the picture within the run.
         picture: as it was given.
         found: the object.
+        is_drawn: whether the steps are drawn.
     """
     stem = f"{folder}/{found.index}-{file_stem(found.label, 40)}"
-    samples = found.segmentation.samples
-    small, (height, width) = thumbnail(picture, REPORT_SIDE), picture_size(picture)
-    steps = steps_picture(
-        small,
-        found.evidence,
-        None if samples is None else (samples.foreground, samples.background),
-        _resized(found.mask, small.size),
-        _scaled(found.box, small.width / width, small.height / height),
-    )
     return ObjectRow(
         found.index,
         found.label,
@@ -41,9 +33,22 @@ def object_row(folder: str, picture: Picture, found: Located) -> ObjectRow:
         box=(found.box.x0, found.box.y0, found.box.x1, found.box.y1),
         mask=Asset(f"{stem}-mask.png", Image.fromarray(found.mask)),
         map=Asset(f"{stem}-map.npy", found.evidence),
-        steps=Asset(f"{stem}-steps.jpg", steps, {"quality": 90}),
+        steps=Asset(f"{stem}-steps.jpg", _steps(picture, found), {"quality": 90}) if is_drawn else None,
         point=found.point,
         area=int(found.mask.sum()),
+    )
+
+
+def _steps(picture: Picture, found: Located) -> Image.Image:
+    """From the map to the box."""
+    samples = found.segmentation.samples
+    small, (height, width) = thumbnail(picture, REPORT_SIDE), picture_size(picture)
+    return steps_picture(
+        small,
+        found.evidence,
+        None if samples is None else (samples.foreground, samples.background),
+        _resized(found.mask, small.size),
+        _scaled(found.box, small.width / width, small.height / height),
     )
 
 

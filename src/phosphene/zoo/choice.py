@@ -1,0 +1,70 @@
+"""Which classifier is meant, where it runs and how exactly: what is loaded once a process, and what a manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from phosphene.classifier import Classifier
+from phosphene.runtime import Prepared, prepare
+from phosphene.runtime.prepare import Precision
+from phosphene.zoo.load import load_classifier
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A classifier before it is loaded; it can be pickled, so that every process loads its own.
+
+    Args:
+        spec: for load_classifier, or a Classifier.
+        weights: file of weights for the model that a spec names; None for those it comes with.
+        device: where to run; None leaves the model where it is.
+        precision: "exact" or "fast".
+        threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
+
+    Example:
+        >>> ModelChoice("embedded").load().preprocess.size
+        (224, 224)
+    """
+
+    spec: str | Classifier = "embedded"
+    weights: str | None = None
+    device: str | None = None
+    precision: Precision = "exact"
+    threads: int | None = None
+
+    def load(self) -> Prepared:
+        """The prepared classifier."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return prepare(load_classifier(self.spec, weights=self.weights, device=self.device), precision=self.precision)
+
+    def described(self, classifier: Classifier) -> dict[str, Any]:
+        """Name, shape and fingerprint of the network that was loaded, for the manifest."""
+        preprocess = classifier.preprocess
+        return {
+            "spec": self.spec if isinstance(self.spec, str) else classifier.name,
+            "weights": self.weights,
+            "name": classifier.name,
+            "sha256": weights_hash(classifier),
+            "classes": len(classifier.labels),
+            "head": classifier.head,
+            "size": preprocess.size,
+            "channels": preprocess.channels,
+            "mean": preprocess.mean,
+            "std": preprocess.std,
+        }
+
+
+def weights_hash(classifier: Classifier) -> str:
+    """SHA-256 over names, shapes and values of all weights: the same network, the same text."""
+    source = classifier.source if isinstance(classifier, Prepared) else classifier
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
