@@ -25,7 +25,9 @@ def activations(
 ) -> Answer:
     """Plot the feature maps of layers for one picture, with statistics of every channel and the raw arrays."""
     from phosphene.runs.activations import show_activations
+    from phosphene.tasks import ActivationsConfig
 
-    answer = show_activations(image, layer or (), common, channels=channel or (), count=count, shared=scale == "shared")
+    config = ActivationsConfig(tuple(layer or ()), tuple(channel or ()), count, shared=scale == "shared")
+    answer = show_activations(image, config, common)
     lines = [f"{row['layer']}  {'x'.join(map(str, row['shape']))}: {row['picture']}" for row in answer["layers"]]
     return Answer(answer, "\n".join(lines))

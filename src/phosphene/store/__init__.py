@@ -6,7 +6,7 @@ one registered class.
 
 from phosphene.files import MANIFEST
 from phosphene.store.begin import begin, keep_inputs, remove_partial_files, write_manifest
-from phosphene.store.folder_sink import FolderSink
+from phosphene.store.folder_sink import FolderSink, asset_bytes
 from phosphene.store.memory_sink import MemorySink
 from phosphene.store.plan import Plan
 from phosphene.store.rle import decode_mask, encode_mask

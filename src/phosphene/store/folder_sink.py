@@ -15,7 +15,7 @@ from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, File, Row
-from phosphene.store.run_folder import RunFolder
+from phosphene.store.run_folder import RunFolder, array_bytes, image_bytes, text_bytes
 from phosphene.store.sink import Sink, register_sink
 
 ROWS = "rows.jsonl"
@@ -90,16 +90,26 @@ class FolderSink(Sink):
 
 def save_asset(folder: RunFolder, asset: Asset) -> PurePath:
     """Write an asset in the format of its name's ending; its path within the run."""
+    return folder.save_bytes(asset.name, asset_bytes(asset))
+
+
+def asset_bytes(asset: Asset) -> bytes:
+    """An asset as the bytes of a file in the format of its name's ending.
+
+    Example:
+        >>> asset_bytes(Asset("hello.txt", "hello"))
+        b'hello'
+    """
     content = asset.content
-    if isinstance(content, str):
-        return folder.save_text(asset.name, content)
     if isinstance(content, bytes):
-        return folder.save_bytes(asset.name, content)
+        return content
+    if isinstance(content, str):
+        return text_bytes(content)
     if isinstance(content, Image.Image):
-        return folder.save_image(asset.name, content, **asset.options)
+        return image_bytes(asset.name, content, **asset.options)
     if asset.name.endswith(".npy"):
-        return folder.save_array(asset.name, content)
-    return folder.save_image(asset.name, Image.fromarray(content), **asset.options)
+        return array_bytes(content)
+    return image_bytes(asset.name, Image.fromarray(content), **asset.options)
 
 
 def read_rows(place: str | os.PathLike[str]) -> Iterator[Row]:

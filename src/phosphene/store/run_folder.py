@@ -68,17 +68,12 @@ class RunFolder:
 
     def save_array(self, name: str, array: np.ndarray[Any, Any]) -> PurePath:
         """Write an array as .npy."""
-        content = BytesIO()
-        np.save(content, array, allow_pickle=False)
-        return self.save_bytes(name, content.getvalue())
+        return self.save_bytes(name, array_bytes(array))
 
     def save_image(self, name: str, image: Image.Image, **options: Any) -> PurePath:
         """Write a picture in the format of the name's ending."""
-        kind = Image.registered_extensions()[PurePath(name).suffix.lower()]
         # Not straight to the file: Pillow takes no notice of a short write on a full disk.
-        content = BytesIO()
-        image.save(content, format=kind, **options)
-        return self.save_bytes(name, content.getvalue())
+        return self.save_bytes(name, image_bytes(name, image, **options))
 
     def save_bytes(self, name: str, content: bytes) -> PurePath:
         """Write bytes as they are."""
@@ -87,7 +82,7 @@ class RunFolder:
 
     def save_text(self, name: str, text: str) -> PurePath:
         """Write a text file in UTF-8; what a file name may hold beyond it is spelled out."""
-        return self.save_bytes(name, text.encode("utf-8", "backslashreplace"))
+        return self.save_bytes(name, text_bytes(text))
 
     def save_json(self, name: str, value: Any) -> PurePath:
         """Write JSON, with the run's own files relative to it."""
@@ -106,6 +101,25 @@ class RunFolder:
         if isinstance(value, list | tuple):
             return [self.absolute(item) for item in value]
         return value
+
+
+def array_bytes(array: np.ndarray[Any, Any]) -> bytes:
+    """An array as the bytes of an .npy file."""
+    content = BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def image_bytes(name: str, image: Image.Image, **options: Any) -> bytes:
+    """A picture as the bytes of a file in the format of the name's ending."""
+    content = BytesIO()
+    image.save(content, format=Image.registered_extensions()[PurePath(name).suffix.lower()], **options)
+    return content.getvalue()
+
+
+def text_bytes(text: str) -> bytes:
+    """A text in UTF-8; what a file name may hold beyond it is spelled out."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def manifest_head(command: str) -> dict[str, Any]:

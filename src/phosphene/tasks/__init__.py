@@ -5,6 +5,7 @@ the items come from and where the rows go. Verbs and tasks share their parts: `a
 attribute), `objects` (locate), `impressions` (impress, fuse), `facets` (features), `head`.
 """
 
+from phosphene.tasks.activations import ActivationsConfig
 from phosphene.tasks.explain import ExplainConfig
 from phosphene.tasks.features import FeaturesConfig
 from phosphene.tasks.impress import ImpressConfig
@@ -13,6 +14,7 @@ from phosphene.tasks.predict import PredictConfig
 from phosphene.tasks.task import PictureTask, Progress
 
 __all__ = [
+    "ActivationsConfig",
     "ExplainConfig",
     "FeaturesConfig",
     "ImpressConfig",

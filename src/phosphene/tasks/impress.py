@@ -20,7 +20,7 @@ from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
 from phosphene.targets import Target, class_target
-from phosphene.tasks.impressions import Job, configured, single_targets, synthesize
+from phosphene.tasks.impressions import Job, Watch, configured, single_targets, synthesize
 from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.tasks.task import Progress
 from phosphene.types import Impression
@@ -109,6 +109,7 @@ class ImpressConfig:
         start: int = 0,
         judge: Classifier | None = None,
         progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[ImpressionRow]:
         """A row for each job, in order; stopped by `progress`, rows of what there is, marked so, then CancelledError.
 
@@ -118,10 +119,12 @@ class ImpressConfig:
             start: number of the first job in the run; keys and names of files have it.
             judge: a network that took no part and reads the images.
             progress: called with (image-steps done, in all, what is being done).
+            watch: called after each step with the images on their way.
         """
         spec = self.spec
         frames = _ANIMATION if self.frames else _STRIP
-        for number, made in enumerate(synthesize(classifier, jobs, spec, frames=frames, progress=progress)):
+        drawn = synthesize(classifier, jobs, spec, frames=frames, progress=progress, watch=watch)
+        for number, made in enumerate(drawn):
             yield self._row(classifier, job_key(start + number, jobs[number], classifier.labels), spec, made, judge)
 
     def _row(

@@ -24,6 +24,8 @@ from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
+# Called after each step with what it gave: the images on their way.
+Watch = Callable[[Step], None]
 
 # Images made side by side: as many as one pass of the network takes at its fastest.
 _CPU_BATCH = 8
@@ -194,17 +196,18 @@ def synthesize(
     frames: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Impression]:
     """The images of all jobs in order, each as soon as its batch is done.
 
-    Where `progress` asks for a stop (CancelledError), it yields what the batch under way looks like, marked as stopped,
+    Where `progress` or `watch` asks for a stop (CancelledError), it yields what the batch under way looks like, marked as stopped,
     and then passes the error on.
     """
     spec = parse_spec(recipe, "recipe")
     _check_jobs(jobs, entry("recipe", spec.name))
     done = 0
     for batch in batched(jobs, classifier, batch_size):
-        making = _Making(classifier, batch, spec, frames, len(jobs), done, progress)
+        making = _Making(classifier, batch, spec, frames, len(jobs), done, progress, watch)
         yield from making.run()
         done += len(batch)
 
@@ -241,6 +244,7 @@ class _Making:
     total: int
     before: int
     progress: Progress | None
+    watch: Watch | None = None
     last: Step | None = None
     scores: list[Tensor] = field(default_factory=list)
     probabilities: list[Tensor] = field(default_factory=list)
@@ -289,6 +293,8 @@ class _Making:
             whole = self.total * step.steps
             done = min(whole, self.before * step.steps + step.index * len(self.jobs))
             self.progress(done, whole, self._line(step, shares))
+        if self.watch is not None:
+            self.watch(step)
 
     def _own_probabilities(self, logits: Tensor) -> Tensor | None:
         """(N, classes) of the target's classes at this step's augmented image; None for a target without classes."""
