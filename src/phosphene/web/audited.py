@@ -33,7 +33,7 @@ class Facts:
         best: name of the best class, "" if there is none.
         probability: of the best class.
         margin: to the second.
-        label: the true class as the source tells it, or "".
+        label: the true class, by name where the classifier knows it; "" where the source tells none.
         is_right: whether the best class is the true one; None where nobody says.
     """
 
@@ -138,18 +138,18 @@ class Audited:
         if row.status == "error" or not best:
             return Facts(number, row.path, row.status, label=label)
         margin = best[0].probability - best[1].probability if len(best) > 1 else best[0].probability
-        right = self._is_right(best[0].index, best[0].label, label)
+        label, right = self._truth(label, best[0].index, best[0].label)
         return Facts(number, row.path, row.status, best[0].label, best[0].probability, margin, label, right)
 
-    def _is_right(self, index: int, name: str, label: str) -> bool | None:
+    def _truth(self, label: str, index: int, name: str) -> tuple[str, bool | None]:
+        """The true class by name, and whether it is the best one; None where nobody says."""
         if not label:
-            return None
-        if label in (name, str(index)):
-            return True
+            return "", None
         try:
-            return self.labels.find(label) == index
+            found = self.labels.find(label)
         except NotFoundError:
-            return False
+            return label, label in (name, str(index))
+        return self.labels[found], found == index
 
 
 def _shown(row: Facts, show: str) -> bool:

@@ -56,7 +56,8 @@ class PictureInput(gr.Image):
 
 def look() -> dict[str, Any]:
     """How the page is mounted: theme, style and script, all served by this server alone."""
-    fonts = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600)), "ui-sans-serif", "system-ui", "sans-serif"]
+    # Bold: the semi-bold that Gradio brings lacks most letters.
+    fonts = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"]
     theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"])
     head = (
         '<link rel="stylesheet" href="phosphene/page.css"><script src="phosphene/page.js"></script>'
@@ -157,7 +158,7 @@ class _Page:
         ) as self.blocks:
             gr.HTML(render("top", tabs=_TABS, audits=bool(desk.runs)), elem_id="top", apply_default_css=False)
             with gr.Row(elem_id="desk"):
-                with gr.Column(elem_id="rail", scale=0, min_width=300):
+                with gr.Column(elem_id="rail", elem_classes="single" if len(desk.models) == 1 else "", scale=0, min_width=300):
                     self._rail()
                 with gr.Column(elem_id="stage", scale=1, min_width=300):
                     for tab in _TABS:
@@ -173,6 +174,7 @@ class _Page:
         self.model = gr.Dropdown(list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden")
         self.picture = PictureInput(
             label="Picture",
+            show_label=False,
             image_mode=None,
             type="filepath",
             sources=["upload", "clipboard", "webcam"],
@@ -255,10 +257,11 @@ class _Page:
             self._own("audit.find", gr.Textbox("", label="Name or class", placeholder="any", max_lines=1))
             self._own("audit.show", gr.Dropdown([(text, key) for key, text in SHOWN.items()], value="all", label="Which"))
             self._own("audit.sort", gr.Dropdown([(text, key) for key, (text, _) in SORTS.items()], value="order", label="Order"))
-            self._own("audit.page", gr.Number(1, precision=0, minimum=1, label="Page"))
+            self._own("audit.page", gr.Number(1, precision=0, minimum=1, label="Page", visible="hidden"))
         self._answer("audit", "Look", stop=False, visible=bool(runs))
 
     def _own(self, name: str, control: Any) -> Any:
+        control.elem_id = name.replace(".", "-")
         self.controls[name] = control
         return control
 
@@ -273,7 +276,6 @@ class _Page:
             max_choices=several or None,
             label=label,
             allow_custom_value=True,
-            elem_id=name.replace(".", "-"),
         )
         self.pickers.append((self._own(name, control), first))
 
@@ -413,6 +415,8 @@ class _Page:
                 if tab == ask.tab and field:
                     value = getattr(ask, field)
                     values[control] = list(value) if isinstance(value, tuple) else value
+            if isinstance(ask, AuditAsk) and self.desk.runs:
+                values[self.controls["audit.run"]] = self.desk.run(ask.run).name
             return values
         except PhospheneError as error:
             return {self.controls["explain!status"]: render("refused", text=str(error))}

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from phosphene.errors import InputError, OptionError
-from phosphene.store import ExplainRow, MapRow
+from phosphene.render import contrast_labels
+from phosphene.store import ExplainRow
 from phosphene.tasks import ExplainConfig
 from phosphene.web.asks import ExplainAsk
 from phosphene.web.desk import Desk
@@ -42,13 +43,13 @@ def explain(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[s
             picture = file_url(desk.shelf, row.picture) or ""
             groups = [{"target": shown.target, "maps": []} for shown in row.maps]
         for group, shown in zip(groups, row.maps, strict=True):
-            group["maps"] += [_tile(desk, part, picture, chosen.name) for part in (*(shown.beside or ()), shown)]
+            parts = (*(shown.beside or ()), shown)
+            about = contrast_labels(*(part.target.label for part in parts[:-1])) if shown.beside else ("",)
+            group["maps"] += [
+                shown_map(desk.shelf, part, picture, chosen.name, text) for part, text in zip(parts, about, strict=True)
+            ]
         left = [str(later) for later in specs[number + 1 :]]
         yield _page(desk, replace(ask, picture=chosen.name), row, groups, picture, left)
-
-
-def _tile(desk: Desk, row: MapRow, picture: str, name: str) -> dict[str, Any]:
-    return shown_map(desk.shelf, row, picture, name)
 
 
 def _page(

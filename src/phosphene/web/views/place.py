@@ -73,7 +73,9 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
     seen = look(classifier, item.picture, layer, ask.view)
     row, column = seen.cell(ask.at)
     there = seen.values[:, row, column]
-    strongest = there.argsort(descending=True)[:_CHANNELS].tolist()
+    # Of channels that are equally strong (a ReLU6 ends at 6) those first that are weaker elsewhere.
+    elsewhere = seen.values.mean(dim=(1, 2))
+    strongest = sorted(range(len(there)), key=lambda index: (-float(there[index]), float(elsewhere[index])))[:_CHANNELS]
     small = thumbnail(item.picture, REPORT_SIDE)
     files = {"picture.jpg": Asset("picture.jpg", small, {"quality": 88})}
     files |= {f"channel-{index}.png": _laid(seen, index, (small.height, small.width)) for index in strongest}
