@@ -15,8 +15,10 @@
   function show(name, push) {
     root.dataset.tab = TABS.includes(name) ? name : "explain";
     for (const link of document.querySelectorAll("nav a[data-tab]")) {
-      if (link.dataset.tab === tab()) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (link.dataset.tab === tab()) {
+        link.setAttribute("aria-current", "page");
+        link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.offsetLeft - 40;
+      } else link.removeAttribute("aria-current");
     }
     if (push) history.pushState(null, "", withStrength(addresses[tab()] || `?tab=${tab()}`));
   }

@@ -131,11 +131,16 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
     Raises:
         NumericalError: if that has none either.
     """
+
+
+    def progress(done: int, total: int, _text: str) -> None:
+        job.progress(done, total, f"Drawing channel {channel}")
+
     sources = [layer, *_feeding(classifier, layer)]
     for source in sources:
         config = ImpressConfig(unit=Unit(source, channel), recipe=_DRAWING)
         try:
-            (row,) = config.run(classifier, config.jobs(classifier), progress=job.progress)
+            (row,) = config.run(classifier, config.jobs(classifier), progress=progress)
         except NumericalError:
             if source == sources[-1]:
                 raise
