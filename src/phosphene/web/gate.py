@@ -30,6 +30,8 @@ _READ = re.compile(
 _WRITE = re.compile(r"/gradio_api/(queue/join/?|run/predict/?|upload|cancel|reset/?|call/(v2/)?\w+/?)")
 _FILE = "/gradio_api/file="
 _UPLOAD = "/gradio_api/upload"
+# With these a proxy says under which name it was asked, and Gradio believes whoever sends them.
+_FORWARDED = (b"x-forwarded-", b"forwarded", b"x-gradio-", b"x-real-ip", b"x-direct-url")
 _MAX_QUESTION = 256_000
 # One request may bring several pictures; each has its own limit.
 _MAX_UPLOAD = 4 * MAX_BYTES
@@ -72,6 +74,8 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
+        if self.hosts is not None:  # nothing stands between a browser and the loopback
+            scope["headers"] = [pair for pair in scope["headers"] if not pair[0].lower().startswith(_FORWARDED)]
         refusal = self._refusal(scope)
         if refusal is not None:
             await _answer(send, *refusal)

@@ -171,7 +171,7 @@ class _Page:
 
     def _rail(self) -> None:
         several = len(self.desk.models) > 1
-        self.model = gr.Dropdown(list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden")
+        self.model = gr.Dropdown(list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden", allow_custom_value=True)
         self.picture = PictureInput(
             label="Picture",
             show_label=False,
@@ -511,7 +511,8 @@ class _Page:
             return
         shown: Any = None
         async for state in job.states():
-            value = gr.skip() if state.value is shown or state.value is None else state.value
+            # The last time always whole: programs that ask the page read its last word alone.
+            value = gr.skip() if state.value is None or (state.value is shown and not state.is_over) else state.value
             shown = state.value
             yield _status(state, address), value
 

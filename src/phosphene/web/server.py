@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
+# Gradio reads these from the environment alone, when the page is built and again later: nothing is told to anyone, and
+# no statistics of all questions are made anew after each.
+_SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -78,9 +86,9 @@ def application(desk: Desk, host: str = "127.0.0.1") -> Iterator[Any]:
     """
     check_installed()
     uploads = Path(tempfile.mkdtemp(prefix="phosphene-web-"))
-    before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED")}
-    # Gradio reads both from the environment alone, when the page is built and again later.
-    os.environ |= {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
+    settings = {"GRADIO_TEMP_DIR": str(uploads), **_SETTINGS}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ |= settings
     try:
         hosts = None if host not in _LOOPBACK else {"127.0.0.1", "localhost", "[::1]", "testserver"}
         yield Gate(_fastapi(desk, uploads), uploads, hosts)

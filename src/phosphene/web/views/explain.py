@@ -29,6 +29,8 @@ def explain(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[s
     classifier = desk.classifier(ask.model)
     item = chosen.item(classifier.preprocess.channels)
     specs = ask.specs
+    if ask.layer:
+        classifier.layer_name(ask.layer)  # refuses one that there is not, before anything is computed
     if len(specs) > MAX_METHODS:
         raise OptionError(f"{len(specs)} methods; the page takes {MAX_METHODS} at once")
     if ask.classes.startswith("top") and ask.classes[3:].isdigit() and int(ask.classes[3:]) > MAX_CLASSES:

@@ -1,0 +1,334 @@
+"""Every view with real pictures: its answers are the library's, and the calls that it shows give the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+
+from phosphene.errors import NotFoundError, OptionError, PhospheneError
+from phosphene.runs.demo import demo_pictures
+from phosphene.web import views
+from phosphene.web.asks import AuditAsk, CompareAsk, ExplainAsk, LayerAsk, LocateAsk, RememberAsk
+from phosphene.web.pictures import Chosen
+from tests.cli.running import phosphene as command
+from tests.web.reading import Answer, array_of, bytes_of
+
+
+def last(values):
+    *_, value = values
+    return Answer(value)
+
+
+@pytest.fixture
+def cat(desk):
+    return desk.packaged.chosen("chelsea.png")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder that holds what the shown calls read, as the working one."""
+    shutil.copy(next(path for path in demo_pictures() if path.name == "chelsea.png"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def executed(code):
+    """What the shown lines of Python leave behind."""
+    names = {}
+    exec(code, names)
+    return names
+
+
+def run_json(line, here):
+    """The JSON of the shown command."""
+    words = shlex.split(line)
+    assert words[0] == "phosphene"
+    outcome = command(*words[1:], "--json", "--out", here / f"out-{len(list(here.iterdir()))}", "--report", "none")
+    assert outcome.code == 0, outcome.err
+    return outcome.json
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        ExplainAsk(methods=("cam", "grad_cam"), layer="blocks.10"),
+        ExplainAsk(methods=("input_x_gradient",), classes="282", view="whole"),
+        ExplainAsk(methods=("cam",), classes="top3"),
+        ExplainAsk(methods=("cam", "grad_cam"), classes="281", versus="287"),
+    ],
+    ids=["several", "class", "top3", "versus"],
+)
+def test_explain_and_the_calls_it_shows(ask, desk, cat, job, here):
+    found = last(views.explain(desk, ask, cat, job))
+    maps = found.arrays(desk.shelf)
+    names = executed(found.calls["python"])
+    made = names["maps"]
+    if ask.versus:  # of each method the one, the other, the difference; the lines end with the last method
+        same = [part.maps[0] for part in made.parts]
+        mine = maps[-3:]
+    else:
+        same = [part.maps[row] for row in range(len(made[0])) for part in made]
+        mine = maps
+    assert len(mine) == len(same)
+    for own, other in zip(mine, same, strict=True):
+        np.testing.assert_allclose(own, other.numpy(), rtol=1e-4, atol=1e-5 * float(np.abs(own).max()))
+    assert (here / "maps.png").is_file()
+    (image,) = run_json(found.calls["command"], here)["images"]
+    rows = [part for row in image["maps"] for part in (*row.get("beside", ()), row)]
+    for own, row in zip(maps, rows, strict=True):
+        np.testing.assert_allclose(own, np.load(row["map"]), rtol=1e-4, atol=1e-5 * float(np.abs(own).max()))
+
+
+def test_explain_shows_each_method_when_it_is_done(desk, cat, job):
+    shown = [Answer(html) for html in views.explain(desk, ExplainAsk(methods=("cam", "grad_cam")), cat, job)]
+    assert [len(answer.stacks) for answer in shown] == [1, 2]
+    assert "grad_cam" in shown[0].text
+
+
+def test_all_that_is_seen_has_words(desk, cat, job):
+    answers = [
+        last(views.explain(desk, ExplainAsk(methods=("cam",)), cat, job)),
+        last(views.locate(desk, LocateAsk(methods=("cam",), segment="threshold"), cat, job)),
+        last(views.activations(desk, LayerAsk(layer="blocks.5", count=4), cat, job)),
+        last(views.compare(desk, CompareAsk(other_method="cam"), cat, job)),
+        last(views.audit(desk, AuditAsk(), job)),
+    ]
+    for answer in answers:
+        assert answer.images
+        assert all("alt" in image for image in answer.images)
+        # A picture without words is one that another one lies on, or a color scale whose ends are written.
+        silent = [image for image in answer.images if not image["alt"]]
+        assert all(image.get("class") == "base" or "scale" in str(image["src"]) for image in silent)
+    assert all(stack["aria-label"] and stack["tabindex"] == "0" for stack in answers[0].stacks)
+
+
+def test_what_a_reader_of_a_map_reads_is_the_map(desk, cat, job):
+    """The facts beside a map say where each of its cells lies on the picture."""
+    from phosphene.geometry import lay_on_original
+    from phosphene.types import View
+
+    (stack,) = last(views.explain(desk, ExplainAsk(methods=("cam",)), cat, job)).stacks
+    facts, values = json.loads(stack["data-reading"]), array_of(desk.shelf, stack["data-npy"])
+    view = View(tuple(facts["original"]), tuple(facts["scaled"]), tuple(facts["crop"]))
+    laid = lay_on_original(torch.from_numpy(values), facts["offset"], facts["stride"], view)
+    from phosphene import explain
+
+    same = explain("embedded", bytes_picture(cat), "cam")
+    again = lay_on_original(same.maps[0], same.offset, same.stride, same.views[0])
+    torch.testing.assert_close(laid, again, rtol=1e-4, atol=1e-4)
+
+
+def bytes_picture(chosen):
+    return chosen.item(3).picture
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (ExplainAsk(methods=()), "choose a method"),
+        (ExplainAsk(methods=("cam:depth=3",)), "depth"),
+        (ExplainAsk(methods=("gradcam",)), "did you mean"),
+        (ExplainAsk(classes="unicorn"), "unicorn"),
+        (ExplainAsk(classes="top50"), "5 best"),
+        (ExplainAsk(methods=("cam",) * 9), "8 at once"),
+        (ExplainAsk(layer="blocks.99"), "blocks.99"),
+        (ExplainAsk(model="timm:resnet50"), "no model 'timm:resnet50' here"),
+        (ExplainAsk(classes="281", versus="281"), "is the class itself"),
+    ],
+)
+def test_explain_refuses_in_one_line(ask, error, desk, cat, job):
+    with pytest.raises(PhospheneError, match=error):
+        last(views.explain(desk, ask, cat, job))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Channels drawn in a few steps."""
+    module = import_module("phosphene.web.views.place")  # (its function has its name)
+    monkeypatch.setattr(module, "_DRAWING", "class_impression:steps=3")
+
+
+def test_a_place_shows_the_channels_that_are_strongest_there(desk, cat, job, quick):
+    ask = ExplainAsk(layer="blocks.5", at=(0.5, 0.5))
+    first = Answer(next(views.place(desk, ask, cat, job)))
+    from phosphene import capture, load_classifier, prepare
+
+    classifier = prepare(load_classifier("embedded"))
+    picture = bytes_picture(cat)
+    with capture(classifier.module, ["blocks.5"]) as found:
+        classifier.logits(classifier.preprocessed([picture], classifier.views([picture])))
+    values = found["blocks.5"][0]
+    strongest = values[:, values.shape[1] // 2, values.shape[2] // 2].argsort(descending=True)[:4].tolist()
+    for channel in strongest:
+        assert any(f"channel {channel} of blocks.5" in str(image["alt"]) for image in first.images)
+    drawn = last(views.place(desk, ask, cat, job))
+    assert sum("drawn so that" in str(image["alt"]) for image in drawn.images) == 4
+    assert desk.channels.get(("embedded", "blocks.5", strongest[0])) is not None
+
+
+def test_a_place_that_was_not_seen_is_refused(desk, cat, job):
+    with pytest.raises(OptionError, match="did not see this place"):
+        last(views.place(desk, ExplainAsk(at=(0.01, 0.5)), cat, job))
+
+
+def test_a_channel_that_is_silent_at_the_start_is_drawn_before_its_relu(desk, job, quick):
+    from phosphene.web.views.place import draw_channel
+
+    drawn = draw_channel(desk.classifier(""), "head", 700, job)
+    assert np.asarray(drawn.content).std() > 5
+
+
+def test_locate_and_the_calls_it_shows(desk, cat, job, here):
+    ask = LocateAsk(classes="top2", methods=("cam",), segment="threshold")
+    found = last(views.locate(desk, ask, cat, job))
+    coco = json.loads(bytes_of(desk.shelf, next(link for link in found.links if link.endswith("coco.json"))))
+    names = executed(found.calls["python"])
+    boxes = [tuple(thing["bbox"]) for thing in coco["annotations"]]
+    same = [(box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0) for box in (thing.box for thing in names["found"])]
+    assert boxes == same
+    assert [thing["mask"] for thing in coco["annotations"]] == [
+        link.split("/")[-1] for link in found.links if link.endswith("-mask.png")
+    ]
+    (image,) = run_json(found.calls["command"], here)["images"]
+    assert [thing["box"] for thing in image["objects"]] == [
+        [x, y, x + width, y + height] for x, y, width, height in boxes
+    ]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [RememberAsk(classes=("301",), steps=3, recipe="class_model", seed=5), RememberAsk(classes=("8", "0"), fuse=True, steps=3)],
+    ids=["impress", "fuse"],
+)
+def test_remember_and_the_calls_it_shows(ask, desk, job, here):
+    found = last(views.remember(desk, ask, job))
+    names = executed(found.calls["python"])
+    from PIL import Image
+
+    image = next(link for link in found.links if link.endswith(".png"))
+    (here / "page.png").write_bytes(bytes_of(desk.shelf, image))
+    shown = np.asarray(Image.open(here / "page.png"), np.float32) / 255
+    made = names["made"][0].image.movedim(0, -1).numpy()
+    assert np.abs(shown - made).max() < 0.02
+    (row,) = run_json(found.calls["command"], here)["impressions"]
+    assert np.abs(np.asarray(Image.open(row["image"]), np.float32) / 255 - shown).max() < 0.02
+
+
+def test_images_are_seen_growing_and_a_stop_keeps_what_there_is(desk):
+    seen = []
+
+    def work(job):
+        tell = job.tell
+
+        def listen(**news):
+            tell(**news)
+            if "growing, step" in str(news.get("value", "")):
+                seen.append(news["value"])
+                job.cancel.cancel()
+
+        job.tell = listen
+        yield from views.remember(desk, RememberAsk(classes=("301",), recipe="class_model", steps=400), job)
+
+    job = desk.worker.submit("test", work)
+    assert job.over.wait(120)
+    assert job.state.status == "stopped"
+    assert len(seen) == 1
+    assert Answer(seen[0]).images[0]["src"].startswith("data:image/jpeg;base64,")
+    assert "this is what there was" in job.state.value
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (RememberAsk(), "choose one to 4"),
+        (RememberAsk(classes=("1", "2", "3", "4", "5")), "choose one to 4"),
+        (RememberAsk(classes=("1",), fuse=True), "two classes or more"),
+        (RememberAsk(classes=("1",), steps=100_000), "up to 600"),
+        (RememberAsk(classes=("1",), recipe="minds_eye"), "features"),
+    ],
+)
+def test_remember_refuses_in_one_line(ask, error, desk, job):
+    with pytest.raises(PhospheneError, match=error):
+        last(views.remember(desk, ask, job))
+
+
+def test_activations_and_the_calls_they_show(desk, cat, job, here):
+    found = last(views.activations(desk, LayerAsk(layer="blocks.5", count=6), cat, job))
+    (values,) = found.arrays(desk.shelf)
+    names = executed(found.calls["python"])
+    np.testing.assert_allclose(values, names["found"]["blocks.5"][0].numpy(), rtol=1e-3, atol=1e-3)
+    (row,) = run_json(found.calls["command"], here)["layers"]
+    np.testing.assert_allclose(values, np.load(row["array"]), rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_uploaded_pictures_and_the_calls_they_show(desk, job, here):
+    pictures = [Chosen(path.name, path.read_bytes()) for path in demo_pictures()]
+    ask = LayerAsk(layer="blocks.2", show="features", facets=2, exemplars=2, steps=2)
+    found = last(views.features(desk, ask, [*pictures, Chosen("cut.png", pictures[0].content[:90_000])], job))
+    assert "cut.png: damaged or cut short" in found.text
+    assert "/tmp" not in found.text
+    (here / "pictures").mkdir()
+    for picture in pictures:
+        (here / "pictures" / picture.name).write_bytes(picture.content)
+    made = executed(found.calls["python"])["found"][0]
+    drawn = [link for link in found.links if link.endswith(".png")]
+    assert len(drawn) == len(made.facets) == 2
+    (row,) = run_json(found.calls["command"], here)["layers"]
+    assert len(row["facets"]) == 2
+
+
+def test_features_refuse_too_few_and_hostile_pictures(desk, job):
+    one = Chosen("a.png", demo_pictures()[0].read_bytes())
+    with pytest.raises(PhospheneError, match="too few for 2 facets"):
+        last(views.features(desk, LayerAsk(show="features"), [one], job))
+    with pytest.raises(PhospheneError, match=r"b\.png: not an image"):
+        last(views.features(desk, LayerAsk(show="features", facets=1, exemplars=1), [one, Chosen("b.png", b"x")], job))
+
+
+def test_compare_and_the_calls_it_shows(desk, cat, job, here):
+    found = last(views.compare(desk, CompareAsk(method="cam", other_method="input_x_gradient", classes="282"), cat, job))
+    names = executed(found.calls["python"])
+    for own, other in zip(found.arrays(desk.shelf), (names["one"], names["other"]), strict=True):
+        np.testing.assert_allclose(own, other.maps[0].numpy(), rtol=1e-4, atol=1e-5 * float(np.abs(own).max()))
+    for line, own in zip(found.calls["command"].splitlines(), found.arrays(desk.shelf), strict=True):
+        (image,) = run_json(line, here)["images"]
+        np.testing.assert_allclose(own, np.load(image["maps"][0]["map"]), rtol=1e-4, atol=1e-6)
+    same = last(views.compare(desk, CompareAsk(method="cam", other_method="cam"), cat, job))
+    assert "1.00" in same.text
+
+
+def test_audit_filters_sorts_and_shows(desk, job, audited_run, monkeypatch):
+    everything = last(views.audit(desk, AuditAsk(), job))
+    assert "5 of 5 pictures" in everything.text
+    assert "1 failed" in everything.text
+    assert "not an image that can be read" in everything.text
+    wrong = last(views.audit(desk, AuditAsk(show="wrong"), job))
+    assert "1 of 5" in wrong.text
+    assert "but is Egyptian cat" in wrong.text
+    run = desk.run("tour")
+    unsure = [facts.probability for facts in run.chosen(sort="unsure") if facts.status == "ok"]
+    assert unsure == sorted(unsure)
+    assert [facts.path.split("/")[-1] for facts in run.chosen(find="ESPRESSO")] == ["coffee.png"]
+    (raw,) = last(views.audit(desk, AuditAsk(find="espresso"), job)).arrays(desk.shelf)
+    np.testing.assert_array_equal(raw, np.load(next(audited_run.glob("*coffee/*.npy"))))
+    monkeypatch.chdir(audited_run.parent)
+    executed(everything.calls["python"])
+    assert command(*shlex.split(everything.calls["command"])[1:]).code == 0
+    with pytest.raises(NotFoundError, match="no run '../../etc'"):
+        last(views.audit(desk, AuditAsk(run="../../etc"), job))
+    with pytest.raises(OptionError, match="choose all"):
+        last(views.audit(desk, AuditAsk(show="secret"), job))
+
+
+def test_a_file_name_is_text_in_the_answer(desk, job):
+    content = desk.packaged.chosen("coffee.png").content
+    name = "<img src=x onerror=alert(1)>{{7*7}}${1}.png"
+    html = list(views.explain(desk, ExplainAsk(methods=("cam",)), Chosen(name, content), job))[-1]
+    assert "<img src=x" not in html
+    assert "49.png" not in html
