@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fuzz test-gpu test-zoo zoo-table check format docs bench clean
+.PHONY: demo test fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -22,6 +22,16 @@ fuzz: $(VENV)/.test
 # the CPU sees no GPU: install another one into the environment first.
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest --on gpu -rs tests/contract/test_devices.py tests/contract/test_device_recipes.py tests/contract/test_device_tasks.py tests/runtime/test_precision.py
+
+# The page, served and in a browser (chromium or chrome has to be there): an environment of its own, as Gradio wants an
+# older Pillow than all the rest.
+test-web: .venv-web/.made
+	.venv-web/bin/python -m pytest tests/web
+
+.venv-web/.made: pyproject.toml constraints-web.txt
+	$(PYTHON) -m venv .venv-web
+	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-web.txt --editable '.[web]' pytest hypothesis playwright
+	touch $@
 
 # Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB (grad-cam without its
 # own build of OpenCV).

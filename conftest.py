@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# The page is made of Gradio's classes.
+collect_ignore = [] if find_spec("gradio") else ["src/phosphene/web/page.py"]
 
 
 @pytest.fixture(autouse=True)

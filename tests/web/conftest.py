@@ -30,7 +30,9 @@ def audited_run(tmp_path_factory):
     labels = {"chelsea.png": "Egyptian cat", "coffee.png": "espresso"}
     lines = [f"{path},{labels.get(path.name, '')}" for path in (*demo_pictures(), folder / "broken.png")]
     (folder / "pictures.csv").write_text("\n".join(["path,label", *lines]))
-    outcome = phosphene("explain", folder / "pictures.csv", "--method", "cam", "--out", folder / "tour", "--report", "none")
+    outcome = phosphene(
+        "explain", folder / "pictures.csv", "--method", "cam", "--out", folder / "tour", "--report", "none"
+    )
     assert outcome.code == 1  # the broken one
     return folder / "tour"
 

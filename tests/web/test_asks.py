@@ -29,7 +29,9 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
             ExplainAsk, TEXT, TEXT, st.tuples(TEXT, TEXT), TEXT, TEXT, TEXT, TEXT, st.sampled_from([None, (0.25, 0.5)])
         ),
         st.builds(LocateAsk, TEXT, TEXT, TEXT, st.tuples(TEXT), TEXT, TEXT),
-        st.builds(RememberAsk, TEXT, TEXT, st.tuples(TEXT, TEXT), st.booleans(), TEXT, TEXT, st.integers(), st.integers()),
+        st.builds(
+            RememberAsk, TEXT, TEXT, st.tuples(TEXT, TEXT), st.booleans(), TEXT, TEXT, st.integers(), st.integers()
+        ),
         st.builds(LayerAsk, TEXT, TEXT, TEXT, TEXT, st.integers(), st.integers(), st.integers(), st.integers()),
         st.builds(CompareAsk, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT),
         st.builds(AuditAsk, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, st.integers()),
@@ -47,7 +49,14 @@ def test_every_view_has_an_address():
 
 @pytest.mark.parametrize(
     "search",
-    ["?tab=nowhere", "?at=2x0.5", "?at=nan", "?at=1", "?tab=layer&count=many", "?" + "&".join(f"a{n}=1" for n in range(99))],
+    [
+        "?tab=nowhere",
+        "?at=2x0.5",
+        "?at=nan",
+        "?at=1",
+        "?tab=layer&count=many",
+        "?" + "&".join(f"a{n}=1" for n in range(99)),
+    ],
 )
 def test_what_an_address_cannot_say_is_refused(search):
     with pytest.raises(OptionError):

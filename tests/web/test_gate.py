@@ -49,7 +49,15 @@ def ask(gate, path, method="GET", body=b"", headers=(), host=b"localhost:7860", 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/healthz", "/config", "/theme.css", "/assets/index-Dp_1.js", "/results/Ab-_9/cam.npy", "/phosphene/page.css"],
+    [
+        "/",
+        "/healthz",
+        "/config",
+        "/theme.css",
+        "/assets/index-Dp_1.js",
+        "/results/Ab-_9/cam.npy",
+        "/phosphene/page.css",
+    ],
 )
 def test_what_the_page_needs_is_there(gate, path):
     status, headers = ask(gate, path)

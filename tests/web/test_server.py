@@ -133,7 +133,9 @@ def test_a_file_that_is_too_large_is_not_taken(client):
     assert client.upload("huge.png", bytes(4 * MAX_BYTES + 1))[0] == 413
 
 
-@pytest.mark.parametrize("name", ["../../evil.png", "a\\..\\b.png", "..", "x" * 400 + ".png", "<b>.png", "{{7*7}}.png", "%0d%0aX: 1.png"])
+@pytest.mark.parametrize(
+    "name", ["../../evil.png", "a\\..\\b.png", "..", "x" * 400 + ".png", "<b>.png", "{{7*7}}.png", "%0d%0aX: 1.png"]
+)
 def test_names_of_uploads_lead_nowhere(name, client, served):
     content = next(path for path in demo_pictures() if path.name == "chelsea.png").read_bytes()
     status, stored = client.upload(name, content)
@@ -148,14 +150,26 @@ def test_names_of_uploads_lead_nowhere(name, client, served):
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "{uploads}/../../etc/passwd", "http://127.0.0.1:1/a.png", "data:image/png;base64,AAAA", "pyproject.toml"]
+    "path",
+    [
+        "/etc/passwd",
+        "{uploads}/../../etc/passwd",
+        "http://127.0.0.1:1/a.png",
+        "data:image/png;base64,AAAA",
+        "pyproject.toml",
+    ],
 )
 def test_no_other_file_is_read_for_a_question(path, client, served):
     _, stored = client.upload("a.png", b"x")
     named = path.format(uploads=stored.rsplit("/", 2)[0])
     body = {
         "fn_index": client.names["explain"],
-        "data": [{"path": named, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}, "", "embedded", *EXPLAIN.values()],
+        "data": [
+            {"path": named, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}},
+            "",
+            "embedded",
+            *EXPLAIN.values(),
+        ],
         "session_hash": client.session,
     }
     headers = {"Content-Type": "application/json"}
@@ -188,7 +202,11 @@ def test_nothing_of_the_server_is_readable(path, client):
 
 def test_headers_are_not_believed(client):
     assert client.request("GET", "/", headers={"Host": "evil.example"})[0] == 421
-    for forged in ({"X-Forwarded-Host": "evil.example"}, {"X-Gradio-Server": "https://evil.example"}, {"Origin": "https://evil.example"}):
+    for forged in (
+        {"X-Forwarded-Host": "evil.example"},
+        {"X-Gradio-Server": "https://evil.example"},
+        {"Origin": "https://evil.example"},
+    ):
         status, content = client.request("GET", "/config", headers=forged)
         assert status == 200
         assert b"evil.example" not in content

@@ -203,7 +203,10 @@ def test_locate_and_the_calls_it_shows(desk, cat, job, here):
 
 @pytest.mark.parametrize(
     "ask",
-    [RememberAsk(classes=("301",), steps=3, recipe="class_model", seed=5), RememberAsk(classes=("8", "0"), fuse=True, steps=3)],
+    [
+        RememberAsk(classes=("301",), steps=3, recipe="class_model", seed=5),
+        RememberAsk(classes=("8", "0"), fuse=True, steps=3),
+    ],
     ids=["impress", "fuse"],
 )
 def test_remember_and_the_calls_it_shows(ask, desk, job, here):
@@ -292,7 +295,9 @@ def test_features_refuse_too_few_and_hostile_pictures(desk, job):
 
 
 def test_compare_and_the_calls_it_shows(desk, cat, job, here):
-    found = last(views.compare(desk, CompareAsk(method="cam", other_method="input_x_gradient", classes="282"), cat, job))
+    found = last(
+        views.compare(desk, CompareAsk(method="cam", other_method="input_x_gradient", classes="282"), cat, job)
+    )
     names = executed(found.calls["python"])
     for own, other in zip(found.arrays(desk.shelf), (names["one"], names["other"]), strict=True):
         np.testing.assert_allclose(own, other.maps[0].numpy(), rtol=1e-4, atol=1e-5 * float(np.abs(own).max()))

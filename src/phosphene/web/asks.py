@@ -218,7 +218,13 @@ class LayerAsk(Ask):
 
     def command(self) -> str:
         if self.show == "features":
-            words = ["phosphene", "features", "pictures", *_given("--model", self.model), *_given("--layer", self.layer)]
+            words = [
+                "phosphene",
+                "features",
+                "pictures",
+                *_given("--model", self.model),
+                *_given("--layer", self.layer),
+            ]
             words += ["--facets", str(self.facets), "--exemplars", str(self.exemplars), "--steps", str(self.steps)]
             return shlex.join(words)
         words = ["phosphene", "activations", file_word(self.picture), *_given("--model", self.model)]
@@ -262,7 +268,8 @@ class CompareAsk(Ask):
     def python(self, model: str, targets: Sequence[int] = (), versus: int | None = None) -> str:
         target = targets[0] if targets else None
         calls = [
-            _call("explain", side.model or model, self.picture, str(side.specs[0]), target=target) for side in self.sides
+            _call("explain", side.model or model, self.picture, str(side.specs[0]), target=target)
+            for side in self.sides
         ]
         return _lines(f"one = {calls[0]}", f"other = {calls[1]}", "one.maps, other.maps  # raw and signed")
 

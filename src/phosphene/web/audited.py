@@ -116,7 +116,8 @@ class Audited:
         fits = [
             row
             for row in self.facts
-            if _shown(row, show) and (not text or any(text in part.casefold() for part in (row.path, row.best, row.label)))
+            if _shown(row, show)
+            and (not text or any(text in part.casefold() for part in (row.path, row.best, row.label)))
         ]
         return sorted(fits, key=SORTS[sort][1])
 

@@ -69,7 +69,9 @@ class Desk:
             NotFoundError: for a model that was not named on the command line.
         """
         if model and model not in self.models:
-            raise NotFoundError(f"no model '{model[:60]}' here{suggest(model, self.models)}; the command line names them")
+            raise NotFoundError(
+                f"no model '{model[:60]}' here{suggest(model, self.models)}; the command line names them"
+            )
         return model or self.first
 
     def classifier(self, model: str) -> Prepared:

@@ -87,7 +87,10 @@ class Gate:
             if message["type"] == "http.response.start":
                 started = True
                 present = {name.lower() for name, _ in message.get("headers", ())}
-                message["headers"] = [*message.get("headers", ()), *(pair for pair in _HEADERS if pair[0] not in present)]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *(pair for pair in _HEADERS if pair[0] not in present),
+                ]
             await send(message)
 
         try:
@@ -168,14 +171,14 @@ def _bytes_in(folder: Path) -> int:
 
 
 async def _whole(receive: Receive, limit: int) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
         if len(body) > limit:
             raise _TooMuchError
         if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

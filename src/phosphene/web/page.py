@@ -58,7 +58,9 @@ def look() -> dict[str, Any]:
     """How the page is mounted: theme, style and script, all served by this server alone."""
     # Bold: the semi-bold that Gradio brings lacks most letters.
     fonts = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"]
-    theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(
+        primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
     head = (
         '<link rel="stylesheet" href="phosphene/page.css"><script src="phosphene/page.js"></script>'
         '<meta name="description" content="See what an image classifier has learned.">'
@@ -158,7 +160,9 @@ class _Page:
         ) as self.blocks:
             gr.HTML(render("top", tabs=_TABS, audits=bool(desk.runs)), elem_id="top", apply_default_css=False)
             with gr.Row(elem_id="desk"):
-                with gr.Column(elem_id="rail", elem_classes="single" if len(desk.models) == 1 else "", scale=0, min_width=300):
+                with gr.Column(
+                    elem_id="rail", elem_classes="single" if len(desk.models) == 1 else "", scale=0, min_width=300
+                ):
                     self._rail()
                 with gr.Column(elem_id="stage", scale=1, min_width=300):
                     for tab in _TABS:
@@ -171,7 +175,13 @@ class _Page:
 
     def _rail(self) -> None:
         several = len(self.desk.models) > 1
-        self.model = gr.Dropdown(list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden", allow_custom_value=True)
+        self.model = gr.Dropdown(
+            list(self.desk.models),
+            value=self.desk.first,
+            label="Network",
+            visible=several or "hidden",
+            allow_custom_value=True,
+        )
         self.picture = PictureInput(
             label="Picture",
             show_label=False,
@@ -200,7 +210,14 @@ class _Page:
             self._own("explain.methods", self._methods("Methods", ["grad_cam", "saliency"], several=True))
         with gr.Accordion("Layer and view", open=False, elem_classes="more"), gr.Row(elem_classes="controls"):
             self._layer("explain.layer", "Layer of the methods that look at one, and of clicks")
-            self._own("explain.view", gr.Radio([("centre, as trained", "center"), ("whole frame", "whole")], value="center", label="What the network sees"))
+            self._own(
+                "explain.view",
+                gr.Radio(
+                    [("centre, as trained", "center"), ("whole frame", "whole")],
+                    value="center",
+                    label="What the network sees",
+                ),
+            )
         self._answer("explain", "Explain")
         self.place = gr.HTML(elem_id="explain-place", apply_default_css=False)
 
@@ -208,8 +225,18 @@ class _Page:
         with gr.Row(elem_classes="controls"):
             self._picker("locate.classes", "Class", best=True)
             self._own("locate.methods", self._methods("Maps (those of the preset, if none)", [], several=True))
-            self._own("locate.segment", gr.Dropdown([("as the preset", ""), ("GraphCut", "graphcut"), ("threshold", "threshold")], value="", label="Cut by"))
-            self._own("locate.preset", gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"))
+            self._own(
+                "locate.segment",
+                gr.Dropdown(
+                    [("as the preset", ""), ("GraphCut", "graphcut"), ("threshold", "threshold")],
+                    value="",
+                    label="Cut by",
+                ),
+            )
+            self._own(
+                "locate.preset",
+                gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"),
+            )
         self._answer("locate", "Locate")
 
     def _remember(self) -> None:
@@ -217,8 +244,16 @@ class _Page:
             self._picker("remember.classes", "Classes", several=MAX_CLASSES)
             self._own("remember.fuse", gr.Checkbox(False, label="fuse them in one image", elem_classes="check"))
             self._own("remember.recipe", gr.Dropdown([("the usual", ""), *_recipes()], value="", label="Recipe"))
-            self._own("remember.preset", gr.Dropdown([("the usual", ""), ("best", "best"), ("as in the paper", "paper")], value="", label="Preset"))
-            self._own("remember.steps", gr.Number(64, precision=0, minimum=0, maximum=600, label="Steps (0: all of the preset)"))
+            self._own(
+                "remember.preset",
+                gr.Dropdown(
+                    [("the usual", ""), ("best", "best"), ("as in the paper", "paper")], value="", label="Preset"
+                ),
+            )
+            self._own(
+                "remember.steps",
+                gr.Number(64, precision=0, minimum=0, maximum=600, label="Steps (0: all of the preset)"),
+            )
             self._own("remember.seed", gr.Number(0, precision=0, label="Seed"))
         self._answer("remember", "Draw")
 
@@ -229,10 +264,23 @@ class _Page:
             return
         with gr.Row(elem_classes="controls"):
             self._layer("layer.layer", "Layer")
-            self._own("layer.show", gr.Radio([("channels, for the picture", "activations"), ("features, of a few pictures", "features")], value="activations", label="Show"))
+            self._own(
+                "layer.show",
+                gr.Radio(
+                    [("channels, for the picture", "activations"), ("features, of a few pictures", "features")],
+                    value="activations",
+                    label="Show",
+                ),
+            )
             self._own("layer.count", gr.Number(24, precision=0, minimum=1, maximum=64, label="Channels"))
         with gr.Accordion("A few pictures, and how features are drawn", open=False, elem_classes="more", elem_id="few"):
-            self.few = gr.File(file_count="multiple", file_types=["image"], label="Pictures, about ten or more", elem_id="pictures", height=150)
+            self.few = gr.File(
+                file_count="multiple",
+                file_types=["image"],
+                label="Pictures, about ten or more",
+                elem_id="pictures",
+                height=150,
+            )
             with gr.Row(elem_classes="controls"):
                 self._own("layer.facets", gr.Number(2, precision=0, minimum=1, maximum=4, label="Facets"))
                 self._own("layer.exemplars", gr.Number(4, precision=0, minimum=1, maximum=12, label="Pictures a facet"))
@@ -244,7 +292,15 @@ class _Page:
         with gr.Row(elem_classes="controls"):
             self._own("compare.method", self._methods("This method", "grad_cam"))
             self._own("compare.other_method", self._methods("with this one", "saliency"))
-            self._own("compare.other_model", gr.Dropdown([("the same network", ""), *((spec, spec) for spec in specs)], value="", label="of", visible=True if len(specs) > 1 else "hidden"))
+            self._own(
+                "compare.other_model",
+                gr.Dropdown(
+                    [("the same network", ""), *((spec, spec) for spec in specs)],
+                    value="",
+                    label="of",
+                    visible=True if len(specs) > 1 else "hidden",
+                ),
+            )
             self._picker("compare.classes", "Class", best=True)
         self._answer("compare", "Compare")
 
@@ -253,10 +309,17 @@ class _Page:
         if not runs:
             gr.HTML(render("no_runs"), apply_default_css=False)
         with gr.Row(elem_classes="controls", visible=True if runs else "hidden"):
-            self._own("audit.run", gr.Dropdown(runs, value=runs[0] if runs else "", label="Run", allow_custom_value=True))
+            self._own(
+                "audit.run", gr.Dropdown(runs, value=runs[0] if runs else "", label="Run", allow_custom_value=True)
+            )
             self._own("audit.find", gr.Textbox("", label="Name or class", placeholder="any", max_lines=1))
-            self._own("audit.show", gr.Dropdown([(text, key) for key, text in SHOWN.items()], value="all", label="Which"))
-            self._own("audit.sort", gr.Dropdown([(text, key) for key, (text, _) in SORTS.items()], value="order", label="Order"))
+            self._own(
+                "audit.show", gr.Dropdown([(text, key) for key, text in SHOWN.items()], value="all", label="Which")
+            )
+            self._own(
+                "audit.sort",
+                gr.Dropdown([(text, key) for key, (text, _) in SORTS.items()], value="order", label="Order"),
+            )
             self._own("audit.page", gr.Number(1, precision=0, minimum=1, label="Page", visible="hidden"))
         self._answer("audit", "Look", stop=False, visible=bool(runs))
 
@@ -329,7 +392,9 @@ class _Page:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         answer.place(self._place_of, None, place, **private).then(None, js="() => window.phosphene.press('ask-place')")
         ask = gr.Button("Ask", visible="hidden", elem_id="ask-place")
-        self._event(ask.click, self._run_place, [*asked, *own, place], [self.controls["explain!status"], self.place], "place")
+        self._event(
+            ask.click, self._run_place, [*asked, *own, place], [self.controls["explain!status"], self.place], "place"
+        )
         answer.choose(_chosen_class, None, self.controls["explain.classes"], **private).then(
             None, js="() => window.phosphene.press('run-explain')"
         )
@@ -351,9 +416,9 @@ class _Page:
         self.model.input(self._of_model, self.model, [*(box for box, _ in self.pickers), *self.layers], **private)
         settings = [control for name, control in self.controls.items() if "!" not in name]
         opened = [self.model, self.example, self.picture, *settings, self.controls["explain!status"]]
-        self.blocks.load(
-            self._opened, self.search, opened, js="() => [window.location.search]", **private
-        ).then(None, js="() => window.phosphene.opened()")
+        self.blocks.load(self._opened, self.search, opened, js="() => [window.location.search]", **private).then(
+            None, js="() => window.phosphene.opened()"
+        )
         self.blocks.unload(self._gone)
 
     def _event(self, event: Any, handler: Any, inputs: list[Any], outputs: list[Any], name: str) -> None:
@@ -436,39 +501,108 @@ class _Page:
         return upload(path, name)
 
     async def _run_explain(
-        self, picture: Any, example: str, model: str, classes: str, versus: str, chosen: list[str], layer: str, view: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        versus: str,
+        chosen: list[str],
+        layer: str,
+        view: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = ExplainAsk(example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view)
-        async for update in self._follow(request, ask, lambda job: views.explain(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = ExplainAsk(
+            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.explain(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_place(
-        self, picture: Any, example: str, model: str, classes: str, versus: str, chosen: list[str], layer: str, view: str, place: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        versus: str,
+        chosen: list[str],
+        layer: str,
+        view: str,
+        place: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         try:
             at = ExplainAsk.read({"at": [place]}).at
         except OptionError:
             at = None
-        ask = ExplainAsk(example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view, at)
-        async for update in self._follow(request, ask, lambda job: views.place(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = ExplainAsk(
+            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view, at
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.place(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_locate(
-        self, picture: Any, example: str, model: str, classes: str, chosen: list[str], segment: str, preset: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        chosen: list[str],
+        segment: str,
+        preset: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = LocateAsk(example, self._model(model), classes or "top1", tuple(chosen or ()), segment or "", preset or "best")
-        async for update in self._follow(request, ask, lambda job: views.locate(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = LocateAsk(
+            example, self._model(model), classes or "top1", tuple(chosen or ()), segment or "", preset or "best"
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.locate(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_remember(
-        self, _picture: Any, _example: str, model: str, classes: list[str], fuse: bool, recipe: str, preset: str, steps: float, seed: float, request: gr.Request
+        self,
+        _picture: Any,
+        _example: str,
+        model: str,
+        classes: list[str],
+        fuse: bool,
+        recipe: str,
+        preset: str,
+        steps: float,
+        seed: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = RememberAsk("", self._model(model), tuple(classes or ()), bool(fuse), recipe or "", preset or "", int(steps or 0), int(seed or 0))
+        ask = RememberAsk(
+            "",
+            self._model(model),
+            tuple(classes or ()),
+            bool(fuse),
+            recipe or "",
+            preset or "",
+            int(steps or 0),
+            int(seed or 0),
+        )
         async for update in self._follow(request, ask, lambda job: views.remember(self.desk, ask, job)):
             yield update
 
     async def _run_layer(
-        self, picture: Any, example: str, model: str, few: list[str] | None, layer: str, show: str, count: float, facets: float, exemplars: float, steps: float, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        few: list[str] | None,
+        layer: str,
+        show: str,
+        count: float,
+        facets: float,
+        exemplars: float,
+        steps: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         numbers = [int(number or 0) for number in (count, facets, exemplars, steps)]
         ask = LayerAsk(example, self._model(model), layer or "", show, *numbers)
@@ -483,14 +617,33 @@ class _Page:
             yield update
 
     async def _run_compare(
-        self, picture: Any, example: str, model: str, method: str, other_method: str, other_model: str, classes: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        method: str,
+        other_method: str,
+        other_model: str,
+        classes: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         ask = CompareAsk(example, self._model(model), method, other_model or "", other_method, classes or "top1")
-        async for update in self._follow(request, ask, lambda job: views.compare(self.desk, ask, self._picture_of(picture, example), job)):
+        async for update in self._follow(
+            request, ask, lambda job: views.compare(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_audit(
-        self, _picture: Any, _example: str, _model: str, run: str, find: str, show: str, sort: str, page: float, request: gr.Request
+        self,
+        _picture: Any,
+        _example: str,
+        _model: str,
+        run: str,
+        find: str,
+        show: str,
+        sort: str,
+        page: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         ask = AuditAsk("", "", run or "", find or "", show or "all", sort or "order", int(page or 1))
         async for update in self._follow(request, ask, lambda job: views.audit(self.desk, ask, job)):

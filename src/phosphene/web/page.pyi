@@ -41,7 +41,6 @@ _TABS = {
     "audit": "Audit",
 }
 
-from gradio.events import Dependency
 
 class PictureInput(gr.Image):
     """Gradio's picture, given on as the file that was sent: it is neither decoded nor converted here."""
@@ -53,17 +52,21 @@ class PictureInput(gr.Image):
         if payload is None or not payload.path:
             return None
         return payload.path, payload.orig_name or Path(payload.path).name
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
 
-
 def look() -> dict[str, Any]:
     """How the page is mounted: theme, style and script, all served by this server alone."""
     fonts = [gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600)), "ui-sans-serif", "system-ui", "sans-serif"]
-    theme = gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(
+        primary_hue="orange", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
     head = (
         '<link rel="stylesheet" href="phosphene/page.css"><script src="phosphene/page.js"></script>'
         '<meta name="description" content="See what an image classifier has learned.">'
@@ -79,7 +82,6 @@ def look() -> dict[str, Any]:
         "enable_monitoring": False,
         "max_file_size": MAX_BYTES,
     }
-
 
 # Of the report as well; each with its twin in the dark.
 _COLORS = {
@@ -139,7 +141,6 @@ _COLORS = {
     "panel_background_fill_dark": "transparent",
 }
 
-
 def build(desk: Desk, uploads: Path) -> gr.Blocks:
     """All views of a desk.
 
@@ -148,7 +149,6 @@ def build(desk: Desk, uploads: Path) -> gr.Blocks:
         uploads: folder that the server writes what users send to.
     """
     return _Page(desk, uploads).blocks
-
 
 class _Page:
     """The controls by name, and the wires between them."""
@@ -176,7 +176,9 @@ class _Page:
 
     def _rail(self) -> None:
         several = len(self.desk.models) > 1
-        self.model = gr.Dropdown(list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden")
+        self.model = gr.Dropdown(
+            list(self.desk.models), value=self.desk.first, label="Network", visible=several or "hidden"
+        )
         self.picture = PictureInput(
             label="Picture",
             image_mode=None,
@@ -203,7 +205,14 @@ class _Page:
             self._own("explain.methods", self._methods("Methods", ["grad_cam", "saliency"], several=True))
         with gr.Accordion("Layer and view", open=False, elem_classes="more"), gr.Row(elem_classes="controls"):
             self._layer("explain.layer", "Layer of the methods that look at one, and of clicks")
-            self._own("explain.view", gr.Radio([("centre, as trained", "center"), ("whole frame", "whole")], value="center", label="What the network sees"))
+            self._own(
+                "explain.view",
+                gr.Radio(
+                    [("centre, as trained", "center"), ("whole frame", "whole")],
+                    value="center",
+                    label="What the network sees",
+                ),
+            )
         self._answer("explain", "Explain")
         self.place = gr.HTML(elem_id="explain-place")
 
@@ -211,8 +220,18 @@ class _Page:
         with gr.Row(elem_classes="controls"):
             self._picker("locate.classes", "Class", best=True)
             self._own("locate.methods", self._methods("Maps (those of the preset, if none)", [], several=True))
-            self._own("locate.segment", gr.Dropdown([("as the preset", ""), ("GraphCut", "graphcut"), ("threshold", "threshold")], value="", label="Cut by"))
-            self._own("locate.preset", gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"))
+            self._own(
+                "locate.segment",
+                gr.Dropdown(
+                    [("as the preset", ""), ("GraphCut", "graphcut"), ("threshold", "threshold")],
+                    value="",
+                    label="Cut by",
+                ),
+            )
+            self._own(
+                "locate.preset",
+                gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"),
+            )
         self._answer("locate", "Locate")
 
     def _remember(self) -> None:
@@ -220,8 +239,16 @@ class _Page:
             self._picker("remember.classes", "Classes", several=MAX_CLASSES)
             self._own("remember.fuse", gr.Checkbox(False, label="fuse them in one image", elem_classes="check"))
             self._own("remember.recipe", gr.Dropdown([("the usual", ""), *_recipes()], value="", label="Recipe"))
-            self._own("remember.preset", gr.Dropdown([("the usual", ""), ("best", "best"), ("as in the paper", "paper")], value="", label="Preset"))
-            self._own("remember.steps", gr.Number(64, precision=0, minimum=0, maximum=600, label="Steps (0: all of the preset)"))
+            self._own(
+                "remember.preset",
+                gr.Dropdown(
+                    [("the usual", ""), ("best", "best"), ("as in the paper", "paper")], value="", label="Preset"
+                ),
+            )
+            self._own(
+                "remember.steps",
+                gr.Number(64, precision=0, minimum=0, maximum=600, label="Steps (0: all of the preset)"),
+            )
             self._own("remember.seed", gr.Number(0, precision=0, label="Seed"))
         self._answer("remember", "Draw")
 
@@ -232,10 +259,23 @@ class _Page:
             return
         with gr.Row(elem_classes="controls"):
             self._layer("layer.layer", "Layer")
-            self._own("layer.show", gr.Radio([("channels, for the picture", "activations"), ("features, of a few pictures", "features")], value="activations", label="Show"))
+            self._own(
+                "layer.show",
+                gr.Radio(
+                    [("channels, for the picture", "activations"), ("features, of a few pictures", "features")],
+                    value="activations",
+                    label="Show",
+                ),
+            )
             self._own("layer.count", gr.Number(24, precision=0, minimum=1, maximum=64, label="Channels"))
         with gr.Accordion("A few pictures, and how features are drawn", open=False, elem_classes="more", elem_id="few"):
-            self.few = gr.File(file_count="multiple", file_types=["image"], label="Pictures, about ten or more", elem_id="pictures", height=150)
+            self.few = gr.File(
+                file_count="multiple",
+                file_types=["image"],
+                label="Pictures, about ten or more",
+                elem_id="pictures",
+                height=150,
+            )
             with gr.Row(elem_classes="controls"):
                 self._own("layer.facets", gr.Number(2, precision=0, minimum=1, maximum=4, label="Facets"))
                 self._own("layer.exemplars", gr.Number(4, precision=0, minimum=1, maximum=12, label="Pictures a facet"))
@@ -247,7 +287,15 @@ class _Page:
         with gr.Row(elem_classes="controls"):
             self._own("compare.method", self._methods("This method", "grad_cam"))
             self._own("compare.other_method", self._methods("with this one", "saliency"))
-            self._own("compare.other_model", gr.Dropdown([("the same network", ""), *((spec, spec) for spec in specs)], value="", label="of", visible=True if len(specs) > 1 else "hidden"))
+            self._own(
+                "compare.other_model",
+                gr.Dropdown(
+                    [("the same network", ""), *((spec, spec) for spec in specs)],
+                    value="",
+                    label="of",
+                    visible=True if len(specs) > 1 else "hidden",
+                ),
+            )
             self._picker("compare.classes", "Class", best=True)
         self._answer("compare", "Compare")
 
@@ -256,10 +304,17 @@ class _Page:
         if not runs:
             gr.HTML(render("no_runs"))
         with gr.Row(elem_classes="controls", visible=True if runs else "hidden"):
-            self._own("audit.run", gr.Dropdown(runs, value=runs[0] if runs else "", label="Run", allow_custom_value=True))
+            self._own(
+                "audit.run", gr.Dropdown(runs, value=runs[0] if runs else "", label="Run", allow_custom_value=True)
+            )
             self._own("audit.find", gr.Textbox("", label="Name or class", placeholder="any", max_lines=1))
-            self._own("audit.show", gr.Dropdown([(text, key) for key, text in SHOWN.items()], value="all", label="Which"))
-            self._own("audit.sort", gr.Dropdown([(text, key) for key, (text, _) in SORTS.items()], value="order", label="Order"))
+            self._own(
+                "audit.show", gr.Dropdown([(text, key) for key, text in SHOWN.items()], value="all", label="Which")
+            )
+            self._own(
+                "audit.sort",
+                gr.Dropdown([(text, key) for key, (text, _) in SORTS.items()], value="order", label="Order"),
+            )
             self._own("audit.page", gr.Number(1, precision=0, minimum=1, label="Page"))
         self._answer("audit", "Look", stop=False, visible=bool(runs))
 
@@ -330,7 +385,9 @@ class _Page:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         answer.place(self._place_of, None, place, **private).then(None, js="() => window.phosphene.press('ask-place')")
         ask = gr.Button("Ask", visible="hidden", elem_id="ask-place")
-        self._event(ask.click, self._run_place, [*asked, *own, place], [self.controls["explain!status"], self.place], "place")
+        self._event(
+            ask.click, self._run_place, [*asked, *own, place], [self.controls["explain!status"], self.place], "place"
+        )
         answer.choose(_chosen_class, None, self.controls["explain.classes"], **private).then(
             None, js="() => window.phosphene.press('run-explain')"
         )
@@ -352,9 +409,9 @@ class _Page:
         self.model.input(self._of_model, self.model, [*(box for box, _ in self.pickers), *self.layers], **private)
         settings = [control for name, control in self.controls.items() if "!" not in name]
         opened = [self.model, self.example, self.picture, *settings, self.controls["explain!status"]]
-        self.blocks.load(
-            self._opened, self.search, opened, js="() => [window.location.search]", **private
-        ).then(None, js="() => window.phosphene.opened()")
+        self.blocks.load(self._opened, self.search, opened, js="() => [window.location.search]", **private).then(
+            None, js="() => window.phosphene.opened()"
+        )
         self.blocks.unload(self._gone)
 
     def _event(self, event: Any, handler: Any, inputs: list[Any], outputs: list[Any], name: str) -> None:
@@ -435,39 +492,108 @@ class _Page:
         return upload(path, name)
 
     async def _run_explain(
-        self, picture: Any, example: str, model: str, classes: str, versus: str, chosen: list[str], layer: str, view: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        versus: str,
+        chosen: list[str],
+        layer: str,
+        view: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = ExplainAsk(example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view)
-        async for update in self._follow(request, ask, lambda job: views.explain(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = ExplainAsk(
+            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.explain(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_place(
-        self, picture: Any, example: str, model: str, classes: str, versus: str, chosen: list[str], layer: str, view: str, place: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        versus: str,
+        chosen: list[str],
+        layer: str,
+        view: str,
+        place: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         try:
             at = ExplainAsk.read({"at": [place]}).at
         except OptionError:
             at = None
-        ask = ExplainAsk(example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view, at)
-        async for update in self._follow(request, ask, lambda job: views.place(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = ExplainAsk(
+            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view, at
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.place(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_locate(
-        self, picture: Any, example: str, model: str, classes: str, chosen: list[str], segment: str, preset: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        classes: str,
+        chosen: list[str],
+        segment: str,
+        preset: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = LocateAsk(example, self._model(model), classes or "top1", tuple(chosen or ()), segment or "", preset or "best")
-        async for update in self._follow(request, ask, lambda job: views.locate(self.desk, ask, self._picture_of(picture, example), job)):
+        ask = LocateAsk(
+            example, self._model(model), classes or "top1", tuple(chosen or ()), segment or "", preset or "best"
+        )
+        async for update in self._follow(
+            request, ask, lambda job: views.locate(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_remember(
-        self, _picture: Any, _example: str, model: str, classes: list[str], fuse: bool, recipe: str, preset: str, steps: float, seed: float, request: gr.Request
+        self,
+        _picture: Any,
+        _example: str,
+        model: str,
+        classes: list[str],
+        fuse: bool,
+        recipe: str,
+        preset: str,
+        steps: float,
+        seed: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
-        ask = RememberAsk("", self._model(model), tuple(classes or ()), bool(fuse), recipe or "", preset or "", int(steps or 0), int(seed or 0))
+        ask = RememberAsk(
+            "",
+            self._model(model),
+            tuple(classes or ()),
+            bool(fuse),
+            recipe or "",
+            preset or "",
+            int(steps or 0),
+            int(seed or 0),
+        )
         async for update in self._follow(request, ask, lambda job: views.remember(self.desk, ask, job)):
             yield update
 
     async def _run_layer(
-        self, picture: Any, example: str, model: str, few: list[str] | None, layer: str, show: str, count: float, facets: float, exemplars: float, steps: float, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        few: list[str] | None,
+        layer: str,
+        show: str,
+        count: float,
+        facets: float,
+        exemplars: float,
+        steps: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         numbers = [int(number or 0) for number in (count, facets, exemplars, steps)]
         ask = LayerAsk(example, self._model(model), layer or "", show, *numbers)
@@ -482,14 +608,33 @@ class _Page:
             yield update
 
     async def _run_compare(
-        self, picture: Any, example: str, model: str, method: str, other_method: str, other_model: str, classes: str, request: gr.Request
+        self,
+        picture: Any,
+        example: str,
+        model: str,
+        method: str,
+        other_method: str,
+        other_model: str,
+        classes: str,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         ask = CompareAsk(example, self._model(model), method, other_model or "", other_method, classes or "top1")
-        async for update in self._follow(request, ask, lambda job: views.compare(self.desk, ask, self._picture_of(picture, example), job)):
+        async for update in self._follow(
+            request, ask, lambda job: views.compare(self.desk, ask, self._picture_of(picture, example), job)
+        ):
             yield update
 
     async def _run_audit(
-        self, _picture: Any, _example: str, _model: str, run: str, find: str, show: str, sort: str, page: float, request: gr.Request
+        self,
+        _picture: Any,
+        _example: str,
+        _model: str,
+        run: str,
+        find: str,
+        show: str,
+        sort: str,
+        page: float,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         ask = AuditAsk("", "", run or "", find or "", show or "all", sort or "order", int(page or 1))
         async for update in self._follow(request, ask, lambda job: views.audit(self.desk, ask, job)):
@@ -514,10 +659,8 @@ class _Page:
             shown = state.value
             yield _status(state, address), value
 
-
 def _owner(request: gr.Request, tab: str) -> str:
     return f"{request.session_hash}/{tab}"
-
 
 def _status(state: State, address: str) -> str:
     left = ""
@@ -525,14 +668,11 @@ def _status(state: State, address: str) -> str:
         left = f"about {max(1, round(state.seconds * (1 - state.share) / state.share))} s left"
     return render("status", state=state, left=left, address=address)
 
-
 def _chosen_class(event: gr.EventData) -> str:
     return str(event._data.get("index", "top1")) if isinstance(event._data, dict) else "top1"
 
-
 def _turned(event: gr.EventData) -> int:
     return max(1, int(event._data.get("page", 1))) if isinstance(event._data, dict) else 1
-
 
 def _classes(labels: Labels) -> list[tuple[str, str]]:
     """Each class with its number, its name and further names, all of which are searched."""
@@ -542,12 +682,10 @@ def _classes(labels: Labels) -> list[tuple[str, str]]:
         for index, (name, others) in enumerate(zip(labels.names, further, strict=True))
     ]
 
-
 def _layer_choices(classifier: Prepared) -> list[tuple[str, str]]:
     found: Mapping[str, tuple[int, ...]] = {layer.name: tuple(layer.shape) for layer in classifier.layers}
     named = [(f"{name}  ·  {' x '.join(map(str, shape))}", name) for name, shape in found.items() if name]
     return [(f"the usual one  ·  {classifier.default_layer}", ""), *named]
-
 
 def _recipes() -> list[tuple[str, str]]:
     return [(found.title, name) for name, found in methods("recipe").items() if found.family == "synthesis"]

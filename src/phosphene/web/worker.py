@@ -134,7 +134,9 @@ class Job:
         except PhospheneError as error:
             self.tell(status="failed", text=str(error))
         except Exception as error:  # the worker outlives whatever a network does
-            self.tell(status="failed", text=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            self.tell(
+                status="failed", text=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
             raise
         else:
             self.tell(status="done", text="", share=1.0)

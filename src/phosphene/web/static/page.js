@@ -209,6 +209,20 @@
     }
   });
 
+  // What is typed into a list that one searches takes the place of what was chosen.
+  const searched = (target) => target.matches?.(".controls input[role='listbox'], .controls input[role='combobox']");
+  let entered = null;
+  document.addEventListener("focusin", (event) => {
+    if (searched(event.target)) {
+      entered = event.target;
+      event.target.select();
+    }
+  });
+  document.addEventListener("pointerup", (event) => {
+    if (event.target === entered) setTimeout(() => event.target.select(), 0);
+    entered = null;
+  });
+
   addEventListener("popstate", () => show(params().get("tab")));
 
   const dusk = () => {

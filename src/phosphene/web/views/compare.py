@@ -39,7 +39,9 @@ def compare(desk: Desk, ask: CompareAsk, chosen: Chosen, job: Job) -> Iterator[s
     for side in ask.sides:
         classifier = desk.classifier(side.model)
         item = chosen.item(classifier.preprocess.channels)
-        (row,) = ExplainConfig(side.specs, side.classes).checked(classifier).run(classifier, [item], progress=job.progress)
+        (row,) = (
+            ExplainConfig(side.specs, side.classes).checked(classifier).run(classifier, [item], progress=job.progress)
+        )
         if row.status == "error":
             raise InputError(row.error or "no answer")
         rows.append(row)

@@ -43,9 +43,16 @@ def locate(desk: Desk, ask: LocateAsk, chosen: Chosen, job: Job) -> Iterator[str
         return urls[PurePath(file.name).name] if isinstance(file, Asset) else None
 
     things = [
-        {"row": thing, "mask": url(thing.mask), "map": url(thing.map), "steps": url(thing.steps)} for thing in row.objects
+        {"row": thing, "mask": url(thing.mask), "map": url(thing.map), "steps": url(thing.steps)}
+        for thing in row.objects
     ]
     calls = how_to(replace(ask, picture=chosen.name), desk.first, [thing.index for thing in row.objects])
     yield render(
-        "locate", row=row, name=chosen.name, overlay=url(row.overlay), things=things, coco=urls["coco.json"], calls=calls
+        "locate",
+        row=row,
+        name=chosen.name,
+        overlay=url(row.overlay),
+        things=things,
+        coco=urls["coco.json"],
+        calls=calls,
     )

@@ -54,7 +54,9 @@ class Layered:
         (top, left, height, width), (down, across) = self.view.crop, self.view.scaled
         y, x = at[1] * down - top, at[0] * across - left
         if not (0 <= y < height and 0 <= x < width):
-            raise OptionError("the network did not see this place: choose one inside the dashed frame, or the whole view")
+            raise OptionError(
+                "the network did not see this place: choose one inside the dashed frame, or the whole view"
+            )
         return int(y / height * self.values.shape[1]), int(x / width * self.values.shape[2])
 
 
@@ -80,7 +82,7 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
     files = {"picture.jpg": Asset("picture.jpg", small, {"quality": 88})}
     files |= {f"channel-{index}.png": _laid(seen, index, (small.height, small.width)) for index in strongest}
     urls = desk.shelf.put(files)
-    cards = [
+    cards: list[dict[str, Any]] = [
         {
             "channel": index,
             "value": float(there[index]),
@@ -94,7 +96,13 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
 
     def page() -> str:
         return render(
-            "place", layer=layer, at=ask.at, cards=cards, picture=urls["picture.jpg"], name=chosen.name, cell=(row, column)
+            "place",
+            layer=layer,
+            at=ask.at,
+            cards=cards,
+            picture=urls["picture.jpg"],
+            name=chosen.name,
+            cell=(row, column),
         )
 
     yield page()
@@ -132,7 +140,6 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
         NumericalError: if that has none either.
     """
 
-
     def progress(done: int, total: int, _text: str) -> None:
         job.progress(done, total, f"Drawing channel {channel}")
 
@@ -154,7 +161,7 @@ def _feeding(classifier: Prepared, layer: str) -> list[str]:
     """Layers of the same shape that ran right before a layer, the nearest first."""
     layers = classifier.layers
     number = next(number for number, found in enumerate(layers) if found.name == layer)
-    names = []
+    names: list[str] = []
     for found in reversed(layers[:number]):
         if found.shape != layers[number].shape or len(names) == 3:
             break
