@@ -7,8 +7,8 @@ from functools import cache
 
 import pytest
 
+from phosphene.runs.common import Common
 from phosphene.runs.demo import demo_pictures
-from phosphene.runs.session import Common
 from phosphene.web.desk import Desk
 from phosphene.zoo import embedded, load
 from tests.cli.running import phosphene

@@ -293,7 +293,8 @@ CONTRAST = """() => {
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
     const style = getComputedStyle(element);
-    if (!own || !element.checkVisibility({ visibilityProperty: true, opacityProperty: true }) || element.disabled) continue;
+    const seen = element.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+    if (!own || !seen || element.disabled) continue;
     const back = behind(element), text = over(parse(style.color), back);
     const [low, high] = [light(back), light(text)].sort((a, b) => a - b);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);

@@ -1,4 +1,4 @@
-"""The served page over the loopback: answers, refusals, files, queue; each as a client outside of the process sees it."""
+"""The served page over the loopback: answers, refusals, files, queue; as a client outside of the process sees it."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_without_a_picture_it_says_what_to_do(client):
 
 
 def test_who_waits_is_told_and_who_is_too_many_too(served, client):
-    address, desk = served
+    _, desk = served
     may_end, began = threading.Event(), threading.Event()
 
     def slow(job):

@@ -42,13 +42,13 @@ def test_who_waits_knows_how_many_are_before_and_who_is_too_many_is_told(worker)
     first = Gated()
     running = worker.submit("a", first)
     assert first.began.wait(10)
-    waiting = [worker.submit(owner, lambda job: iter([owner])) for owner in "bc"]
+    waiting = [worker.submit(owner, lambda job: iter([job.owner])) for owner in "bc"]
     assert [job.state.before for job in waiting] == [1, 2]
     with pytest.raises(ResourceError, match="busy: 3 before you"):
         worker.submit("d", lambda job: iter(()))
     first.may_end.set()
     assert running.result(10) == "ended"
-    assert [job.result(10) for job in waiting] == ["c", "c"]
+    assert [job.result(10) for job in waiting] == ["b", "c"]
     assert worker.done == 3
 
 

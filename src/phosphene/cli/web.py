@@ -31,7 +31,7 @@ def web(
     from phosphene.web.server import check_installed, serve
 
     check_installed()
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
     common = Common(device=device, precision=precision, threads=threads)
     shown: list[str] = []

@@ -91,6 +91,7 @@ __all__ = [
     "Sink",
     "TargetRow",
     "Versus",
+    "asset_bytes",
     "begin",
     "begun_shards",
     "decode_mask",

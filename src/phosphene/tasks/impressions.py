@@ -200,8 +200,8 @@ def synthesize(
 ) -> Iterator[Impression]:
     """The images of all jobs in order, each as soon as its batch is done.
 
-    Where `progress` or `watch` asks for a stop (CancelledError), it yields what the batch under way looks like, marked as stopped,
-    and then passes the error on.
+    Where `progress` or `watch` asks for a stop (CancelledError), it yields what the batch under way looks like, marked
+    as stopped, and then passes the error on.
     """
     spec = parse_spec(recipe, "recipe")
     _check_jobs(jobs, entry("recipe", spec.name))

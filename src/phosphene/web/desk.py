@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from phosphene.errors import InputError, NotFoundError, suggest
+from phosphene.runs.common import Common
 from phosphene.runs.demo import demo_pictures
-from phosphene.runs.session import Common
 from phosphene.runtime import Prepared
 from phosphene.store import Asset
 from phosphene.web.audited import Audited

@@ -41,7 +41,6 @@ _TABS = {
     "audit": "Audit",
 }
 
-
 class PictureInput(gr.Image):
     """Gradio's picture, given on as the file that was sent: it is neither decoded nor converted here."""
 

@@ -15,7 +15,7 @@ from phosphene import __version__
 from phosphene.errors import MissingExtraError, OutputError
 from phosphene.images import read_image
 from phosphene.render import thumbnail
-from phosphene.runs.session import Common
+from phosphene.runs.common import Common
 from phosphene.web.desk import Desk
 from phosphene.web.gate import Gate
 from phosphene.web.warm import warm_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -237,7 +238,7 @@ class Worker:
                 else:
                     job.run()
             except Exception:
-                threading.excepthook(threading.ExceptHookArgs((*_raised(), threading.current_thread())))
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
             finally:
                 with self._changed:
                     self._running = None
@@ -247,9 +248,3 @@ class Worker:
 
 def _is_of(job: Job, owner: str) -> bool:
     return job.owner == owner or job.owner.startswith(f"{owner}/")
-
-
-def _raised() -> tuple[Any, Any, Any]:
-    import sys
-
-    return sys.exc_info()

@@ -10,9 +10,9 @@ from typing import Any
 
 from phosphene.errors import InputError, OptionError, PhospheneError
 from phosphene.path_match import numbered
-from phosphene.pipeline.features import collect
 from phosphene.synthesis.facets import check_counts
 from phosphene.tasks import ActivationsConfig, FeaturesConfig
+from phosphene.tasks.facets import collect
 from phosphene.web.asks import LayerAsk
 from phosphene.web.desk import Desk
 from phosphene.web.pictures import Chosen, check_picture

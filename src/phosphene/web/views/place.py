@@ -16,9 +16,10 @@ from phosphene.images import Picture
 from phosphene.render import heat_layer, scale_of, thumbnail
 from phosphene.runtime import Prepared, activations
 from phosphene.store import Asset
+from phosphene.targets import Unit
 from phosphene.tasks import ImpressConfig
 from phosphene.tasks.map_rows import REPORT_SIDE
-from phosphene.types import Unit, View
+from phosphene.types import View
 from phosphene.web.asks import ExplainAsk
 from phosphene.web.desk import Desk
 from phosphene.web.pictures import Chosen
@@ -145,7 +146,7 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
 
     sources = [layer, *_feeding(classifier, layer)]
     for source in sources:
-        config = ImpressConfig(unit=Unit(source, channel), recipe=_DRAWING)
+        config = ImpressConfig(target=Unit(source, channel), recipe=_DRAWING)
         try:
             (row,) = config.run(classifier, config.jobs(classifier), progress=progress)
         except NumericalError:

@@ -9,11 +9,11 @@ from typing import Any
 
 from phosphene.errors import CancelledError, OptionError, ResourceError
 from phosphene.images import to_pil
-from phosphene.pipeline.impress import Job as Drawing
-from phosphene.pipeline.impress import Watch
 from phosphene.store import Asset, ImpressionRow, asset_bytes
 from phosphene.synthesis.ascent import Step
 from phosphene.tasks import ImpressConfig, Progress
+from phosphene.tasks.impressions import Job as Drawing
+from phosphene.tasks.impressions import Watch
 from phosphene.web.asks import RememberAsk
 from phosphene.web.desk import Desk
 from phosphene.web.views.frame import file_url, how_to, render
