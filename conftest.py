@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from phosphene.synthesis import staged
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +18,13 @@ def _seeded(doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
     doctest_namespace["tmp"] = tmp_path
     doctest_namespace["torch"] = torch
     doctest_namespace["nn"] = torch.nn
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept between runs is kept for this one only, and drawn in few steps."""
+    os.environ["PHOSPHENE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    staged._COMPANION_STEPS = 20
 
 
 def pytest_configure() -> None:
