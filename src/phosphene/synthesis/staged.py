@@ -35,8 +35,8 @@ from phosphene.types import Size
 SMALLEST = 64
 # Of the noise that drawings start from, in [0, 1] units: the standard deviation.
 START_NOISE = 0.02
-# Of the rate: the last step's, and the pull on values near black and white.
-_LAST_RATE, _SATURATED = 0.08, 1.5
+# Of the rate: the last step's.
+_LAST_RATE = 0.08
 # The logit's weight beside the saturating loss at first, the share of the steps over which it falls, and what is left
 # of it: far from the class the loss alone hardly says where to go, and of a network that is altogether sure nothing.
 _LOGIT, _LOGIT_UNTIL, _LOGIT_LEFT = 0.1, 0.35, 0.001
@@ -68,6 +68,7 @@ class Prior:
         color: power of the natural colors' covariance on the gradient.
         tv: size of the step down the total variation, as a share of the rate.
         contrast: largest standard deviation of a picture; 0 for any contrast, brightness and saturation.
+        saturated: the pull on values near black and white, as a share of the rate.
         rotation: degrees, of the move before each look.
         scale: low and high of it.
         shift: of it, as a fraction of the shorter side.
@@ -83,6 +84,7 @@ class Prior:
     color: float = 0.8
     tv: float = 0.1
     contrast: float = 0.2
+    saturated: float = 1.5
     rotation: float = 8.0
     scale: tuple[float, float] = (0.8, 1.25)
     shift: float = 0.15
@@ -93,7 +95,7 @@ class Prior:
     @classmethod
     def none(cls, **given: float | tuple[float, float]) -> Prior:
         """Plain pixels of one size and plain gradients, as before there were priors; with moves as given."""
-        plain = cls(((1.0, 1.0),), 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, False, 1.0, False)
+        plain = cls(((1.0, 1.0),), 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, False, 1.0, False)
         return replace(plain, **given)  # type: ignore[arg-type]
 
     def augmentations(self, size: Size) -> list[Augmentation]:
@@ -110,7 +112,7 @@ class Prior:
             return total_variation_step(images, self.tv * rate(state.step, state.steps))
 
         def toned(images: Tensor, state: StepState) -> Tensor:
-            return natural_tones(images, self.contrast, _BRIGHTNESS, _SATURATED * rate(state.step, state.steps))
+            return natural_tones(images, self.contrast, _BRIGHTNESS, self.saturated * rate(state.step, state.steps))
 
         return [*([calmed] if self.tv > 0 else []), *([toned] if self.contrast > 0 else []), clip]
 
@@ -161,6 +163,11 @@ def raised(
     return saturating(classifier, target, temperature) + at_first
 
 
+# Companions are drawn with more contrast than pictures for people. (Whatever is changed here changes their sums: see
+# companions._VERSION, and draw those that come with the package anew.)
+_COMPANIONS = Prior(contrast=0.23, saturated=0.6)
+
+
 def natural(classifier: Classifier, objective: Objective, weight: float) -> Objective:
     """The objective less the distance to the norms' statistics in the company of companions, drawn at first use.
 
@@ -174,7 +181,7 @@ def natural(classifier: Classifier, objective: Objective, weight: float) -> Obje
         streams, goal = Streams.of(0, classes), raised(classifier, Target.of(classes))
         start = noisy_mean(classifier, streams, START_NOISE, "normal")
         return draw(
-            classifier, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, Prior(),
+            classifier, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, _COMPANIONS,
             batch_size=len(classes), stage="companions",
         )  # fmt: skip
 
