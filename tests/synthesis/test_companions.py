@@ -90,7 +90,7 @@ def test_the_company_is_drawn_towards_what_the_norms_remember() -> None:
         watched = Objective(lambda reading: _noted(penalty(reading), seen), penalty.layers)
         streams = Streams.of(0, classes)
         start = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        return staged.draw(classifier, -watched, start, streams, 25, staged.Prior(), batch_size=16)
+        return staged.draw(classifier, -watched, start, streams, 25, staged.Prior.none(rate=0.05), batch_size=16)
 
     with pytest.warns(PhospheneWarning):
         found = companions(classifier, draw)  # type: ignore[arg-type]
