@@ -1,23 +1,28 @@
-"""Makes the pictures of docs/gallery: one contact sheet per recipe and preset, and the fused images.
+"""Makes the pictures of docs/gallery: a contact sheet for each recipe and preset, with what judges read in them.
 
-python docs/make_gallery.py [SHEET...]    all sheets, or those named; an hour on two cores for all
+python docs/make_gallery.py [SHEET...] [--source SPEC --name NAME] [--judge SPEC]... [--classes FILE] [--out FOLDER]
+
+All sheets, or those named; of the embedded network, or of any other, whose sheets then begin with its name. Each judge
+is a network that took no part. About four minutes a sheet of 24 pictures on two cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
+from phosphene.classifier import Classifier
 from phosphene.images import to_pil
 from phosphene.render import contact_sheet
-from phosphene.runs.impressions import captions, per_image
-from phosphene.runtime import prepare
+from phosphene.runtime import Prepared, prepare
 from phosphene.targets import Target
 from phosphene.tasks.impress import random_pairs
-from phosphene.tasks.impressions import Job
+from phosphene.tasks.impressions import Job, synthesize
+from phosphene.tasks.read_impressions import Judgement, judge_impressions
+from phosphene.types import Impression
 from phosphene.zoo import load_classifier
 
 CLASSES = [
@@ -47,47 +52,81 @@ CLASSES = [
     "zebra",
 ]
 SHEETS = {
+    "class-impression-best": "class_impression",
     "sci-best": "sci",
+    "class-model-best": "class_model",
+    "fuse-best": "fuse",
     "sci-paper": "sci:preset=paper,steps=200",
-    "class-impression-best": "class_impression:steps=120",
     "class-impression-paper": "class_impression:preset=paper",
-    "class-model-best": "class_model:steps=120",
     "class-model-paper": "class_model:preset=paper,steps=120",
     "class-model-posterior": "class_model:score=probability,steps=120",
-    "fuse-best": "fuse",
     "fuse-paper": "fuse:preset=paper",
 }
-SEEDS = {"sci-best": 3}
 FOLDER = Path(__file__).parent / "gallery"
 
 
-def measured(name: str) -> ImpressionScores:
-    """The images of a sheet and their readings; three seeds of the preset that users get, one of the others."""
-    classifier = prepare(load_classifier("embedded"))
-    judge = load_classifier("embedded:lite2")
+def draw(classifier: Prepared, name: str, classes: list[str], seed: int) -> list[Impression]:
+    """The pictures of a sheet."""
     if name.startswith("fuse"):
-        jobs = [Job(Target.of(pair)) for pair in random_pairs(1000, len(CLASSES), 0)]
+        jobs = [Job(Target.of(pair), seed) for pair in random_pairs(1000, len(classes), 0)]
     else:
-        targets = [Target.of(classifier.labels.find(text)) for text in CLASSES]
-        jobs = [Job(target, seed) for seed in range(SEEDS.get(name, 1)) for target in targets]
-    return measure_impressions(classifier, jobs, SHEETS[name], judge)
+        jobs = [Job(Target.of(classifier.labels.find(text)), seed) for text in classes]
+    return list(synthesize(classifier, jobs, SHEETS[name]))
 
 
-def draw(name: str, found: ImpressionScores) -> dict[str, Any]:
-    """The contact sheet of seed 0, and the row of the table with each image's reading."""
-    shown = [index for index, job in enumerate(found.jobs) if job.seed == 0]
-    lines = captions(found)
-    sheet = contact_sheet(
-        [to_pil(found.images[index]) for index in shown], [lines[index] for index in shown], columns=6, cell=168
-    )
-    FOLDER.mkdir(exist_ok=True)
-    sheet.save(FOLDER / f"{name}.jpg", quality=72, optimize=True)
-    row = {**found.row(), "impressions": per_image(found)}
-    (FOLDER / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    return row
+def caption(classifier: Classifier, made: Impression, read: list[Judgement]) -> str:
+    """The classes, and what each judge gives them; a star where its best class is one of them."""
+    names = " + ".join(classifier.labels[index] for index in made.target.classes)
+    shares = [
+        "+".join(f"{share.probability:.2f}" for share in one.classes).replace("0.", ".") + ("*" if one.top1 else "")
+        for one in read
+    ]
+    return f"{names[:34]}\n{'  '.join(shares)}"
+
+
+def row(made: list[Impression], read: list[list[Judgement]]) -> dict[str, Any]:
+    """Means over the pictures, by judge."""
+    found: dict[str, Any] = {"recipe": made[0].spec, "images": len(made), "seconds": fmean(one.seconds for one in made)}
+    for judged in zip(*read, strict=True):
+        found[judged[0].model] = {
+            "probability": fmean(one.probability for one in judged),
+            "top1": fmean(one.top1 for one in judged),
+            "top5": fmean(one.top5 for one in judged),
+            "none_above_.6": fmean(one.probability <= 0.6 for one in judged),
+        }
+    return found
+
+
+def main() -> None:
+    """Draw, read, write each sheet, its figures and its pictures."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("sheets", nargs="*")
+    command.add_argument("--source", default="embedded")
+    command.add_argument("--name", default="")
+    command.add_argument("--judge", action="append", default=[])
+    command.add_argument("--classes", help="a file with a class a line, instead of the development classes")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, default=FOLDER)
+    command.add_argument("--pictures", type=Path, help="a folder for the single pictures")
+    given = command.parse_args()
+    classifier = prepare(load_classifier(given.source), precision="fast")
+    judges = [load_classifier(spec) for spec in given.judge or ["embedded:lite2"]]
+    classes = Path(given.classes).read_text(encoding="utf-8").splitlines() if given.classes else CLASSES
+    given.out.mkdir(parents=True, exist_ok=True)
+    for sheet in given.sheets or SHEETS:
+        name = f"{given.name}-{sheet}" if given.name else sheet
+        made = draw(classifier, sheet, classes, given.seed)
+        by_judge = [judge_impressions(judge, made, classifier) for judge in judges]
+        read = [[one for one in judged if one is not None] for judged in zip(*by_judge, strict=True)]
+        lines = [caption(classifier, one, judged) for one, judged in zip(made, read, strict=True)]
+        pictures = [to_pil(one.image) for one in made]
+        contact_sheet(pictures, lines, columns=6, cell=168).save(given.out / f"{name}.jpg", quality=80, optimize=True)
+        if given.pictures:
+            given.pictures.mkdir(parents=True, exist_ok=True)
+            for number, picture in enumerate(pictures):
+                picture.save(given.pictures / f"{name}-{number:02d}.png")
+        print(name, json.dumps(row(made, read)), flush=True)
 
 
 if __name__ == "__main__":
-    for sheet_name in sys.argv[1:] or SHEETS:
-        summary = {key: value for key, value in draw(sheet_name, measured(sheet_name)).items() if key != "impressions"}
-        print(sheet_name, json.dumps(summary))
+    main()

@@ -112,20 +112,13 @@ def affine(image: Tensor, degrees: float, zoom: float, shift: tuple[float, float
     return out
 
 
-def norm_distance(output: list[list[list[float]]], bias: list[float], weight: list[float], within: float) -> float:
+def norm_distance(output: list[list[list[float]]], bias: list[float], weight: list[float]) -> float:
     """The distance of one image's norm output (k, h, w) to the statistics that its bias and weight stand for."""
-    height, width = len(output[0]), len(output[0][0])
-    shares = {}
-    for y in range(height):
-        for x in range(width):
-            away = math.hypot((y + 0.5) / height * 2 - 1, (x + 0.5) / width * 2 - 1)
-            soft = (within - away) * min(height, width) / 4 + 0.5
-            shares[y, x] = 1.0 if within >= 1 else min(1.0, max(0.0, soft))
-    total = sum(shares.values())
     floor, far = 1e-3 * max(abs(value) for value in weight), 0.0
     for channel, mean, deviation in zip(output, bias, weight, strict=True):
         deviation = max(abs(deviation), floor)
-        own = sum(shares[y, x] * channel[y][x] for y, x in shares) / total
-        variance = sum(shares[y, x] * (channel[y][x] - own) ** 2 for y, x in shares) / total
+        values = [value for row in channel for value in row]
+        own = sum(values) / len(values)
+        variance = sum((value - own) ** 2 for value in values) / len(values)
         far += min(25.0, ((own - mean) / deviation) ** 2) + (math.sqrt(variance) / deviation - 1) ** 2
     return far / len(output)

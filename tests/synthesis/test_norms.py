@@ -9,10 +9,7 @@ from tests.oracles.synthesis import norm_distance
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.hooks import capture
-from phosphene.runtime import prepare
-from phosphene.synthesis.norms import norm_statistics
-from phosphene.synthesis.objectives import StepOutputs
+from phosphene.synthesis.norms import Memory, distance, memories
 
 
 class Norms(nn.Module):
@@ -39,44 +36,36 @@ def _network() -> Norms:
     return network
 
 
-def _distances(network: nn.Module, images: Tensor, within: float) -> Tensor:
-    classifier = Classifier(network)
-    objective = norm_statistics(classifier, within)
-    with torch.no_grad(), capture(prepare(classifier).module, objective.layers) as found:
-        logits = prepare(classifier).logits(images)
-    return objective(StepOutputs(logits, found, images))
-
-
-def test_it_is_the_formula_place_by_place() -> None:
+def test_the_distance_of_moments_is_the_formula_place_by_place() -> None:
     network, images = _network(), torch.rand(3, 3, 9, 11)
     network.once.weight.data[0] = 5.0  # one channel's mean within, the others' partly beyond five deviations
     outputs = network.once(network.first(images)).detach()
-    for within in (0.6, 1.0):
-        got = _distances(network, images, within)
-        for image in range(3):
-            wanted = norm_distance(
-                outputs[image].tolist(), network.once.bias.tolist(), network.once.weight.tolist(), within
-            )
-            assert math.isclose(float(got[image]), wanted, rel_tol=1e-4)
+    got = distance(Memory.of(network.once).moments(outputs))
+    for image in range(3):
+        wanted = norm_distance(outputs[image].tolist(), network.once.bias.tolist(), network.once.weight.tolist())
+        assert math.isclose(float(got[image]), wanted, rel_tol=1e-4)
 
 
 def test_only_norms_that_remember_count() -> None:
-    assert norm_statistics(Classifier(_network())).layers == ("once", "idle")
+    assert list(memories(Classifier(_network()))) == ["once", "idle"]
+    assert memories(Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)))) == {}
 
 
-def test_without_norms_it_is_nothing() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
-    assert _distances(network, torch.rand(2, 3, 8, 8), 1.0).tolist() == [0.0, 0.0]
-
-
-def test_an_image_does_not_see_its_neighbors() -> None:
-    network, images = _network(), torch.rand(4, 3, 9, 9)
-    assert torch.allclose(_distances(network, images, 0.9)[2:3], _distances(network, images[2:3], 0.9), rtol=1e-5)
+def test_first_last_and_narrow_norms_count() -> None:
+    widths = [4, 8, 4, 8, 8]
+    layers = [nn.Sequential(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b)) for a, b in zip([3, *widths], widths, strict=False)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
+    assert list(memories(Classifier(network))) == ["0.1", "2.1", "4.1"]
 
 
 def test_what_a_norm_was_made_of_is_nearer_than_what_it_was_not() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=None), nn.Flatten(), nn.Linear(8 * 900, 2))
-    seen = torch.nn.functional.interpolate(torch.rand(64, 3, 4, 4), size=32, mode="bilinear")
-    network.train()(seen)
-    near, far = _distances(network.eval(), torch.stack([seen[0], torch.rand(3, 32, 32)]), 1.0).tolist()
-    assert near < far
+    norm = nn.BatchNorm2d(8)
+    memory = Memory.of(norm)
+    photographs, others = torch.randn(2, 8, 30, 30), 3 + torch.randn(2, 8, 30, 30)
+    near, far = (distance(memory.moments(output)) for output in (photographs, others))
+    assert bool((near < far).all())
+
+
+def test_an_image_does_not_see_its_neighbors() -> None:
+    memory, output = Memory.of(nn.BatchNorm2d(8)), torch.randn(4, 8, 9, 9)
+    assert torch.allclose(distance(memory.moments(output))[2:3], distance(memory.moments(output[2:3])), rtol=1e-5)

@@ -74,6 +74,15 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """The mirror image, left for right, of each image or not, by a throw of its own."""
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        turned = draws.uniform("flip")[:, :1, None, None] < 0.5
+        return torch.where(turned.to(images.device), images.flip(3), images)
+
+
+@dataclass(frozen=True)
 class ColorOffset:
     """One random amount per image and channel added to the whole channel, uniform in [-amount, amount]."""
 

@@ -111,19 +111,43 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
     return Objective(value)
 
 
-def _log_probability(classifier: Classifier, logits: Tensor, target: Target) -> Tensor:
+def _log_probability(classifier: Classifier, logits: Tensor, target: Target, temperature: float = 1.0) -> Tensor:
     if classifier.head == "score":
         raise OptionError(f"{classifier.name} has a head of plain scores: no probability; use score 'logit'")
     check_classes(target.classes, Outputs(classifier, given=logits))
     index = torch.tensor(target.expand(len(logits)).classes, device=logits.device)
-    return _logarithms(classifier, logits).gather(1, index[:, None])[:, 0]
+    return _logarithms(classifier, logits, temperature).gather(1, index[:, None])[:, 0]
 
 
-def _logarithms(classifier: Classifier, logits: Tensor) -> Tensor:
-    """(n, K) logarithms of the probabilities."""
-    if classifier.head == "softmax":
-        return logits.log_softmax(dim=1)
-    return nn.functional.logsigmoid(logits) if classifier.head == "sigmoid" else logits
+def _logarithms(classifier: Classifier, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """(n, K) logarithms of the probabilities, with logits divided by a temperature and the logarithms times it."""
+    if classifier.head not in ("softmax", "sigmoid"):
+        return logits
+    cool = logits / temperature
+    return temperature * (cool.log_softmax(dim=1) if classifier.head == "softmax" else nn.functional.logsigmoid(cool))
+
+
+def saturating(classifier: Classifier, target: Target, temperature: float) -> Objective:
+    """``T * log softmax(logits / T)`` of each image's class: it pulls less the surer the network is.
+
+    A logit can be raised without end, by a picture that is all features of the class and of nothing that there is;
+    this cannot. A larger T is satisfied later. Of a class against others, and of plain scores,
+    ``T * log sigmoid(score / T)``; of a head of probabilities their logarithm.
+    """
+    if target.versus or classifier.head == "score":
+        score = class_score(classifier, target)
+        return Objective(lambda step: temperature * nn.functional.logsigmoid(score(step) / temperature))
+
+    def value(step: StepOutputs) -> Tensor:
+        own = target if len(target.classes) == 1 else target.rows(step.start, step.start + len(step.images))
+        return _log_probability(classifier, step.logits, own, temperature)
+
+    return Objective(value)
+
+
+def scheduled(weight: Callable[[int, int], float], objective: Objective) -> Objective:
+    """An objective whose weight follows a schedule over the steps."""
+    return Objective(lambda step: objective(step) * weight(step.step, step.steps), objective.layers)
 
 
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
@@ -133,7 +157,7 @@ def of_target(classifier: Classifier, target: Target, score: Score = "logit") ->
     return Objective(lambda step: target.scores(step.outputs, score), target.layers)
 
 
-def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
+def even_share(classifier: Classifier, groups: Sequence[Sequence[int]], temperature: float = 1.0) -> Objective:
     """The mean log-probability of several classes, highest where they share all the probability evenly.
 
     With a softmax head this is minus the cross-entropy to the uniform distribution over the classes of the group.
@@ -141,15 +165,51 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objec
     Args:
         classifier: knows the head.
         groups: the classes of each image, the same number for all.
+        temperature: T of ``T * log softmax(logits / T)``.
     """
-    if classifier.head == "score":
-        raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
-    index = torch.tensor([list(group) for group in groups], device="cpu")
+    index = _group_index(classifier, groups)
 
     def value(step: StepOutputs) -> Tensor:
-        return _logarithms(classifier, step.logits).gather(1, step.rows(index)).mean(dim=1)
+        logs = _logarithms(classifier, step.logits, temperature)
+        return logs.gather(1, step.rows(index)).mean(dim=1)
 
     return Objective(value)
+
+
+# Of the logit beside a logarithm, whose own gradient is 0 where a network is altogether sure.
+_NEVER_NOTHING = 1e-3
+
+
+def apart_from(
+    classifier: Classifier, groups: Sequence[Sequence[int]], place: int, temperature: float = 1.0
+) -> Objective:
+    """The log-probability of one class of each group among all classes but the group's others, which it so leaves be.
+
+    Args:
+        classifier: knows the head.
+        groups: the classes of each image, the same number for all.
+        place: which of each group.
+        temperature: T of ``T * log softmax(logits / T)``.
+    """
+    index = _group_index(classifier, groups)
+    others = torch.cat([index[:, :place], index[:, place + 1 :]], dim=1)
+
+    def value(step: StepOutputs) -> Tensor:
+        logits = step.logits
+        if classifier.head == "softmax":
+            logits = logits.scatter(1, step.rows(others), -torch.inf)
+        own = step.rows(index[:, place : place + 1])
+        logs = _logarithms(classifier, logits, temperature) + _NEVER_NOTHING * logits
+        return logs.gather(1, own)[:, 0]
+
+    return Objective(value)
+
+
+def _group_index(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Tensor:
+    """(N, classes) of the groups."""
+    if classifier.head == "score":
+        raise OptionError(f"{classifier.name} has a head of plain scores: no probabilities to share between classes")
+    return torch.tensor([list(group) for group in groups], device="cpu")
 
 
 def unit(place: Unit) -> Objective:

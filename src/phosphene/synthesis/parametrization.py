@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from phosphene.types import Size
 
@@ -36,6 +37,25 @@ class Pixel:
     def decode(self, parameters: Tensor) -> Tensor:
         """The parameters."""
         return parameters
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """A small picture that the network sees in a larger size, for a network that takes no other.
+
+    Args:
+        size: (height, width) that the network sees.
+    """
+
+    size: Size
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The small images."""
+        return images
+
+    def decode(self, parameters: Tensor) -> Tensor:
+        """The images in the network's size."""
+        return F.interpolate(parameters, size=self.size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Fourier:
         return torch.sigmoid(values)
 
 
-def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0) -> Tensor:
+def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0, lowest: float = 1.0) -> Tensor:
     """The gradient (N, C, H, W) with the spectrum and the color statistics of natural images.
 
     Its spectrum is multiplied by 1 / f^power, its colors by the covariance of natural colors; both are symmetric
@@ -80,6 +100,7 @@ def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0) -> Te
         gradient: any number of channels; colors are mixed for three only.
         power: 0 leaves the spectrum as it is.
         color: power of the color covariance; 0 leaves colors as they are, 1/2 lets saturated ones come sooner than 1.
+        lowest: cycles per image below which all frequencies count alike.
 
     Example:
         >>> gradient = torch.rand(1, 3, 8, 8)
@@ -88,20 +109,20 @@ def precondition(gradient: Tensor, power: float = 1.0, color: float = 1.0) -> Te
     """
     if power != 0:
         size = (int(gradient.shape[-2]), int(gradient.shape[-1]))
-        spectrum = torch.fft.rfft2(gradient) * spectrum_scale(size, power).to(gradient)
+        spectrum = torch.fft.rfft2(gradient) * spectrum_scale(size, power, lowest).to(gradient)
         gradient = torch.fft.irfft2(spectrum, s=size)
     if color > 0 and gradient.shape[1] == 3:
         gradient = mix_colors(gradient, color_covariance(color))
     return gradient
 
 
-def spectrum_scale(size: Size, power: float) -> Tensor:
-    """(H, W/2 + 1): 1 / f^power, f the frequency in cycles per pixel, at least one cycle per image; mean 1."""
+def spectrum_scale(size: Size, power: float, lowest: float = 1.0) -> Tensor:
+    """(H, W/2 + 1): 1 / f^power, f the frequency in cycles per pixel, at least `lowest` cycles per image; mean 1."""
     height, width = size
     frequency = torch.hypot(
         torch.fft.fftfreq(height, device="cpu")[:, None], torch.fft.rfftfreq(width, device="cpu")[None, :]
     )
-    scale = frequency.clamp(min=1.0 / max(height, width)) ** -power
+    scale = frequency.clamp(min=lowest / max(height, width)) ** -power
     scale /= scale.mean()
     return scale
 

@@ -80,9 +80,9 @@ def unit_rms(mask: Tensor | Callable[[StepState], Tensor] | None = None) -> Step
     return scaled
 
 
-def preconditioned(power: float, color: float = 1.0) -> StepRule:
+def preconditioned(power: float, color: float = 1.0, lowest: float = 1.0) -> StepRule:
     """The gradient with the spectrum 1/f^power and the colors of natural images; power 0 leaves it as it is."""
-    return lambda gradient, _state: precondition(gradient, power, color) if power > 0 else gradient
+    return lambda gradient, _state: precondition(gradient, power, color, lowest) if power > 0 else gradient
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

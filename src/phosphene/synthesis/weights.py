@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import OptionError
+from phosphene.maps import blur
 from phosphene.synthesis.step_rules import StepRule, StepState
 
 WeightKind = Literal["A", "B", "none"]
@@ -46,6 +47,7 @@ def saliency_weight(
     mask: Callable[[StepState], Tensor] | None = None,
     *,
     limit: float = 10.0,
+    smooth: float = 0.0,
     late: float = 4.0,
     turn: int = 150,
 ) -> StepRule:
@@ -60,6 +62,8 @@ def saliency_weight(
         reading: A, B, or none for no weight.
         mask: where the mean is taken; None for everywhere.
         limit: largest weight.
+        smooth: sigma of the Gaussian by which the weight is blurred, as a fraction of the shorter side; single pixels
+            that get ten times the step of their neighbors turn into speckles.
         late: C2 of equation 3.
         turn: t of equations 2 and 3.
 
@@ -79,6 +83,8 @@ def saliency_weight(
         share = share_of_direction(state.step, steps=state.steps, late=late, turn=turn)
         state.memory[key] = running_mean(previous, current, state.step, share)
         weight = (previous * current).clamp(min=0)
+        if smooth > 0:
+            weight = blur(weight.flatten(0, 1), smooth * min(weight.shape[-2:])).reshape(weight.shape)
         where = torch.ones_like(weight[:, :1]) if mask is None else mask(state).to(weight)
         return value * _mean_one(weight, where).clamp(max=limit)
 

@@ -10,44 +10,41 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.options import Options, option
+from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.augment import Affine, Augmentation, ColorOffset, Crop, Noise, Pad
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, probability_of
-from phosphene.synthesis.objectives import of_target
-from phosphene.synthesis.schedules import linear
-from phosphene.synthesis.step_rules import clip, preconditioned, unit_rms
+from phosphene.synthesis.staged import DrawingOptions, DrawnScore, draw, natural, raised
+from phosphene.synthesis.step_rules import clip
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
-from phosphene.types import Score
+
+# The published generator, in [0, 1] units: the start's deviation, Adam's rate, noise, pixels of reflection, color
+# offsets before and after the warp, scales, whole degrees.
+_START, _RATE, _NOISE, _PAD, _COLOR, _LATE_COLOR = 1 / 255, 10 / 255, 10 / 255, 16, 16 / 255, 8 / 255
+_SCALES, _DEGREES = (0.95, 0.975, 1.0, 1.025, 1.05), 5.0
 
 
 @dataclass(frozen=True)
-class ClassImpressionOptions(Options):
+class ClassImpressionOptions(DrawingOptions):
     """Options of `class_impression`."""
 
     steps: int = option("number of steps, the largest with `early_stop`", best=200, paper=1500, at_least=1)
     rate: float = option(
-        "step size at first: Adam's, or the root mean square of a plain step, in [0, 1] units",
-        best=0.03,
-        paper=10 / 255,
+        "step size at first, in [0, 1] units: root mean square of a step, or Adam's rate where there is no prior",
+        best=0.06,
+        paper=_RATE,
     )
-    last_rate: float = option("at the end; linear between", best=0.01, paper=10 / 255)
-    score: Score = option("logit, probability (its logarithm) or margin", "logit")
+    score: DrawnScore = option(
+        "saturating, a log-probability that pulls less the surer the network is; logit, probability (its logarithm) "
+        "or margin",
+        best="saturating",
+        paper="logit",
+    )
+    temperature: float = option("of the saturating score: the higher, the later it is satisfied", 1.6)
     early_stop: bool = option("whether an image is done when its softmax passes its threshold", best=False, paper=True)
-    adaptive: bool = option("Adam, or plain steps", best=False, paper=True)
-    precondition: float = option("power of 1/f on the gradient; 0 for the plain gradient", best=1.0, paper=0.0)
-    start_noise: float = option("standard deviation of the start's noise", 1 / 255)
-    noise: float = option("augmentation: noise per value", best=0.0, paper=10 / 255)
-    pad: int = option("augmentation: pixels of reflection on each side, cropped away after the warp", 16)
-    color: float = option("augmentation: color offset before the warp", best=0.0, paper=16 / 255)
-    late_color: float = option("augmentation: color offset after the warp", best=0.0, paper=8 / 255)
-    scales: tuple[float, ...] = option(
-        "augmentation: scales to choose from", best=(0.9, 0.95, 1.0, 1.05, 1.1), paper=(0.95, 0.975, 1.0, 1.025, 1.05)
-    )
-    rotation: float = option("augmentation: whole degrees", best=8.0, paper=5.0)
-    random_crop: bool = option("crop at a random place instead of the middle", best=True, paper=False)
+    random_crop: bool = option("without a prior: crop at a random place instead of the middle", False)
 
 
 @register_recipe(title="Class impression", paper="mopuri2018")
@@ -65,8 +62,8 @@ def class_impression(
     color offset U(-8, 8), the crop at (16, 16); it ends for an image when its softmax passes t, t ~ U(.55, .99), or
     after 1500 steps. Scale and rotation are one warp here, with reflection beyond the border (ours).
 
-    The preset `best` is ours but for the idea: plain steps along a preconditioned gradient, a random crop as in
-    addepalli2020, no noise, a fixed number of steps.
+    The preset `best` is ours but for the idea: drawn in stages of resolution under the prior of photographs
+    (synthesis.staged), a score that saturates, a fixed number of steps.
 
     Args:
         classifier: the network that remembers.
@@ -79,7 +76,7 @@ def class_impression(
 
     Raises:
         NumericalError: if a gradient is zero, NaN or infinite.
-        OptionError: for early_stop with a unit, or with a head that has no softmax.
+        OptionError: for early_stop with a unit, with a head that has no softmax, or with a prior.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -94,35 +91,41 @@ def class_impression(
         mopuri2018; addepalli2020, section 2.3; olah2017 for the preconditioning.
     """
     target = target.expand(len(streams))
+    goal = raised(classifier, target, options.score, options.temperature)
+    start = noisy_mean(classifier, streams, _START, "normal")
+    if options.prior == "photographs":
+        if options.early_stop:
+            raise OptionError("early_stop is of the published generator; set prior=none, or early_stop=false")
+        goal = natural(classifier, goal, options.statistics if target.unit is None else 0.0)
+        prior = options.photographs(middle=target.unit is None)
+        yield from draw(classifier, goal, start, streams, options.steps, prior, stage="class impression")
+        return
     yield from ascend(
         classifier,
-        of_target(classifier, target, options.score),
-        noisy_mean(classifier, streams, options.start_noise, "normal"),
+        goal,
+        start,
         steps=options.steps,
         streams=streams,
-        rate=linear(options.rate, options.last_rate),
-        optimizer=adam if options.adaptive else None,
-        augmentations=transformations(options, canvas_size(classifier)),
-        direction=[preconditioned(options.precondition), *([] if options.adaptive else [unit_rms()])],
+        rate=options.rate,
+        optimizer=adam,
+        augmentations=transformations(canvas_size(classifier), options.random_crop),
         after=[clip],
         stop=sure_of(classifier, target, streams) if options.early_stop else None,
         stage="class impression",
     )
 
 
-def transformations(options: ClassImpressionOptions, size: tuple[int, int]) -> list[Augmentation]:
-    """The published chain of random transformations, without those whose amount is 0."""
-    pad = min(options.pad, min(size) - 1)
-    corner = None if options.random_crop else (pad, pad)
-    chain: list[tuple[bool, Augmentation]] = [
-        (options.noise > 0, Noise(options.noise)),
-        (pad > 0, Pad(pad)),
-        (options.color > 0, ColorOffset(options.color)),
-        (True, Affine(options.rotation, scales=options.scales, whole_degrees=True, padding="reflection")),
-        (options.late_color > 0, ColorOffset(options.late_color)),
-        (pad > 0, Crop(size, corner)),
+def transformations(size: tuple[int, int], random_crop: bool = False) -> list[Augmentation]:
+    """The published chain of random transformations."""
+    pad = min(_PAD, min(size) - 1)
+    return [
+        Noise(_NOISE),
+        Pad(pad),
+        ColorOffset(_COLOR),
+        Affine(_DEGREES, scales=_SCALES, whole_degrees=True, padding="reflection"),
+        ColorOffset(_LATE_COLOR),
+        Crop(size, None if random_crop else (pad, pad)),
     ]
-    return [augmentation for wanted, augmentation in chain if wanted]
 
 
 def sure_of(classifier: Classifier, target: Target, streams: Streams) -> Callable[[Tensor], Tensor]:

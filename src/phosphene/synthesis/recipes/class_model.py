@@ -8,32 +8,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.options import Options, option
+from phosphene.options import option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Step, ascend
-from phosphene.synthesis.augment import Affine
+from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
-from phosphene.synthesis.schedules import linear
-from phosphene.synthesis.step_rules import clip, preconditioned, unit_rms
+from phosphene.synthesis.staged import DrawingOptions, Prior, draw
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Score
 
 
 @dataclass(frozen=True)
-class ClassModelOptions(Options):
+class ClassModelOptions(DrawingOptions):
     """Options of `class_model`."""
 
     steps: int = option("number of steps", 200, at_least=1)
-    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.03, paper=0.01)
-    last_rate: float = option("of the last; linear between", 0.01)
+    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.01)
     penalty: float = option("weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4)
     score: Score = option("logit, probability (its logarithm) or margin", "logit")
-    precondition: float = option("power of 1/f on the gradient; 0 for the plain gradient", best=1.0, paper=0.0)
-    rotation: float = option("augmentation: degrees", best=8.0, paper=0.0)
-    scale: tuple[float, float] = option("augmentation: low and high", best=(0.9, 1.1), paper=(1.0, 1.0))
-    shift: float = option("augmentation: fraction of the shorter side", best=16 / 224, paper=0.0)
 
 
 @register_recipe(title="Class model", paper="simonyan2014")
@@ -51,8 +44,7 @@ def class_model(
 
     The paper gives no penalty, step or number of steps: all are ours. So is the step, ``rate * g / rms(g)`` with g the
     gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step. The preset
-    `best` adds what later work found: a preconditioned gradient and a small random move of the image at each step.
-
+    `best` draws under the prior of photographs (synthesis.staged), over the whole frame.
 
     Args:
         classifier: the network whose notion of the class is drawn.
@@ -78,22 +70,19 @@ def class_model(
     References:
         simonyan2014, section 2; olah2017 for the preconditioning.
     """
-    size = canvas_size(classifier)
-    start = classifier.mean_image.expand(len(streams), -1, *size)
+    start = classifier.mean_image.expand(len(streams), -1, *canvas_size(classifier))
     small = penalized(
         of_target(classifier, target.expand(len(streams)), options.score), options.penalty, classifier.mean_image
     )
-    moves = [Affine(options.rotation, options.scale, options.shift * min(size))]
-    yield from ascend(
+    drawn = options.prior == "photographs"
+    yield from draw(
         classifier,
         small,
         start,
-        steps=options.steps,
-        streams=streams,
-        rate=linear(options.rate, options.last_rate),
-        augmentations=moves if (options.rotation, options.scale, options.shift) != (0, (1, 1), 0) else [],
-        direction=[preconditioned(options.precondition), unit_rms()],
-        after=[clip],
+        streams,
+        options.steps,
+        options.photographs(middle=False) if drawn else Prior.none(rate=options.rate),
+        rate=None if drawn else lambda _step, _steps: options.rate,
         stage="class model",
     )
 

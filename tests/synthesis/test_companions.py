@@ -1,0 +1,116 @@
+"""Companions: drawn once, kept, found again, and joined by each picture by itself."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import PhospheneWarning
+from phosphene.synthesis import companions as module
+from phosphene.synthesis import staged
+from phosphene.synthesis.companions import Companions, companions
+from phosphene.synthesis.norms import distance, memories
+from phosphene.synthesis.objectives import Objective, StepOutputs
+from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
+from phosphene.synthesis.streams import Streams
+from phosphene.targets import Target
+
+
+def normed() -> Classifier:
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    return Classifier(net.eval(), Preprocess((16, 16), mean=(0.5,) * 3, std=(0.25,) * 3))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(staged, "_COMPANION_STEPS", 25)
+
+
+def drawn(classifier: Classifier, classes: list[int], **options: object) -> torch.Tensor:
+    given = ClassImpressionOptions.of("best", steps=8, **options)
+    steps = list(class_impression(classifier, Target.of(classes), Streams.of(0, classes), given))
+    return steps[-1].images
+
+
+def test_they_are_drawn_once_and_kept_by_the_weights() -> None:
+    classifier = normed()
+    with pytest.warns(PhospheneWarning, match="16 companion pictures are drawn once"):
+        first = drawn(classifier, [1])
+    assert len(list(module.cache_folder().iterdir())) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(drawn(normed(), [1]), first)
+    with torch.no_grad():
+        classifier.module[0].weight.mul_(2)  # type: ignore[index, operator]
+    with pytest.warns(PhospheneWarning):
+        drawn(classifier, [1])
+    assert len(list(module.cache_folder().iterdir())) == 2
+
+
+def test_without_statistics_or_norms_none_are_drawn() -> None:
+    drawn(normed(), [1], statistics=0.0)
+    plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), normed().preprocess)
+    drawn(plain, [1])
+    assert not module.cache_folder().exists()
+
+
+def test_a_picture_joins_them_by_itself() -> None:
+    with pytest.warns(PhospheneWarning):
+        together = drawn(normed(), [0, 3])
+    torch.testing.assert_close(together[1:], drawn(normed(), [3]), rtol=0, atol=1e-4)
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "file"))
+    with pytest.warns(PhospheneWarning):
+        assert bool(torch.isfinite(drawn(normed(), [1])).all())
+
+
+def test_the_company_is_drawn_towards_what_the_norms_remember() -> None:
+    classifier = normed()
+    seen: list[float] = []
+
+    def draw(classes: list[int], penalty: Objective) -> object:
+        assert (len(classes), set(classes)) == (16, {0, 1, 2, 3})
+        watched = Objective(lambda reading: _noted(penalty(reading), seen), penalty.layers)
+        streams = Streams.of(0, classes)
+        start = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        return staged.draw(classifier, -watched, start, streams, 25, staged.Prior.none(rate=0.05), batch_size=16)
+
+    with pytest.warns(PhospheneWarning):
+        found = companions(classifier, draw)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.sums["1"].shape == (20, 2, 8)
+    assert seen[-1] < 0.85 * seen[0]
+
+
+def _noted(values: torch.Tensor, seen: list[float]) -> torch.Tensor:
+    seen.append(float(values[0].detach()))
+    return values
+
+
+def test_the_joined_distance_is_that_of_the_whole_company() -> None:
+    memory = memories(normed())
+    own = torch.rand(2, 8, 5, 5)
+    others = torch.rand(16, 8, 5, 5)
+    sums = memory["1"].moments(others).sum(dim=0).expand(20, -1, -1)
+    reading = StepOutputs(torch.zeros(2, 4), {"1": own}, torch.zeros(2, 3, 5, 5), step=3, steps=7)
+    got = Companions(16, memory, {"1": sums}).joined()(reading)
+    for row in range(2):
+        whole = memory["1"].moments(torch.cat([others, own[row : row + 1]])).mean(dim=0, keepdim=True)
+        torch.testing.assert_close(got[row], 17 * distance(whole)[0])
