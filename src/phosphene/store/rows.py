@@ -215,6 +215,8 @@ class JudgeRow:
     probability: float
     classes: tuple[Prediction, ...] = ()
     best: tuple[Prediction, ...] = ()
+    coverage: float | None = None
+    object_count: int | None = None
 
 
 @dataclass(frozen=True)
