@@ -99,6 +99,19 @@ def test_the_run_writes_a_sheet_per_recipe_and_a_table(tmp_path: Path) -> None:
     assert "class_model:steps=3" in text
 
 
+def test_the_report_has_a_line_for_each_judge(tmp_path: Path) -> None:
+    judges = [tiny(classes=4), tiny(classes=4)]
+    for judge, name in zip(judges, ("Ada", "Bea"), strict=True):
+        judge.name = name
+    answer = evaluate_impressions(
+        ["0"], ["class_model:steps=2"], Common(model=tiny(), out=str(tmp_path / "run")), judge=judges
+    )
+    assert [one["model"] for one in answer["rows"][0]["judges"]] == ["Ada", "Bea"]
+    text = Path(answer["report"]).read_text()
+    assert "Ada, Bea took no part in making them and read them" in text
+    assert text.count("<td>Ada</td>") == text.count("<td>Bea</td>") == 1
+
+
 def test_an_unknown_class_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no class"):
         evaluate_impressions(["ladybird"], ["sci"], Common(model=tiny(), out=str(tmp_path / "run")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from phosphene.classifier import Classifier
 from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
 from phosphene.registry import parse_spec
@@ -23,7 +24,7 @@ def evaluate_impressions(
     common: Common,
     *,
     count: int = 1,
-    judge: str | Sequence[str] = "auto",
+    judge: str | Sequence[str | Classifier] = "auto",
 ) -> dict[str, Any]:
     """Impressions of classes by recipes: what their maker and a judge read, a contact sheet each, a table.
 
@@ -32,7 +33,7 @@ def evaluate_impressions(
         recipes: recipe specs.
         common: the common options.
         count: images per class, with one seed after another.
-        judge: spec of the judge, or several; auto or none.
+        judge: spec of the judge, or several specs or networks; auto or none.
 
     Returns:
         The JSON answer of the command: {"run", "report", "rows": [...]}.
