@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.metrics.single_object import (
+    coverage,
     entropy,
     object_count,
     positive_evidence,
@@ -80,3 +81,12 @@ def test_maps_that_do_not_fit_the_images_are_refused() -> None:
 def test_entropy_is_the_logarithm_of_equal_shares() -> None:
     shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(entropy(shares), torch.tensor([math.log(4), 0.0]))
+
+
+def test_coverage_is_the_share_of_places_above_a_part_of_the_maximum() -> None:
+    evidence = torch.zeros(3, 10, 10)
+    evidence[0, :5] = 2.0
+    evidence[0, 5] = 0.7  # below .4 of the maximum
+    evidence[1, 3, 3] = 1e-3
+    assert coverage(evidence).tolist() == pytest.approx([0.5, 0.01, 0.0])
+    assert float(coverage(evidence, level=0.3)[0]) == pytest.approx(0.6)

@@ -9,7 +9,6 @@ import typer
 
 from phosphene.cli.app import Answer, command
 from phosphene.cli.evaluate import evaluate
-from phosphene.cli.impress import Judge
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -25,16 +24,34 @@ def impressions(
         list[str] | None, typer.Option("--recipe", metavar="SPEC", help="e.g. sci:preset=paper; repeatable.")
     ] = None,
     count: Annotated[int, typer.Option(help="Images per class, with one seed after another.")] = 1,
-    judge: Judge = "auto",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="A network that took no part; auto (default), none or a model. Repeatable."),
+    ] = None,
 ) -> Answer:
-    """Measure impressions: the class's probability, a judge's reading, single-object index, object count, time."""
+    """Measure impressions: what judges read and how many objects, single-object index, photographs' likeness, time."""
     from phosphene.runs.impressions import evaluate_impressions
 
     names = [name.strip() for text in classes for name in text.split(",") if name.strip()]
-    answer = evaluate_impressions(names, recipe or ["sci"], common, count=count, judge=judge)
+    answer = evaluate_impressions(names, recipe or ["sci"], common, count=count, judge=judge or ["auto"])
     head = f"{'recipe':40} images    own  judge   top1  index  weakest  one object  ms/step"
     lines = [head, *(_line(row) for row in answer["rows"])]
+    judged = [(row["recipe"], one) for row in answer["rows"] for one in row["judges"]]
+    if judged:
+        lines += ["", f"{'recipe':40} {'judge':24} prob.   top1   top5  coverage  one object"]
+        lines += [_judge_line(recipe, one) for recipe, one in judged]
     return Answer(answer, "\n".join(lines))
+
+
+def _judge_line(recipe: str, judge: Mapping[str, Any]) -> str:
+    probability, top1, top5, coverage, one = (
+        _cell(judge[key]) for key in ("probability", "top1", "top5", "coverage", "one_object")
+    )
+    return f"{recipe:40} {judge['model'] or '-':24} {probability}  {top1}  {top5}     {coverage}       {one}"
+
+
+def _cell(value: float | None) -> str:
+    return "   - " if value is None else f"{value:5.2f}"
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -46,8 +63,7 @@ def _line(row: Mapping[str, Any]) -> str:
         "weakest_class_index",
         "one_object",
     )
-    cells = ["   - " if row[key] is None else f"{row[key]:5.2f}" for key in keys]
-    own, judge, top1, index, weakest, one = cells
+    own, judge, top1, index, weakest, one = (_cell(row[key]) for key in keys)
     return (
         f"{row['recipe']:40} {row['images']:6}  {own}  {judge}  {top1}  {index}    {weakest}       {one}  "
         f"{row['ms_per_step']:7.1f}"

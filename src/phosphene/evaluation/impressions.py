@@ -1,4 +1,4 @@
-"""Impressions measured: does their maker, and a network that took no part, read the class; is there one object?"""
+"""Impressions measured: do their maker, and networks that took no part, read the class; is there one object?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.metrics.bootstrap import bootstrap_interval
+from phosphene.metrics.photographs import photograph_distance
 from phosphene.registry import Spec
 from phosphene.runtime import Prepared
 from phosphene.tasks.impressions import Job, Progress, synthesize
@@ -26,7 +27,7 @@ class ImpressionScores:
         jobs: what was asked for.
         images: (C, H, W) each, in [0, 1].
         own: readings by the maker.
-        judged: readings by the judge; None without one.
+        judged: readings by the judges, as many for each image as there are; None of a unit.
         steps: steps of each image.
         seconds: wall time of each image, its share of its batch's.
     """
@@ -35,11 +36,11 @@ class ImpressionScores:
     jobs: list[Job] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     own: list[OwnReading] = field(default_factory=list)
-    judged: list[Judgement | None] = field(default_factory=list)
+    judged: list[list[Judgement | None]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def add(self, job: Job, made: Impression, own: OwnReading, judged: Judgement | None) -> None:
+    def add(self, job: Job, made: Impression, own: OwnReading, judged: list[Judgement | None]) -> None:
         """One more image with its readings."""
         self.jobs.append(job)
         self.images.append(made.image)
@@ -48,31 +49,37 @@ class ImpressionScores:
         self.steps.append(made.steps)
         self.seconds.append(made.seconds)
 
-    @property
-    def read(self) -> list[Judgement]:
-        """The judge's readings, without the images it did not see."""
-        return [judged for judged in self.judged if judged is not None]
+    def read(self, judge: int = 0) -> list[Judgement]:
+        """The readings of one of the judges, without the images it did not see."""
+        return [one for all_of_them in self.judged for one in all_of_them[judge : judge + 1] if one is not None]
 
     def row(self) -> dict[str, object]:
-        """The means over the images, with 95 % bootstrap intervals, and the weakest class of the index."""
+        """The means over the images, with 95 % bootstrap intervals, and the weakest class of the index.
+
+        What a judge reads is there once for the first judge, by itself, and in `judges` for each of them.
+        """
         probabilities = [one.classes[0].probability for one in self.own if one.classes]
         indices = [one.single_object_index for one in self.own if one.single_object_index is not None]
         counts = [one.object_count for one in self.own if one.object_count is not None]
         per_class = self.index_per_class()
+        judges = [_judge_row(self.read(index)) for index in range(max(map(len, self.judged), default=0))]
+        first = judges[0] if judges else _judge_row([])
         return {
             "recipe": self.recipe,
             "images": len(self.jobs),
             "probability": _mean(probabilities),
-            "judge": self.read[0].model if self.read else None,
-            "judge_probability": _mean([one.probability for one in self.read]),
-            "judge_probability_ci": _interval([one.probability for one in self.read]),
-            "judge_top1": _mean([float(one.top1) for one in self.read]),
-            "judge_top5": _mean([float(one.top5) for one in self.read]),
+            "judge": first["model"],
+            "judge_probability": first["probability"],
+            "judge_probability_ci": first["probability_ci"],
+            "judge_top1": first["top1"],
+            "judge_top5": first["top5"],
+            "judges": judges,
             "single_object_index": _mean(indices),
             "single_object_index_ci": _interval(indices),
             "weakest_class": min(per_class, key=lambda name: per_class[name]) if per_class else None,
             "weakest_class_index": min(per_class.values()) if per_class else None,
             "one_object": _mean([float(count == 1) for count in counts]),
+            "photograph_distance": _mean([float(photograph_distance(image[None])) for image in self.images]),
             "steps": _mean([float(count) for count in self.steps]),
             "seconds_per_image": _mean(self.seconds),
             "ms_per_step": 1e3 * sum(self.seconds) / max(1, sum(self.steps)),
@@ -91,11 +98,11 @@ def measure_impressions(
     classifier: Prepared,
     jobs: Sequence[Job],
     recipe: str | Spec,
-    judge: Classifier | None = None,
+    judge: Classifier | Sequence[Classifier] | None = None,
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
-    seen: Callable[[Job, Impression, OwnReading, Judgement | None], None] | None = None,
+    seen: Callable[[Job, Impression, OwnReading, list[Judgement | None]], None] | None = None,
 ) -> ImpressionScores:
     """Make the images of all jobs by one recipe and have them read.
 
@@ -103,7 +110,7 @@ def measure_impressions(
         classifier: the network that remembers.
         jobs: one image each.
         recipe: the recipe and its options.
-        judge: a network that took no part; None for none.
+        judge: a network that took no part, or several; None for none.
         batch_size: images made side by side; None chooses.
         progress: called as by `impress`.
         seen: called with each image and its readings as soon as they are there.
@@ -112,15 +119,31 @@ def measure_impressions(
         The images and all readings; `row()` sums them up.
     """
     found = ImpressionScores(str(recipe))
+    judges = [] if judge is None else [judge] if isinstance(judge, Classifier) else list(judge)
     for job, made in zip(
         jobs, synthesize(classifier, jobs, recipe, batch_size=batch_size, progress=progress), strict=True
     ):
         own = read_impressions(classifier, [made])[0]
-        judged = None if judge is None else judge_impressions(judge, [made], classifier)[0]
+        judged = [judge_impressions(one, [made], classifier, objects=True)[0] for one in judges]
         found.add(job, made, own, judged)
         if seen is not None:
             seen(job, made, own, judged)
     return found
+
+
+def _judge_row(read: Sequence[Judgement]) -> dict[str, object]:
+    """What one judge read, in the mean: its name, probability, first and first five, and what its maps show."""
+    probabilities = [one.probability for one in read]
+    counts = [one.object_count for one in read if one.object_count is not None]
+    return {
+        "model": read[0].model if read else None,
+        "probability": _mean(probabilities),
+        "probability_ci": _interval(probabilities),
+        "top1": _mean([float(one.top1) for one in read]),
+        "top5": _mean([float(one.top5) for one in read]),
+        "coverage": _mean([one.coverage for one in read if one.coverage is not None]),
+        "one_object": _mean([float(count == 1) for count in counts]),
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -90,7 +90,7 @@ def _write_rows(
         start += len(batch)
 
 
-def load_judge(spec: str, common: Common) -> Classifier | None:
+def load_judge(spec: str | Classifier, common: Common) -> Classifier | None:
     """The network that reads the pictures; "auto" is EfficientNet-Lite2 beside the embedded model, where installed."""
     if spec == "none":
         return None

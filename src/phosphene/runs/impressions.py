@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from phosphene.classifier import Classifier
 from phosphene.evaluation.impressions import ImpressionScores, measure_impressions
 from phosphene.images import to_pil
 from phosphene.registry import parse_spec
@@ -23,7 +24,7 @@ def evaluate_impressions(
     common: Common,
     *,
     count: int = 1,
-    judge: str = "auto",
+    judge: str | Sequence[str | Classifier] = "auto",
 ) -> dict[str, Any]:
     """Impressions of classes by recipes: what their maker and a judge read, a contact sheet each, a table.
 
@@ -32,7 +33,7 @@ def evaluate_impressions(
         recipes: recipe specs.
         common: the common options.
         count: images per class, with one seed after another.
-        judge: spec of the judge, auto or none.
+        judge: spec of the judge, or several specs or networks; auto or none.
 
     Returns:
         The JSON answer of the command: {"run", "report", "rows": [...]}.
@@ -41,7 +42,8 @@ def evaluate_impressions(
     targets = single_targets(classifier, list(classes))
     jobs = [Job(target, common.seed + number) for target in targets for number in range(count)]
     specs = [configured(recipe, None, None) for recipe in recipes]
-    reader = load_judge(judge, common)
+    loaded = [load_judge(one, common) for one in ([judge] if isinstance(judge, str) else judge)]
+    readers = [one for one in loaded if one is not None]
     session = Session.start(
         "impressions",
         common,
@@ -49,7 +51,8 @@ def evaluate_impressions(
         classes=[classifier.labels[target.classes[0]] for target in targets],
         recipes=[str(spec) for spec in specs],
         count=count,
-        judge=None if reader is None else reader.name,
+        judge=readers[0].name if readers else None,
+        judges=[reader.name for reader in readers],
     )
     rows = []
     for spec in specs:
@@ -57,7 +60,7 @@ def evaluate_impressions(
         def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
             common.announce(done, total, name)
 
-        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), reader, progress=show)
+        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), readers, progress=show)
         sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
         shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
         rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
@@ -69,14 +72,14 @@ def captions(found: ImpressionScores) -> list[str]:
     return [_caption(own, judged) for own, judged in zip(found.own, found.judged, strict=True)]
 
 
-def _caption(own: OwnReading, judged: Judgement | None) -> str:
+def _caption(own: OwnReading, readings: Sequence[Judgement | None]) -> str:
+    judged = readings[0] if readings else None
     if len(own.classes) > 1:
-        read = (
-            [""] * len(own.classes) if judged is None else [f" / {share.probability:.2f}" for share in judged.classes]
-        )
-        lines = [f"{a.label[:18]} {a.probability:.2f}{other}" for a, other in zip(own.classes, read, strict=True)]
+        shares = [""] * len(own.classes) if judged is None else [f" / {one.probability:.2f}" for one in judged.classes]
+        lines = [f"{a.label[:18]} {a.probability:.2f}{other}" for a, other in zip(own.classes, shares, strict=True)]
         return "\n".join([*lines, "" if judged is None or judged.top5 else "not all in the judge's five"])
-    facts = [] if judged is None else [f"judge {judged.probability:.2f}{'' if judged.top1 else ' (no)'}"]
+    read = [f"{one.probability:.2f}{'' if one.top1 else ' (no)'}" for one in readings if one is not None]
+    facts = [f"judge {', '.join(read)}"] if read else []
     if own.single_object_index is not None:
         facts.append(f"index {own.single_object_index:.2f}")
     return f"{own.classes[0].label[:18]} {own.classes[0].probability:.2f}\n{' '.join(facts)}"
@@ -89,8 +92,20 @@ def per_image(found: ImpressionScores) -> list[dict[str, Any]]:
             "classes": [{"index": share.index, "label": share.label} for share in own.classes],
             "seed": job.seed,
             "probability": own.classes[0].probability,
-            "judge_probability": None if judged is None else judged.probability,
-            "judge_top1": None if judged is None else judged.top1,
+            "judge_probability": judged[0].probability if judged and judged[0] else None,
+            "judge_top1": judged[0].top1 if judged and judged[0] else None,
+            "judges": [
+                {
+                    "model": one.model,
+                    "probability": one.probability,
+                    "top1": one.top1,
+                    "top5": one.top5,
+                    "coverage": one.coverage,
+                    "object_count": one.object_count,
+                }
+                for one in judged
+                if one is not None
+            ],
             "single_object_index": own.single_object_index,
             "object_count": own.object_count,
             "steps": steps,

@@ -216,6 +216,8 @@ class JudgeRow:
     probability: float
     classes: tuple[Prediction, ...] = ()
     best: tuple[Prediction, ...] = ()
+    coverage: float | None = None
+    object_count: int | None = None
 
 
 @dataclass(frozen=True)

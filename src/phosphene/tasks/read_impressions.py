@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from phosphene.attribution.cam import cam
+from phosphene.attribution.grad_cam import grad_cam
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
-from phosphene.metrics.single_object import entropy, object_count, positive_evidence, single_object_index
+from phosphene.errors import ModelError, OptionError
+from phosphene.metrics.single_object import coverage, entropy, object_count, positive_evidence, single_object_index
 from phosphene.runtime import forward, input_gradient
+from phosphene.targets import Target
 from phosphene.types import Impression, Prediction
 
 
@@ -42,6 +45,9 @@ class Judgement:
         top1: whether its best class is one of the target's.
         top5: whether all of the target's classes are among its five best.
         probability: the largest of the target's classes' probabilities.
+        coverage: share of the frame that its class activation map covers; None for several classes, or where the map
+            was not asked for.
+        object_count: connected places of that map, likewise.
     """
 
     model: str
@@ -50,6 +56,8 @@ class Judgement:
     top1: bool
     top5: bool
     probability: float
+    coverage: float | None = None
+    object_count: int | None = None
 
 
 def read_impressions(classifier: Classifier, impressions: Sequence[Impression]) -> list[OwnReading]:
@@ -94,7 +102,7 @@ def _shares(classifier: Classifier, logits: Tensor, classes: Sequence[int]) -> t
 
 
 def judge_impressions(
-    judge: Classifier, impressions: Sequence[Impression], classifier: Classifier
+    judge: Classifier, impressions: Sequence[Impression], classifier: Classifier, *, objects: bool = False
 ) -> list[Judgement | None]:
     """How a judge reads the images, whole frame resized to its own input; None for units.
 
@@ -102,21 +110,24 @@ def judge_impressions(
         judge: a classifier that took no part and knows the classes by the same ids or names.
         impressions: what it looks at.
         classifier: the maker, whose classes are looked up in the judge's.
+        objects: whether its class activation map says how many objects it sees, and how large.
 
     Raises:
         OptionError: if the judge does not know a class.
     """
-    return [_judgement(judge, made, classifier) for made in impressions]
+    return [_judgement(judge, made, classifier, objects) for made in impressions]
 
 
-def _judgement(judge: Classifier, made: Impression, classifier: Classifier) -> Judgement | None:
+def _judgement(judge: Classifier, made: Impression, classifier: Classifier, objects: bool) -> Judgement | None:
     if not made.target.classes:
         return None
     picture = eight_bits(made.image)
-    logits = forward(judge, judge.preprocessed([picture], judge.views([picture], "whole")))
+    seen = judge.preprocessed([picture], judge.views([picture], "whole"))
+    logits = forward(judge, seen)
     wanted = [same_class(judge, classifier, index) for index in made.target.classes]
     best = tuple(judge.predictions(logits)[0])
     shares = _shares(judge, logits, wanted)
+    places = class_map(judge, seen, wanted[0]) if objects and len(wanted) == 1 else None
     return Judgement(
         model=judge.name,
         classes=shares,
@@ -124,7 +135,26 @@ def _judgement(judge: Classifier, made: Impression, classifier: Classifier) -> J
         top1=best[0].index in wanted,
         top5=set(wanted) <= {prediction.index for prediction in best},
         probability=max(share.probability for share in shares),
+        coverage=None if places is None else float(coverage(places)),
+        object_count=None if places is None else int(object_count(places, sigma=_MAP_SMOOTH)),
     )
+
+
+# A class activation map is smooth already: blurred once more by as much as the sides of its cells.
+_MAP_SMOOTH = 0.02
+
+
+def class_map(judge: Classifier, images: Tensor, wanted: int) -> Tensor | None:
+    """(N, H, W) what speaks for a class where, by CAM or else Grad-CAM; None for networks that have no places."""
+    try:
+        found = cam(judge, images, Target.of(wanted))
+    except (ModelError, OptionError):
+        try:
+            found = grad_cam(judge, images, Target.of(wanted))
+        except ModelError:
+            return None
+    places: Tensor = found.upsampled()
+    return places.clamp(min=0)
 
 
 def same_class(judge: Classifier, classifier: Classifier, index: int) -> int:
