@@ -17,7 +17,10 @@ ERRORS = {
     *("OutputError", "PhospheneError", "PhospheneWarning", "ResourceError"),
 }
 VERBS = {"attribute", "contrast", "explain", "features", "fuse", "impress", "locate", "draw", "open_run", "read_image"}
-NETWORKS = {"Classifier", "Labels", "Preprocess", "Target", "Unit", "View", "capture", "load_classifier", "prepare"}
+NETWORKS = {
+    *("Classifier", "Labels", "Preprocess", "ScoreFunction", "Target", "Unit", "View", "capture", "load_classifier"),
+    "prepare",
+}
 EXTENDING = {
     *("Options", "Spec", "methods", "option", "parse_spec"),
     *("register_attribution", "register_metric", "register_recipe"),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from phosphene.registry import register_recipe as register_recipe
     from phosphene.render import draw as draw
     from phosphene.runtime import prepare as prepare
+    from phosphene.score_function import ScoreFunction as ScoreFunction
     from phosphene.store import Run as Run
     from phosphene.store import open_run as open_run
     from phosphene.targets import Target as Target
@@ -82,6 +83,7 @@ _PLACES = {
     "Preprocess": "classifier",
     "ResourceError": "errors",
     "Run": "store",
+    "ScoreFunction": "score_function",
     "Spec": "registry",
     "Target": "targets",
     "Unit": "targets",

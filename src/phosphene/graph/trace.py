@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from phosphene.errors import NotFoundError, suggest
+from phosphene.errors import ModelError, NotFoundError, suggest
+from phosphene.graph.function_module import SCORES_ALONE, FunctionModule
 from phosphene.graph.plain import is_hooked
 
 LayerName = str | nn.Module
@@ -20,12 +21,15 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
 
     Raises:
         NotFoundError: with the nearest names.
+        ModelError: of a function of pictures, which has no layers.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> layer_name(net, net[1]), layer_name(net, "0")
         ('1', '0')
     """
+    if isinstance(module, FunctionModule):
+        raise ModelError(f"layer '{layer}': a function of pictures has no layers; {SCORES_ALONE}")
     names = dict(module.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, child in names.items():
