@@ -1,7 +1,7 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
 from phosphene.graph.default_layer import default_layer
-from phosphene.graph.function_module import SCORES_ALONE, FunctionModule, Takes
+from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before
@@ -12,7 +12,6 @@ from phosphene.graph.successors import Successor, successors
 from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, outputs, trace, with_value
 
 __all__ = [
-    "SCORES_ALONE",
     "FunctionModule",
     "Kernel",
     "LayerName",
@@ -21,6 +20,7 @@ __all__ = [
     "Takes",
     "any_global_hook",
     "channel_axis",
+    "check_inside",
     "convolution_kernel",
     "default_layer",
     "graph_module",

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phosphene.errors import ModelError
+
 Takes = Literal["tensor", "array", "pictures"]
 
-# What to do instead, at the end of every refusal.
-SCORES_ALONE = "use a method that needs scores alone: occlusion, rise or captum:lime"
+_SCORES_ALONE = "use a method that needs scores alone: occlusion, rise or captum:lime"
 
 
 class FunctionModule(nn.Module):
@@ -45,6 +46,26 @@ class FunctionModule(nn.Module):
         with torch.no_grad():
             found = self.shared.function(_given(images.detach(), self.takes))
         return _tensors(found, images.device)
+
+
+def check_inside(module: nn.Module, name: str, what: str = "layers") -> None:
+    """Refuse a function where layers or a gradient are asked for.
+
+    Args:
+        module: of a classifier.
+        name: of the classifier.
+        what: it would need.
+
+    Raises:
+        ModelError: naming it, and what to use instead.
+
+    Example:
+        >>> check_inside(FunctionModule(len), "mine", "gradient")
+        Traceback (most recent call last):
+        phosphene.errors.ModelError: mine is a function of pictures, which has no gradient; use a method that needs ...
+    """
+    if isinstance(module, FunctionModule):
+        raise ModelError(f"{name} is a function of pictures, which has no {what}; {_SCORES_ALONE}")
 
 
 class _Shared:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from phosphene.errors import ModelError, NotFoundError, suggest
-from phosphene.graph.function_module import SCORES_ALONE, FunctionModule
+from phosphene.errors import NotFoundError, suggest
+from phosphene.graph.function_module import check_inside
 from phosphene.graph.plain import is_hooked
 
 LayerName = str | nn.Module
@@ -28,8 +28,7 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
         >>> layer_name(net, net[1]), layer_name(net, "0")
         ('1', '0')
     """
-    if isinstance(module, FunctionModule):
-        raise ModelError(f"layer '{layer}': a function of pictures has no layers; {SCORES_ALONE}")
+    check_inside(module, f"what layer '{layer}' is asked of")
     names = dict(module.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, child in names.items():

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.graph import SCORES_ALONE, FunctionModule
+from phosphene.graph import check_inside
 from phosphene.hooks import capture
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.types import Target
@@ -42,8 +42,7 @@ def layer_curvature(
     """
     prepared = prepare(classifier, keep=layers).variant("maps", "exact")
     prepared.check_images(images)
-    if isinstance(prepared.network.module, FunctionModule):
-        raise ModelError(f"{prepared.name} is a function of pictures, which has no gradient; {SCORES_ALONE}")
+    check_inside(prepared.network.module, prepared.name, "gradient")
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from phosphene.attention import watch_attention
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
-from phosphene.graph import SCORES_ALONE, FunctionModule
+from phosphene.graph import check_inside
 from phosphene.hooks import capture, is_scripted
 from phosphene.relevance import Composite, propagating
 from phosphene.runtime.backward import gradients, no_gradient
@@ -110,8 +110,7 @@ def _one_by_one(
 ) -> list[Result]:
     prepared = prepare(classifier, keep=unit_layers(target)).variant("maps", "exact")
     prepared.check_images(images)
-    if isinstance(prepared.network.module, FunctionModule):
-        raise ModelError(f"{prepared.name} is a function of pictures, which has no layers; {SCORES_ALONE}")
+    check_inside(prepared.network.module, prepared.name)
     if any(map(is_scripted, prepared.network.module.modules())):
         raise ModelError(
             f"{prepared.name} is TorchScript, inside of which no {what} can be followed; pass the network as Python code"
