@@ -16,9 +16,9 @@ from phosphene.decomposed import FUSED
 def watch_attention() -> Iterator[list[Tensor]]:
     """The attention weights of the layers that run inside the context, in their order, each (N, heads, T, T).
 
-    Caught are fused attention, nn.MultiheadAttention, and a softmax over the last axis of square products, as functions,
-    methods and modules. The values are part of the autograd graph, so a score can be differentiated with respect to
-    them. Only this thread's runs are seen; the module is not touched.
+    Caught are fused attention, nn.MultiheadAttention, and a softmax over the last axis of square products, as
+    functions, methods and modules. The values are part of the autograd graph, so a score can be differentiated with
+    respect to them. Only this thread's runs are seen; the module is not touched.
 
     Example:
         >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()

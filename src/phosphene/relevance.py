@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: the backward pass carries relevance, layer by layer, by the rules of a composite."""
+"""Layer-wise relevance propagation: the backward pass carries relevance, by the rules of a composite."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class Box:
     def __call__(self, step: Step, values: Tensor, relevance: Tensor) -> Tensor:
         if values.ndim != 4 or values.shape[1] != self.low.shape[1]:
             raise ModelError(
-                "the z-box rule is for a first layer on the pixels themselves, and here it sees something else; use the "
-                "composite epsilon_plus_flat"
+                "the z-box rule is for a first layer on the pixels themselves, and here it sees something else; use "
+                "composite=epsilon_plus_flat"
             )
         parts = [
             (values, step.weight, step.bias),
@@ -345,7 +345,8 @@ def propagating(composite: Composite) -> Iterator[Propagation]:
     refused by `Propagation.check`, which has to be asked.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False)).requires_grad_(False)
+        >>> net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+        >>> _ = net.requires_grad_(False)
         >>> x = torch.rand(1, 4, requires_grad=True)
         >>> with propagating(Composite(Epsilon(), Epsilon())) as pass_:
         ...     score = net(x)

@@ -22,13 +22,13 @@ class ScoreFunction(Classifier):
     whether it returns probabilities, whether its answer for an image changes with the rest of the batch.
 
     Args:
-        function: called with a batch of pictures as `takes` says; returns a row of scores for each, (N, K), as an array,
-            a tensor or nested lists, or a dict or tuple that holds them. What it raises is told in one line.
+        function: called with a batch of pictures as `takes` says; returns a row of scores for each, (N, K), as an
+            array, a tensor or nested lists, or a dict or tuple that holds them. What it raises is told in one line.
         preprocess: as for a Classifier; None for images in [0, 1] as they are, of any size and three channels.
         labels: names of the K classes, as a Classifier takes them.
         head: "softmax", "sigmoid", "probabilities" for a function that returns them already, or "score".
-        takes: "tensor", float32 (N, C, H, W), normalized by `preprocess`; "array", the same as a NumPy array; "pictures",
-            a uint8 array (N, H, W, C) with values of 0 to 255, as services and file formats have them.
+        takes: "tensor", float32 (N, C, H, W), normalized by `preprocess`; "array", the same as a NumPy array;
+            "pictures", a uint8 array (N, H, W, C) with values of 0 to 255, as services and file formats have them.
         name: what reports call it.
         output: key or position of the scores where the function returns a dict or a tuple.
         identity: bytes that tell it from other functions, such as a hash: a run that goes on compares it.

@@ -269,7 +269,7 @@ def test_what_has_no_layers_is_refused_by_name(images):
     scripted = torch.jit.trace(dense_layers(), images)
     with pytest.raises(ModelError, match="TorchScript"):
         attribute(Classifier(scripted, Preprocess((6, 6))), images, 1, "lrp")
-    with pytest.raises(ModelError, match="no relevance rule for the step .* of layer '"):
+    with pytest.raises(ModelError, match=r"no relevance rule for the step \w+ of layer '"):
         attribute(classifier_of(VisionTransformer()), torch.rand(1, 3, 16, 16), 1, "lrp")
 
 
@@ -353,7 +353,7 @@ def attn_by_hand(net: VisionTransformer, x: Tensor, goal: int, gamma: float, gam
     relevance = torch.zeros_like(last)
     relevance[:1] = dense(net.head, last[:1], start[None], gamma)
     relevance = norm(net.norm, x, relevance)
-    for block, (entered, given, joined, query, key, value, products, scaled, weights, mixed, flat, attended, between,
+    for block, (entered, given, _, query, key, value, products, scaled, weights, mixed, flat, attended, between,
                 normed, active, out, whole) in zip(reversed(net.blocks), reversed(kept), strict=True):  # fmt: skip
         inner = block.attention.inner
         by_mlp, relevance = out / stable(whole) * relevance, between / stable(whole) * relevance

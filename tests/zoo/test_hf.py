@@ -119,7 +119,7 @@ def test_methods_on_both_kinds(method, tmp_path):
             assert bool(found.maps.any())
             assert all(problem is None for problem in found.problems)
         else:
-            with pytest.raises(ModelError, match="no relevance rule|no layers of self-attention"):
+            with pytest.raises(ModelError, match=r"no relevance rule|no layers of self-attention"):
                 attribute(classifier, images, 1, method)
 
 

@@ -9,7 +9,8 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.relevance import Composite, Gamma
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(

@@ -14,7 +14,8 @@ from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(
@@ -37,9 +38,9 @@ def blur_ig(
 
     ``A = sum over k of (L_k - L_k+1) * dS/dI at L_k+1/2``, L_k being the image blurred by a Gaussian of
     ``sigma * k / steps`` pixels, summed over channels: no baseline color has to be chosen. What lies beyond the border
-    counts as black, as in the authors' code; their sum takes the gradient at the sharper end of each step and the change
-    by a small difference there, ours in the middle and over the whole step, so that fewer steps are needed. The check
-    `completeness_error` is ``|sum of A - (S(image) - S(blurred))|``.
+    counts as black, as in the authors' code; their sum takes the gradient at the sharper end of each step and the
+    change by a small difference there, ours in the middle and over the whole step, so that fewer steps are needed. The
+    check `completeness_error` is ``|sum of A - (S(image) - S(blurred))|``.
 
     Args:
         classifier: what is explained.

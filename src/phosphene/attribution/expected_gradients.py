@@ -15,9 +15,10 @@ from phosphene.errors import OptionError
 from phosphene.geometry import whole_view
 from phosphene.images import Picture, as_pictures, list_images, picture_size, preprocess, read_image
 from phosphene.registry import register_attribution
-from phosphene.runtime import forward, input_gradient, prepare
+from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 # Photographs that come with scikit-image, of which the references are made unless a folder is named.
 _PACKAGED = ("astronaut", "chelsea", "coffee", "rocket")
@@ -51,7 +52,7 @@ def expected_gradients(
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
         samples: number of draws, 1 or more.
-        references: a folder of pictures; None takes four photographs that come with scikit-image and their mirror images.
+        references: a folder of pictures; None takes four photographs that come with scikit-image; with mirror images.
         generator: source of randomness on the CPU; None starts a new one with seed 0.
         batch_size: draws per pass; None chooses.
         progress: called with (draws done, draws in all).
@@ -82,7 +83,6 @@ def expected_gradients(
     drawn = torch.randint(len(known), (samples,), generator=generator, device="cpu")
     places = torch.rand(samples, generator=generator, device="cpu")
     images = images.detach().to(classifier.device, torch.float32)
-    base_logits = None if target.unit is not None else forward(classifier, known, batch_size=batch_size)
     maps, scores, errors = [], [], []
     for index, image in enumerate(images):
         own = target.rows(index, index + 1)
@@ -96,10 +96,9 @@ def expected_gradients(
                 progress(index * samples + last, len(images) * samples)
         maps.append(total.sum(dim=0) / samples)
         scores.append(input_gradient(classifier, image[None], own)[0])
-        if base_logits is not None:
-            before = classifier.score(base_logits, own, "logit")[drawn.to(image.device)].mean()
-            errors.append((maps[-1].sum() - (scores[-1] - before)).abs())
-    checks = per_image(completeness_error=torch.cat(errors)) if errors else {}
+        before = input_gradient(classifier, known, own, batch_size=batch_size)[0][drawn.to(image.device)].mean()
+        errors.append((maps[-1].sum() - (scores[-1] - before)).abs())
+    checks = per_image(completeness_error=torch.cat(errors))
     return attribution(torch.stack(maps).float(), images, target, torch.cat(scores), checks=checks)
 
 

@@ -10,8 +10,9 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
-from phosphene.runtime import layer_gradients, prepare
-from phosphene.types import Attribution, Target
+from phosphene.runtime import forward, layer_gradients, prepare
+from phosphene.targets import ClassTarget, Target
+from phosphene.types import Attribution
 
 
 @register_attribution(
@@ -64,18 +65,17 @@ def finer_cam(
     References:
         zhang2025, section 3.2.
     """
-    if target.unit is not None or target.versus or target.score not in (None, "logit"):
+    if not isinstance(target, ClassTarget) or target.score not in (None, "logit"):
         raise OptionError("finer_cam tells a class apart by itself: give a class alone, without unit, versus or score")
     if alpha < 0 or classes < 1:
         raise OptionError(f"finer_cam: alpha={alpha} must be 0 or more and classes={classes} at least 1")
     names = layer_names(classifier, layer)
     target = target.expand(len(images))
     own = layer_gradients(classifier, images, target, names, batch_size=batch_size)
-    if classes >= own.logits.shape[1]:
-        raise OptionError(
-            f"finer_cam: classes={classes} others, but {classifier.name} has {own.logits.shape[1]} in all"
-        )
-    others, factors = _others(own.logits, target, alpha, classes)
+    logits = forward(classifier, images, batch_size=batch_size)
+    if classes >= logits.shape[1]:
+        raise OptionError(f"finer_cam: classes={classes} others, but {classifier.name} has {logits.shape[1]} in all")
+    others, factors = _others(logits, target, alpha, classes)
     slopes = dict(own.gradients)
     for place in range(classes):
         goal = Target.of(others[:, place])

@@ -14,7 +14,8 @@ from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 # Distances nearer than this part of the whole count as reached, as in the authors' code.
 _NEAR = 1e-9
@@ -40,10 +41,10 @@ def guided_ig(
 ) -> Attribution:
     """Each pixel's share of the difference to the baseline's score, along a way that leaves out noise.
 
-    ``A = sum over steps of dS/dI at x * (change of x)``: at each step those values (a pixel's channel each) change whose
-    gradient is the smallest, the `fraction` of them that lies lowest, until the image is nearer by one step, and none
-    strays from the straight way by more than `distance`. The check `completeness_error` is
-    ``|sum of A - (S(I) - S(B))|``: the sum takes the gradient at the start of each step.
+    ``A = sum over steps of dS/dI at x * (change of x)``: at each step those values (a pixel's channel each) change
+    whose gradient is the smallest, the `fraction` of them that lies lowest, until the image is nearer by one step,
+    and none strays from the straight way by more than `distance`. The check `completeness_error` is ``|sum of A -
+    (S(I) - S(B))|``: the sum takes the gradient at the start of each step.
 
     Args:
         classifier: what is explained.

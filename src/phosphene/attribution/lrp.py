@@ -13,7 +13,8 @@ from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.relevance import AlphaBeta, Box, Composite, Epsilon, Flat, Gamma
 from phosphene.runtime import relevance
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 Rules = Literal[
     "epsilon_gamma_box",
@@ -91,7 +92,7 @@ def propagated(classifier: Classifier, images: Tensor, target: Target, rules: Co
     """The Attribution of a composite, with what was lost and whether all relevance is accounted for."""
     found = relevance(classifier, images, target, rules)
     kept = found.values.flatten(1).sum(dim=1)
-    error = (kept + found.lost - found.score).abs() / found.score.abs().clamp(min=1e-12)
+    error = (kept + found.lost - found.started).abs() / found.started.abs().clamp(min=1e-12)
     return attribution(
         found.values.sum(dim=1),
         images,

@@ -13,7 +13,8 @@ from phosphene.errors import OptionError
 from phosphene.graph import spatial_map
 from phosphene.registry import register_attribution
 from phosphene.runtime import layer_curvature, prepare
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 @register_attribution(
@@ -21,7 +22,7 @@ from phosphene.types import Attribution, Target
     family="cam",
     paper="cai2025",
     display="positive",
-    caveat="As coarse as the layer's grid; the second order is that of the activations there, which may lie far from zero.",
+    caveat="As coarse as the layer's grid; its second order is taken at the activations, far from zero.",
 )
 def shapley_cam(
     classifier: Classifier,
@@ -35,10 +36,10 @@ def shapley_cam(
 ) -> Attribution:
     """Which places of a layer speak for the class, its channels weighted as players of a game are paid.
 
-    ``L[y, x] = sum_k a_k A_k[y, x]`` with ``a_k = mean over places of (g - 0.5 H A)_k``, g and H being gradient and Hessian
-    of the utility at the activations A: the Shapley values of its second-order expansion. The utility is the paper's
-    ``z_c + log p_c`` (`residual`), the logit or the probability; of a logit behind a linear head H is zero and the map
-    that of `grad_cam`.
+    ``L[y, x] = sum_k a_k A_k[y, x]`` with ``a_k = mean over places of (g - 0.5 H A)_k``, g and H being gradient and
+    Hessian of the utility at the activations A: the Shapley values of its second-order expansion. The utility is the
+    paper's ``z_c + log p_c`` (`residual`), the logit or the probability; of a logit behind a linear head H is zero
+    and the map that of `grad_cam`.
 
     Args:
         classifier: what is explained.
@@ -66,8 +67,8 @@ def shapley_cam(
     References:
         cai2025, section 4.
     """
-    if target.unit is not None:
-        raise OptionError("shapley_cam weighs channels by what they add to a class; give a class, not a unit")
+    if not target.classes:
+        raise OptionError(f"shapley_cam weighs channels by what they add to a class; give a class, not a {target.kind}")
     names = layer_names(classifier, layer)
 
     def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:

@@ -1,4 +1,4 @@
-"""What methods share that follow attention: the score's row of a matrix of tokens by tokens, laid out as the picture."""
+"""What methods share that follow attention: the score's row of a matrix of tokens by tokens, laid out as a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import token_grid
 from phosphene.runtime import attention
-from phosphene.types import Attribution, Target
+from phosphene.targets import Target
+from phosphene.types import Attribution
 
 
 def token_map(
@@ -25,13 +26,13 @@ def token_map(
 ) -> Attribution:
     """The map of the tokens that the score is read from, out of a formula of all layers' attention.
 
-    Which tokens the score is read from is inferred: those whose row of the last layer's attention has a gradient, mostly
-    the class token alone; of several the mean is taken. The patches are laid out as the grid that covers the image with
-    square patches. Both are said in the notes.
+    Which tokens the score is read from is inferred: those whose row of the last layer's attention has a gradient,
+    mostly the class token alone; of several the mean is taken. The patches are laid out as the grid that covers the
+    image with square patches. Both are said in the notes.
 
     Args:
-        formula: of (attention weights, gradients of the score there), a list of (heads, T, T) each, from the first layer
-            to the last; returns (T, T), row t how much each token counts for token t.
+        formula: of (attention weights, gradients of the score there), a list of (heads, T, T) each, from the first
+            layer to the last; returns (T, T), row t how much each token counts for token t.
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is read.

@@ -13,7 +13,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import check_inside
 from phosphene.hooks import capture
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.types import Target
+from phosphene.targets import Target
 
 Utility = Callable[[Prepared, Tensor, Target], Tensor]
 

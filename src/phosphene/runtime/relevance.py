@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from phosphene.attention import watch_attention
 from phosphene.classifier import Classifier
@@ -16,9 +17,8 @@ from phosphene.graph import check_inside
 from phosphene.hooks import capture, is_scripted
 from phosphene.relevance import Composite, propagating
 from phosphene.runtime.backward import gradients, no_gradient
-from phosphene.runtime.passes import unit_layers, unit_score
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.types import Target
+from phosphene.targets import Outputs, Target
 
 Result = TypeVar("Result")
 
@@ -30,13 +30,14 @@ class Relevance:
     Args:
         score: (N,).
         values: (N, C, H, W) relevance of the normalized pixels.
-        lost: (N,) relevance that biases, stabilizers and rules took on the way; what the pixels have and this add up to
-            the score.
+        lost: (N,) relevance that biases, stabilizers and rules took on the way.
+        started: (N,) relevance that started, of a logit the logit; what the pixels have and what was lost add up to it.
     """
 
     score: Tensor
     values: Tensor
     lost: Tensor
+    started: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,24 @@ def relevance(classifier: Classifier, images: Tensor, target: Target, composite:
         ModelError: for a step that has no rule, by name and layer.
         OptionError: for a probability, which is no sum of shares.
     """
+    if target.score == "probability":
+        raise OptionError("relevance is shared out of a score, and of no probability; use score logit")
 
-    def one(prepared: Prepared, image: Tensor, own: Target) -> tuple[Tensor, Tensor, Tensor]:
+    def one(prepared: Prepared, image: Tensor, own: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
         with propagating(composite) as pass_:
-            output, score, start = _scored(prepared, inputs, own)
-        if not output.requires_grad:
+            outputs = _outputs(prepared, inputs, own)
+        score, ends, start = _start(outputs, own)
+        if not ends:
             raise no_gradient(prepared)
-        pass_.check(output)
-        (found,) = torch.autograd.grad(output, inputs, start)
+        for end in ends:
+            pass_.check(end)
+        (found,) = torch.autograd.grad(ends, inputs, start)
         lost = torch.stack(pass_.lost).sum() if pass_.lost else found.new_zeros(())
-        return score, found, lost[None]
+        return score, found, lost[None], torch.stack([one.sum() for one in start]).sum()[None]
 
     parts = _one_by_one(one, classifier, images, target, "relevance")
-    return Relevance(*(torch.cat([part[place] for part in parts]) for place in range(3)))
+    return Relevance(*(torch.cat([part[place] for part in parts]) for place in range(4)))
 
 
 def attention(classifier: Classifier, images: Tensor, target: Target) -> list[Attention]:
@@ -87,8 +92,9 @@ def attention(classifier: Classifier, images: Tensor, target: Target) -> list[At
     def one(prepared: Prepared, image: Tensor, own: Target) -> Attention:
         inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
         with watch_attention() as found:
-            output, score, _ = _scored(prepared, inputs, own, differentiable=True)
-        if not output.requires_grad:
+            outputs = _outputs(prepared, inputs, own)
+        score = own.scores(outputs, "logit")
+        if not score.requires_grad:
             raise no_gradient(prepared)
         weights = [one.unsqueeze(0) if one.ndim == 3 else one for one in found]
         _check_attention(prepared, weights)
@@ -108,12 +114,12 @@ def attention(classifier: Classifier, images: Tensor, target: Target) -> list[At
 def _one_by_one(
     run: Callable[[Prepared, Tensor, Target], Result], classifier: Classifier, images: Tensor, target: Target, what: str
 ) -> list[Result]:
-    prepared = prepare(classifier, keep=unit_layers(target)).variant("maps", "exact")
+    prepared = prepare(classifier, keep=target.layers).variant("maps", "exact")
     prepared.check_images(images)
     check_inside(prepared.network.module, prepared.name)
     if any(map(is_scripted, prepared.network.module.modules())):
         raise ModelError(
-            f"{prepared.name} is TorchScript, inside of which no {what} can be followed; pass the network as Python code"
+            f"{prepared.name} is TorchScript, where no {what} can be followed; pass the network as Python code"
         )
     target = target.expand(len(images))
     found = []
@@ -130,33 +136,30 @@ def _one_by_one(
     return found
 
 
-def _scored(
-    prepared: Prepared, inputs: Tensor, target: Target, *, differentiable: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(what the network or the unit's layer gave, score (1,), relevance that starts there) of normalized inputs.
-
-    What starts is each output times the slope of the score there: of a logit the logit itself.
-    """
-    if target.score == "probability" and not differentiable:
-        raise OptionError("relevance is shared out of a score, and of no probability; use score logit")
+def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
+    """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
-    if target.unit is None:
-        with prepared.clear_refusal(inputs):
-            output = prepared.rows(module(inputs.to(prepared.dtype)), 1)
-    else:
-        with capture(module, [target.unit.layer]) as found:
-            module(inputs.to(prepared.dtype))
-        output = found[target.unit.layer]
-    with torch._C.DisableTorchFunction():
-        leaf = output if differentiable else output.detach().requires_grad_()
-        if target.unit is None:
-            score = prepared.score(prepared.read(leaf, 1).float(), target, "logit")
-        else:
-            score = unit_score(leaf, target.unit, inputs, prepared.layout(target.unit.layer))
-        if differentiable:
-            return output, score, score
-        (slope,) = torch.autograd.grad(score.sum(), leaf)
-    return output, score.detach(), slope * leaf.detach()
+    with capture(module, target.layers) as found, prepared.clear_refusal(inputs):
+        raw = module(inputs.to(prepared.dtype))
+    layouts = {name: prepared.layout(name) for name in target.layers}
+    return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
+
+
+def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """(score (1,), the outputs that it hangs on, the relevance that starts in each): each value times its slope."""
+    whole = (outputs.raw, dict(outputs.activations))
+    values, shape = tree_flatten(whole)
+    known = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+    leaves = list(values)
+    for place in known:
+        leaves[place] = values[place].detach().requires_grad_()
+    raw, activations = tree_unflatten(leaves, shape)
+    score = target.scores(replace(outputs, raw=raw, activations=activations), "logit")
+    if not score.requires_grad:
+        return score, [], []
+    slopes = torch.autograd.grad(score.sum(), [leaves[place] for place in known], allow_unused=True)
+    used = [(values[place], slope) for place, slope in zip(known, slopes, strict=True) if slope is not None]
+    return score.detach(), [value for value, _ in used], [slope * value.detach() for value, slope in used]
 
 
 def _check_attention(prepared: Prepared, weights: list[Tensor]) -> None:

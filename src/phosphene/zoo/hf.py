@@ -30,9 +30,9 @@ _SAME = 0.03
 def load(name: str, weights: Weights = None) -> Classifier:
     """A transformers image classifier from a folder made by `save_pretrained`, or by its name on the hub.
 
-    Pictures are resized, cut and normalized as its processor says; whether that is what the processor does is tried out,
-    and said where it is not. Labels and the kind of the head are those of its configuration. Code of the repository's
-    own is not run.
+    Pictures are resized, cut and normalized as its processor says; whether that is what the processor does is tried
+    out, and said where it is not. Labels and the kind of the head are those of its configuration. Code of the
+    repository's own is not run.
 
     Args:
         name: a folder, which needs no network, or a name on the hub, which is downloaded unless it is in the cache.
@@ -100,8 +100,8 @@ def _network(transformers: Any, name: str, weights: Weights) -> nn.Module:
     lacking = sorted(info.get("missing_keys", ()))
     if lacking:  # the library fills them with random numbers
         raise ModelError(
-            f"hf:{name} lacks {len(lacking)} weights of an image classifier ({', '.join(lacking[:3])}): it was trained for "
-            "something else; choose a classifier, or train a head with phosphene head"
+            f"hf:{name} lacks {len(lacking)} weights of an image classifier ({', '.join(lacking[:3])}): it was "
+            "trained for something else; choose a classifier, or train a head with phosphene head"
         )
     if is_local(weights):
         load_weights(network, weights)
