@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import check_inside
-from phosphene.hooks import capture
+from phosphene.hooks import capture, graph_nodes
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.targets import Target
 
@@ -57,6 +57,11 @@ def layer_curvature(
             activation = found[name]
             slope = _derivative(prepared, values.sum(), activation)
             bent = torch.zeros_like(slope)
+            if any("Error" in node.name() for node in graph_nodes(slope)):  # (PyTorch would say nothing of it)
+                raise ModelError(
+                    f"{prepared.name} has no second derivative here: a function of its own has a first one alone; use "
+                    "grad_cam"
+                )
             if slope.requires_grad:
                 bent = _derivative(prepared, (slope * activation.detach()).sum(), activation)
             parts[name] = tuple(one.detach().float() for one in (activation, slope, bent))
