@@ -30,9 +30,10 @@ def slope(classifier, point: np.ndarray, goal: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 2.0, 9.0])
-def test_the_blur_is_scipys_with_black_beyond_the_border(sigma, images):
-    expected = ndimage.gaussian_filter(images[0].double().numpy(), sigma=(0, sigma, sigma), mode="constant")
-    assert np.abs(blurred(images[0].double(), sigma).numpy() - expected).max() < 1e-6
+def test_the_blur_is_scipys_with_either_border(sigma, images):
+    for border, mode in (("black", "constant"), ("mirror", "reflect")):
+        expected = ndimage.gaussian_filter(images[0].double().numpy(), sigma=(0, sigma, sigma), mode=mode)
+        assert np.abs(blurred(images[0].double(), sigma, border).numpy() - expected).max() < 1e-6
 
 
 def test_blur_ig_is_its_sum(images):

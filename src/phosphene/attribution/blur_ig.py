@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from phosphene.targets import Target
 from phosphene.types import Attribution
 
 
+Border = Literal["black", "mirror"]
+
+
 @register_attribution(
     title="Blur integrated gradients",
     family="gradient",
@@ -31,14 +35,15 @@ def blur_ig(
     *,
     steps: int = 50,
     sigma: float = 50.0,
+    border: Border = "black",
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
     """Each pixel's share of what the score gains while the image comes out of a blur; the shares add up to it.
 
     ``A = sum over k of (L_k - L_k+1) * dS/dI at L_k+1/2``, L_k being the image blurred by a Gaussian of
-    ``sigma * k / steps`` pixels, summed over channels: no baseline color has to be chosen. What lies beyond the border
-    counts as black, as in the authors' code; their sum takes the gradient at the sharper end of each step and the
+    ``sigma * k / steps`` pixels, summed over channels: no baseline color has to be chosen. Beyond the border lies
+    black, as in the authors' code, whose trace is seen at the edges, or the mirrored image; their sum takes the gradient at the sharper end of each step and the
     change by a small difference there, ours in the middle and over the whole step, so that fewer steps are needed. The
     check `completeness_error` is ``|sum of A - (S(image) - S(blurred))|``.
 
@@ -48,6 +53,7 @@ def blur_ig(
         target: the class or unit whose score is differentiated.
         steps: steps of the way, 1 or more.
         sigma: of the widest blur, in pixels of the network, above 0.
+        border: what lies beyond it, black or the mirrored image.
         batch_size: steps per pass; None chooses.
         progress: called with (steps done, steps in all).
 
@@ -78,13 +84,13 @@ def blur_ig(
         total = torch.zeros_like(image, dtype=widest(image.device))
         for first, last in batches(steps, batch_size, classifier.device):
             places = torch.arange(first, last + 1) * (sigma / steps)
-            ends = torch.stack([blurred(image, float(place)) for place in places])
-            middles = torch.stack([blurred(image, float(place) + 0.5 * sigma / steps) for place in places[:-1]])
+            ends = torch.stack([blurred(image, float(place), border) for place in places])
+            middles = torch.stack([blurred(image, float(place) + 0.5 * sigma / steps, border) for place in places[:-1]])
             _, slope = input_gradient(classifier, middles, own, batch_size=batch_size or last - first)
             total += ((ends[:-1] - ends[1:]) * slope).sum(dim=0)
             if progress is not None:
                 progress(index * steps + last, len(images) * steps)
-        both = torch.stack([image, blurred(image, sigma)])
+        both = torch.stack([image, blurred(image, sigma, border)])
         sharp, dull = input_gradient(classifier, both, own, batch_size=batch_size)[0]
         maps.append(total.sum(dim=0))
         scores.append(sharp)
@@ -98,13 +104,13 @@ def blur_ig(
     )
 
 
-def blurred(image: Tensor, sigma: float) -> Tensor:
-    """(C, H, W): the image blurred by a Gaussian of `sigma` pixels, cut off at 4 sigma; black beyond the border."""
-    rows, columns = (_blur(int(side), sigma, image) for side in image.shape[-2:])
+def blurred(image: Tensor, sigma: float, border: Border = "black") -> Tensor:
+    """(C, H, W): the image blurred by a Gaussian of `sigma` pixels, cut off at 4 sigma."""
+    rows, columns = (_blur(int(side), sigma, border, image) for side in image.shape[-2:])
     return rows @ image @ columns.T
 
 
-def _blur(side: int, sigma: float, like: Tensor) -> Tensor:
+def _blur(side: int, sigma: float, border: Border, like: Tensor) -> Tensor:
     """(side, side): the matrix that blurs a line of so many pixels."""
     radius = int(4 * sigma + 0.5)
     if radius == 0:
@@ -112,7 +118,13 @@ def _blur(side: int, sigma: float, like: Tensor) -> Tensor:
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offset / sigma) ** 2)
     weights = weights / weights.sum()
+    matrix = torch.zeros(side, side, dtype=torch.float64)
     place = torch.arange(side)
-    distance = place[:, None] - place
-    inside = distance.abs() <= radius
-    return torch.where(inside, weights[(distance + radius).clamp(0, 2 * radius)], 0.0).to(like)
+    for weight, step in zip(weights, range(-radius, radius + 1), strict=True):
+        seen = place + step
+        if border == "mirror":
+            seen = seen % (2 * side)
+            seen = torch.where(seen < side, seen, 2 * side - 1 - seen)
+        inside = (seen >= 0) & (seen < side)
+        matrix[place[inside], seen[inside]] += weight
+    return matrix.to(like)
