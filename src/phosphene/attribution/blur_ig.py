@@ -18,7 +18,6 @@ from phosphene.runtime.micro_batches import batches
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
-
 Border = Literal["black", "mirror"]
 
 
@@ -41,11 +40,11 @@ def blur_ig(
 ) -> Attribution:
     """Each pixel's share of what the score gains while the image comes out of a blur; the shares add up to it.
 
-    ``A = sum over k of (L_k - L_k+1) * dS/dI at L_k+1/2``, L_k being the image blurred by a Gaussian of
-    ``sigma * k / steps`` pixels, summed over channels: no baseline color has to be chosen. Beyond the border lies
-    black, as in the authors' code, whose trace is seen at the edges, or the mirrored image; their sum takes the gradient at the sharper end of each step and the
-    change by a small difference there, ours in the middle and over the whole step, so that fewer steps are needed. The
-    check `completeness_error` is ``|sum of A - (S(image) - S(blurred))|``.
+    ``A = sum over k of (L_k - L_k+1) * dS/dI at L_k+1/2``, L_k being the image blurred by a Gaussian of ``sigma * k /
+    steps`` pixels, summed over channels: no baseline color has to be chosen. Beyond the border lies black, as in the
+    authors' code, whose trace is seen at the edges, or the mirrored image; their sum takes the gradient at the
+    sharper end of each step and the change by a small difference there, ours in the middle and over the whole step,
+    so that fewer steps are needed. The check `completeness_error` is ``|sum of A - (S(image) - S(blurred))|``.
 
     Args:
         classifier: what is explained.
@@ -118,13 +117,12 @@ def _blur(side: int, sigma: float, border: Border, like: Tensor) -> Tensor:
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offset / sigma) ** 2)
     weights = weights / weights.sum()
+    place = torch.arange(side)[:, None].expand(-1, len(weights))
+    seen = place + torch.arange(-radius, radius + 1)  # (side, 2 * radius + 1)
+    if border == "mirror":
+        seen = seen % (2 * side)
+        seen = torch.where(seen < side, seen, 2 * side - 1 - seen)
+    inside = (seen >= 0) & (seen < side)
     matrix = torch.zeros(side, side, dtype=torch.float64)
-    place = torch.arange(side)
-    for weight, step in zip(weights, range(-radius, radius + 1), strict=True):
-        seen = place + step
-        if border == "mirror":
-            seen = seen % (2 * side)
-            seen = torch.where(seen < side, seen, 2 * side - 1 - seen)
-        inside = (seen >= 0) & (seen < side)
-        matrix[place[inside], seen[inside]] += weight
+    matrix.index_put_((place[inside], seen[inside]), weights.expand_as(seen)[inside], accumulate=True)
     return matrix.to(like)

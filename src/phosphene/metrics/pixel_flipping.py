@@ -43,8 +43,8 @@ def pixel_flipping(
     """How fast the class fades while regions of the picture become noise, the one that the map ranks first before all.
 
     ``AOPC = 1 / (L + 1) sum over k = 0 ... L of f(x_0) - f(x_k)``; x_k is the image with the first k regions replaced
-    by values drawn evenly from [0, 1]. A region is a square of `cell` pixels, its rank the sum of the map there. A map of
-    few points in many regions gains as much as one of whole objects.
+    by values drawn evenly from [0, 1]. A region is a square of `cell` pixels, its rank the sum of the map there. A
+    map of few points in many regions gains as much as one of whole objects.
 
     Args:
         image: (C, H, W) in [0, 1].
