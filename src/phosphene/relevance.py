@@ -166,7 +166,8 @@ def _shared(
 
 
 def _stabilized(values: Any, epsilon: float = _STABILIZER) -> Tensor:
-    return values + epsilon * torch.where(values < 0, -1.0, 1.0).to(values)
+    signs: Tensor = torch.where(values < 0, -1.0, 1.0).to(values)
+    return torch.as_tensor(values + epsilon * signs)
 
 
 def _clamped(weight: Tensor | None, **bound: float) -> Tensor | None:
@@ -544,7 +545,7 @@ class _Relevance(TorchFunctionMode):
         """What AttnLRP adds: softmax by Taylor expansion, layer norm with its spread held still."""
         if name == "softmax" and _is_feature(values):
             axis = kwargs.get("dim", rest[0] if rest else None)
-            return None if axis is None else _Softmax.apply(values, axis, self.asked.lost)  # type: ignore[no-untyped-call, no-any-return]
+            return None if axis is None else _Softmax.apply(values, axis, self.asked.lost)  # type: ignore[no-untyped-call]
         if name == "layer_norm" and _is_feature(values):
             return self._layer_norm(values, *rest, **kwargs)
         return None
@@ -577,8 +578,7 @@ def _is_feature(value: Any) -> bool:
 
 def _keeps_shape(feature: Any, constant: Any) -> bool:
     """Whether a constant beside a feature leaves it its shape."""
-    shape = getattr(constant, "shape", ())
-    return isinstance(feature, Tensor) and torch.broadcast_shapes(feature.shape, shape) == feature.shape
+    return isinstance(feature, Tensor) and (feature + 0 * constant).shape == feature.shape
 
 
 def _takes_inplace(func: Any) -> bool:

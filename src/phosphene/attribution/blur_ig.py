@@ -12,6 +12,7 @@ from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
+from phosphene.grids import in_proportion
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient, prepare
 from phosphene.runtime.micro_batches import batches
@@ -33,7 +34,7 @@ def blur_ig(
     target: Target,
     *,
     steps: int = 50,
-    sigma: float = 50.0,
+    sigma: float | None = None,
     border: Border = "black",
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -51,7 +52,7 @@ def blur_ig(
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
         steps: steps of the way, 1 or more.
-        sigma: of the widest blur, in pixels of the network, above 0.
+        sigma: of the widest blur, in pixels of the network, above 0; None for 50, of sides below 224 pixels less.
         border: what lies beyond it, black or the mirrored image.
         batch_size: steps per pass; None chooses.
         progress: called with (steps done, steps in all).
@@ -72,6 +73,9 @@ def blur_ig(
     References:
         xu2020, equation 3 and section 3.2.
     """
+    sigma = (
+        sigma if sigma is not None else float(min(in_proportion(50, (int(images.shape[-2]), int(images.shape[-1])))))
+    )
     if steps < 1 or not sigma > 0:
         raise OptionError(f"blur_ig: steps={steps} must be at least 1 and sigma={sigma} above 0")
     classifier = prepare(classifier).settled()

@@ -226,7 +226,8 @@ def _add_further(
     seed: int,
 ) -> None:
     """What was asked for besides; every map of every picture sees the same noise."""
-    score, found = probability_of(classifier, target), {}
+    score = probability_of(classifier, target)
+    found: dict[str, float] = {}
     if "road" in measures:
         removed = road(image, heat, score, generator=torch.Generator().manual_seed(seed))
         found |= {"road_most": float(removed.most.mean()), "road_least": float(removed.least.mean())}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from phosphene.devices import wide
 from phosphene.errors import OptionError
+from phosphene.grids import in_proportion
 from phosphene.registry import register_metric
 
 Scores = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ def pixel_flipping(
     heat: Tensor,
     scores: Scores,
     *,
-    cell: int = 9,
+    cell: int | None = None,
     steps: int = 100,
     generator: torch.Generator | None = None,
     batch_size: int = 8,
@@ -50,7 +51,8 @@ def pixel_flipping(
         image: (C, H, W) in [0, 1].
         heat: (H, W).
         scores: maps copies (M, C, H, W) to the score (M,) of the class.
-        cell: pixels along the side of a region; those at the right and lower edge may be smaller.
+        cell: pixels along the side of a region, None for 9, of sides below 224 pixels less; those at the right and
+            lower edge may be smaller.
         steps: L, or as many regions as there are.
         generator: source of the noise on the CPU; None starts a new one with seed 0.
         batch_size: copies per call of `scores`.
@@ -72,6 +74,7 @@ def pixel_flipping(
     """
     if heat.shape != image.shape[-2:]:
         raise OptionError(f"a map of {tuple(heat.shape)} for an image of {tuple(image.shape)}; bring it to its size")
+    cell = cell if cell is not None else min(in_proportion(9, (int(heat.shape[0]), int(heat.shape[1]))))
     if cell < 1 or steps < 1:
         raise OptionError(f"cell={cell} and steps={steps} must be at least 1")
     generator = generator or torch.Generator().manual_seed(0)

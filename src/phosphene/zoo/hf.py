@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from phosphene.classifier import Classifier, HeadKind, Interpolation, Preprocess
+from phosphene.classifier import Classifier, HeadKind, Preprocess
 from phosphene.errors import MissingExtraError, ModelError, NotFoundError, PhospheneWarning
+from phosphene.images import Interpolation
 from phosphene.types import Size
 from phosphene.zoo.card import Unstated
 from phosphene.zoo.source import model_source
