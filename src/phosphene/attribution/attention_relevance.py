@@ -17,6 +17,7 @@ from phosphene.registry import register_attribution
     signed=False,
     display="positive",
     caveat="Attention that speaks against the class is dropped: the map holds no counter-evidence.",
+    needs="attention",
 )
 @by_formula(token_map)
 def attention_relevance(weights: list[Tensor], gradients: list[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from phosphene.registry import register_attribution
     signed=False,
     display="range",
     caveat="Says where attention went, whatever the class: two classes get the same map.",
+    needs="attention",
 )
 @by_formula(token_map)
 def attention_rollout(weights: list[Tensor], gradients: list[Tensor]) -> Tensor:
