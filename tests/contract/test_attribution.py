@@ -17,7 +17,6 @@ from tests.networks import (
     pooled,
     vgg_f,
 )
-from tests.transformers import VisionTransformer
 
 NETWORKS = {
     "pooled": pooled,
@@ -28,38 +27,32 @@ NETWORKS = {
 }
 
 
-def home(method: str) -> str:
-    """The network that a method has to work on: plain and convolutional, or one with attention where it needs that."""
-    return "transformer" if entry("attribution", method).traits.get("needs") == "attention" else "pooled"
-
-
 # What a method does with its seed and its spelling does not hang on the network, and what adapters hand to captum is
 # captum's: these see one network, everything else sees all of them.
 ONE_NETWORK = (checks.same_seed_same_map, checks.spec_survives_its_spelling)
 CASES = [
     pytest.param(method, network, check, id=f"{method}-{network}-{check.__name__}")
     for method in checks.method_names()
-    for network in ([home(method)] if home(method) != "pooled" else NETWORKS)
+    for network in (NETWORKS if checks.home(method) is pooled else ["home"])
     for check in checks.CHECKS
-    if network == home(method) or not (check in ONE_NETWORK or method.startswith("captum:"))
+    if network in ("pooled", "home") or not (check in ONE_NETWORK or method.startswith("captum:"))
 ]
 
 
 @pytest.mark.parametrize(("method", "network", "check"), CASES)
 def test_contract(method, network, check):
-    made = VisionTransformer() if network == "transformer" else NETWORKS[network]()
-    classifier, images = classifier_of(made), torch.rand(3, 3, 16, 16)
+    make = checks.home(method) if network == "home" else NETWORKS[network]
+    classifier, images = classifier_of(make()), torch.rand(3, 3, 16, 16)
     spec, target = checks.quick_spec(method), Target.of([3, 1, 2])
     if checks.applies(spec, classifier, images, target):
         check(spec, classifier, images, target)
     else:
-        assert network != home(method), f"{method} must work on it"
+        assert network not in ("pooled", "home"), f"{method} must work on it"
 
 
 @pytest.mark.parametrize("method", checks.method_names())
 def test_one_class_for_all_and_never_zipped_short(method):
-    made = VisionTransformer() if home(method) == "transformer" else pooled()
-    classifier, images = classifier_of(made), torch.rand(3, 3, 16, 16)
+    classifier, images = classifier_of(checks.home(method)()), torch.rand(3, 3, 16, 16)
     spec = checks.quick_spec(method)
     assert checks.explain(spec, classifier, images, Target.of(2)).target.classes == (2, 2, 2)
     with pytest.raises(Exception, match="2 target classes for 3 images"):

@@ -14,7 +14,7 @@ from phosphene.devices import widest
 from phosphene.errors import OptionError
 from phosphene.grids import in_proportion
 from phosphene.registry import register_attribution
-from phosphene.runtime import input_gradient, prepare
+from phosphene.runtime import input_gradient, plain_mode, prepare
 from phosphene.runtime.micro_batches import batches
 from phosphene.targets import Target
 from phosphene.types import Attribution
@@ -86,14 +86,16 @@ def blur_ig(
         own = target.rows(index, index + 1)
         total = torch.zeros_like(image, dtype=widest(image.device))
         for first, last in batches(steps, batch_size, classifier.device):
-            places = torch.arange(first, last + 1) * (sigma / steps)
-            ends = torch.stack([blurred(image, float(place), border) for place in places])
-            middles = torch.stack([blurred(image, float(place) + 0.5 * sigma / steps, border) for place in places[:-1]])
+            places = [step * sigma / steps for step in range(first, last + 1)]
+            with plain_mode(image.device, gradients=False):
+                ends = torch.stack([blurred(image, place, border) for place in places])
+                middles = torch.stack([blurred(image, place + 0.5 * sigma / steps, border) for place in places[:-1]])
             _, slope = input_gradient(classifier, middles, own, batch_size=batch_size or last - first)
             total += ((ends[:-1] - ends[1:]) * slope).sum(dim=0)
             if progress is not None:
                 progress(index * steps + last, len(images) * steps)
-        both = torch.stack([image, blurred(image, sigma, border)])
+        with plain_mode(image.device, gradients=False):
+            both = torch.stack([image, blurred(image, sigma, border)])
         sharp, dull = input_gradient(classifier, both, own, batch_size=batch_size)[0]
         maps.append(total.sum(dim=0))
         scores.append(sharp)
@@ -118,15 +120,15 @@ def _blur(side: int, sigma: float, border: Border, like: Tensor) -> Tensor:
     radius = int(4 * sigma + 0.5)
     if radius == 0:
         return torch.eye(side, device=like.device, dtype=like.dtype)
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
     weights = torch.exp(-0.5 * (offset / sigma) ** 2)
     weights = weights / weights.sum()
-    place = torch.arange(side)[:, None].expand(-1, len(weights))
-    seen = place + torch.arange(-radius, radius + 1)  # (side, 2 * radius + 1)
+    place = torch.arange(side, device="cpu")[:, None].expand(-1, len(weights))
+    seen = place + torch.arange(-radius, radius + 1, device="cpu")  # (side, 2 * radius + 1)
     if border == "mirror":
         seen = seen % (2 * side)
         seen = torch.where(seen < side, seen, 2 * side - 1 - seen)
     inside = (seen >= 0) & (seen < side)
-    matrix = torch.zeros(side, side, dtype=torch.float64)
+    matrix = torch.zeros(side, side, dtype=torch.float64, device="cpu")
     matrix.index_put_((place[inside], seen[inside]), weights.expand_as(seen)[inside], accumulate=True)
     return matrix.to(like)

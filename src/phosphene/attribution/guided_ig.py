@@ -25,7 +25,7 @@ _NEAR = 1e-9
     title="Guided integrated gradients",
     family="gradient",
     paper="kapishnikov2021",
-    caveat="The way depends on the network, so maps of two classes or networks took different ways.",
+    caveat="Maps of two classes took different ways, and so may those of two machines: a last bit turns it.",
 )
 def guided_ig(
     classifier: Classifier,
@@ -99,8 +99,10 @@ def guided_ig(
         ends.append(input_gradient(classifier, torch.stack([base, image]).float(), own)[0])
         maps.append(total.sum(dim=0))
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
-    error = (values.sum(dim=(1, 2)) - (high - low)).abs()
-    return attribution(values.float(), images, target, high, checks=per_image(completeness_error=error))
+    error = (values.sum(dim=(1, 2)) - (high - low).to(values)).abs()
+    return attribution(
+        values.float().to(classifier.device), images, target, high, checks=per_image(completeness_error=error)
+    )
 
 
 def _step(

@@ -12,7 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.relevance import AlphaBeta, Box, Composite, Epsilon, Flat, Gamma
-from phosphene.runtime import relevance
+from phosphene.runtime import plain_mode, relevance
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -84,7 +84,8 @@ def lrp(
     """
     if epsilon < 0 or gamma < 0:
         raise OptionError(f"lrp: epsilon={epsilon} and gamma={gamma} must be 0 or more")
-    rules = _composite(classifier, composite, epsilon, gamma)
+    with plain_mode(classifier.device, gradients=False):
+        rules = _composite(classifier, composite, epsilon, gamma)
     return propagated(classifier, images, target, replace(rules, biases=biases == "share"))
 
 

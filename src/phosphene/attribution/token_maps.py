@@ -11,7 +11,7 @@ from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import token_grid
-from phosphene.runtime import attention
+from phosphene.runtime import attention, plain_mode
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -72,7 +72,8 @@ def token_map(
         read = found.gradients[-1].abs().amax(dim=(0, 2)) > 0  # (T,)
         if not bool(read.any()):
             read[:] = True
-        rows = formula(found.weights, found.gradients)[read]
+        with plain_mode(found.score.device, gradients=False):
+            rows = formula(found.weights, found.gradients)[read]
         maps.append(rows.mean(dim=0)[-cells:].view(grid))
         scores.append(found.score)
         notes.append(_note(tokens, grid, read))

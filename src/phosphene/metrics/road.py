@@ -104,7 +104,7 @@ def road(
 
 
 def _without(image: Tensor, places: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    missing = torch.zeros(image.shape[-2:], dtype=torch.bool)
+    missing = torch.zeros(image.shape[-2:], dtype=torch.bool, device="cpu")
     missing.view(-1)[places] = True
     filled = filled_in(image, missing)
     drawn = torch.randn(image.shape, generator=generator, device="cpu").to(image)
