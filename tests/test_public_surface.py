@@ -19,7 +19,7 @@ ERRORS = {
 VERBS = {"attribute", "contrast", "explain", "features", "fuse", "impress", "locate", "draw", "open_run", "read_image"}
 NETWORKS = {
     *("Classifier", "Labels", "Preprocess", "ScoreFunction", "Target", "Unit", "View", "capture", "load_classifier"),
-    "prepare",
+    *("Detected", "Mask", "Region", "Similar", "prepare"),
 }
 EXTENDING = {
     *("Options", "Spec", "methods", "option", "parse_spec"),

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from phosphene.images import read_image as read_image
     from phosphene.options import Options as Options
     from phosphene.options import option as option
+    from phosphene.output_targets import Detected as Detected
+    from phosphene.output_targets import Mask as Mask
+    from phosphene.output_targets import Region as Region
+    from phosphene.output_targets import Similar as Similar
     from phosphene.registry import Spec as Spec
     from phosphene.registry import methods as methods
     from phosphene.registry import parse_spec as parse_spec
@@ -65,11 +69,13 @@ _PLACES = {
     "Box": "types",
     "Classifier": "classifier",
     "Contrast": "types",
+    "Detected": "output_targets",
     "Impression": "types",
     "InputError": "errors",
     "Labels": "classifier",
     "LayerFeatures": "tasks.facets",
     "Located": "tasks.objects",
+    "Mask": "output_targets",
     "MissingExtraError": "errors",
     "ModelError": "errors",
     "NotFoundError": "errors",
@@ -81,9 +87,11 @@ _PLACES = {
     "PhospheneWarning": "errors",
     "Prediction": "types",
     "Preprocess": "classifier",
+    "Region": "output_targets",
     "ResourceError": "errors",
     "Run": "store",
     "ScoreFunction": "score_function",
+    "Similar": "output_targets",
     "Spec": "registry",
     "Target": "targets",
     "Unit": "targets",

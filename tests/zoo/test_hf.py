@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 
-from phosphene import ModelError, NotFoundError, attribute, explain, load_classifier
+from phosphene import Detected, ModelError, NotFoundError, Region, attribute, explain, load_classifier
 from phosphene.errors import PhospheneWarning
 from tests.cli.running import phosphene as command
 
@@ -147,13 +147,13 @@ def test_heads_and_what_is_refused(tmp_path):
         image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=48
     )
     transformers.ViTModel(config).save_pretrained(tmp_path / "headless")
-    with pytest.raises(ModelError, match=r"lacks 2 weights of an image classifier \(classifier.bias"):
+    with pytest.raises(ModelError, match=r"lacks 2 weights of its head \(classifier.bias"):
         load_classifier(f"hf:{tmp_path / 'headless'}")
     with pytest.raises(ModelError, match=r"holds no config.json"):
         load_classifier(f"hf:{tmp_path}")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="cannot be loaded as an image classifier"):
+    with pytest.raises(ModelError, match="cannot be loaded for classification, segmentation or detection"):
         load_classifier(f"hf:{tmp_path / 'odd'}")
     with pytest.raises(NotFoundError, match="hf: name a model"):
         load_classifier("hf:")
@@ -170,3 +170,36 @@ def test_the_command_explains_it(tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.err
     assert "grad_cam for wolf" in outcome.out
     assert explain("hf:net", "photo.jpg", "saliency").maps.shape == (1, 32, 32)
+
+
+def test_segmentation_and_detection_by_their_configuration(tmp_path):
+    torch.manual_seed(0)
+    facts = {"size": {"height": 64, "width": 64}, "resample": 2, "image_mean": MEAN, "image_std": STD}
+    labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
+        **labels,
+    )  # fmt: skip
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "maps")
+    processor(tmp_path / "maps", "ViTImageProcessor", **facts)
+    config = transformers.YolosConfig(
+        image_size=[64, 64], patch_size=16, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=48, num_detection_tokens=5, **labels,
+    )  # fmt: skip
+    transformers.YolosForObjectDetection(config).save_pretrained(tmp_path / "boxes")
+    processor(tmp_path / "boxes", "ViTImageProcessor", **facts)
+    images = torch.rand(1, 3, 64, 64)
+    segmenter, detector = (load_classifier(f"hf:{tmp_path / name}") for name in ("maps", "boxes"))
+    assert (segmenter.head, detector.head) == ("maps", "boxes")
+    for method in ("grad_cam", "saliency", "occlusion"):
+        found = attribute(segmenter, images, Region(1, (8, 8, 40, 40)), method)
+        assert bool(found.heat.any())
+    with torch.no_grad():
+        raw = detector.module(detector.preprocess.normalize(images))
+    middle, sides = raw["pred_boxes"][0, 0].split(2)
+    box = tuple(round(float(value), 2) for value in torch.cat([middle - sides / 2, middle + sides / 2]) * 64)
+    found = attribute(detector, images, Detected(1, box), "saliency")
+    assert float(found.score) > 0
+    assert bool(found.maps.any())
+    best = detector.logits(images)[0]
+    assert torch.allclose(best, raw["logits"][0].softmax(-1)[:, :-1].amax(dim=0), atol=1e-5)

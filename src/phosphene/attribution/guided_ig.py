@@ -13,7 +13,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import wide
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
-from phosphene.runtime import input_gradient, prepare
+from phosphene.runtime import input_gradient, plain_mode, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -100,9 +100,9 @@ def guided_ig(
         maps.append(total.sum(dim=0))
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
     error = (values.sum(dim=(1, 2)) - (high - low).to(values)).abs()
-    return attribution(
-        values.float().to(classifier.device), images, target, high, checks=per_image(completeness_error=error)
-    )
+    with plain_mode(classifier.device, gradients=False):
+        shown = values.float().to(classifier.device)
+    return attribution(shown, images, target, high, checks=per_image(completeness_error=error))
 
 
 def _step(

@@ -72,7 +72,7 @@ def shapley_cam(
     names = layer_names(classifier, layer)
 
     def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:
-        if own.score is not None or utility != "residual" or known.head == "score":
+        if own.score is not None or utility != "residual" or known.head in ("score", "maps", "boxes"):
             return known.score(logits, own, "probability" if utility == "probability" else "logit")
         logarithms = {"softmax": F.log_softmax(logits, dim=1), "sigmoid": F.logsigmoid(logits), "probabilities": logits}
         return known.score(logits + logarithms[known.head], own, "logit")

@@ -93,6 +93,8 @@ def _tensors(found: Any, device: torch.device) -> Any:
         return {key: _tensors(value, device) for key, value in found.items()}
     if isinstance(found, tuple):
         return tuple(_tensors(value, device) for value in found)
+    if isinstance(found, list) and found and isinstance(found[0], Mapping):  # a detector's boxes of each picture
+        return [_tensors(value, device) for value in found]
     if isinstance(found, list):  # rows of numbers, or of arrays and tensors
         found = [row.detach().cpu().numpy() if isinstance(row, Tensor) else row for row in found]
     values = found.detach() if isinstance(found, Tensor) else torch.from_numpy(np.array(found))

@@ -1,4 +1,4 @@
-"""Image classifiers of transformers with the processor and the labels published with them: "hf:NAME" or "hf:FOLDER"."""
+"""Networks of transformers with the processor and the labels published with them: "hf:NAME" or "hf:FOLDER"."""
 
 from __future__ import annotations
 
@@ -23,13 +23,21 @@ from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, first_line, is_local, load_weights, no_download
 
 _FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# What the name of an architecture ends in: the library's class for it, and how its scores are read.
+_KINDS: dict[str, tuple[str, HeadKind]] = {
+    "ForSemanticSegmentation": ("AutoModelForSemanticSegmentation", "maps"),
+    "ForObjectDetection": ("AutoModelForObjectDetection", "boxes"),
+}
 # Pictures of the processor and ours may differ so much on average, in units of what the network sees: other rounding.
 _SAME = 0.03
 
 
 @model_source("hf", "hf:NAME", "hf:FOLDER")
 def load(name: str, weights: Weights = None) -> Classifier:
-    """A transformers image classifier from a folder made by `save_pretrained`, or by its name on the hub.
+    """A network of transformers from a folder made by `save_pretrained`, or by its name on the hub.
+
+    An image classifier, or as its configuration says a network for semantic segmentation (head "maps") or object
+    detection (head "boxes").
 
     Pictures are resized, cut and normalized as its processor says; whether that is what the processor does is tried
     out, and said where it is not. Labels and the kind of the head are those of its configuration. Code of the
@@ -42,7 +50,7 @@ def load(name: str, weights: Weights = None) -> Classifier:
     Raises:
         MissingExtraError: if transformers is not installed.
         NotFoundError: if no name is given.
-        ModelError: if it is no image classifier, lacks weights of its head, or cannot be downloaded.
+        ModelError: if it is none of these, lacks weights of its head, or cannot be downloaded.
     """
     if not name:
         raise NotFoundError("hf: name a model or a folder, such as hf:google/vit-base-patch16-224")
@@ -88,20 +96,22 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _network(transformers: Any, name: str, weights: Weights) -> nn.Module:
-    kind = transformers.AutoModelForImageClassification
     try:
+        kind = getattr(transformers, _kind(transformers.AutoConfig.from_pretrained(name))[0])
         if weights is None:
             network, info = kind.from_pretrained(name, output_loading_info=True)
         else:
             network, info = kind.from_config(transformers.AutoConfig.from_pretrained(name)), {}
     except Exception as error:  # the hub's client and the library raise what their versions raise
         if Path(name).is_dir():
-            raise ModelError(f"hf:{name} cannot be loaded as an image classifier ({first_line(error)})") from error
+            raise ModelError(
+                f"hf:{name} cannot be loaded for classification, segmentation or detection ({first_line(error)})"
+            ) from error
         raise no_download(f"hf:{name}", error) from error
     lacking = sorted(info.get("missing_keys", ()))
     if lacking:  # the library fills them with random numbers
         raise ModelError(
-            f"hf:{name} lacks {len(lacking)} weights of an image classifier ({', '.join(lacking[:3])}): it was "
+            f"hf:{name} lacks {len(lacking)} weights of its head ({', '.join(lacking[:3])}): it was "
             "trained for something else; choose a classifier, or train a head with phosphene head"
         )
     if is_local(weights):
@@ -206,7 +216,17 @@ def _labels(config: Any) -> tuple[str, ...] | None:
     return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
 
 
+def _kind(config: Any) -> tuple[str, HeadKind]:
+    """(the library's class for a network of this configuration, how its scores are read)."""
+    architecture = next(iter(config.architectures or ()), "")
+    known = (kind for ending, kind in _KINDS.items() if architecture.endswith(ending))
+    return next(known, ("AutoModelForImageClassification", "softmax"))
+
+
 def _head(config: Any) -> HeadKind:
+    _, head = _kind(config)
+    if head != "softmax":
+        return head
     if config.problem_type == "multi_label_classification":
         return "sigmoid"
     return "score" if config.problem_type == "regression" or config.num_labels == 1 else "softmax"
