@@ -106,6 +106,8 @@ def _other_networks(page: Path) -> None:
 
     facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     test_hf.processor(test_hf.vit(Path("vit")), "ViTImageProcessor", **facts)
+    test_hf.segformer(Path("segmenter"))
+    test_hf.yolos(Path("detector"))
     test_onnx.written(Path("net.onnx"), ["n", 3, 32, 32])
     Path("net.json").write_text('{"size": [32, 32], "labels": ["cat", "dog", "cup"]}')
     (service,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)

@@ -172,22 +172,33 @@ def test_the_command_explains_it(tmp_path, monkeypatch):
     assert explain("hf:net", "photo.jpg", "saliency").maps.shape == (1, 32, 32)
 
 
-def test_segmentation_and_detection_by_their_configuration(tmp_path):
+WHOLE = {"size": {"height": 64, "width": 64}, "resample": 2, "image_mean": MEAN, "image_std": STD}
+NAMED = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+
+
+def segformer(folder: Path) -> Path:
     torch.manual_seed(0)
-    facts = {"size": {"height": 64, "width": 64}, "resample": 2, "image_mean": MEAN, "image_std": STD}
-    labels = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
     config = transformers.SegformerConfig(
         hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
-        **labels,
+        **NAMED,
     )  # fmt: skip
-    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "maps")
-    processor(tmp_path / "maps", "ViTImageProcessor", **facts)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    return processor(folder, "ViTImageProcessor", **WHOLE)
+
+
+def yolos(folder: Path) -> Path:
+    torch.manual_seed(0)
     config = transformers.YolosConfig(
         image_size=[64, 64], patch_size=16, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-        intermediate_size=48, num_detection_tokens=5, **labels,
+        intermediate_size=48, num_detection_tokens=5, **NAMED,
     )  # fmt: skip
-    transformers.YolosForObjectDetection(config).save_pretrained(tmp_path / "boxes")
-    processor(tmp_path / "boxes", "ViTImageProcessor", **facts)
+    transformers.YolosForObjectDetection(config).save_pretrained(folder)
+    return processor(folder, "ViTImageProcessor", **WHOLE)
+
+
+def test_segmentation_and_detection_by_their_configuration(tmp_path):
+    segformer(tmp_path / "maps")
+    yolos(tmp_path / "boxes")
     images = torch.rand(1, 3, 64, 64)
     segmenter, detector = (load_classifier(f"hf:{tmp_path / name}") for name in ("maps", "boxes"))
     assert (segmenter.head, detector.head) == ("maps", "boxes")
