@@ -20,7 +20,10 @@ VERBS = {
     *("attribute", "batch", "contrast", "explain", "features", "fuse", "impress", "locate"),
     *("draw", "open_run", "read_image"),
 }
-NETWORKS = {"Classifier", "Labels", "Preprocess", "Target", "Unit", "View", "capture", "load_classifier", "prepare"}
+NETWORKS = {
+    *("Classifier", "Labels", "Preprocess", "ScoreFunction", "Target", "Unit", "View", "capture", "load_classifier"),
+    *("Detected", "Mask", "Region", "Similar", "prepare"),
+}
 EXTENDING = {
     *("Options", "Spec", "methods", "option", "parse_spec"),
     *("register_attribution", "register_metric", "register_recipe"),

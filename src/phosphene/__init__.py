@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from phosphene.images import read_image as read_image
     from phosphene.options import Options as Options
     from phosphene.options import option as option
+    from phosphene.output_targets import Detected as Detected
+    from phosphene.output_targets import Mask as Mask
+    from phosphene.output_targets import Region as Region
+    from phosphene.output_targets import Similar as Similar
     from phosphene.registry import Spec as Spec
     from phosphene.registry import methods as methods
     from phosphene.registry import parse_spec as parse_spec
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from phosphene.registry import register_recipe as register_recipe
     from phosphene.render import draw as draw
     from phosphene.runtime import prepare as prepare
+    from phosphene.score_function import ScoreFunction as ScoreFunction
     from phosphene.store import Run as Run
     from phosphene.store import open_run as open_run
     from phosphene.targets import Target as Target
@@ -65,11 +70,13 @@ _PLACES = {
     "Box": "types",
     "Classifier": "classifier",
     "Contrast": "types",
+    "Detected": "output_targets",
     "Impression": "types",
     "InputError": "errors",
     "Labels": "classifier",
     "LayerFeatures": "tasks.facets",
     "Located": "tasks.objects",
+    "Mask": "output_targets",
     "MissingExtraError": "errors",
     "ModelError": "errors",
     "NotFoundError": "errors",
@@ -81,8 +88,11 @@ _PLACES = {
     "PhospheneWarning": "errors",
     "Prediction": "types",
     "Preprocess": "classifier",
+    "Region": "output_targets",
     "ResourceError": "errors",
     "Run": "store",
+    "ScoreFunction": "score_function",
+    "Similar": "output_targets",
     "Spec": "registry",
     "Target": "targets",
     "Unit": "targets",

@@ -20,12 +20,13 @@ from phosphene.graph import input_channels, layer_name
 from phosphene.images import Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
+from phosphene.output_targets import best_of_each
 from phosphene.targets import Outputs, Target
 from phosphene.types import Layout, Prediction, Score, Size, View
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-HeadKind = Literal["softmax", "sigmoid", "probabilities", "score"]
+HeadKind = Literal["softmax", "sigmoid", "probabilities", "score", "maps", "boxes"]
 ViewKind = Literal["center", "whole", "margin"]
 
 
@@ -149,7 +150,9 @@ class Classifier:
             numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
             its negative and its positive class), "probabilities" for a network that returns them already, "score" for
-            plain numbers without a probability.
+            plain numbers without a probability; "maps" for segmentation networks, whose scores (N, K, h, w) count as
+            their mean unless a Region says where; "boxes" for detectors, of which the best box of each class counts
+            unless a Detected says which.
         name: what reports call it.
         output: key or position of the scores where the module returns a dict or a tuple; None finds them.
         layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
@@ -175,7 +178,7 @@ class Classifier:
         if not isinstance(module, nn.Module):
             raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
         if not isinstance(head, str) or head not in get_args(HeadKind):
-            raise OptionError(f"head '{head}' is unknown; choose softmax, sigmoid, probabilities or score")
+            raise OptionError(f"head '{head}' is unknown; choose {', '.join(get_args(HeadKind))}")
         self.module = unwrapped(module)
         if preprocess is not None and not isinstance(preprocess, Preprocess):
             raise OptionError(
@@ -382,9 +385,25 @@ class Classifier:
             )
         return scores
 
+    def found(self, output: Any) -> Tensor:
+        """The scores in whatever the module returned, in the shape that they have there.
+
+        Raises:
+            ModelError: if none are found.
+        """
+        scores: Tensor = find_scores(output, self.output)
+        return scores
+
     def rows(self, output: Any, count: int | None = None) -> Tensor:
-        """(N, K) the numbers themselves, one row for each of `count` images, whatever the head."""
-        found: Tensor = find_scores(output, self.output)
+        """(N, K) the numbers themselves, one row for each of `count` images, whatever the head.
+
+        Of maps of scores their mean over the places, of boxes the best of each class.
+        """
+        if self.head == "boxes":
+            return best_of_each(output, len(self.labels), self.name)
+        found = self.found(output)
+        if self.head == "maps" and found.ndim == 4:
+            found = found.mean(dim=(2, 3))
         if not found.is_floating_point():
             kind = str(found.dtype).removeprefix("torch.")
             raise ModelError(f"{self.name} returned {kind}, such as indices of classes; it must return their scores")
@@ -399,13 +418,17 @@ class Classifier:
             expected = ("", "(N, classes)") if count is None else (f" for {count} images", f"({count}, classes)")
             raise ModelError(
                 f"{self.name} returned scores of shape {tuple(found.shape)}{expected[0]}, not {expected[1]}; "
-                "wrap it so that it returns one row of scores for each image"
+                + (
+                    "maps of scores, as segmentation networks return them, are read with head='maps'"
+                    if found.ndim == 4
+                    else "wrap it so that it returns one row of scores for each image"
+                )
             )
         return scores
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, K) in [0, 1]; for a head of plain scores the scores themselves."""
-        if self.head == "softmax":
+        if self.head in ("softmax", "maps"):
             return logits.softmax(dim=1)
         if self.head == "probabilities":
             return logits.exp()
@@ -484,7 +507,8 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
     if all(isinstance(part, Mapping) for part in parts) and (len(parts) > 1 or parts is output or "boxes" in output):
         what = f"{'list of dicts' if parts is output else 'dict'} ({', '.join(map(str, parts[0]))})"
         raise ModelError(
-            f"the network returned a {what}, as detectors do; it must return one row of scores for each image"
+            f"the network returned a {what}, as detectors do, which head='boxes' reads; else it must return "
+            "one row of scores for each image"
         )
     values = _first_known(output, kind)
     if values is None:

@@ -42,3 +42,14 @@ def to_network_size(
 ) -> Tensor:
     """(N, H, W): maps on their native grid brought to one value per network pixel."""
     return sample_map(values, offset, stride, pixel_centers(size[0]), pixel_centers(size[1]))
+
+
+def in_proportion(pixels: int, size: tuple[int, int]) -> tuple[int, int]:
+    """So many pixels along each side of a picture of 224 or more, of a smaller side as much less; at least one.
+
+    Example:
+        >>> in_proportion(32, (224, 300)), in_proportion(32, (32, 28))
+        ((32, 32), (5, 4))
+    """
+    rows, columns = (min(pixels, max(1, round(pixels * side / 224))) for side in size)
+    return rows, columns

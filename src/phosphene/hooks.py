@@ -295,7 +295,7 @@ class _ReluRule(TorchFunctionMode):
         node = output.grad_fn if isinstance(output, Tensor) else None
         # What hands on what it was given, such as dropout in eval mode, did not make it.
         if node is not None and node not in given and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
-            self.places[node] = _running_layer()
+            self.places[node] = running_layer()
         return output
 
     def check(self, result: Tensor) -> None:
@@ -376,7 +376,7 @@ def _is_zero(bound: Any) -> bool:
     return isinstance(bound, int | float) and bound == 0
 
 
-def _running_layer() -> str:
+def running_layer() -> str:
     """The innermost module whose code this thread is running, named as in the outermost that holds it.
 
     Python's own stack knows it, so no hook has to be laid on any module for the sake of an error message.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from phosphene.discovery import load_plugins
@@ -35,6 +36,9 @@ class Reader(Protocol):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, K) in [0, 1]."""
+
+    def found(self, output: Any) -> Tensor:
+        """The scores in whatever the network returned, in the shape that they have there."""
 
 
 class Named(Protocol):
@@ -263,9 +267,10 @@ def kinds() -> Mapping[str, type[Target]]:
     """Every kind of target by name: those here, and those of other packages' entry points (`phosphene.targets`).
 
     Example:
-        >>> {name: kind.option.metavar for name, kind in kinds().items() if kind.option}
-        {'unit': 'LAYER=CHANNEL'}
+        >>> sorted(name for name, kind in kinds().items() if kind.option)
+        ['object', 'region', 'similar', 'unit']
     """
+    import_module("phosphene.output_targets")
     load_plugins("phosphene.targets")
     return _KINDS
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phosphene import Classifier, Preprocess
 from phosphene.attribution.occlusion import _corners, _spread, occlusion
 from phosphene.errors import OptionError
 from phosphene.targets import Target
@@ -128,3 +129,16 @@ def test_progress_counts_every_window_and_can_cancel():
 
     with pytest.raises(KeyboardInterrupt):
         occlusion(classifier_of(linear()), torch.rand(1, 3, 16, 16), Target.of(0), window=(4, 4), progress=stop)
+
+
+@pytest.mark.parametrize(("side", "window", "stride", "cells"), [(224, 32, 16, 14), (32, 5, 2, 16), (28, 4, 2, 14)])
+def test_windows_of_small_pictures_are_in_proportion(side, window, stride, cells):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    net.append(torch.nn.Flatten())
+    classifier = Classifier(net.eval(), Preprocess((side, side), None, (0.4,), (0.2,)))
+    images = torch.rand(1, 1, side, side)
+    found = occlusion(classifier, images, Target.of(1))
+    told = occlusion(classifier, images, Target.of(1), window=(window, window), stride=(stride, stride))
+    assert found.maps.shape == (1, cells, cells)
+    assert torch.equal(found.maps, told.maps)

@@ -22,6 +22,11 @@ from phosphene.errors import ModelError
 from phosphene.registry import Spec, entries, entry, format_spec, make_spec, parse_spec
 from phosphene.targets import Target
 from phosphene.types import Attribution
+from tests.networks import pooled
+from tests.transformers import VisionTransformer
+
+# A way that goes where the gradient is smallest turns elsewhere for the last bit of a gradient.
+ADAPTIVE = frozenset({"guided_ig"})
 
 # Small values of the options that decide how long a method takes.
 _QUICK: dict[str, Any] = {
@@ -42,6 +47,12 @@ Explain = Callable[..., Attribution]
 def method_names() -> list[str]:
     """Every registered attribution method."""
     return list(entries("attribution"))
+
+
+def home(method: str) -> Callable[[], nn.Module]:
+    """Makes a network that a method has to work on: plain and convolutional, or with attention where it needs that."""
+    needs = entry("attribution", method).traits.get("needs")
+    return VisionTransformer if needs == "attention" else pooled
 
 
 def quick_spec(name: str, **options: Any) -> Spec:

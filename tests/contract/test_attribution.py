@@ -33,25 +33,26 @@ ONE_NETWORK = (checks.same_seed_same_map, checks.spec_survives_its_spelling)
 CASES = [
     pytest.param(method, network, check, id=f"{method}-{network}-{check.__name__}")
     for method in checks.method_names()
-    for network in NETWORKS
+    for network in (NETWORKS if checks.home(method) is pooled else ["home"])
     for check in checks.CHECKS
-    if network == "pooled" or not (check in ONE_NETWORK or method.startswith("captum:"))
+    if network in ("pooled", "home") or not (check in ONE_NETWORK or method.startswith("captum:"))
 ]
 
 
 @pytest.mark.parametrize(("method", "network", "check"), CASES)
 def test_contract(method, network, check):
-    classifier, images = classifier_of(NETWORKS[network]()), torch.rand(3, 3, 16, 16)
+    make = checks.home(method) if network == "home" else NETWORKS[network]
+    classifier, images = classifier_of(make()), torch.rand(3, 3, 16, 16)
     spec, target = checks.quick_spec(method), Target.of([3, 1, 2])
     if checks.applies(spec, classifier, images, target):
         check(spec, classifier, images, target)
     else:
-        assert network != "pooled", f"{method} must work on a plain convolutional network"
+        assert network not in ("pooled", "home"), f"{method} must work on it"
 
 
 @pytest.mark.parametrize("method", checks.method_names())
 def test_one_class_for_all_and_never_zipped_short(method):
-    classifier, images = classifier_of(pooled()), torch.rand(3, 3, 16, 16)
+    classifier, images = classifier_of(checks.home(method)()), torch.rand(3, 3, 16, 16)
     spec = checks.quick_spec(method)
     assert checks.explain(spec, classifier, images, Target.of(2)).target.classes == (2, 2, 2)
     with pytest.raises(Exception, match="2 target classes for 3 images"):

@@ -52,6 +52,10 @@ def _one_embedded_classifier():
         yield
 
 
+# Pages whose commands need what the extras bring.
+NEEDS = {"other_networks.md": ("transformers", "onnx", "onnxruntime")}
+
+
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the pages take for granted: photo.jpg, a folder of photographs, two classes in folders, boxes."""
@@ -87,10 +91,28 @@ METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract 
 )
 @pytest.mark.usefixtures("pictures", "_one_embedded_classifier")
 def test_commands_of_a_page_run(page: Path) -> None:
+    for package in NEEDS.get(page.name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    if page.name in NEEDS:
+        _other_networks(page)
     for arguments in commands(page):
         shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
         outcome = command(*arguments, *shorter)
         assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
+
+
+def _other_networks(page: Path) -> None:
+    """What the page of other networks takes for granted: a folder of transformers, an ONNX file, its own service."""
+    from tests.zoo import test_hf, test_onnx
+
+    facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    test_hf.processor(test_hf.vit(Path("vit")), "ViTImageProcessor", **facts)
+    test_hf.segformer(Path("segmenter"))
+    test_hf.yolos(Path("detector"))
+    test_onnx.written(Path("net.onnx"), ["n", 3, 32, 32])
+    Path("net.json").write_text('{"size": [32, 32], "labels": ["cat", "dog", "cup"]}')
+    (service,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    Path("service.py").write_text(service)
 
 
 @cache

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from phosphene import Classifier, Preprocess, Target, prepare
 from phosphene.cli import app
 from phosphene.errors import InputError, OptionError
-from phosphene.evaluation.faithfulness import CURVE_POINTS, center_bump, faithfulness
+from phosphene.evaluation.faithfulness import CURVE_POINTS, center_bump, faithfulness, probability_of
 from phosphene.evaluation.heat import affordable, heat_of
 from phosphene.images import read_image
+from phosphene.metrics.pixel_flipping import pixel_flipping
+from phosphene.metrics.road import road
 from phosphene.registry import parse_spec
 from phosphene.runs.samples import chosen_files
 from tests.oracles import metrics as oracle
@@ -152,3 +154,44 @@ def test_the_command_prints_a_table_and_writes_a_report(pictures, tmp_path):
     assert report.count("data:image/png") == 2
     shown = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run2")]).stdout
     assert "random" in shown
+
+
+def test_further_measures_are_the_metrics_called_by_hand(pictures):
+    network = classifier()
+    found = faithfulness(network, pictures, ["input_x_gradient"], measures=["road", "pixel_flipping"], seed=3)
+    for one in (*found.methods, *found.baselines):
+        row = one.row()
+        assert row["road"] == pytest.approx((row["road_least"] - row["road_most"]) / 2, abs=1e-6)
+        assert row["aopc_ci"][0] <= row["aopc"] <= row["aopc_ci"][1]
+    image = network.preprocessed([read_image(pictures[1])], network.views([read_image(pictures[1])]))
+    target = Target.of(int(network.logits(image).argmax()))
+    spec = parse_spec("input_x_gradient")
+    heat = heat_of(network, [read_image(pictures[1])], network.views([read_image(pictures[1])]), target, spec).pixels[0]
+    score = probability_of(network, target)
+    by_hand = road(image[0], heat, score, generator=torch.Generator().manual_seed(3))
+    assert found.methods[0].further["road"][1] == pytest.approx(by_hand.difference, abs=1e-6)
+    flipped = pixel_flipping(image[0], heat, score, generator=torch.Generator().manual_seed(3))
+    assert found.methods[0].further["aopc"][1] == pytest.approx(flipped.aopc, abs=1e-6)
+    assert not faithfulness(network, pictures, ["input_x_gradient"]).methods[0].further
+    with pytest.raises(OptionError, match="choose from road, pixel_flipping"):
+        faithfulness(network, pictures, ["input_x_gradient"], measures=["roads"])
+
+
+def test_the_command_prints_and_reports_further_measures(pictures, tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(FACTORY)
+    arguments = ["evaluate", "faithfulness", "--images", str(pictures[0]), "--method", "saliency", "--model",
+                 f"{tmp_path / 'net.py'}:make", "--measure", "road", "--measure", "pixel_flipping",
+                 "--out", str(tmp_path / "run")]  # fmt: skip
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    assert "road_most  road_least        road        aopc" in outcome.output
+    assert "pixel flipping, AOPC" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+FACTORY = """
+import torch, phosphene
+def make():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 6, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    return phosphene.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(6, 4)), phosphene.Preprocess((12, 12)))
+"""

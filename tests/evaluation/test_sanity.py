@@ -13,7 +13,8 @@ from phosphene import Classifier, Preprocess, prepare, register_attribution
 from phosphene.attribution.result import attribution
 from phosphene.cli import app
 from phosphene.errors import InputError, OptionError
-from phosphene.evaluation.sanity import Likeness, Sanity, randomized, sanity, stages
+from phosphene.evaluation.sanity import Likeness, Sanity, initialized_stages, randomized, sanity, stages
+from phosphene.images import read_image
 from phosphene.registry import unregister
 
 
@@ -229,3 +230,43 @@ def test_the_command_says_it_all(pictures, factory, tmp_path):
     report = (tmp_path / "run" / "report.html").read_text()
     assert report.count("data:image/png") == 2
     assert report.count("data:image/jpeg") == 2
+
+
+def test_mprt_initializes_every_module_from_the_last_declared_on(pictures):
+    network = classifier()
+    found = sanity(network, pictures, ["saliency"], protocol="mprt")
+    names = [stage.name for stage in found.stages]
+    assert names == ["stem.0", "norm", "blocks.1.norm", "blocks.1.conv", "blocks.0.norm", "blocks.0.conv", "fc"]
+    left = [found.methods[0].stages["cascading"][name].spearman_abs for name in names]
+    assert all(len(values) == 3 for values in left)
+    assert min(left[0]) < 0.999
+    before = torch.get_rng_state()
+    again = sanity(network, pictures, ["saliency"], protocol="mprt").methods[0]
+    assert [again.stages["cascading"][name].spearman_abs for name in names] == left
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(OptionError, match="no module that can be initialized anew"):
+        initialized_stages(Classifier(nn.Sequential(nn.Flatten(), nn.ReLU())))
+
+
+def test_mprt_has_the_figures_of_quantus(pictures):
+    quantus = pytest.importorskip("quantus", reason="Quantus is not installed", exc_type=ImportError)
+    network = classifier()
+    seen = [read_image(path) for path in pictures]
+    images = network.preprocessed(seen, network.views(seen))
+    best = network.logits(images).argmax(dim=1)
+
+    def saliency(model, inputs, targets, **_):
+        leaf = torch.as_tensor(inputs).requires_grad_()
+        scores = model(leaf).gather(1, torch.as_tensor(targets)[:, None])
+        (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+        return gradient.abs().amax(dim=1, keepdim=True).numpy()
+
+    theirs = quantus.MPRT(
+        layer_order="top_down", seed=0, display_progressbar=False, disable_warnings=True
+    )(
+        model=network.source.module, x_batch=images.numpy(), y_batch=best.numpy(),
+        a_batch=saliency(network.source.module, images.numpy(), best.numpy()), explain_func=saliency,
+    )  # fmt: skip
+    ours = sanity(network, pictures, ["saliency"], modes=["cascading"], protocol="mprt").methods[0]
+    for name, likeness in ours.stages["cascading"].items():
+        assert likeness.spearman_abs == pytest.approx(theirs[name], abs=2e-3), name

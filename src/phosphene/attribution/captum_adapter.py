@@ -26,7 +26,7 @@ from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
-from phosphene.graph import spatial_map
+from phosphene.graph import check_inside, spatial_map
 from phosphene.hooks import ValueHooks, capture, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
@@ -154,6 +154,7 @@ def explained(
             except PhospheneError:
                 raise
             except Exception as error:  # captum asserts and raises what it likes
+                check_inside(prepared.network.module, prepared.name, "gradient")
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
                 raise ModelError(f"captum:{name} cannot explain {prepared.name}: {reason}") from error
             maps.append(values)

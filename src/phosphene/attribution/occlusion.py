@@ -12,6 +12,7 @@ from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.devices import wide
 from phosphene.errors import OptionError
+from phosphene.grids import in_proportion
 from phosphene.registry import register_attribution
 from phosphene.runtime import masked_scores
 from phosphene.targets import Target
@@ -31,8 +32,8 @@ def occlusion(
     images: Tensor,
     target: Target,
     *,
-    window: tuple[int, int] = (32, 32),
-    stride: tuple[int, int] = (16, 16),
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
     fill: Fill = "mean",
     positions: Literal["all", "covering"] = "all",
     batch_size: int | None = None,
@@ -48,8 +49,8 @@ def occlusion(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit that is watched; its probability unless the target says otherwise.
-        window: height and width of the window in pixels.
-        stride: vertical and horizontal step in pixels.
+        window: height and width of the window in pixels; None for 32, of sides below 224 pixels a seventh.
+        stride: vertical and horizontal step in pixels; None for 16, of sides below 224 pixels a fourteenth.
         fill: mean (the classifier's mean image), black (as the report) or white.
         positions: all corners up to the edge, or no more than are needed for covering the image (captum's grid).
         batch_size: windows per pass; None chooses.
@@ -71,6 +72,8 @@ def occlusion(
         zeiler2014, section 4.2; midha, section II-B.
     """
     height, width = int(images.shape[-2]), int(images.shape[-1])
+    window = window or in_proportion(32, (height, width))
+    stride = stride or in_proportion(16, (height, width))
     _check(window, stride, (height, width))
     tops = _corners(height, window[0], stride[0], positions)
     lefts = _corners(width, window[1], stride[1], positions)

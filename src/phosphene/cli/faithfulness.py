@@ -13,6 +13,7 @@ from phosphene.cli.evaluate import evaluate
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
+_FURTHER = ("road_most", "road_least", "road", "aopc")
 DEFAULT_METHODS = ("grad_cam", "saliency", "input_x_gradient")
 
 Pictures = Annotated[
@@ -33,6 +34,10 @@ def faithfulness(
     protocol: Annotated[
         Literal["coarse", "rise"], typer.Option(help="Pixels at a time: 1/32 of the image, or RISE's one row's worth.")
     ] = "coarse",
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further measure: road or pixel_flipping; repeatable; slow."),
+    ] = None,
     limit: Limit = 50,
     masks: Masks = None,
 ) -> Answer:
@@ -45,14 +50,27 @@ def faithfulness(
         common,
         classes=class_,
         protocol=protocol,
+        measures=measure or (),
         limit=limit,
         masks=masks,
     )
     lines = [f"{'method':32} deletion  insertion  drop    increase  s/image"]
-    lines += [_line(row) for row in (*answer["rows"], *answer["baselines"].values())]
+    rows = (*answer["rows"], *answer["baselines"].values())
+    lines += [_line(row) for row in rows]
+    if measure:
+        lines += [
+            "",
+            f"{'method':32} {'  '.join(f'{name:>10}' for name in _FURTHER if any(name in row for row in rows))}",
+        ]
+        lines += [_further_line(row) for row in rows if row["images"]]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
     return Answer(answer, "\n".join(lines), failed)
+
+
+def _further_line(row: Mapping[str, Any]) -> str:
+    values = "  ".join(f"{row[name]:10.3f}" for name in _FURTHER if name in row)
+    return f"{row['method']:32} {values}"
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -23,6 +23,9 @@ def sanity(
         Literal["both", "cascading", "independent"],
         typer.Option(help="Randomize from the head down, or each stage alone."),
     ] = "both",
+    protocol: Annotated[
+        Literal["blocks", "mprt"], typer.Option(help="Blocks drawn anew, or each module initialized as Quantus does.")
+    ] = "blocks",
     class_: ClassOption = "top1",
     limit: Limit = 50,
     masks: Masks = None,
@@ -36,6 +39,7 @@ def sanity(
         method or DEFAULT_METHODS,
         common,
         modes=MODES if mode == "both" else (mode,),
+        protocol=protocol,
         classes=class_,
         limit=limit,
         masks=masks,

@@ -8,12 +8,13 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
+from phosphene.devices import own_random_state
 from phosphene.errors import OptionError
 from phosphene.evaluation.heat import Heat, Progress, affordable, failing, heat_of, nothing_measured
 from phosphene.metrics.spearman import spearman
@@ -27,6 +28,7 @@ from phosphene.types import Record
 
 Mode = Literal["cascading", "independent"]
 MODES: tuple[Mode, ...] = ("cascading", "independent")
+Protocol = Literal["blocks", "mprt"]
 # Bounds of the verdict (ours), on the rank correlation with the true map: of what is left once half of the stages are
 # random, and once all are.
 HALF, NOTICES, BLIND = 0.5, 0.3, 0.6
@@ -153,6 +155,7 @@ def sanity(
     methods: Sequence[str | Spec],
     *,
     modes: Sequence[Mode] = MODES,
+    protocol: Protocol = "blocks",
     target: TargetLike = None,
     masks: int | None = None,
     seed: int = 0,
@@ -173,6 +176,9 @@ def sanity(
         paths: picture files; read a few at a time.
         methods: specs such as "grad_cam".
         modes: "cascading", "independent" or both.
+        protocol: "blocks", as above; "mprt" as Quantus has the model parameter randomization test: each module that can
+            be initialized anew is a stage of its own, in the reverse of the order in which they are declared, and is
+            (with what a norm has counted); its figure is the rank correlation of magnitudes.
         target: a class for all pictures; None takes each picture's best class.
         masks: number of masks of the methods that draw masks and do not say it.
         seed: of the random weights and the methods' own draws.
@@ -192,7 +198,7 @@ def sanity(
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
     specs = affordable(methods, masks)
     goal = resolve_one(target, classifier.labels)
-    parts = stages(classifier)
+    parts = stages(classifier) if protocol == "blocks" else initialized_stages(classifier)
     plan = [(mode, index) for mode in modes for index in range(len(parts))]
     results = {spec: Sanity(str(spec), {m: {s.name: Likeness() for s in parts} for m in modes}) for spec in specs}
     broken: list[Record] = []
@@ -215,7 +221,8 @@ def sanity(
         files = len(batch.paths) + len(batch.broken)
         for step, (mode, index) in enumerate(plan, start=1):
             chosen = parts[: index + 1] if mode == "cascading" else parts[index : index + 1]
-            network = prepare(randomized(classifier, chosen, seed), precision=classifier.precision)
+            made = randomized if protocol == "blocks" else initialized
+            network = prepare(made(classifier, chosen, seed), precision=classifier.precision)
             for spec in (spec for spec in true if results[spec].error is None):
                 with failing(results[spec]):
                     found = heat_of(network, batch.pictures, batch.views, classes, spec, seed=seed)
@@ -316,6 +323,39 @@ def randomized(classifier: Classifier, chosen: Sequence[Stage], seed: int) -> Cl
                 tensor = parameters[name]
                 noise = torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
                 tensor.copy_(noise * tensor.std(correction=0) + tensor.mean())
+    return source.with_module(module)
+
+
+def initialized_stages(classifier: Classifier) -> tuple[Stage, ...]:
+    """Every module that can be initialized anew, the last declared first.
+
+    Raises:
+        OptionError: for a network without any.
+
+    Example:
+        >>> [stage.name for stage in initialized_stages(Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())))]
+        ['0']
+    """
+    module = prepare(classifier).source.module
+    found = [
+        Stage(name, tuple(f"{name}.{parameter}" for parameter, _ in part.named_parameters(recurse=False)))
+        for name, part in module.named_modules()
+        if hasattr(part, "reset_parameters")
+    ]
+    if not found:
+        raise OptionError(f"{classifier.name} has no module that can be initialized anew; use the protocol blocks")
+    return tuple(reversed(found))
+
+
+def initialized(classifier: Classifier, chosen: Sequence[Stage], seed: int) -> Classifier:
+    """A copy of the classifier in which some modules are as new; each is drawn with the same seed, as by Quantus."""
+    source = classifier.source if isinstance(classifier, Prepared) else classifier
+    module = copy.deepcopy(source.module)
+    with own_random_state():
+        for stage in chosen:
+            torch.manual_seed(seed + 1)
+            part: Any = module.get_submodule(stage.name)
+            part.reset_parameters()
     return source.with_module(module)
 
 

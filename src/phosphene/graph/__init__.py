@@ -1,22 +1,26 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
 from phosphene.graph.default_layer import default_layer
+from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before
 from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain
 from phosphene.graph.residual import residual_branches
-from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size
+from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size, token_grid
 from phosphene.graph.successors import Successor, successors
 from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, outputs, trace, with_value
 
 __all__ = [
+    "FunctionModule",
     "Kernel",
     "LayerName",
     "LinearHead",
     "Successor",
+    "Takes",
     "any_global_hook",
     "channel_axis",
+    "check_inside",
     "convolution_kernel",
     "default_layer",
     "graph_module",
@@ -33,6 +37,7 @@ __all__ = [
     "spatial_map",
     "spatial_size",
     "successors",
+    "token_grid",
     "trace",
     "with_value",
 ]

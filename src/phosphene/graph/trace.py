@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from phosphene.errors import NotFoundError, suggest
+from phosphene.graph.function_module import check_inside
 from phosphene.graph.plain import is_hooked
 
 LayerName = str | nn.Module
@@ -20,12 +21,14 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
 
     Raises:
         NotFoundError: with the nearest names.
+        ModelError: of a function of pictures, which has no layers.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> layer_name(net, net[1]), layer_name(net, "0")
         ('1', '0')
     """
+    check_inside(module, f"what layer '{layer}' is asked of")
     names = dict(module.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, child in names.items():

@@ -58,8 +58,8 @@ class Common:
     model: str | Classifier = asked(
         str,
         "embedded",
-        "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, package.module:factory, "
-        "a TorchScript or torch.export file, or a folder of phosphene head.",
+        "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, hf:NAME|FOLDER, onnx:FILE, "
+        "package.module:factory, a TorchScript or torch.export file, or a folder of phosphene head.",
         metavar="SPEC",
     )
     weights: str | None = asked(

@@ -22,6 +22,7 @@ def measure_faithfulness(
     *,
     classes: str = "top1",
     protocol: Protocol = "coarse",
+    measures: Sequence[str] = (),
     limit: int = 50,
     masks: int | None = None,
 ) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def measure_faithfulness(
     files = chosen_files(images, limit)
     session = Session.start(
         "faithfulness", common, classifier, images=list(images), methods=list(methods), classes=classes,
-        protocol=protocol, limit=limit, masks=masks,
+        protocol=protocol, measures=list(measures), limit=limit, masks=masks,
     )  # fmt: skip
     found = faithfulness(
         classifier,
@@ -43,6 +44,7 @@ def measure_faithfulness(
         methods,
         target=target,
         protocol=protocol,
+        measures=measures,
         masks=masks,
         seed=common.seed,
         progress=common.announce,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from phosphene.evaluation.sanity import MODES, Mode, Sanity, SanityChecks, sanity
+from phosphene.evaluation.sanity import MODES, Mode, Protocol, Sanity, SanityChecks, sanity
 from phosphene.images import to_pil
 from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
@@ -30,6 +30,7 @@ def check_sanity(
     common: Common,
     *,
     modes: Sequence[Mode] = MODES,
+    protocol: Protocol = "blocks",
     classes: str = "top1",
     limit: int = 50,
     masks: int | None = None,
@@ -43,14 +44,15 @@ def check_sanity(
     target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
     session = Session.start(
-        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes), classes=classes,
-        limit=limit, masks=masks,
+        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes),
+        protocol=protocol, classes=classes, limit=limit, masks=masks,
     )  # fmt: skip
     found = sanity(
         classifier,
         files,
         methods,
         modes=modes,
+        protocol=protocol,
         target=target,
         masks=masks,
         seed=common.seed,

@@ -1,6 +1,7 @@
 """How a classifier runs fast: its prepared form, and the passes that every method is made of."""
 
 from phosphene.runtime.ablated import ablated_scores
+from phosphene.runtime.curvature import layer_curvature
 from phosphene.runtime.passes import (
     activations,
     forward,
@@ -11,19 +12,23 @@ from phosphene.runtime.passes import (
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.prepare import Prepared, plain_mode, prepare
+from phosphene.runtime.relevance import attention, relevance
 
 __all__ = [
     "MaskedScores",
     "Prepared",
     "ablated_scores",
     "activations",
+    "attention",
     "blended_scores",
     "forward",
     "head_features",
     "input_gradient",
+    "layer_curvature",
     "layer_gradients",
     "masked_scores",
     "plain_mode",
     "prepare",
+    "relevance",
     "rule_gradient",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phosphene.errors import ModelError, PhospheneError
+from phosphene.graph import check_inside
 from phosphene.runtime.norms import right_norms
 from phosphene.runtime.prepare import Prepared
 
@@ -73,6 +74,7 @@ def _through_checkpoints(values: Tensor, inputs: Sequence[Tensor], again: bool) 
 
 def no_gradient(prepared: Prepared) -> ModelError:
     """Why no gradient reaches the pictures, in one line."""
+    check_inside(prepared.network.module, prepared.name, "gradient")
     whole = prepared.first_look.integers
     why = "(no_grad, detach, rounding or integer weights in its forward)" if whole is None else f"in {whole}"
     return ModelError(

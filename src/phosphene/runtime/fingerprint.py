@@ -105,7 +105,7 @@ def _modules(module: nn.Module) -> list[nn.Module]:
         if isinstance(value, nn.Module) and id(value) not in found:
             found[id(value)] = value
             own = vars(value)
-            waiting += [*own["_modules"].values(), *(item for key, item in own.items() if key not in _BASE)]
+            waiting += [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
         elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
             waiting += value
         elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:

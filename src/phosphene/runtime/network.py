@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import default_layer, graph_module, is_changed, spatial_map, trace
+from phosphene.graph import check_inside, default_layer, graph_module, is_changed, spatial_map, trace
 from phosphene.hooks import ValueHooks, capture, graph_nodes, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
@@ -220,6 +220,7 @@ class Network:
     @cached_property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
+        check_inside(self.module, self.classifier.name)
         if is_scripted(self.module):
             raise ModelError(
                 f"{self.classifier.name} is TorchScript, which runs as one piece without layers; use a method that "

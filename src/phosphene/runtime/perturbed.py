@@ -135,7 +135,8 @@ def _windowed_scores(
         network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
-            outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start)
+            seen = images[index : index + 1].expand(stop - start, -1, -1, -1)
+            outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start, seen)
             if progress is not None:
                 progress(index * len(boxes) + stop, len(images) * len(boxes))
             return own.expand(stop - start).scores(outputs, score)

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier, HeadKind, find_scores
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import LayerName, LinearHead, layer_name, linear_head, outputs, with_value
+from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, linear_head, outputs, with_value
 from phosphene.hooks import ValueHooks
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
@@ -167,6 +167,7 @@ class Prepared(Classifier):
         Raises:
             ModelError: if the network cannot be traced or ends in something else.
         """
+        check_inside(self.network.module, self.name)
         if self.traced is None:
             why = (
                 "was exported, and of an exported network the head is not read"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
-from phosphene.graph import residual_branches
+from phosphene.graph import check_inside, residual_branches
 from phosphene.hooks import capture, scaled_gradients
 from phosphene.runtime import Prepared, plain_mode, prepare
 from phosphene.runtime.backward import gradients
@@ -121,6 +121,7 @@ def ascend(
         True
     """
     prepared = prepare(classifier, keep=objective.layers).variant("steps")
+    check_inside(prepared.network.module, prepared.name, "gradient")
     prepared.check_images(start)
     if len(streams) != len(start):
         raise OptionError(f"{len(streams)} random streams for {len(start)} images; give one for each")

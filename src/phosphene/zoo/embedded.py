@@ -14,6 +14,7 @@ import torch
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import MissingExtraError, ModelError, NotFoundError, suggest
 from phosphene.zoo.efficientnet_lite import VARIANTS, EfficientNetLite, rename_published
+from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, is_local
 
 _WEIGHTS = {
@@ -32,6 +33,7 @@ _WEIGHTS = {
 }
 
 
+@model_source("embedded", "embedded", "embedded:lite1", "embedded:lite2")
 def load(variant: str = "", weights: Weights = None) -> Classifier:
     """EfficientNet-Lite0 ("embedded"), or "lite1" and "lite2" of the extra phosphene[lite].
 

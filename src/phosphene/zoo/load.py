@@ -10,19 +10,15 @@ from pathlib import Path
 import torch
 
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
+from phosphene.discovery import discover
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
-from phosphene.zoo import embedded, factory, file, timm, torchvision
+from phosphene.zoo import factory, file
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels
+from phosphene.zoo.source import SOURCES, SPELLINGS
 from phosphene.zoo.weights import Weights, first_line, is_local
-
-SOURCES: dict[str, Callable[[str, Weights], Classifier]] = {
-    "embedded": embedded.load,
-    "timm": timm.load,
-    "torchvision": torchvision.load,
-}
 
 
 def load_classifier(
@@ -42,9 +38,10 @@ def load_classifier(
 
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
-            with their published weights, preprocessing and labels; "package.module:factory" or "file.py:factory",
-            the user's code that returns a Classifier or an nn.Module; a TorchScript or torch.export file; a folder made
-            by `phosphene head`. A Classifier is returned as it is, or on another device as a copy.
+            with their published weights, preprocessing and labels; "hf:NAME" or "hf:FOLDER" of transformers;
+            "onnx:FILE", which has scores alone; "package.module:factory" or "file.py:factory", the user's code that
+            returns a Classifier or an nn.Module; a TorchScript or torch.export file; a folder made by `phosphene
+            head`. A Classifier is returned as it is, or on another device as a copy.
         weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
             without running code; "random" for an untrained network.
         preprocess: how the network is fed, where its source does not say.
@@ -90,22 +87,28 @@ def _card(spec: str, weights: Weights) -> Card:
     """What stands beside the file that the weights are from."""
     if is_local(weights):
         return read_card(Path(weights))
-    return read_card(Path(spec)) if file.is_file(spec) else Card()
+    name, _, rest = spec.partition(":")
+    place = rest if name in SOURCES else spec
+    return read_card(Path(place)) if file.is_file(spec) or Path(place).is_file() else Card()
 
 
 def _source(spec: str) -> Callable[[Weights], Classifier]:
+    discover("phosphene.zoo")
     name, _, rest = spec.partition(":")
     if name in SOURCES:
         return partial(SOURCES[name], rest)
+    if spec.lower().endswith(".onnx"):
+        return partial(SOURCES["onnx"], spec)
     if own_head.is_head(spec):
         return partial(_with_own_head, spec)
     if file.is_file(spec):
         return partial(file.load, spec)
     if factory.is_factory(spec):
         return partial(factory.load, spec)
+    known = ", ".join(spelled for source in sorted(SPELLINGS) for spelled in SPELLINGS[source])
     raise NotFoundError(
-        f"no model '{spec}'{suggest(name, SOURCES)} (there are: embedded, embedded:lite1, embedded:lite2, timm:NAME, "
-        "torchvision:NAME, package.module:factory, a TorchScript or torch.export file, a folder of phosphene head)"
+        f"no model '{spec}'{suggest(name, SOURCES)} (there are: {known}, package.module:factory, file.py:factory, a "
+        "TorchScript or torch.export file, a folder of phosphene head)"
     )
 
 

@@ -11,11 +11,13 @@ from torch import nn
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import MissingExtraError, ModelError, NotFoundError, suggest
 from phosphene.zoo.embedded import imagenet_labels
+from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, first_line, is_local, no_download
 
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
+@model_source("timm", "timm:NAME")
 def load(name: str, weights: Weights = None) -> Classifier:
     """A timm classifier with its published weights, or with those of a local file.
 

@@ -10,9 +10,11 @@ from torch import nn
 from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import MissingExtraError, NotFoundError, suggest
 from phosphene.zoo.embedded import imagenet_labels
+from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, is_local, no_download
 
 
+@model_source("torchvision", "torchvision:NAME")
 def load(name: str, weights: Weights = None) -> Classifier:
     """A torchvision classifier with published weights, or with those of a local file.
 

@@ -1,0 +1,57 @@
+"""Watching a network's attention: the weights of every layer of self-attention, however it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from phosphene.decomposed import FUSED
+
+
+@contextmanager
+def watch_attention() -> Iterator[list[Tensor]]:
+    """The attention weights of the layers that run inside the context, in their order, each (N, heads, T, T).
+
+    Caught are fused attention, nn.MultiheadAttention, and a softmax over the last axis of square products, as
+    functions, methods and modules. The values are part of the autograd graph, so a score can be differentiated with
+    respect to them. Only this thread's runs are seen; the module is not touched.
+
+    Example:
+        >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+        >>> tokens = torch.rand(1, 5, 8, requires_grad=True)
+        >>> with watch_attention() as found:
+        ...     _ = layer(tokens, tokens, tokens)
+        >>> found[0].shape, torch.allclose(found[0].sum(-1), torch.ones(1, 2, 5))
+        (torch.Size([1, 2, 5, 5]), True)
+    """
+    mode = _Watch()
+    with mode:
+        yield mode.found
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name in FUSED:
+            with self:  # so that the softmax inside is seen
+                return FUSED[name](*args, **kwargs)
+        output = func(*args, **kwargs)
+        if name == "softmax" and isinstance(output, Tensor) and _is_attention(output, args, kwargs):
+            self.found.append(output)
+        return output
+
+
+def _is_attention(output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a softmax is over the last axis of square products of tokens."""
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    square = output.ndim in (3, 4) and output.shape[-1] == output.shape[-2] > 1
+    return square and axis in (-1, output.ndim - 1)

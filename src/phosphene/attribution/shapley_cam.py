@@ -1,0 +1,87 @@
+"""ShapleyCAM: a layer's channels weighted by their Shapley values to second order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
+from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
+from phosphene.graph import spatial_map
+from phosphene.registry import register_attribution
+from phosphene.runtime import layer_curvature, prepare
+from phosphene.targets import Target
+from phosphene.types import Attribution
+
+
+@register_attribution(
+    title="ShapleyCAM",
+    family="cam",
+    paper="cai2025",
+    display="positive",
+    caveat="As coarse as the layer's grid; its second order is taken at the activations, far from zero.",
+)
+def shapley_cam(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    *,
+    layer: Layers | None = None,
+    utility: Literal["residual", "logit", "probability"] = "residual",
+    relu: bool = False,
+    batch_size: int | None = None,
+) -> Attribution:
+    """Which places of a layer speak for the class, its channels weighted as players of a game are paid.
+
+    ``L[y, x] = sum_k a_k A_k[y, x]`` with ``a_k = mean over places of (g - 0.5 H A)_k``, g and H being gradient and
+    Hessian of the utility at the activations A: the Shapley values of its second-order expansion. The utility is the
+    paper's ``z_c + log p_c`` (`residual`), the logit or the probability; of a logit behind a linear head H is zero
+    and the map that of `grad_cam`.
+
+    Args:
+        classifier: what is explained.
+        images: (N, C, H, W) in [0, 1].
+        target: the class, or a class versus another; a score of its own goes before `utility`.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
+        utility: what the game is about.
+        relu: keep the positive part of each layer's map alone.
+        batch_size: images per pass; None chooses.
+
+    Returns:
+        Signed maps (N, h, w) on the layer's grid, of several layers on the finest; the score is the utility.
+
+    Raises:
+        ModelError: if the layer's output has no places, or the network no second derivative.
+        NotFoundError: for an unknown layer, with the nearest names.
+        OptionError: for a unit.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...                           torch.nn.Linear(4, 2))
+        >>> shapley_cam(Classifier(net), torch.rand(2, 3, 8, 8), Target.of(1), layer="0").maps.shape
+        torch.Size([2, 6, 6])
+
+    References:
+        cai2025, section 4.
+    """
+    if not target.classes:
+        raise OptionError(f"shapley_cam weighs channels by what they add to a class; give a class, not a {target.kind}")
+    names = layer_names(classifier, layer)
+
+    def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:
+        if own.score is not None or utility != "residual" or known.head in ("score", "maps", "boxes"):
+            return known.score(logits, own, "probability" if utility == "probability" else "logit")
+        logarithms = {"softmax": F.log_softmax(logits, dim=1), "sigmoid": F.logsigmoid(logits), "probabilities": logits}
+        return known.score(logits + logarithms[known.head], own, "logit")
+
+    score, found = layer_curvature(classifier, images, target, names, value, batch_size=batch_size)
+    maps = []
+    for name in names:
+        layout, what = prepare(classifier).layout(name), f"layer {name}"
+        activations, slopes, bent = (spatial_map(values, what, images, layout) for values in found[name])
+        weights = (slopes - 0.5 * bent).mean(dim=(2, 3), keepdim=True)
+        maps.append((weights * activations).sum(dim=1))
+    return averaged_layers(maps, names, images, target, score, relu)

@@ -1,0 +1,177 @@
+"""Passes that bring back relevance or look at attention, on the network as it was written, one image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from phosphene.attention import watch_attention
+from phosphene.classifier import Classifier
+from phosphene.errors import ModelError, OptionError, PhospheneError
+from phosphene.graph import check_inside
+from phosphene.hooks import capture, is_scripted
+from phosphene.relevance import Composite, propagating
+from phosphene.runtime.backward import gradients, no_gradient
+from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.targets import Outputs, Target
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What came back of a score.
+
+    Args:
+        score: (N,).
+        values: (N, C, H, W) relevance of the normalized pixels.
+        lost: (N,) relevance that biases, stabilizers and rules took on the way.
+        started: (N,) relevance that started, of a logit the logit; what the pixels have and what was lost add up to it.
+    """
+
+    score: Tensor
+    values: Tensor
+    lost: Tensor
+    started: Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of one image and how the score hangs on it.
+
+    Args:
+        score: (1,).
+        weights: of each layer, (heads, T, T).
+        gradients: of the score with respect to them.
+    """
+
+    score: Tensor
+    weights: list[Tensor]
+    gradients: list[Tensor]
+
+
+def relevance(classifier: Classifier, images: Tensor, target: Target, composite: Composite) -> Relevance:
+    """The relevance of every pixel of images (N, C, H, W) for a target's score, by the rules of a composite.
+
+    Raises:
+        ModelError: for a step that has no rule, by name and layer.
+        OptionError: for a probability, which is no sum of shares.
+    """
+    if target.score == "probability":
+        raise OptionError("relevance is shared out of a score, and of no probability; use score logit")
+
+    def one(prepared: Prepared, image: Tensor, own: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
+        with propagating(composite) as pass_:
+            outputs = _outputs(prepared, inputs, own)
+        score, ends, start = _start(outputs, own)
+        if not ends:
+            raise no_gradient(prepared)
+        for end in ends:
+            pass_.check(end)
+        (found,) = torch.autograd.grad(ends, inputs, start)
+        lost = torch.stack(pass_.lost).sum() if pass_.lost else found.new_zeros(())
+        return score, found, lost[None], torch.stack([one.sum() for one in start]).sum()[None]
+
+    parts = _one_by_one(one, classifier, images, target, "relevance")
+    return Relevance(*(torch.cat([part[place] for part in parts]) for place in range(4)))
+
+
+def attention(classifier: Classifier, images: Tensor, target: Target) -> list[Attention]:
+    """The attention of each image, layer by layer, with the gradients of a target's score.
+
+    Raises:
+        ModelError: for a network without self-attention, or whose attention is not over all tokens of an image.
+    """
+
+    def one(prepared: Prepared, image: Tensor, own: Target) -> Attention:
+        inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
+        with watch_attention() as found:
+            outputs = _outputs(prepared, inputs, own)
+        score = own.scores(outputs, "logit")
+        if not score.requires_grad:
+            raise no_gradient(prepared)
+        weights = [one.unsqueeze(0) if one.ndim == 3 else one for one in found]
+        _check_attention(prepared, weights)
+        slopes = gradients(prepared, score, found)
+        return Attention(
+            score.detach(),
+            [one[0].detach().float() for one in weights],
+            [
+                torch.zeros_like(one[0]) if slope is None else slope.reshape(one.shape)[0].float()
+                for one, slope in zip(weights, slopes, strict=True)
+            ],
+        )
+
+    return _one_by_one(one, classifier, images, target, "attention")
+
+
+def _one_by_one(
+    run: Callable[[Prepared, Tensor, Target], Result], classifier: Classifier, images: Tensor, target: Target, what: str
+) -> list[Result]:
+    prepared = prepare(classifier, keep=target.layers).variant("maps", "exact")
+    prepared.check_images(images)
+    check_inside(prepared.network.module, prepared.name)
+    if any(map(is_scripted, prepared.network.module.modules())):
+        raise ModelError(
+            f"{prepared.name} is TorchScript, where no {what} can be followed; pass the network as Python code"
+        )
+    target = target.expand(len(images))
+    found = []
+    for index in range(len(images)):
+        own = target.rows(index, index + 1)
+        try:
+            with prepared.passing(gradients=True):
+                found.append(run(prepared, images[index : index + 1], own))
+        except (PhospheneError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # code of the network's own runs, forth and back
+            reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            raise ModelError(f"no {what} can be followed through {prepared.name}: {reason}") from error
+    return found
+
+
+def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
+    """What the network, as it was written, gives for normalized inputs."""
+    module = prepared.network.module
+    with capture(module, target.layers) as found, prepared.clear_refusal(inputs):
+        raw = module(inputs.to(prepared.dtype))
+    layouts = {name: prepared.layout(name) for name in target.layers}
+    return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
+
+
+def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """(score (1,), the outputs that it hangs on, the relevance that starts in each): each value times its slope."""
+    whole = (outputs.raw, dict(outputs.activations))
+    values, shape = tree_flatten(whole)
+    known = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+    leaves = list(values)
+    for place in known:
+        leaves[place] = values[place].detach().requires_grad_()
+    raw, activations = tree_unflatten(leaves, shape)
+    score = target.scores(replace(outputs, raw=raw, activations=activations), "logit")
+    if not score.requires_grad:
+        return score, [], []
+    slopes = torch.autograd.grad(score.sum(), [leaves[place] for place in known], allow_unused=True)
+    used = [(values[place], slope) for place, slope in zip(known, slopes, strict=True) if slope is not None]
+    return score.detach(), [value for value, _ in used], [slope * value.detach() for value, slope in used]
+
+
+def _check_attention(prepared: Prepared, weights: list[Tensor]) -> None:
+    if not weights:
+        raise ModelError(
+            f"{prepared.name} has no layers of self-attention that could be seen; use grad_cam, or lrp for a "
+            "convolutional network"
+        )
+    shapes = {tuple(one.shape[::2]) for one in weights}  # (rows, T)
+    if len(shapes) > 1 or next(iter(shapes))[0] != 1:
+        listing = ", ".join(f"{rows} x {tokens} tokens" for rows, tokens in sorted(shapes))
+        raise ModelError(
+            f"the attention of {prepared.name} is not over all tokens of an image in every layer ({listing}), as that "
+            "of windows or of pooled tokens: it cannot be rolled out; use grad_cam or attn_lrp"
+        )

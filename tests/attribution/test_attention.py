@@ -1,0 +1,145 @@
+"""Methods that follow attention: against their formulas written out, for every way in which attention is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phosphene import Classifier, ModelError, Preprocess, ScoreFunction, Target, attribute
+from phosphene.attribution.attention_relevance import attention_relevance
+from phosphene.attribution.attention_rollout import attention_rollout
+from phosphene.decomposed import attention, multi_head_attention
+from tests.networks import MEAN, STD, classifier_of, pooled
+from tests.transformers import FORMS, VisionTransformer
+
+
+def attention_by_hand(net: VisionTransformer, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """(logits, the attention weights (N, heads, T, T) of each layer), written out."""
+    x = net.patches(x).flatten(2).transpose(1, 2)
+    if net.token is not None:
+        x = torch.cat([net.token.expand(len(x), -1, -1), x], dim=1)
+    x = x + net.position
+    found = []
+    for block in net.blocks:
+        given, inner = block.norm1(x), block.attention.inner
+        count, tokens, width = given.shape
+        query, key, value = (
+            part.view(count, tokens, inner.num_heads, -1).transpose(1, 2)
+            for part in F.linear(given, inner.in_proj_weight, inner.in_proj_bias).chunk(3, dim=-1)
+        )
+        weights = torch.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
+        weights.retain_grad()
+        found.append(weights)
+        x = x + inner.out_proj((weights @ value).transpose(1, 2).reshape(count, tokens, width))
+        x = x + block.mlp(block.norm2(x))
+    x = net.norm(x)
+    return net.head(x[:, 0] if net.token is not None else x.mean(dim=1)), found
+
+
+def normalized(images: Tensor) -> Tensor:
+    return Preprocess((16, 16), None, MEAN, STD).normalize(images)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_rollout_is_its_formula(form, class_token, images):
+    net = VisionTransformer(form, class_token=class_token)
+    found = attention_rollout(classifier_of(net), images, Target.of([1, 2]))
+    _, weights = attention_by_hand(net, normalized(images))
+    for index in range(2):
+        rolled = torch.eye(weights[0].shape[-1])
+        for layer in weights:
+            mixed = layer[index].mean(dim=0) + torch.eye(layer.shape[-1])
+            rolled = (mixed / mixed.sum(dim=-1, keepdim=True)) @ rolled
+        row = rolled[0, 1:] if class_token else rolled.mean(dim=0)
+        assert torch.allclose(found.maps[index], row.view(4, 4), atol=1e-6)
+    read = "token 0" if class_token else "16 tokens, averaged"
+    left_out = ", the first 1 left out" if class_token else ""
+    assert found.notes == (
+        f"{16 + class_token} tokens laid out as 4 x 4 patches{left_out}; the score is read from {read}",
+    )
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_weighted_attention_is_its_formula(form, class_token, images):
+    net = VisionTransformer(form, class_token=class_token)
+    found = attention_relevance(classifier_of(net), images, Target.of([1, 2]))
+    for index, goal in enumerate((1, 2)):
+        logits, weights = attention_by_hand(net, normalized(images[index : index + 1]))
+        logits[0, goal].backward()
+        rolled = torch.eye(weights[0].shape[-1])
+        for layer in weights:
+            cam = (layer.grad[0] * layer[0]).clamp(min=0).mean(dim=0)
+            rolled = rolled + cam @ rolled
+        rolled = rolled - torch.eye(len(rolled))
+        row = rolled[0, 1:] if class_token else rolled.mean(dim=0)
+        expected = row.detach().view(4, 4)
+        assert torch.allclose(found.maps[index], expected, atol=1e-4 * float(expected.max()))
+
+
+def test_the_class_matters_to_the_one_and_not_to_the_other(images):
+    classifier = classifier_of(VisionTransformer())
+    one, other = (attribute(classifier, images, goal, "attention_relevance").maps for goal in (1, 2))
+    assert not torch.allclose(one, other)
+    one, other = (attribute(classifier, images, goal, "attention_rollout").maps for goal in (1, 2))
+    assert torch.allclose(one, other)
+
+
+class Windows(nn.Module):
+    """Attention inside of windows, as Swin's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 12, 2, 2), nn.Linear(12, 5)
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(-1, 16, 12)
+        x = x + self.attention(x, x, x)[0]
+        return self.head(x.reshape(-1, 64, 12).mean(dim=1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("method", ["attention_rollout", "attention_relevance"])
+def test_what_cannot_be_rolled_out_is_refused_by_name(method, images):
+    with pytest.raises(ModelError, match="no layers of self-attention"):
+        attribute(classifier_of(pooled()), images, 1, method)
+    with pytest.raises(ModelError, match="not over all tokens of an image in every layer \\(4 x 16 tokens\\)"):
+        attribute(classifier_of(Windows().eval()), images, 1, method)
+    with pytest.raises(ModelError, match="a function of pictures"):
+        attribute(ScoreFunction(lambda x: x.mean((2, 3))), images, 1, method)
+    scripted = torch.jit.trace(VisionTransformer(), images)
+    with pytest.raises(ModelError, match="TorchScript"):
+        attribute(Classifier(scripted, Preprocess((16, 16))), images, 1, method)
+
+
+def test_fused_attention_taken_apart_is_the_same():
+    query, key, value = torch.rand(3, 2, 3, 5, 4).unbind()
+    mask, bias = torch.ones(5, 5, dtype=torch.bool).tril(), torch.randn(5, 5)
+    for options in ({}, {"attn_mask": mask}, {"attn_mask": bias}, {"is_causal": True}, {"scale": 0.3}):
+        expected = F.scaled_dot_product_attention(query, key, value, **options)
+        assert torch.allclose(attention(query, key, value, **options), expected, atol=1e-6)
+    with pytest.raises(ModelError, match="dropout"):
+        attention(query, key, value, dropout_p=0.5)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_module_taken_apart_is_the_same(batch_first):
+    layer = nn.MultiheadAttention(12, 3, batch_first=batch_first).eval()
+    x = torch.rand(2, 5, 12)
+    given = (x, x, x, 12, 3, layer.in_proj_weight, layer.in_proj_bias, None, None, False, 0.0)
+    expected, _ = F.multi_head_attention_forward(
+        *given, layer.out_proj.weight, layer.out_proj.bias, training=False, need_weights=False
+    )
+    found, _ = multi_head_attention(*given, layer.out_proj.weight, layer.out_proj.bias, training=False)
+    assert torch.allclose(found, expected, atol=1e-6)
+    with pytest.raises(ModelError, match="attn_mask cannot be taken apart"):
+        multi_head_attention(*given, layer.out_proj.weight, layer.out_proj.bias, attn_mask=torch.zeros(2, 2))

@@ -1,0 +1,289 @@
+"""Segmentation, detection and embeddings: the question as data, against plain autograd and the published targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import chelsea
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phosphene import (
+    Classifier,
+    Detected,
+    Mask,
+    ModelError,
+    NotFoundError,
+    OptionError,
+    Preprocess,
+    Region,
+    ScoreFunction,
+    Similar,
+    attribute,
+    explain,
+)  # fmt: skip
+from phosphene.targets import kinds
+from tests.cli.running import phosphene as command
+from tests.networks import MEAN, STD, classifier_of, pooled
+
+LABELS = ["sky", "cat", "dog", "cup"]
+
+
+class Segmenter(nn.Module):
+    """DeepLab-like: features of a quarter of the size, dilated, a map for each class; a dict as torchvision returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, padding=1), nn.ReLU()
+        )
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": F.interpolate(self.head(self.features(x)), x.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+class Detr(nn.Module):
+    """DETR-like: queries look at the features; logits with "no object" last, boxes as centers and sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+        self.queries = nn.Parameter(torch.randn(5, 8))
+        self.classes, self.boxes = nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        tokens = self.features(x).flatten(2).transpose(1, 2)
+        seen = (self.queries @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens + self.queries
+        return {"logits": self.classes(seen), "pred_boxes": self.boxes(seen).sigmoid()}
+
+
+class Detector(nn.Module):
+    """What torchvision's detectors return: a dict of boxes, labels and scores for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Detr()
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        found = self.inner(x)
+        centers, sides = found["pred_boxes"].split(2, dim=-1)
+        boxes = torch.cat([centers - sides / 2, centers + sides / 2], dim=-1) * x.shape[-1]
+        scores, labels = found["logits"].softmax(-1)[..., :-1].max(-1)
+        return [
+            {"boxes": box, "labels": label, "scores": score}
+            for box, label, score in zip(boxes, labels, scores, strict=True)
+        ]
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+def normalized(images: Tensor) -> Tensor:
+    return (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def segmenter() -> Classifier:
+    return classifier_of(Segmenter().eval(), labels=LABELS, head="maps")
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        (Region(2), (slice(None), slice(None))),
+        (Region(2, (4, 9)), (slice(4, 5), slice(9, 10))),
+        (Region(2, (3, 5, 9, 12)), (slice(5, 12), slice(3, 9))),
+    ],
+    ids=["whole", "pixel", "box"],
+)
+def test_a_region_is_the_mean_of_the_classes_scores_there(target, where, images):
+    classifier = segmenter()
+    found = attribute(classifier, images, target, "input_x_gradient")
+    leaf = images.clone().requires_grad_()
+    score = classifier.module(normalized(leaf))["out"][:, 2, where[0], where[1]].mean(dim=(1, 2))
+    (gradient,) = torch.autograd.grad(score.sum(), leaf)
+    assert torch.allclose(found.score, score.detach(), atol=1e-5)
+    expected = (gradient * images).sum(dim=1)
+    assert torch.allclose(found.maps, expected, atol=1e-4 * float(expected.abs().max()))
+    assert found.target.label(classifier.labels).startswith("dog")
+
+
+def test_masks_are_given_for_all_or_for_each(images):
+    classifier = segmenter()
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 2:6, 3:9], masks[1, 8:, :4] = True, True
+    each = attribute(classifier, images, Region(1, masks=(Mask.of(masks[0]), Mask.of(masks[1].numpy()))), "saliency")
+    maps = classifier.module(normalized(images))["out"][:, 1].detach()
+    assert torch.allclose(each.score, torch.stack([maps[row][masks[row]].mean() for row in range(2)]), atol=1e-5)
+    alone = attribute(classifier, images[1:], Region(1, masks=(Mask.of(masks[1]),)), "saliency")
+    assert torch.allclose(each.maps[1], alone.maps[0], atol=1e-6)
+    with pytest.raises(OptionError, match="holds no pixel"):
+        attribute(classifier, images, Region(1, masks=(Mask.of(torch.zeros(16, 16)),)), "saliency")
+    with pytest.raises(OptionError, match="give \\(height, width\\)"):
+        Mask.of(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "method", ["grad_cam", "occlusion:window=4,stride=4", "rise:masks=20", "lrp:composite=epsilon"]
+)
+def test_methods_take_a_region_as_they_take_a_class(method, images):
+    found = attribute(segmenter(), images, Region(1, (2, 2, 10, 10)), method)
+    assert bool(found.heat.any())
+    assert all(problem is None for problem in found.problems)
+
+
+def test_same_as_the_published_segmentation_target(images):
+    peers = pytest.importorskip("pytorch_grad_cam", reason="pytorch-grad-cam is not installed", exc_type=ImportError)
+    from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
+
+    mask = np.zeros((16, 16), np.float32)
+    mask[4:12, 4:9] = 1
+    found = attribute(segmenter(), images, Region(1, masks=(Mask.of(mask),)), "grad_cam", layer="features.2")
+
+    class Plain(Segmenter):
+        def forward(self, x):
+            return super().forward(x)["out"]
+
+    net = Plain().eval()
+    theirs = peers.GradCAM(net, [net.features[2]])
+    theirs.get_target_width_height = lambda _: (4, 4)
+    expected = torch.from_numpy(theirs(normalized(images), [SemanticSegmentationTarget(1, mask)] * 2))
+    ours = found.maps.clamp(min=0)
+    assert torch.allclose(ours / ours.amax(dim=(1, 2), keepdim=True), expected, atol=1e-4)
+
+
+def test_a_head_of_maps_answers_with_their_mean(images):
+    classifier = segmenter()
+    expected = classifier.module(normalized(images))["out"].mean(dim=(2, 3))
+    assert torch.allclose(classifier.logits(images), expected, atol=1e-6)
+    with pytest.raises(ModelError, match="head='maps'"):
+        classifier_of(Segmenter().eval()).logits(images)
+    with pytest.raises(ModelError, match="no maps \\(N, K, h, w\\)"):
+        attribute(classifier_of(pooled()), images, Region(1), "saliency")
+    with pytest.raises(NotFoundError, match="no class 9"):
+        attribute(classifier, images, Region(9), "saliency")
+    with pytest.raises(OptionError, match="lies outside of the 16 x 16 pixels"):
+        attribute(classifier, images, Region(1, (40, 2)), "saliency")
+
+
+def detections(images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(boxes (Q, 4) in pixels, probabilities (Q, K)) of each image, by plain code."""
+    found = Detr().eval()(normalized(images))
+    x, y, w, h = (found["pred_boxes"] * 16).unbind(-1)
+    boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1)
+    return list(zip(boxes, found["logits"].softmax(-1)[..., :-1], strict=True))
+
+
+def overlap(one: list[float], other: list[float]) -> float:
+    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+def test_an_object_is_overlap_times_probability_of_the_best_match(images):
+    boxes, likely = detections(images)[0]
+    goal = [round(value, 1) for value in boxes[2].tolist()]
+    classifier = classifier_of(Detr().eval(), labels=LABELS, head="boxes")
+    found = attribute(classifier, images[:1], Detected(1, tuple(goal)), "saliency")
+    matches = [(overlap(box.tolist(), goal), chance.item()) for box, chance in zip(boxes, likely[:, 1], strict=True)]
+    expected = max(share * chance for share, chance in matches if share >= 0.5)
+    assert float(found.score[0]) == pytest.approx(expected, rel=1e-4)
+    assert bool(found.maps.any())
+    none = attribute(classifier, images[:1], Detected(1, (0.0, 0.0, 1.0, 1.0)), "saliency")
+    assert float(none.score[0]) == 0
+    assert "zero everywhere" in str(none.problems[0])
+
+
+def test_detectors_as_torchvision_has_them_and_as_functions(images):
+    boxes, likely = detections(images)[0]
+    best = int(likely[2].argmax())
+    target = Detected(best, tuple(round(value, 1) for value in boxes[2].tolist()))
+    one = classifier_of(Detr().eval(), labels=LABELS, head="boxes")
+    other = classifier_of(Detector().eval(), labels=LABELS, head="boxes")
+    net = Detector().eval()
+    box = ScoreFunction(lambda x: net(x), Preprocess((16, 16), None, MEAN, STD), LABELS, "boxes", name="detector")
+    scores = [attribute(each, images[:1], target, "rise:masks=30") for each in (one, other, box)]
+    assert torch.allclose(scores[1].maps, scores[2].maps, atol=1e-6)
+    assert float(scores[0].score) == pytest.approx(float(scores[1].score), rel=1e-4)
+    assert torch.allclose(one.logits(images)[0], likely.amax(dim=0), atol=1e-6)
+    expected = torch.zeros(4).scatter_reduce(0, likely.argmax(-1), likely.amax(-1), "amax")
+    assert torch.allclose(other.logits(images)[0], expected, atol=1e-6)
+    with pytest.raises(ModelError, match="has no gradient"):
+        attribute(box, images[:1], target, "saliency")
+    with pytest.raises(ModelError, match="give labels="):
+        classifier_of(Detector().eval(), head="boxes").logits(images)
+    with pytest.raises(ModelError, match="returned no boxes"):
+        attribute(classifier_of(pooled()), images, target, "saliency")
+    with pytest.raises(ModelError, match="which head='boxes' reads"):
+        classifier_of(Detector().eval()).logits(images)
+
+
+def test_similarity_is_the_cosine_with_the_reference(images):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 7)).eval()
+    classifier = classifier_of(net, head="score")
+    reference = classifier.logits(images[1:])[0]
+    found = attribute(classifier, images, Similar(tuple(reference.tolist())), "input_x_gradient")
+    leaf = images.clone().requires_grad_()
+    cosine = F.cosine_similarity(net(normalized(leaf)), reference.detach()[None], dim=1)
+    (gradient,) = torch.autograd.grad(cosine.sum(), leaf)
+    assert torch.allclose(found.score, cosine.detach(), atol=1e-5)
+    assert float(found.score[1]) == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(found.maps[0], (gradient * images).sum(dim=1)[0], atol=1e-5)
+    with pytest.raises(OptionError, match="the reference has 2 values, the network's output 7"):
+        attribute(classifier, images, Similar((1.0, 2.0)), "saliency")
+
+
+def test_how_they_are_written():
+    assert Region.parse("dog") == Region("dog")
+    assert Region.parse("3@1,2,5,6") == Region(3, (1, 2, 5, 6))
+    assert Detected.parse("a@b@1,2,5,6") == Detected("a@b", (1, 2, 5, 6))
+    assert Similar.parse("photo.jpg").path == "photo.jpg"
+    assert {"region", "object", "similar"} <= set(kinds())
+    for kind, text in ((Region, "dog@1"), (Region, "dog@1,2,3"), (Detected, "dog"), (Detected, "dog@1,2,x,4")):
+        with pytest.raises(OptionError, match="write CLASS@ and"):
+            kind.parse(text)
+    with pytest.raises(OptionError, match="empty or turned round"):
+        Region(1, (5, 5, 2, 9))
+    with pytest.raises(OptionError, match="x0 < x1"):
+        Detected(1, (5, 5, 2, 9))
+    with pytest.raises(OptionError, match="similar to what"):
+        Similar()
+
+
+FACTORY = """
+import phosphene
+from tests.test_output_targets import LABELS, Detr, Segmenter
+from tests.networks import classifier_of, pooled
+def segmenter(): return classifier_of(Segmenter().eval(), labels=LABELS, head="maps")
+def detector(): return classifier_of(Detr().eval(), labels=LABELS, head="boxes")
+def embedder(): return classifier_of(pooled(), head="score")
+"""
+
+
+def test_the_command_asks_for_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(FACTORY)
+    Image.fromarray(chelsea()).save("photo.jpg")
+    for name, question in (
+        ("segmenter", ["--region", "dog@4,4,12,12"]),
+        ("segmenter", ["--class", "dog"]),
+        ("detector", ["--object", "cat@2,2,14,14"]),
+        ("detector", ["--class", "top1"]),
+        ("embedder", ["--similar", "photo.jpg"]),
+    ):
+        outcome = command(
+            "explain", "photo.jpg", "--model", f"nets.py:{name}", *question, "--method", "occlusion", "--method",
+            "saliency", "--out", f"{name}-{question[0]}-{question[1]}".replace("@", "").replace(",", "-"),
+        )  # fmt: skip
+        assert outcome.code in (0, 1), outcome.err
+        if question[0] != "--object":
+            assert outcome.code == 0, outcome.out + outcome.err
+    found = explain(segmenter(), chelsea(), "saliency", target=Region("dog", (4, 4)).found_in(segmenter()))
+    assert found.maps.shape == (1, 16, 16)

@@ -1,0 +1,138 @@
+"""Any function of pictures as a classifier: what it is given, what it may return, and what is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from phosphene import Classifier, ModelError, OptionError, Preprocess, ScoreFunction, Target, Unit, attribute, impress
+from phosphene.registry import entries
+from phosphene.runtime import prepare
+from tests.contract import checks
+from tests.networks import MEAN, STD, classifier_of, pooled
+
+SCORES_ALONE = {"occlusion", "rise"} | {
+    f"captum:{name}" for name in ("feature_ablation", "kernel_shap", "lime", "shapley_value_sampling")
+}
+
+
+def black_box(net: nn.Module) -> ScoreFunction:
+    return ScoreFunction(lambda images: net(images).detach(), Preprocess((16, 16), None, MEAN, STD), name="box")
+
+
+@pytest.mark.parametrize("method", sorted(entries("attribution")))
+def test_every_method_gives_the_networks_own_map_or_refuses_in_one_line(method):
+    net, images = pooled().eval(), torch.rand(2, 3, 16, 16)
+    spec, target = checks.quick_spec(method), Target.of([1, 2])
+    box = black_box(net)
+    if method in SCORES_ALONE:
+        found, expected = (checks.explain(spec, one, images, target) for one in (box, classifier_of(net)))
+        assert torch.allclose(found.heat, expected.heat, atol=2e-4 * float(expected.heat.abs().max()))
+        return
+    with pytest.raises(ModelError) as refusal:
+        checks.explain(spec, box, images, target)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert message.startswith("box is a function of pictures, which has no "), message
+    assert message.endswith("use a method that needs scores alone: occlusion, rise or captum:lime"), message
+
+
+def test_layers_units_and_syntheses_are_refused_by_name():
+    box, images = black_box(pooled().eval()), torch.rand(1, 3, 16, 16)
+    with pytest.raises(ModelError, match="layer '3' is asked of is a function of pictures, which has no layers"):
+        attribute(box, images, 1, "grad_cam", layer="3")
+    with pytest.raises(ModelError, match="layer '3' is asked of is a function of pictures, which has no layers"):
+        attribute(box, images, Target(unit=Unit("3", 1)), "occlusion:window=4")
+    with pytest.raises(ModelError, match="box is a function of pictures, which has no gradient"):
+        impress(box, 1, "class_model", steps=1)
+
+
+def seen_by(takes: str, preprocess: Preprocess | None = None) -> list[object]:
+    """What a function is given of one picture."""
+    given: list[object] = []
+
+    def function(images):
+        given.append(images)
+        return np.zeros((len(images), 2))
+
+    box = ScoreFunction(function, preprocess, takes=takes)
+    box.logits(torch.full((1, 3, 4, 5), 0.5))
+    return given
+
+
+def test_what_a_function_is_given():
+    (tensor,) = seen_by("tensor", Preprocess((4, 5), None, MEAN, STD))
+    assert torch.allclose(tensor[0, :, 0, 0], (0.5 - torch.tensor(MEAN)) / torch.tensor(STD))
+    (array,) = seen_by("array", Preprocess((4, 5), None, MEAN, STD))
+    assert array.dtype == np.float32
+    assert np.array_equal(array, tensor.numpy())
+    (pictures,) = seen_by("pictures")
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (1, 4, 5, 3)
+    assert (pictures == 128).all()
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda rows: rows,
+        lambda rows: rows.astype(np.float64),
+        lambda rows: rows.tolist(),
+        lambda rows: list(rows),
+        lambda rows: torch.from_numpy(rows),
+        lambda rows: [torch.from_numpy(row) for row in rows],
+        lambda rows: {"best": rows.argmax(1), "scores": rows},
+        lambda rows: (rows, 3),
+    ],
+)
+def test_what_a_function_may_return(returned):
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    box = ScoreFunction(lambda images: returned(rows[: len(images)]))
+    assert torch.allclose(box.logits(torch.rand(3, 3, 4, 4)), torch.from_numpy(rows), atol=1e-6)
+
+
+def test_what_a_function_gets_wrong_is_told_in_one_line():
+    images = torch.rand(2, 3, 8, 8)
+    for function, said in {
+        lambda given: np.zeros(3): r"returned scores of shape \(3,\)",
+        lambda given: np.zeros((2, 3), int): "such as indices of classes",
+        lambda given: "cat": "cannot run on images of shape",
+        lambda given: 1 / 0: "ZeroDivisionError: division by zero",
+    }.items():
+        with pytest.raises(ModelError, match=said) as refusal:
+            attribute(ScoreFunction(function, name="box"), images, 1, "occlusion:window=4,stride=2")
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(ModelError, match="is a module, which has layers and gradients; give it to Classifier"):
+        ScoreFunction(nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="needs a function of a batch of pictures, not a int"):
+        ScoreFunction(3)
+    with pytest.raises(OptionError, match="takes='image' is unknown"):
+        ScoreFunction(len, takes="image")
+    with pytest.raises(OptionError, match="which are not normalized"):
+        ScoreFunction(len, Preprocess((4, 4), None, MEAN, STD), takes="pictures")
+
+
+def test_a_function_is_never_copied_and_seldom_asked():
+    """It may hold a session or a service: it is asked a few times before the first map, then once for each batch."""
+
+    class Service:
+        asked = 0
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("copied")
+
+        def __call__(self, images):
+            self.asked += 1
+            return images.mean(dim=(2, 3)) * 4
+
+    service = Service()
+    box, images = ScoreFunction(service), torch.rand(1, 3, 8, 8)
+    attribute(box, images, 1, "occlusion:window=4,stride=4")
+    assert service.asked < 20
+    before = service.asked
+    attribute(box, images, 1, "occlusion:window=4,stride=4")
+    assert service.asked - before <= 3
+    assert prepare(box) is prepare(box)
+    assert isinstance(box, Classifier)
