@@ -1,7 +1,7 @@
 """From values to pictures: tensors in, PIL images out; no model and no files."""
 
 from phosphene.render.contrast import contrast_labels, contrast_sheet
-from phosphene.render.grid import channel_grid, side_by_side
+from phosphene.render.grid import channel_grid, filter_grid, side_by_side
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
 from phosphene.render.laid import draw, laid_layer, laid_map, reconstruction_picture, thumbnail
 from phosphene.render.object import draw_boxes, steps_picture
@@ -17,6 +17,7 @@ __all__ = [
     "contrast_sheet",
     "draw",
     "draw_boxes",
+    "filter_grid",
     "group_color",
     "heat_layer",
     "laid_layer",

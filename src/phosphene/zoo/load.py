@@ -13,7 +13,7 @@ from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
-from phosphene.zoo import embedded, factory, file, timm, torchvision
+from phosphene.zoo import embedded, factory, file, papers, timm, torchvision
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels
 from phosphene.zoo.weights import Weights, first_line, is_local
@@ -22,6 +22,7 @@ SOURCES: dict[str, Callable[[str, Weights], Classifier]] = {
     "embedded": embedded.load,
     "timm": timm.load,
     "torchvision": torchvision.load,
+    "papers": papers.load,
 }
 
 
@@ -42,9 +43,10 @@ def load_classifier(
 
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
-            with their published weights, preprocessing and labels; "package.module:factory" or "file.py:factory",
-            the user's code that returns a Classifier or an nn.Module; a TorchScript or torch.export file; a folder made
-            by `phosphene head`. A Classifier is returned as it is, or on another device as a copy.
+            with their published weights, preprocessing and labels; "papers:cnn_f" or "papers:conv64_256x4" with weights
+            from a file; "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an
+            nn.Module; a TorchScript or torch.export file; a folder made by `phosphene head`. A Classifier is returned
+            as it is, or on another device as a copy.
         weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
             without running code; "random" for an untrained network.
         preprocess: how the network is fed, where its source does not say.
@@ -105,7 +107,8 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
         return partial(factory.load, spec)
     raise NotFoundError(
         f"no model '{spec}'{suggest(name, SOURCES)} (there are: embedded, embedded:lite1, embedded:lite2, timm:NAME, "
-        "torchvision:NAME, package.module:factory, a TorchScript or torch.export file, a folder of phosphene head)"
+        "torchvision:NAME, papers:NAME, package.module:factory, a TorchScript or torch.export file, "
+        "a folder of phosphene head)"
     )
 
 

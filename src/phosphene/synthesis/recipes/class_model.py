@@ -79,10 +79,9 @@ def class_model(
         simonyan2014, section 2; olah2017 for the preconditioning.
     """
     size = canvas_size(classifier)
-    start = classifier.mean_image.expand(len(streams), -1, *size)
-    small = penalized(
-        of_target(classifier, target.expand(len(streams)), options.score), options.penalty, classifier.mean_image
-    )
+    center = classifier.mean_picture(size)
+    start = center.expand(len(streams), -1, -1, -1)
+    small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
     moves = [Affine(options.rotation, options.scale, options.shift * min(size))]
     yield from ascend(
         classifier,
