@@ -89,10 +89,10 @@ def test_response_normalization_is_krizhevskys():
 
 def test_the_layers_are_those_of_the_papers():
     for padding, side in ((0, 54), (2, 55)):
-        made, shapes = network(padding=padding), {}
-        for name, module in made.features.named_children():
-            module.register_forward_hook(lambda _m, _i, out, name=name: shapes.update({name: tuple(out.shape[1:])}))
-        made(torch.zeros(1, 3, 224, 224))
+        values, shapes = torch.zeros(1, 3, 224, 224), {}
+        for name, module in network(padding=padding).features.named_children():
+            values = module(values)
+            shapes[name] = tuple(values.shape[1:])
         assert shapes["conv1"] == (64, side, side)
         assert [shapes[name] for name in ("pool1", "pool2", "pool5")] == [(64, 27, 27), (256, 13, 13), (256, 6, 6)]
     assert papers.NarrowAlexNet.func(0).classifier.fc6.out_features == 4096

@@ -7,6 +7,7 @@ from phosphene.render.laid import draw, laid_layer, laid_map, reconstruction_pic
 from phosphene.render.object import draw_boxes, steps_picture
 from phosphene.render.scatter import group_color, thumbnail_map
 from phosphene.render.sheet import contact_sheet
+from phosphene.render.spokes import facet_spokes
 
 __all__ = [
     "Scale",
@@ -17,6 +18,7 @@ __all__ = [
     "contrast_sheet",
     "draw",
     "draw_boxes",
+    "facet_spokes",
     "filter_grid",
     "group_color",
     "heat_layer",

@@ -75,8 +75,9 @@ def first_filters(classifier: Prepared, layer: str | None = None) -> tuple[str, 
         )
     else:
         name = next(iter(direct))
-    weight = direct[name].weight.detach().cpu().float()
+    weight = direct[name].weight
     assert isinstance(weight, torch.Tensor)
+    weight = weight.detach().cpu().float()
     weight = weight / torch.tensor(preprocess.std)[None, :, None, None]
     return name, weight.flip(1) if preprocess.order == "BGR" else weight
 

@@ -57,7 +57,6 @@ def _mean(network: dict[str, Any]) -> Tensor | None:
     mean = normalization.get("averageImage") if isinstance(normalization, dict) else None
     if mean is None or np.size(mean) < 3:
         return None
-    values = (
-        np.asarray(mean, dtype=np.float32).reshape(-1, 1, 3) if np.ndim(mean) == 1 else np.asarray(mean, np.float32)
-    )
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1)))
+    values = np.asarray(mean, np.float32)
+    values = values.reshape(1, 1, 3) if values.ndim == 1 else values  # the mean color alone
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))

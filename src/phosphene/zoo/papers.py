@@ -1,8 +1,8 @@
 """The networks that the papers looked into: "papers:cnn_f" and "papers:conv64_256x4", for weights that the user has.
 
 Both are Krizhevsky's network made narrower: five convolutions, local response normalization behind the first two, max
-pooling, three fully connected layers. CNN-F (VGG-F) is what saliency-driven class impressions were drawn from; the other
-is that of Deep Inside Convolutional Networks, whose weights were never published.
+pooling, three fully connected layers. CNN-F (VGG-F) is what saliency-driven class impressions were drawn from; the
+other is that of Deep Inside Convolutional Networks, whose weights were never published.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from phosphene.classifier import Classifier, Preprocess
+from phosphene.classifier import Classifier, MeanPicture, Preprocess
 from phosphene.errors import ModelError, NotFoundError, suggest
 from phosphene.zoo.caffe import read_caffemodel, read_mean
 from phosphene.zoo.embedded import imagenet_labels
 from phosphene.zoo.matconvnet import read_matconvnet
 from phosphene.zoo.weights import State, Weights, built_for, class_count, is_local, place_weights
 
-# The mean color of ImageNet as bytes, red first: what the published Caffe weights are fed without a mean file beside them.
+# The mean color of ImageNet as bytes, red first: what the published weights are fed where no mean picture is there.
 _MEAN = (123.68, 116.779, 103.939)
 
 
@@ -128,10 +128,11 @@ def _with_weights(
     """The network with the weights of a file, its number of classes if not 1000, and how these weights are fed."""
     if path.suffix == ".mat":
         layers, mean = read_matconvnet(path)
-        preprocess = preprocess if mean is None else replace(preprocess, mean=mean)
+        preprocess = preprocess if mean is None else replace(preprocess, mean_picture=MeanPicture(mean))
     elif path.suffix == ".caffemodel":
         layers, mean = read_caffemodel(path), read_mean(path.with_suffix(".binaryproto"))
-        preprocess = replace(preprocess, mean=_MEAN[::-1] if mean is None else mean, order="BGR")
+        picture = None if mean is None else MeanPicture(mean)
+        preprocess = replace(preprocess, mean=_MEAN[::-1], mean_picture=picture, order="BGR")
     else:
         return *built_for(path, build), preprocess
     state = _state_of(layers)
