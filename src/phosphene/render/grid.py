@@ -105,6 +105,16 @@ def side_by_side(
     return sheet
 
 
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures under each other on white."""
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
 def _fitting(labels: Sequence[str], widths: Sequence[int], largest: int) -> int:
     """The size of letters, from `largest` down to 9, at which no label is wider than its place."""
     for size in range(largest, 9, -1):

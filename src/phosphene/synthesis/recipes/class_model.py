@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Step, ascend
+from phosphene.synthesis.ascent import Optimizer, Step, ascend
 from phosphene.synthesis.augment import Affine
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
@@ -30,6 +33,11 @@ class ClassModelOptions(Options):
     last_rate: float = option("of the last; linear between", 0.01)
     penalty: float = option("weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4)
     score: Score = option("logit, probability (its logarithm) or margin", "logit")
+    optimizer: Literal["none", "SGD", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Rprop"] = option(
+        "of torch.optim that makes a step of the direction, with its own default settings (SGD with a momentum of .9); "
+        "none for plain steps",
+        "none",
+    )
     precondition: float = option("power of 1/f on the gradient; 0 for the plain gradient", best=1.0, paper=0.0)
     rotation: float = option("augmentation: degrees", best=8.0, paper=0.0)
     scale: tuple[float, float] = option("augmentation: low and high", best=(0.9, 1.1), paper=(1.0, 1.0))
@@ -50,7 +58,8 @@ def class_model(
     instead, which the paper found poor: other classes are pushed down rather than this one built up.
 
     The paper gives no penalty, step or number of steps: all are ours. So is the step, ``rate * g / rms(g)`` with g the
-    gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step. The preset
+    gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step; with
+    `optimizer` one of torch.optim makes its step of that direction, with the rate as its learning rate. The preset
     `best` adds what later work found: a preconditioned gradient and a small random move of the image at each step.
 
 
@@ -90,11 +99,20 @@ def class_model(
         steps=options.steps,
         streams=streams,
         rate=linear(options.rate, options.last_rate),
+        optimizer=_optimizer(options.optimizer),
         augmentations=moves if (options.rotation, options.scale, options.shift) != (0, (1, 1), 0) else [],
         direction=[preconditioned(options.precondition), unit_rms()],
         after=[clip],
         stage="class model",
     )
+
+
+def _optimizer(name: str) -> Optimizer | None:
+    """What makes the optimizer of a name, upwards; None for plain steps."""
+    if name == "none":
+        return None
+    momentum = {"momentum": 0.9} if name == "SGD" else {}
+    return partial(getattr(torch.optim, name), lr=1.0, maximize=True, **momentum)
 
 
 def penalized(objective: Objective, penalty: float, center: Tensor) -> Objective:
