@@ -32,6 +32,7 @@ _PACKAGED = {
 # Parts cut out of each photograph where there is no folder of pictures.
 _PARTS = 12
 _SMALLEST = 0.55
+_SIDE = 256
 
 Announce = Callable[[int, int, str], None]
 
@@ -103,7 +104,7 @@ class Material:
     def _cut_out(self) -> Iterator[Path]:
         """Squares at random places and of random sizes, some mirrored: the same thing seen in different ways."""
         random = np.random.default_rng(self.seed)
-        for name in ("cat", "espresso", "flower", "motorcycle"):
+        for name in ("cat", "espresso", "flower"):
             picture = self.photograph(name)
             for number in range(_PARTS):
                 side = round(min(picture.size) * random.uniform(_SMALLEST, 1.0))
@@ -112,18 +113,22 @@ class Material:
                 if random.random() < 0.5:
                     part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
                 path = self.scratch / f"{name}-{number:02d}.png"
-                part.save(path)
+                part.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS).save(path, compress_level=1)
                 yield path
 
     def layers(self, count: int = 3) -> list[str]:
         """Names of layers with places, evenly from a third of the way on to the last before the head.
 
-        Blocks are taken (modules that hold others) where there are enough of them.
+        Blocks are taken (modules that hold others), those that lie least deep of which there are enough.
         """
-        with_places = [layer for layer in self.classifier.layers if layer.name and _has_places(layer)]
-        parents = {layer.name.rpartition(".")[0] for layer in with_places}
-        blocks = [layer.name for layer in with_places if layer.name in parents and layer.name.rpartition(".")[0]]
-        names = blocks if len(blocks) >= 2 * count else [layer.name for layer in with_places]
+        with_places = [layer.name for layer in self.classifier.layers if layer.name and _has_places(layer)]
+        parents = {name.rpartition(".")[0] for name in with_places}
+        names = with_places
+        for depth in range(4):
+            blocks = [name for name in with_places if name in parents and name.count(".") == depth]
+            if len(blocks) >= 2 * count:
+                names = blocks
+                break
         places = np.linspace(len(names) / 3, len(names) - 1, count).round().astype(int)
         return list(dict.fromkeys(names[place] for place in places))
 

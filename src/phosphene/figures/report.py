@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -280,7 +281,9 @@ def _laid(picture: Image.Image, heat: Tensor) -> Image.Image:
 )
 def cam_examples(material: Material) -> Drawn:
     """Four photographs with the map of their best class."""
-    tiles, labels, facts = [], [], []
+    tiles: list[Image.Image] = []
+    labels: list[str] = []
+    facts: list[dict[str, Any]] = []
     for name in ("cat", "espresso", "rocket", "flower"):
         subject = _photograph(material, name)
         result = attribute(subject.classifier, subject.image, Target.of(subject.index), "cam")
@@ -334,7 +337,8 @@ def _in_pixels(box: Box, image: Tensor, size: tuple[int, int] = (500, 741)) -> T
 def competing_classes(material: Material) -> Drawn:
     """A motorcycle and the brake of its wheel; and a cat with an espresso set into its corner, put together."""
     classifier = material.classifier
-    rows, facts = [], []
+    rows: list[Image.Image] = []
+    facts: list[dict[str, Any]] = []
     real = _seen(classifier, material.photograph("motorcycle"))
     pair, inset = _with_inset(material)
     both = _seen(classifier, pair)
@@ -438,9 +442,11 @@ def _peaks(classifier: Prepared, picture: Image.Image, boxes: Sequence[Box], ind
 def several_instances(material: Material) -> Drawn:
     """One to four copies of a cat and of an espresso, and real pictures with several boxes where they are given."""
     classifier = material.classifier
-    mean = tuple(round(255 * float(value)) for value in classifier.mean_image.flatten())
-    fill = (mean * 3)[:3]
-    rows, found, lowest = [], {}, {}
+    mean = [round(255 * float(value)) for value in classifier.mean_image.flatten()]
+    fill = (mean[0], mean[len(mean) // 2], mean[-1])
+    rows: list[Image.Image] = []
+    found: dict[int, list[float]] = {}
+    lowest: dict[int, list[float]] = {}
     for name in ("cat", "espresso"):
         subject = _photograph(material, name)
         part = _square(material.photograph(name))
@@ -459,7 +465,7 @@ def several_instances(material: Material) -> Drawn:
         "the weakest instance gets cooler with more of them": weakest[4] < weakest[2] < weakest[1],
         "of four copies not all are found": share[4] < 1,
     }
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "instances_found": {str(count): value for count, value in share.items()},
         "weakest_peak": {str(count): value for count, value in weakest.items()},
     }
@@ -478,7 +484,8 @@ def _real_instances(material: Material) -> tuple[dict[str, dict[str, float]], Im
     """By number of instances (4 for more) how many are found, and four pictures with several."""
     groups: dict[int, list[float]] = {}
     weakest: dict[int, list[float]] = {}
-    tiles, labels = [], []
+    tiles: list[Image.Image] = []
+    labels: list[str] = []
     for number, truth in enumerate(material.truths):
         material.announce(number, len(material.truths), "instances")
         picture = to_pil(read_image(truth.path, material.classifier.preprocess.channels))
@@ -585,14 +592,14 @@ def _quarters(features: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(features, 2).flatten(1)
 
 
-_POOLINGS = {
+_POOLINGS: dict[str, Callable[[Tensor], Any]] = {
     "average": lambda features: features.mean(dim=(2, 3)).numpy(),
     "maximum": lambda features: features.amax(dim=(2, 3)).numpy(),
     "quarters": lambda features: _quarters(features).numpy(),
 }
 
 
-def _logistic(values: np.ndarray, truth: np.ndarray, seed: int):  # type: ignore[no-untyped-def]
+def _logistic(values: np.ndarray, truth: np.ndarray, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -601,7 +608,7 @@ def _logistic(values: np.ndarray, truth: np.ndarray, seed: int):  # type: ignore
     return fitted.fit(values, truth)
 
 
-def _class_weights(head, index: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _class_weights(head: Any, index: int) -> Tensor:
     """The class's weights on the pooled features themselves, the standardization folded in."""
     scaler, logistic = head[0], head[1]
     rows = logistic.coef_ / scaler.scale_

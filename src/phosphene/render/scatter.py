@@ -66,9 +66,9 @@ def thumbnail_map(
     for group, center in enumerate(() if centers is None else centers):
         x, y = (round(float(value)) + large // 2 + 8 for value in (center - low) * scale)
         y = height - 1 - y
-        for color, width in ((PAPER, 9), (group_color(group), 5)):
-            draw.line((x - 13, y, x + 13, y), fill=color, width=width)
-            draw.line((x, y - 13, x, y + 13), fill=color, width=width)
+        for ink, width in (("white", 9), (group_color(group), 5)):
+            draw.line((x - 13, y, x + 13, y), fill=ink, width=width)
+            draw.line((x, y - 13, x, y + 13), fill=ink, width=width)
     return sheet
 
 

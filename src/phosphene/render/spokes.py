@@ -49,7 +49,7 @@ def facet_spokes(
     room = side / 2 - thumbnail
     scale = room / max(float(np.abs(offsets).max(initial=0.0)), 1e-9)
     dots = side / 2 + scale * np.asarray(offsets, dtype=np.float64) * [1, -1]  # upwards, as in a plot
-    places = _apart(dots, thumbnail + 30, side)
+    places = _apart(dots, thumbnail + 40, side)
     sheet = Image.new("RGB", (side, side), PAPER)
     draw, font = ImageDraw.Draw(sheet), font_of(12)
     center = (side / 2, side / 2)
