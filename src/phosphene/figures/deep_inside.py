@@ -34,7 +34,8 @@ from phosphene.runtime import Prepared, activations, forward, input_gradient
 from phosphene.types import Attribution, Target, Unit
 
 _CLASSES = ("dumbbell", "cup", "dalmatian", "bell pepper", "lemon", "husky")
-_PENALTIES = (0.0, 1e-5, 1e-4, 1e-3)
+_PENALTIES = (0.0, 1e-3, 1e-2, 1e-1)
+_SWEEP_STEPS = 100
 _PHOTOGRAPHS = ("cat", "espresso", "rocket", "flower")
 
 
@@ -49,7 +50,7 @@ def class_models(material: Material) -> Drawn:
     """Six class models, and one class at four penalties as the paper has it: no augmentation, plain gradients."""
     made = material.impressions(_names(material), "class_model", 200)
     plain = [
-        material.impressions(["dalmatian"], f"class_model:penalty={penalty:g}", 200, preset="paper")[0]
+        material.impressions(["dalmatian"], f"class_model:penalty={penalty:g}", _SWEEP_STEPS, preset="paper")[0]
         for penalty in _PENALTIES
     ]
     classifier = material.classifier
