@@ -43,7 +43,7 @@ ABOUT = {
     ),
     "report": (
         "Visual Explanations for Deep Neural Nets",
-        "Midha and Garg's report: saliency, occlusion and class activation maps of a dog-or-wolf head and of ImageNet's.",
+        "Midha and Garg's report: saliency, occlusion and class activation maps, of a dog-or-wolf head too.",
         "phosphene figures report --class-folders dogs_vs_wolves --images val --boxes boxes.csv",
     ),
 }
@@ -76,8 +76,8 @@ def page(paper: str, rows: list[dict[str, Any]]) -> str:
     parts = [
         f"# {title}",
         about,
-        f"Made by `{command}` with {rows[0]['model']}. A verdict follows from the checks below each figure: all of them "
-        "hold, some, or none; the paper's network is another one everywhere.",
+        f"Made by `{command}` with {rows[0]['model']}. A verdict follows from the checks below each figure: all hold, "
+        "some, or none. The paper's own network is another one.",
         "\n".join(
             [
                 "| figure | what is seen | verdict |",
@@ -109,19 +109,13 @@ def index(rows: dict[str, list[dict[str, Any]]]) -> str:
             f"| [{ABOUT[paper][0]}]({paper}.md) | {row['number']} | {row['title']} | {row['verdict'] or 'left out'} |"
             for row in rows.get(paper, [])
         ]
-    return (
-        "\n\n".join(
-            [
-                "# The papers",
-                "`phosphene figures PAPER|all --out DIR` makes each figure of the five papers behind this library with your "
-                "network, measures what the paper claims with it, and says whether it holds: `index.html` for people, "
-                "`figures.json` for programs. Without further options the pictures are packaged photographs; "
-                "`--pooling-model`, `--judge`, `--pictures`, `--class-folders`, `--images` and `--boxes` bring your own.",
-                "\n".join(lines),
-            ]
-        )
-        + "\n"
+    about = (
+        "`phosphene figures PAPER|all --out DIR` makes each figure of the five papers behind this library with your "
+        "network, measures what the paper claims with it, and says whether it holds: `index.html` for people, "
+        "`figures.json` for programs. Without further options the pictures are packaged photographs; `--pooling-model`, "
+        "`--judge`, `--pictures`, `--class-folders`, `--images` and `--boxes` bring your own."
     )
+    return "\n\n".join(["# The papers", about, "\n".join(lines)]) + "\n"
 
 
 def main(runs: list[str]) -> None:

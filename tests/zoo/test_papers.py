@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from phosphene.errors import ModelError, NotFoundError
-from phosphene.pipeline import attribute
 from phosphene.runtime import forward
-from phosphene.types import Target
+from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
 from phosphene.zoo import load_classifier, papers
 from phosphene.zoo.caffe import read_caffemodel, read_mean
 from phosphene.zoo.matconvnet import read_matconvnet

@@ -9,7 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import Images, Resume
+from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common

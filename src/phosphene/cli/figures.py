@@ -9,7 +9,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.session import Common
+    from phosphene.runs.common import Common
 
 
 @command(app, "figures")

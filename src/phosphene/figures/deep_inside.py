@@ -19,19 +19,19 @@ from phosphene.images import to_pil
 from phosphene.localization.presets import preset
 from phosphene.metrics.evidence_share import evidence_share
 from phosphene.metrics.iou import best_iou
-from phosphene.pipeline import Located, attribute, explain, locate
 from phosphene.render import (
     contact_sheet,
     draw,
-    laid_layer,
     reconstruction_picture,
-    scale_of,
     side_by_side,
     stacked,
     steps_picture,
 )
 from phosphene.runtime import Prepared, activations, forward, input_gradient
-from phosphene.types import Attribution, Target, Unit
+from phosphene.targets import Target, Unit
+from phosphene.tasks.attributions import attribute, explain
+from phosphene.tasks.objects import Located, locate
+from phosphene.types import Attribution
 
 _CLASSES = ("dumbbell", "cup", "dalmatian", "bell pepper", "lemon", "husky")
 _PENALTIES = (0.0, 1e-3, 1e-2, 1e-1)
@@ -115,7 +115,9 @@ def saliency_maps(material: Material) -> Drawn:
         inside = _object_of(material, picture, result.target.classes[0])
         share, area = _share_inside(result, inside)
         labels = [label, "saliency of ten crops", f"{share:.0%} of it on the object's {area:.0%}"]
-        rows.append(side_by_side([picture, _opaque(result, 480), draw(result, side=480)], labels, height=180))
+        rows.append(
+            side_by_side([picture, draw(result, side=480, render="map"), draw(result, side=480)], labels, height=180)
+        )
         facts.append({"picture": name, "class": label, "share_on_the_object": share, "area_of_the_object": area})
     density = [fact["share_on_the_object"] / fact["area_of_the_object"] for fact in facts]
     return Drawn(
@@ -128,13 +130,6 @@ def saliency_maps(material: Material) -> Drawn:
         },
         {"pictures": facts},
     )
-
-
-def _opaque(result: Attribution, side: int) -> Image.Image:
-    """The map by itself, as the paper shows it: white is much, black is none."""
-    view = result.views[0]
-    layer = laid_layer(result, view, scale_of(result.heat[0], "positive"), side)
-    return layer.convert("RGB")
 
 
 def _object_of(material: Material, picture: Image.Image, index: int) -> Tensor:

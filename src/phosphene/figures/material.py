@@ -16,9 +16,9 @@ from PIL import Image
 
 from phosphene.evaluation.ground_truth import Truth
 from phosphene.figures.figure import LeftOutError
-from phosphene.pipeline import fit_head, fuse, impress
-from phosphene.pipeline.head import Head
 from phosphene.runtime import Prepared
+from phosphene.tasks.head import Head, fit_head
+from phosphene.tasks.impressions import fuse, impress
 from phosphene.types import Impression, Layer
 
 # Photographs that come with scikit-image and scikit-learn.

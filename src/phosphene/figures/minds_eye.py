@@ -11,9 +11,9 @@ from PIL import Image
 from phosphene.figures.figure import Drawn, figure
 from phosphene.figures.material import Material
 from phosphene.images import read_image, to_pil
-from phosphene.pipeline.features import DrawnFacet, LayerFeatures, features
 from phosphene.render import contact_sheet, facet_spokes, group_color, side_by_side, stacked, thumbnail, thumbnail_map
 from phosphene.runtime import activations, forward
+from phosphene.tasks.facets import DrawnFacet, LayerFeatures, features
 
 _FACETS, _EXEMPLARS, _STEPS = 3, 10, 160
 _SIDE = 144

@@ -18,10 +18,12 @@ from phosphene.figures.material import Material
 from phosphene.images import list_images, read_image, to_pil
 from phosphene.metrics.evidence_share import evidence_share
 from phosphene.metrics.instances import instance_peaks, instances_found
-from phosphene.pipeline import attribute, locate
 from phosphene.render import draw_boxes, heat_layer, overlay, position_map, scale_of, side_by_side, stacked
 from phosphene.runtime import Prepared, forward, head_features, prepare
-from phosphene.types import Box, Record, Target
+from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
+from phosphene.tasks.objects import locate
+from phosphene.types import Box, Record
 
 _SIDE = 224
 

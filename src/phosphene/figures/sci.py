@@ -13,9 +13,9 @@ from phosphene.figures.figure import Drawn, figure
 from phosphene.figures.material import Material
 from phosphene.images import to_pil
 from phosphene.maps import blur
-from phosphene.pipeline.read_impressions import judge_impressions, read_impressions
 from phosphene.render import contact_sheet
 from phosphene.runtime import forward
+from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.types import Impression
 
 # The plain ascent over the whole image, with the step of total variation once in k iterations, or never.

@@ -12,7 +12,7 @@ from phosphene.images import to_pil
 from phosphene.render import contact_sheet
 from phosphene.render.chart import line_chart
 from phosphene.runtime import forward, input_gradient
-from phosphene.types import Target
+from phosphene.targets import Target
 
 _OPTIMIZERS = ("none", "SGD", "Adam", "RMSprop")
 _STEPS = 120

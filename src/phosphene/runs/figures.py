@@ -14,7 +14,8 @@ from phosphene.evaluation.ground_truth import Truth, read_truth
 from phosphene.figures import Drawn, Figure, LeftOutError, Material
 from phosphene.images import expand_paths
 from phosphene.report import write_report
-from phosphene.runs.session import Common, Session
+from phosphene.runs.common import Common
+from phosphene.runs.session import Session
 from phosphene.runtime import Prepared, prepare
 from phosphene.store import without_nan
 from phosphene.zoo import load_classifier

@@ -9,7 +9,8 @@ from torch import nn
 
 from phosphene.errors import ModelError, OptionError
 from phosphene.render import filter_grid
-from phosphene.runs.session import Common, Session
+from phosphene.runs.common import Common
+from phosphene.runs.session import Session
 from phosphene.runtime import Prepared
 
 
