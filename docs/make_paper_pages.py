@@ -112,8 +112,8 @@ def index(rows: dict[str, list[dict[str, Any]]]) -> str:
     about = (
         "`phosphene figures PAPER|all --out DIR` makes each figure of the five papers behind this library with your "
         "network, measures what the paper claims with it, and says whether it holds: `index.html` for people, "
-        "`figures.json` for programs. Without further options the pictures are packaged photographs; `--pooling-model`, "
-        "`--judge`, `--pictures`, `--class-folders`, `--images` and `--boxes` bring your own."
+        "`figures.json` for programs. Without further options the pictures are packaged photographs; "
+        "`--pooling-model`, `--judge`, `--pictures`, `--class-folders`, `--images` and `--boxes` bring your own."
     )
     return "\n\n".join(["# The papers", about, "\n".join(lines)]) + "\n"
 
