@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from phosphene.figures import Figure, figures
+
 PAGES = Path(__file__).parent / "papers"
 ROWS = PAGES / "figures.json"
 WIDTH = 900
@@ -52,9 +54,10 @@ ABOUT = {
 READINGS: dict[str, str] = json.loads((PAGES / "readings.json").read_text(encoding="utf-8"))
 
 
-def kept(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run, its pictures made small and put beside the pages."""
-    rows = []
+def kept(run: Path) -> dict[str, dict[str, Any]]:
+    """What a run found, by figure; its pictures made small and put beside the pages."""
+    rows = {}
+    model = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]["name"]
     for row in json.loads((run / "figures.json").read_text(encoding="utf-8"))["figures"]:
         name = f"{row['paper']}-{row['number']}"
         if row["status"] == "ok":
@@ -62,52 +65,54 @@ def kept(run: Path) -> list[dict[str, Any]]:
                 small = picture.convert("RGB")
                 small.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
                 small.save(PAGES / "images" / f"{name}.jpg", quality=80)
-        rows.append(
-            {key: row.get(key) for key in ("paper", "number", "title", "claim", "command", "verdict", "checks")}
-        )
-        rows[-1]["error"] = row["error"]
-        rows[-1]["model"] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]["name"]
+        rows[name] = {"verdict": row["verdict"], "checks": row.get("checks"), "error": row["error"], "model": model}
     return rows
 
 
-def page(paper: str, rows: list[dict[str, Any]]) -> str:
+def verdict(rows: dict[str, dict[str, Any]], figure: Figure) -> str:
+    """In a table: what holds of a figure's claim, or that nothing is known."""
+    if figure.name not in rows:
+        return "not made yet"
+    return rows[figure.name]["verdict"] or "left out"
+
+
+def page(paper: str, rows: dict[str, dict[str, Any]]) -> str:
     """The text of a paper's page."""
     title, about, command = ABOUT[paper]
+    own = figures(paper)
+    models = sorted({rows[figure.name]["model"] for figure in own if figure.name in rows})
+    table = [f"| {figure.number} | {figure.title} | {verdict(rows, figure)} |" for figure in own]
+    made = f"Made by `{command}`" + (f" with {', '.join(models)}." if models else ".")
     parts = [
         f"# {title}",
         about,
-        f"Made by `{command}` with {rows[0]['model']}. A verdict follows from the checks below each figure: all hold, "
-        "some, or none. The paper's own network is another one.",
-        "\n".join(
-            [
-                "| figure | what is seen | verdict |",
-                "|---|---|---|",
-                *(f"| {row['number']} | {row['title']} | {row['verdict'] or 'left out'} |" for row in rows),
-            ]
-        ),
+        f"{made} A verdict follows from the checks below each figure: all hold, some, or none. The paper's own network is "
+        "another one.",
+        "\n".join(["| figure | what is seen | verdict |", "|---|---|---|", *table]),
     ]
-    for row in rows:
-        name = f"{paper}-{row['number']}"
-        number = f"Figure {row['number']}" if row["number"].isdigit() else row["number"].replace("-", " ").capitalize()
-        parts += [f"## {number}: {row['title']}", f"*The paper:* {row['claim']}", f"`{row['command']}`"]
-        if row["verdict"] is None:
+    for figure in own:
+        plain = figure.number.isdigit()
+        number = f"Figure {figure.number}" if plain else figure.number.replace("-", " ").capitalize()
+        parts += [f"## {number}: {figure.title}", f"*The paper:* {figure.claim}", f"`{figure.command}`"]
+        row = rows.get(figure.name)
+        if row is None:
+            parts.append(f"Not made yet: `phosphene figures {figure.name}`.")
+        elif row["verdict"] is None:
             parts.append(f"Left out: {row['error']}")
-            continue
-        parts.append(f"![{row['title']}](images/{name}.jpg)")
-        checks = [f"- {'holds' if holds else 'does not hold'}: {text}" for text, holds in row["checks"].items()]
-        parts += [f"**{row['verdict'].capitalize()}.**", "\n".join(checks)]
-        if name in READINGS:
-            parts.append(READINGS[name])
+        else:
+            checks = [f"- {'holds' if holds else 'does not hold'}: {text}" for text, holds in row["checks"].items()]
+            parts += [f"![{figure.title}](images/{figure.name}.jpg)", f"**{row['verdict'].capitalize()}.**"]
+            parts += ["\n".join(checks), *([READINGS[figure.name]] if figure.name in READINGS else [])]
     return "\n\n".join(parts) + "\n"
 
 
-def index(rows: dict[str, list[dict[str, Any]]]) -> str:
+def index(rows: dict[str, dict[str, Any]]) -> str:
     """The text of the table of all figures."""
     lines = ["| paper | figure | what is seen | verdict |", "|---|---|---|---|"]
-    for paper in ABOUT:
+    for paper, (title, *_) in ABOUT.items():
         lines += [
-            f"| [{ABOUT[paper][0]}]({paper}.md) | {row['number']} | {row['title']} | {row['verdict'] or 'left out'} |"
-            for row in rows.get(paper, [])
+            f"| [{title}]({paper}.md) | {figure.number} | {figure.title} | {verdict(rows, figure)} |"
+            for figure in figures(paper)
         ]
     about = (
         "`phosphene figures PAPER|all --out DIR` makes each figure of the five papers behind this library with your "
@@ -121,13 +126,12 @@ def index(rows: dict[str, list[dict[str, Any]]]) -> str:
 def main(runs: list[str]) -> None:
     """Take over what runs made, and write all pages."""
     (PAGES / "images").mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
+    rows: dict[str, dict[str, Any]] = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
     for run in runs:
-        found = kept(Path(run))
-        rows[found[0]["paper"]] = found
+        rows |= kept(Path(run))
     ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n", encoding="utf-8")
-    for paper, own in rows.items():
-        (PAGES / f"{paper}.md").write_text(page(paper, own), encoding="utf-8")
+    for paper in ABOUT:
+        (PAGES / f"{paper}.md").write_text(page(paper, rows), encoding="utf-8")
     (PAGES / "README.md").write_text(index(rows), encoding="utf-8")
 
 

@@ -17,16 +17,19 @@ ROWS = json.loads((PAGES / "figures.json").read_text(encoding="utf-8"))
 @pytest.mark.parametrize("paper", papers())
 def test_a_page_has_all_figures_of_its_paper(paper: str) -> None:
     page = (PAGES / f"{paper}.md").read_text(encoding="utf-8")
-    assert [row["number"] for row in ROWS[paper]] == [figure.number for figure in figures(paper)]
-    for row, figure in zip(ROWS[paper], figures(paper), strict=True):
+    for figure in figures(paper):
         assert figure.claim in page, "run python docs/make_paper_pages.py"
         assert f"`{figure.command}`" in page
-        if row["verdict"] is None:
+        row = ROWS.get(figure.name)
+        if row is None:
+            assert f"Not made yet: `phosphene figures {figure.name}`" in page
+        elif row["verdict"] is None:
             assert row["error"] in page
-            continue
-        assert row["verdict"] == Drawn(Image.new("RGB", (1, 1)), row["checks"], {}).verdict
-        with Image.open(PAGES / "images" / f"{paper}-{row['number']}.jpg") as picture:
-            assert picture.width <= 900
+        else:
+            assert row["verdict"] == Drawn(Image.new("RGB", (1, 1)), row["checks"], {}).verdict
+            assert all(text in page for text in row["checks"])
+            with Image.open(PAGES / "images" / f"{figure.name}.jpg") as picture:
+                assert picture.width <= 900
 
 
 def test_every_reading_belongs_to_a_figure() -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def figures(
     common: Common,
     paper: Annotated[
-        str, typer.Argument(metavar="PAPER|all", help="sci, minds_eye, deep_inside, report, slides, or all.")
+        str,
+        typer.Argument(
+            metavar="PAPER|all", help="sci, minds_eye, deep_inside, report, slides, a figure such as sci-3, or all."
+        ),
     ] = "all",
     pooling_model: Annotated[
         str | None,

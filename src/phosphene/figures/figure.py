@@ -112,16 +112,18 @@ def papers() -> tuple[str, ...]:
 
 
 def figures(paper: str = "all") -> list[Figure]:
-    """The figures of a paper, or of all, in their order.
+    """The figures of a paper, or of all, in their order; by a figure's own name ("sci-3") that alone.
 
     Raises:
         NotFoundError: for another paper, with the nearest name.
 
     Example:
-        >>> [found.number for found in figures("sci")]
-        ['1', '2', '3', '4', '5']
+        >>> [found.number for found in figures("sci")], figures("sci-3")[0].number
+        (['1', '2', '3', '4', '5'], '3')
     """
     known = papers()
+    if paper in _FIGURES:
+        return [_FIGURES[paper]]
     if paper not in (*known, "all"):
         raise NotFoundError(f"no paper '{paper}'{suggest(paper, known)} (there are: {', '.join(known)}, all)")
     return [found for name in known if paper in (name, "all") for found in _FIGURES.values() if found.paper == name]

@@ -39,6 +39,6 @@ def position_map(values: NDArray[np.floating], *, side: int = 224, low: float = 
     sheet.paste(shown, (0, 0))
     sheet.paste(bar.resize((12, size[1])), (size[0] + 8, 0))
     pen, font = ImageDraw.Draw(sheet), font_of(11)
-    pen.text((size[0] + 23, 0), f"{high:.2f}", fill=INK, font=font)
-    pen.text((size[0] + 23, size[1] - 13), f"{low:.2f}", fill=INK, font=font)
+    pen.text((size[0] + 23, 0), f"{high:.3g}", fill=INK, font=font)
+    pen.text((size[0] + 23, size[1] - 13), f"{low:.3g}", fill=INK, font=font)
     return sheet

@@ -38,7 +38,7 @@ def draw_figures(
     A figure that fails is one with its error, and the others are made; one that needs what was not given is left out.
 
     Args:
-        paper: name of a paper, or "all".
+        paper: name of a paper or of a figure ("sci-3"), or "all".
         common: the common options.
         pooling: spec of a network with max-pooling and plain ReLUs.
         judge: spec of a network that took no part.
@@ -74,6 +74,7 @@ def draw_figures(
             for number, figure in enumerate(wanted):
                 common.announce(number, len(wanted), f"{figure.paper} {figure.number}")
                 rows.append(_row(session, figure, material))
+                session.folder.save_json("figures.json", {"figures": rows})  # what is done is there if it is killed
     except KeyboardInterrupt:
         _finished(session, rows, complete=False)
         raise
