@@ -83,11 +83,11 @@ def page(paper: str, rows: dict[str, dict[str, Any]]) -> str:
     models = sorted({rows[figure.name]["model"] for figure in own if figure.name in rows})
     table = [f"| {figure.number} | {figure.title} | {verdict(rows, figure)} |" for figure in own]
     made = f"Made by `{command}`" + (f" with {', '.join(models)}." if models else ".")
+    made += " A verdict follows from the checks below each figure: all hold, some, or none."
     parts = [
         f"# {title}",
         about,
-        f"{made} A verdict follows from the checks below each figure: all hold, some, or none. The paper's own network is "
-        "another one.",
+        f"{made} The paper's own network is another one.",
         "\n".join(["| figure | what is seen | verdict |", "|---|---|---|", *table]),
     ]
     for figure in own:
