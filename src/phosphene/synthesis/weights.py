@@ -100,7 +100,7 @@ def saliency_weight(
         >>> for state.step, gradient in enumerate([-1.0, 0.5, 0.5, 0.5]):
         ...     moves.append(printed(torch.full((1, 1, 1, 1), gradient), state).item())
         >>> [f"{move:.1f}" for move in moves]
-        ['0.1', '-1.0', '-0.9', '0.2']
+        ['0.1', '-1.0', '-1.0', '-1.9']
 
     References:
         addepalli2020, equations 2-4.
