@@ -29,6 +29,7 @@ OUTSIDE = {
 NOT_IN_NAV = """
 methods
 decisions
+papers
 recipes
 benchmarks
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -158,3 +159,41 @@ def test_normalizing_gives_the_same_bits_in_either_layout(size):
     wanted = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
     assert torch.allclose(results[0][0], wanted, atol=1e-6)
     assert all(map(torch.equal, *results))
+
+
+def test_weights_of_the_time_of_caffe_see_bytes_in_bgr():
+    preprocess = Preprocess((16, 16), mean=(104, 117, 123), std=(1, 2, 3), scale=255, order="BGR")
+    images = torch.rand(2, 3, 16, 16)
+    red, green, blue = (255 * images).unbind(dim=1)
+    expected = torch.stack([blue - 104, (green - 117) / 2, (red - 123) / 3], dim=1)
+    torch.testing.assert_close(preprocess.normalize(images), expected)
+    classifier = Classifier(pooled(), preprocess)
+    torch.testing.assert_close(classifier.mean_image.flatten(), torch.tensor([123, 117, 104]) / 255)
+    filled = classifier.mean_image.expand(1, -1, 16, 16)
+    torch.testing.assert_close(preprocess.normalize(filled), torch.zeros(1, 3, 16, 16), rtol=0, atol=1e-4)
+    with pytest.raises(OptionError, match="say scale=255"):
+        Preprocess(mean=(104, 117, 123), std=(1, 1, 1))
+    with pytest.raises(OptionError, match="BGR for three channels"):
+        Preprocess(mean=(0.5,), std=(1,), order="BGR")
+    with pytest.raises(OptionError, match="scale=0"):
+        Preprocess(scale=0)
+
+
+def test_a_mean_image_is_taken_off_pixel_by_pixel():
+    means = np.random.default_rng(0).uniform(90, 140, (3, 16, 16)).astype(np.float32)
+    preprocess = Preprocess((16, 16), mean=means, scale=255, order="BGR")
+    assert preprocess == Preprocess((16, 16), mean=means, scale=255, order="BGR")
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(preprocess.normalize(images), 255 * images.flip(1) - torch.from_numpy(means))
+    classifier = Classifier(pooled(), preprocess)
+    zero = preprocess.normalize(classifier.mean_picture((16, 16))[None])
+    torch.testing.assert_close(zero, torch.zeros_like(zero), rtol=0, atol=1e-4)
+    assert preprocess.normalize(torch.rand(1, 3, 24, 32)).shape == (1, 3, 24, 32)
+    found = occlusion(classifier, images, Target.of(0), window=(4, 4), stride=(4, 4))
+    assert "the mean is a picture" in found.notes[0]
+    covered = images.clone()
+    covered[:, :, :4, :4] = classifier.mean_image
+    expected = forward(classifier, covered).softmax(dim=1)[:, 0]
+    torch.testing.assert_close(found.maps[:, 0, 0], expected)
+    with pytest.raises(OptionError, match="mean picture of shape"):
+        Preprocess(mean=np.full((3, 2, 2), np.nan))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.geometry import center_view, whole_view
@@ -30,21 +31,68 @@ HeadKind = Literal["softmax", "sigmoid", "probabilities", "score", "maps", "boxe
 ViewKind = Literal["center", "whole", "margin"]
 
 
+class MeanPicture:
+    """The mean of the pictures that a network was trained on, pixel by pixel, as networks of the time of Caffe have it.
+
+    Args:
+        values: (C, h, w) array or tensor, in the scale and the order of channels of the network's input.
+
+    Example:
+        >>> MeanPicture(torch.zeros(3, 2, 2)).at((4, 4)).shape
+        torch.Size([3, 4, 4])
+    """
+
+    def __init__(self, values: Any) -> None:
+        self.values = torch.as_tensor(values, dtype=torch.float32, device="cpu").clone()
+        if self.values.ndim != 3 or 0 in self.values.shape or not bool(self.values.isfinite().all()):
+            raise OptionError(f"a mean picture of shape {tuple(self.values.shape)}; give finite values (C, h, w)")
+
+    @property
+    def colors(self) -> tuple[float, ...]:
+        """Its mean in each channel."""
+        return tuple(self.values.mean(dim=(1, 2)).tolist())
+
+    def at(self, size: Size) -> Tensor:
+        """(C, H, W): the picture at a size, bilinear where it is another than its own."""
+        if size == tuple(self.values.shape[1:]):
+            return self.values
+        return F.interpolate(self.values[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MeanPicture) and torch.equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.values.shape), self.colors))
+
+    def __repr__(self) -> str:
+        return f"MeanPicture({'x'.join(map(str, self.values.shape))})"
+
+
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the network's input; images are in [0, 1] until `normalize`.
+    """How a picture becomes the network's input; images are RGB in [0, 1] until `normalize`.
+
+    ``(images * scale, in the order of channels, - mean) / std``. For weights of the time of Caffe: `scale` 255, `order`
+    BGR, the mean in units of 0 to 255, in BGR too, or a whole picture of means.
 
     Args:
         size: (height, width) that the network sees; None where any size will do.
         short_side: the short side is resized to this before the centre is cut out; None squashes the
             whole picture to `size`.
-        mean: per channel, in [0, 1] units; the picture of these values is normalised to zero.
-        std: per channel, in [0, 1] units.
+        mean: per channel, in units of `scale` and in the network's order of channels; the picture of these values is
+            normalised to zero. An array (C, h, w) is a whole picture of means.
+        std: per channel, likewise.
         interpolation: of the resize.
+        scale: what white (1) becomes first; 255 for networks that were trained on bytes.
+        order: of the network's channels, RGB or BGR.
+        mean_picture: the picture, where `mean` was given as one; of views of another size it is resized.
 
     Example:
         >>> Preprocess((224, 224), 256).view((300, 451)).crop
         (16, 80, 224, 224)
+        >>> caffe = Preprocess((1, 1), mean=(104, 117, 123), scale=255, order="BGR")
+        >>> caffe.normalize(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)).flatten()
+        tensor([-104., -117.,  132.])
     """
 
     size: Size | None = (224, 224)
@@ -52,8 +100,15 @@ class Preprocess:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: Interpolation = "bicubic"
+    scale: float = 1.0
+    order: Literal["RGB", "BGR"] = "RGB"
+    mean_picture: MeanPicture | None = None
 
     def __post_init__(self) -> None:
+        if getattr(self.mean, "ndim", 1) == 3:
+            object.__setattr__(self, "mean_picture", MeanPicture(self.mean))
+        if self.mean_picture is not None:
+            object.__setattr__(self, "mean", self.mean_picture.colors)
         for name in ("mean", "std"):
             object.__setattr__(self, name, _channel_values(name, getattr(self, name)))
         object.__setattr__(self, "size", None if self.size is None else _size(self.size))
@@ -61,11 +116,15 @@ class Preprocess:
             raise OptionError(f"{len(self.mean)} means but {len(self.std)} standard deviations; give one per channel")
         if any(value <= 0 for value in self.std):
             raise OptionError(f"standard deviations {self.std} must be positive")
-        if any(value > 1 for value in (*self.mean, *self.std)):
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < math.inf:
+            raise OptionError(f"scale={self.scale!r}; give what white becomes: 1, or 255 for networks trained on bytes")
+        if any(value > self.scale for value in (*self.mean, *self.std)):
             raise OptionError(
                 f"means {self.mean} and standard deviations {self.std} are for pixels of 0 to 255, "
-                "but images are in [0, 1] here; divide by 255"
+                f"but white is {self.scale:g} here; divide by 255, or say scale=255 if the network is fed with those"
             )
+        if self.order not in ("RGB", "BGR") or (self.order == "BGR" and self.channels != 3):
+            raise OptionError(f"order={self.order!r} of {self.channels} channels; give RGB, or BGR for three channels")
         if self.short_side is not None and not (isinstance(self.short_side, int) and self.short_side > 0):
             raise OptionError(f"short_side={self.short_side!r} must be a whole number of pixels, or None")
         if self.interpolation not in get_args(Interpolation):
@@ -99,9 +158,24 @@ class Preprocess:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] as the network's weights expect them."""
-        centered, std = images - self._per_channel(self.mean, images), self._per_channel(self.std, images)
+        if self.order == "BGR":
+            images = images.flip(1)
+        if self.scale != 1:
+            images = images * self.scale
+        centered, std = images - self._mean(images), self._per_channel(self.std, images)
         # In place, as nobody else holds it yet; integers become floats.
         return centered.div_(std) if centered.is_floating_point() else centered / std
+
+    def mean_at(self, size: Size) -> Tensor:
+        """(C, H, W): the picture, RGB, that `normalize` maps to zero at a size; beyond [0, 1] where the means are."""
+        flat = torch.tensor(self.mean, device="cpu")[:, None, None].expand(-1, *size)
+        values = (flat if self.mean_picture is None else self.mean_picture.at(size)) / self.scale
+        return values.flip(0) if self.order == "BGR" else values
+
+    def _mean(self, images: Tensor) -> Tensor:
+        if self.mean_picture is None:
+            return self._per_channel(self.mean, images)
+        return self.mean_picture.at((int(images.shape[-2]), int(images.shape[-1]))).to(images)[None]
 
     def _per_channel(self, values: tuple[float, ...], images: Tensor) -> Tensor:
         """(1, C, 1, 1), or (1, C, 1, W) for images in channels last."""
@@ -257,8 +331,13 @@ class Classifier:
 
     @property
     def mean_image(self) -> Tensor:
-        """(C, 1, 1): the image that normalisation maps to zero; fills what is masked out."""
-        return torch.tensor(self.preprocess.mean, device=self.device).view(-1, 1, 1).clamp(0, 1)
+        """(C, 1, 1): the color that normalisation maps to zero, on the whole; fills what is masked out."""
+        mean = torch.tensor(self.preprocess.mean, device=self.device).view(-1, 1, 1) / self.preprocess.scale
+        return (mean.flip(0) if self.preprocess.order == "BGR" else mean).clamp(0, 1)
+
+    def mean_picture(self, size: Size) -> Tensor:
+        """(C, H, W) in [0, 1]: the image that normalisation maps to zero: of one color unless the mean is a picture."""
+        return self.preprocess.mean_at(size).to(self.device).clamp(0, 1)
 
     def views(self, pictures: Sequence[Picture], kind: ViewKind = "center") -> tuple[View, ...]:
         """One View per picture."""

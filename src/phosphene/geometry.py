@@ -23,6 +23,21 @@ def center_view(original: Size, short_side: int, crop: Size) -> View:
     return View(original, scaled, (top, left, *crop))
 
 
+def ten_crops(size: Size, crop: Size) -> list[tuple[int, int, bool]]:
+    """(top, left, mirrored) of the four corner crops, the central one, and their mirror images.
+
+    Example:
+        >>> ten_crops((256, 256), (224, 224))[:5]
+        [(0, 0, False), (0, 32, False), (32, 0, False), (32, 32, False), (16, 16, False)]
+
+    References:
+        krizhevsky2012, section 4.1.
+    """
+    bottom, right = size[0] - crop[0], size[1] - crop[1]
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+    return [(top, left, mirrored) for mirrored in (False, True) for top, left in corners]
+
+
 def whole_view(original: Size, size: Size) -> View:
     """The whole picture squashed to `size`: nothing is left out, the aspect ratio may change."""
     return View(original, size, (0, 0, *size))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.cli.running import keys, partial_files, phosphene
 from tests.tasks.test_features import folder_of
@@ -29,7 +30,17 @@ def test_features(tmp_path, pictures):
         assert [len(facet["losses"][name]) for name in ("distance", "dot", "previous")] == [2, 2, 2]
         assert len(facet["channels"]) == 7
         assert all(Path(item["path"]).parent == pictures for item in facet["exemplars"])
+        with Image.open(facet["spokes"]) as picture:
+            picture.load()
     assert partial_files(run) == []
+    pinned = phosphene(
+        "features", "--pin", run, "--layer", "blocks.2", "--steps", 2, "--out", tmp_path / "pin", "--json"
+    )
+    assert pinned.code == 0
+    (other,) = pinned.json["layers"]
+    for facet, expected in zip(other["facets"], layer["facets"], strict=True):
+        known = [(item["path"], pytest.approx(item["weight"])) for item in expected["exemplars"]]
+        assert [(item["path"], item["weight"]) for item in facet["exemplars"]] == known
     assert phosphene(*command, "--steps", 2, "--out", run).code == 2
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.data import chelsea
 from typer.testing import CliRunner
 
-from phosphene import __version__
+from phosphene import __version__, load_classifier
 from phosphene.runs.common import Common, asked
 from tests.cli.running import keys, partial_files, phosphene
 
@@ -166,3 +166,20 @@ def test_the_command_is_light_until_it_works():
     piped = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
     assert "Traceback" not in piped.stderr
     assert piped.stdout.startswith("0 n01440764 tench")
+
+
+def test_filters_are_drawn_in_the_colors_they_answer_to(tmp_path):
+    outcome = phosphene("filters", "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0
+    answer = outcome.json
+    keys(answer, ["run", "report", "layer", "shape", "picture", "array", "filters"])
+    assert (answer["layer"], answer["shape"]) == ("stem.0", [32, 3, 3, 3])
+    module = load_classifier("embedded").module.get_submodule("stem.0")
+    np.testing.assert_allclose(np.load(answer["array"]), module.weight.detach().numpy() * 255 / 128, rtol=1e-5)
+    picture = np.asarray(Image.open(answer["picture"]).convert("RGB"))
+    weights = np.load(answer["array"])[0]
+    expected = np.round(255 * (0.5 + 0.5 * weights[:, 0, 0] / np.abs(weights).max()))
+    np.testing.assert_allclose(picture[9, 9], expected, atol=1)
+    other = phosphene("filters", "--layer", "head", "--out", tmp_path / "other")
+    assert other.code == 2
+    assert "no convolution over the picture's 3 channels" in other.err

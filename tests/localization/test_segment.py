@@ -44,6 +44,17 @@ def test_the_largest_piece_is_the_one_the_map_points_at():
     assert overlap(found.mask, disc) > 0.9
 
 
+def test_the_paper_takes_the_piece_with_the_most_pixels():
+    image, values, disc = scene()
+    image[4:58, 2:25] = [0.75, 0.25, 0.2]  # red as well, larger than the disc, and hardly salient
+    values[4:58, 2:25] += 0.2
+    settings = GraphCut(components=2, smoothness=5.0)
+    assert overlap(segment(values, image, settings).mask, disc) > 0.9
+    largest = segment(values, image, replace(settings, largest="pixels")).mask
+    assert largest[30, 10]
+    assert not largest[28, 44]
+
+
 def test_samples_are_kept_for_the_picture_of_the_steps():
     image, values, _ = scene()
     found = segment(values, image, GraphCut())

@@ -55,26 +55,26 @@ def negative_log_likelihood(m: float, b: float, r: float) -> float:
 
 
 def dot(activation: Tensor, target: Tensor, channels: Sequence[int]) -> float:
-    """DM, equation 2: for one image, (k, P) against (k, P), the places averaged."""
+    """DM, equation 2: for one image, (k, P) against (k, P), summed over places."""
     total = 0.0
     for j in channels:
         products = [float(a) * float(t) for a, t in zip(activation[j], target[j], strict=True)]
-        total += sum(products) / len(products)
+        total += sum(products)
     return total
 
 
 def mdist(activation: Tensor, target: Tensor, channels: Sequence[int]) -> float:
-    """The distance of equation 3: for one image, (k, P) against (k, P); a root mean square over places."""
+    """The distance of equation 3: for one image, (k, P) against (k, P); a Euclidean norm over places."""
     total = 0.0
     for j in channels:
         squares = [(float(a) - float(t)) ** 2 for a, t in zip(activation[j], target[j], strict=True)]
-        total += math.sqrt(sum(squares) / len(squares))
+        total += math.sqrt(sum(squares))
     return total
 
 
 def previous(activation: Tensor) -> float:
-    """The last sum of equation 4: for one image (k, P), the norm a mean over places."""
-    return sum(sum(abs(float(value)) for value in channel) / len(channel) for channel in activation)
+    """The last sum of equation 4: for one image (k, P), the L1 norm of each channel's map."""
+    return sum(sum(abs(float(value)) for value in channel) for channel in activation)
 
 
 def loss(ad: float, dm: float, decay: float, below: float) -> float:

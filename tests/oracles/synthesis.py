@@ -52,7 +52,7 @@ def cumulative(gradients: list[Tensor], late: float, turn: int) -> list[Tensor]:
         early = late * steps / turn if steps >= turn else late
         share = early if i < turn else late
         norm = math.sqrt(sum(float(value) ** 2 for value in gradient.flatten()))
-        values.append((values[-1] * i + share * gradient / norm) / (i + 1))
+        values.append((values[-1] * (i + 1) + share * gradient / norm) / (i + 2))
     return values
 
 

@@ -259,3 +259,13 @@ def test_an_option_with_its_presets_own_value_is_not_spelled() -> None:
     assert str(parse_spec("sci:preset=paper,steps=200,weight=A", "recipe")) == "sci:preset=paper,steps=200"
     assert SciOptions.of("paper", steps=200).steps == 200
     assert SciOptions.of("paper").prior == "none"
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Rprop"])
+def test_the_class_model_rises_by_any_optimizer_of_torch(name: str) -> None:
+    steps = run("class_model", [1], preset="paper", steps=12, optimizer=name)
+    assert float(steps[-1].value) > float(steps[0].value)
+    begin = tiny().mean_image.expand_as(steps[0].images)
+    moved = (steps[0].images - begin).abs()
+    if name in ("Adam", "Adamax"):  # their first step is the rate for every value that has a gradient
+        assert float(moved.median()) == pytest.approx(0.01, rel=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,51 @@ def test_each_kind_of_picture_becomes_a_drawn_facet(tmp_path: Path) -> None:
         )
         assert len(facet.exemplar_cosines) == 4
         torch.testing.assert_close(facet.frames[-1], facet.image)
+
+
+def test_pinned_facets_are_the_same_pictures_with_the_same_weights_at_every_layer(tmp_path: Path) -> None:
+    classifier, folder = networks.classifier_of(networks.pooled()), folder_of(tmp_path)
+    at_four = features(classifier, folder, "4", facets=2, exemplars=4, recipe=QUICK)[0]
+    for layer in features(classifier, folder, ["2", "4", "5"], facets=2, exemplars=4, recipe=QUICK, pin="4"):
+        for facet, expected in zip(layer.facets, at_four.facets, strict=True):
+            assert facet.exemplars == expected.exemplars
+            torch.testing.assert_close(facet.facet.weights, expected.facet.weights)
+            rows = collect(prepare(classifier), [Path(path) for path in facet.exemplars], [layer.layer])
+            target = oracle.weighted_sum(list(rows.pooled[layer.layer]), facet.facet.weights.tolist())
+            np.testing.assert_allclose(facet.wanted, target[list(facet.channels)], rtol=1e-4)
+    written = {
+        "facets": [
+            {"exemplars": [{"path": Path(name).name, "weight": 3.0 * weight} for name, weight in pairs]}
+            for pairs in (zip(facet.exemplars, facet.facet.weights.tolist(), strict=True) for facet in at_four.facets)
+        ]
+    }
+    (tmp_path / "facets.json").write_text(json.dumps(written))
+    (again,) = features(classifier, layers="2", pin=tmp_path / "facets.json", recipe=QUICK)
+    for facet, expected in zip(again.facets, at_four.facets, strict=True):
+        assert [Path(name).name for name in facet.exemplars] == [Path(name).name for name in expected.exemplars]
+        torch.testing.assert_close(facet.facet.weights, expected.facet.weights)
+
+
+def test_pins_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    classifier, folder = networks.classifier_of(networks.pooled()), folder_of(tmp_path)
+    file = tmp_path / "facets.json"
+    for content, message in (
+        ("[]", "holds no facets"),
+        ('[{"exemplars": [{"path": "a.png"}]}]', "facet 0 has no exemplars with path and weight"),
+        ('[{"exemplars": [{"path": "a.png", "weight": 0}]}]', "weights of facet 0 add up to 0"),
+        ('[{"exemplars": [{"path": "gone.png", "weight": 1}, {"path": "0-0.png", "weight": 1}]}]', "cannot be read"),
+    ):
+        file.write_text(content)
+        with pytest.raises(InputError, match=message):
+            features(classifier, layers="2", pin=file)
+    with pytest.raises(OptionError, match="leave the folder out"):
+        features(classifier, folder, pin=file)
+    with pytest.raises(NotFoundError, match="no layer '44'"):
+        features(classifier, folder, pin="44")
+    with pytest.raises(InputError, match="is no run of phosphene features"):
+        features(classifier, pin=tmp_path)
+    with pytest.raises(OptionError, match="give a folder of pictures"):
+        features(classifier)
 
 
 def test_the_cosine_is_of_the_finished_image_with_the_exemplars_mean(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from torch import nn
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
+from phosphene.geometry import lay_on_original, whole_view
 from phosphene.localization.presets import PRESETS
 from phosphene.runtime import activations, prepare
-from phosphene.tasks.objects import configured, evidence, grid_size, locate, to_original
+from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
+from phosphene.tasks.objects import configured, evidence, grid_size, locate, posteriors, to_original
 
 
 def red_detector(*, flattened: bool = False) -> Classifier:
@@ -54,6 +57,26 @@ def test_what_the_centre_crop_would_lose_is_found():
 def test_paper_preset_runs_ten_crops_on_the_whole_frame():
     (found,) = locate(red_detector(), picture(left=2, right=40), target=1, preset="paper")
     np.testing.assert_allclose(tuple(found.box), (2, 30, 40, 80), atol=8)
+
+
+def test_paper_preset_cuts_the_map_as_it_is_at_the_pictures_own_resolution():
+    prepared, shown, way = prepare(red_detector()), picture(), PRESETS["paper"]
+    (seen,) = evidence(prepared, [shown], [1], way)
+    assert seen.values.shape == (120, 200)
+    view = whole_view((120, 200), (36, 36))  # nothing is cropped away: the frame is squashed to where ten crops fit
+    found = attribute(prepared, prepared.preprocessed([shown], [view]), Target.of(1), "saliency:crops=10")
+    laid = lay_on_original(found.maps[0], found.offset, found.stride, view)
+    expected = (laid - laid.min()) / (laid.max() - laid.min())
+    np.testing.assert_allclose(seen.values, expected.numpy(), atol=1e-5)
+
+
+def test_paper_preset_ranks_classes_by_the_mean_over_ten_crops():
+    prepared, shown = prepare(red_detector()), picture(left=2, right=40)
+    around = prepared.preprocessed([shown], prepared.views([shown], "margin"))
+    assert around.shape[-2:] == (36, 36)
+    crops = [around[..., y : y + 32, x : x + 32] for y, x in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))]
+    odds = [prepared.logits(seen).softmax(dim=1) for crop in crops for seen in (crop, crop.flip(-1))]
+    torch.testing.assert_close(posteriors(prepared, [shown], PRESETS["paper"]), torch.stack(odds).mean(dim=0))
 
 
 def test_mirror_image_of_the_picture_gives_the_mirrored_map():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from phosphene.classifier import Preprocess
-from phosphene.errors import ModelError, NotFoundError
+from phosphene.errors import InputError, ModelError, NotFoundError
 from phosphene.zoo import load_classifier
+from tests.networks import pooled
 
 FED = Preprocess((4, 4))
 NET = "nn.Sequential(nn.Flatten(), nn.Linear(48, {classes}))"
@@ -343,3 +346,16 @@ def test_a_folder_of_data_beside_the_file_is_no_package(tmp_path):
     write(tmp_path / "sklearn" / "notes.txt", "")
     path = write(tmp_path / "net.py", "import sklearn.cluster\n" + MAKE.format(classes=2))
     assert classes_of(f"{path}:make") == 2
+
+
+def test_a_card_names_a_picture_of_means_and_the_scale_of_caffe(tmp_path):
+    means = np.random.default_rng(0).uniform(90, 140, (3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "mean.npy", means)
+    torch.save(pooled().state_dict(), tmp_path / "net.pt")
+    card = {"size": [16, 16], "mean": "mean.npy", "scale": 255, "order": "BGR"}
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    found = load_classifier("tests.zoo.models:network", weights=tmp_path / "net.pt").preprocess
+    assert found == Preprocess((16, 16), mean=means, scale=255, order="BGR")
+    (tmp_path / "mean.npy").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"mean\.npy: no array"):
+        load_classifier("tests.zoo.models:network", weights=tmp_path / "net.pt")

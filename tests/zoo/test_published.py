@@ -120,3 +120,19 @@ def test_two_recipes_of_one_network():
     assert first.preprocess.short_side == 256
     assert second.preprocess.short_side == 232
     assert first.name == "torchvision:resnet50:IMAGENET1K_V1"
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_local_weights_of_the_inceptions_give_what_the_published_ones_give(tmp_path, name):
+    """As published: the input transformed, side branches in the file (googlenet drops them after loading)."""
+    published = models.get_model(name, weights=None, init_weights=False, transform_input=True, aux_logits=True).eval()
+    save_file(published.state_dict(), tmp_path / "mine.safetensors")
+    found = load_classifier(f"torchvision:{name}", weights=tmp_path / "mine.safetensors")
+    assert found.module.transform_input
+    images = torch.rand(2, 3, 299, 299)
+    with torch.no_grad():
+        assert torch.allclose(found.logits(images), published(found.preprocess.normalize(images)), atol=1e-4)
+    tuned = {key: value for key, value in published.state_dict().items() if not key.startswith(("aux", "AuxLogits"))}
+    save_file(tuned, tmp_path / "without.safetensors")
+    again = load_classifier(f"torchvision:{name}", weights=tmp_path / "without.safetensors")
+    assert torch.allclose(again.logits(images), found.logits(images), atol=1e-4)

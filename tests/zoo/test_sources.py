@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -351,3 +352,45 @@ def test_names_are_fitted_by_the_longest_match():
     state = {f"ema.model.{key}": value for key, value in network.state_dict().items()}
     assert fit_names(state, network).keys() == network.state_dict().keys()
     assert fit_names({"a": torch.ones(1)}, network).keys() == {"a"}
+
+
+@pytest.mark.parametrize("aux", [True, False])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_local_weights_of_torchvisions_inceptions_are_fed_as_the_published_ones(tmp_path, monkeypatch, name, aux):
+    """Torchvision itself is not needed: what it is asked for is what counts."""
+    asked: list[dict[str, object]] = []
+
+    def get_model(_name: str, **options: object) -> nn.Module:
+        asked.append(options)
+        own = nn.ModuleDict({"net": pooled()})
+        if options.get("aux_logits", False):
+            own["aux1"] = nn.Linear(2, 5)
+        own.forward = own["net"].forward
+        return own
+
+    published = SimpleNamespace(
+        transforms=lambda: SimpleNamespace(
+            crop_size=[16],
+            resize_size=[18],
+            mean=[0.5] * 3,
+            std=[0.2] * 3,
+            interpolation=SimpleNamespace(value="bilinear"),
+        ),
+        meta={"categories": list("abcde")},
+    )
+    models_of_torchvision = SimpleNamespace(
+        list_models=lambda module: [name],
+        get_model=get_model,
+        get_model_weights=lambda _: SimpleNamespace(__members__={"DEFAULT": published}),
+    )
+    monkeypatch.setattr("phosphene.zoo.torchvision._models", lambda: models_of_torchvision)
+    state = get_model(name, aux_logits=aux).state_dict()
+    asked.clear()
+    save_file(state, tmp_path / "mine.safetensors")
+    if name == "resnet18" and aux:
+        with pytest.raises(ModelError, match="that the network does not have"):
+            load_classifier(f"torchvision:{name}", weights=tmp_path / "mine.safetensors")
+        return
+    load_classifier(f"torchvision:{name}", weights=tmp_path / "mine.safetensors")
+    wanted = {} if name == "resnet18" else {"transform_input": True, "aux_logits": aux, "init_weights": False}
+    assert asked == [{"weights": None, **wanted}]

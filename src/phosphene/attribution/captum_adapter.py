@@ -145,7 +145,7 @@ def explained(
         for index in range(len(images)):
             _seed(torch.Generator().manual_seed(generator.initial_seed()))
             image = prepared.preprocess.normalize(prepared.ready(images[index : index + 1]).contiguous())
-            base = prepared.preprocess.normalize(color[None].to(image)).expand_as(image)
+            base = prepared.preprocess.normalize(color[None].to(image).expand_as(image))
             score = ScoreOf(prepared, target.rows(index, index + 1))
             try:
                 inputs = CaptumInputs(score, image.detach().requires_grad_(), base.contiguous(), batch_size or 8)
@@ -278,7 +278,7 @@ def _three(classifier: Classifier, like: Tensor) -> Tensor:
     """(3, C, H, W) black, mean image and white, normalized."""
     mean = classifier.mean_image.to(like)
     colors = torch.stack([torch.zeros_like(mean), mean, torch.ones_like(mean)])
-    return classifier.preprocess.normalize(colors).expand(-1, *like.shape[1:]).contiguous()
+    return classifier.preprocess.normalize(colors.expand(-1, *like.shape[1:])).contiguous()
 
 
 def gradient_shap(

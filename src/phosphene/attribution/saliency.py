@@ -10,6 +10,7 @@ from torch import Tensor
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
+from phosphene.geometry import ten_crops
 from phosphene.maps import Sign, max_over_channels
 from phosphene.registry import register_attribution
 from phosphene.runtime import input_gradient
@@ -92,9 +93,7 @@ def _ten_crops(images: Tensor, size: tuple[int, int] | None) -> list[tuple[int, 
             f"ten crops need images larger than the network's input ({shown}), got {rows} x {columns}; "
             "pass the picture to explain(), which cuts it out with a margin"
         )
-    bottom, right = rows - size[0], columns - size[1]
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
-    return [(top, left, mirrored) for mirrored in (False, True) for top, left in corners]
+    return ten_crops((int(rows), int(columns)), size)
 
 
 def _flip(values: Tensor, mirrored: bool) -> Tensor:

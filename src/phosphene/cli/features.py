@@ -9,7 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import Images, Resume
+from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @command(app, "features")
 def features(
     common: Common,
-    folder: Images,
+    folder: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FOLDER...",
+            help="Pictures: files, folders, patterns, tables, tar archives, URLs; none where --pin brings them.",
+        ),
+    ] = None,
     layer: Annotated[
         list[str] | None, typer.Option("--layer", metavar="NAME|default", help="A layer; repeatable.")
     ] = None,
@@ -35,6 +41,14 @@ def features(
     previous: Annotated[
         str, typer.Option(metavar="NAME", help="The layer before; auto finds it, none leaves its term out.")
     ] = "auto",
+    pin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FACETS",
+            help="The same targets for all layers: a run of features or a JSON file of facets, whose exemplars and "
+            "weights are taken, or a layer, whose facets are.",
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option(metavar="SPEC", help="minds_eye, with options.")] = "minds_eye",
     resume: Resume = False,
 ) -> Answer:
@@ -52,9 +66,10 @@ def features(
         top_k=top_k,
         steps=steps,
         previous=previous,
+        pin=pin,
     )
     with cancelled_by_interrupt(common.cancel):
-        return drawn(draw_features(folder, config, common, resume=resume))
+        return drawn(draw_features(folder or [], config, common, resume=resume))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

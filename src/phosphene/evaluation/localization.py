@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from torch import Tensor
+
 from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
@@ -93,7 +95,7 @@ class Localization:
 
     Args:
         images: pictures measured.
-        class_top1: share of them whose class the classifier names first.
+        class_top1: share of them whose class the classifier names first, ranked as the first way ranks them.
         class_top5: among the first five.
         rows: one LocalizationScores per way.
         baselines: whole_frame and centre_box.
@@ -143,14 +145,16 @@ def localization(
     for batch, done in _batches(classifier, truths, broken):
         pictures = [picture for _, picture in batch]
         if batch:
-            odds = posteriors(classifier, pictures)
+            odds = posteriors(classifier, pictures, ways[0])
             alive = odds.isfinite().all(dim=1).tolist()
             broken += [no_answer(truth.path) for (truth, _), fine in zip(batch, alive, strict=True) if not fine]
-            batch, odds = [one for one, fine in zip(batch, alive, strict=True) if fine], odds[alive]
-            classes = [truth.index for truth, _ in batch]
-            ranks = [int((row > row[index]).sum()) for row, index in zip(odds, classes, strict=True)]
+            batch = [one for one, fine in zip(batch, alive, strict=True) if fine]
+            ranks = _ranks(batch, odds[alive])
             for group in _sharing_maps(rows):
-                _measure(classifier, batch, ranks, group, tolerance, seed)
+                own = ranks
+                if group[0].way is not None and group[0].way.ranking != ways[0].ranking:
+                    own = _ranks(batch, posteriors(classifier, [picture for _, picture in batch], group[0].way))
+                _measure(classifier, batch, own, group, tolerance, seed)
             for measured in baselines:
                 for (truth, picture), rank in zip(batch, ranks, strict=True):
                     box = _trivial_box(measured.name, picture_size(picture))
@@ -196,13 +200,19 @@ def _read(truth: Truth, channels: int) -> Picture:
     return picture
 
 
+def _ranks(batch: Sequence[tuple[Truth, Picture]], odds: Tensor) -> list[int]:
+    """How many classes the classifier holds for more probable than the true one, for each picture."""
+    return [int((row > row[truth.index]).sum()) for row, (truth, _) in zip(odds, batch, strict=True)]
+
+
 def _sharing_maps(rows: Sequence[LocalizationScores]) -> list[list[LocalizationScores]]:
     """Ways that differ in the segmentation alone, together: their maps are made once."""
     groups: dict[object, list[LocalizationScores]] = {}
     for measured in rows:
         assert measured.way is not None
         way = measured.way
-        groups.setdefault((way.methods, way.sizes, way.mirror, way.blur, way.fine), []).append(measured)
+        key = (way.methods, way.sizes, way.mirror, way.blur, way.fine, way.grid, way.ranking)
+        groups.setdefault(key, []).append(measured)
     return list(groups.values())
 
 

@@ -6,6 +6,7 @@ of a pixel being object, and a price w_pq for parting neighbors that falls with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ from phosphene.errors import OptionError
 
 Array = NDArray[np.floating]
 
-# The solver wants whole numbers; one unit of energy is this many. Log odds beyond the limit are hard constraints
-# in all but name, and the sum of all capacities stays far below 2**31.
+# The solver wants whole numbers; one unit of energy is this many, fewer on large pictures, where the flow from the
+# source would else pass 2**31. Log odds beyond the limit are hard constraints in all but name.
 _UNITS = 1000
 _MOST_ODDS = 50.0
+_MOST_FLOW = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _neighbors(height: int, width: int) -> Iterator[tuple[NDArray[np.intp], NDAr
 
 
 def minimum_cut(log_odds: Array, edges: Edges) -> NDArray[np.bool_]:
-    """The mask of least energy, exact up to the rounding of prices to 1/1000.
+    """The mask of least energy, exact up to the rounding of prices to 1/1000 (on megapixels to about 1/40).
 
     Of several masks of the same energy it is the smallest.
 
@@ -117,8 +119,9 @@ def minimum_cut(log_odds: Array, edges: Edges) -> NDArray[np.bool_]:
 
 def _graph(log_odds: Array, edges: Edges) -> csr_array:
     """Capacities: source -> pixel for what speaks for the object, pixel -> sink for what speaks against it."""
-    odds = _whole(log_odds.ravel().clip(-_MOST_ODDS, _MOST_ODDS))
-    weight = _whole(edges.weight)
+    units = min(_UNITS, _MOST_FLOW // (math.ceil(_MOST_ODDS) * log_odds.size))
+    odds = _whole(log_odds.ravel().clip(-_MOST_ODDS, _MOST_ODDS), units)
+    weight = _whole(edges.weight, units)
     source, sink = len(odds), len(odds) + 1
     spoken_for, against = np.flatnonzero(odds > 0), np.flatnonzero(odds < 0)
     tails = np.concatenate([edges.first, edges.second, np.full(len(spoken_for), source), against])
@@ -127,5 +130,5 @@ def _graph(log_odds: Array, edges: Edges) -> csr_array:
     return csr_array((capacities, (tails, heads)), shape=(sink + 1, sink + 1))
 
 
-def _whole(values: Array) -> NDArray[np.int32]:
-    return np.rint(values * _UNITS).astype(np.int32)
+def _whole(values: Array, units: int) -> NDArray[np.int32]:
+    return np.rint(values * units).astype(np.int32)

@@ -50,6 +50,8 @@ class GraphCut:
         saliency: weight of what the map itself says; 0 leaves it to the colors.
         level: share of the map's range where it says neither object nor surroundings.
         smoothness: price of parting two equal neighbors on a grid with a long side of 96 cells.
+        largest: which connected piece is the object: that with the most of the map's weight under it (ours: a large
+            dim patch is not the object), or with the most pixels (the paper's).
     """
 
     foreground: float = 0.95
@@ -62,6 +64,7 @@ class GraphCut:
     saliency: float = 0.0
     level: float = 0.0
     smoothness: float = 50.0
+    largest: Literal["weight", "pixels"] = "weight"
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,7 @@ def segment(
 ) -> Segmentation:
     """The mask of the object that a map points at.
 
-    The largest piece is the one with the most of the map's weight under it, not the most pixels (ours): a large dim
-    patch is not the object. Where these leave nothing as object, the samples of the foreground are taken.
+    Where the colors leave nothing as object, the samples of the foreground are taken.
 
     Args:
         values: (h, w) map, larger where the class is.
@@ -124,7 +126,8 @@ def segment(
     cut = minimum_cut(*_energy(values, image, samples, settings, deep_features))
     if not cut.any():
         cut = samples.foreground
-    return Segmentation(_object(cut, values), cut, samples)
+    mask = _object(cut, values) if settings.largest == "weight" else largest_component(cut)
+    return Segmentation(mask, cut, samples)
 
 
 def _energy(

@@ -1,12 +1,14 @@
 """From values to pictures: tensors in, PIL images out; no model and no files."""
 
 from phosphene.render.contrast import contrast_labels, contrast_sheet
-from phosphene.render.grid import channel_grid, side_by_side
+from phosphene.render.grid import channel_grid, filter_grid, side_by_side, stacked
 from phosphene.render.heat import Scale, colorbar, heat_layer, overlay, scale_of, shared_scale
 from phosphene.render.laid import draw, laid_layer, laid_map, reconstruction_picture, thumbnail
 from phosphene.render.object import draw_boxes, steps_picture
+from phosphene.render.positions import position_map
 from phosphene.render.scatter import group_color, thumbnail_map
 from phosphene.render.sheet import contact_sheet
+from phosphene.render.spokes import facet_spokes
 
 __all__ = [
     "Scale",
@@ -17,15 +19,19 @@ __all__ = [
     "contrast_sheet",
     "draw",
     "draw_boxes",
+    "facet_spokes",
+    "filter_grid",
     "group_color",
     "heat_layer",
     "laid_layer",
     "laid_map",
     "overlay",
+    "position_map",
     "reconstruction_picture",
     "scale_of",
     "shared_scale",
     "side_by_side",
+    "stacked",
     "steps_picture",
     "thumbnail",
     "thumbnail_map",

@@ -30,19 +30,53 @@ def channel_grid(
         cell: side of a square in pixels.
         columns: squares per row; None makes the grid about square.
     """
-    count = len(maps)
-    columns = columns or max(1, math.ceil(math.sqrt(count * 1.4)))
-    rows = math.ceil(count / columns)
+    ends = [(float(values.min()), float(values.max())) for values in ([maps] if shared else maps)]
+    tiles = [_colored(values, *ends[0 if shared else index]) for index, values in enumerate(maps)]
+    return _tiled(tiles, labels, cell, columns)
+
+
+def filter_grid(
+    filters: NDArray[np.float32],
+    labels: Sequence[str],
+    *,
+    shared: bool = False,
+    cell: int = 64,
+    columns: int | None = None,
+) -> Image.Image:
+    """Filters (K, C, h, w) as a grid of squares in their own colors, zero in the middle gray, a label below each.
+
+    Of other channels than one or three the sum over the channels is drawn, in gray.
+
+    Args:
+        filters: weights, signed.
+        labels: one text per filter.
+        shared: one scale for all filters, or each its own.
+        cell: side of a square in pixels.
+        columns: squares per row; None makes the grid about square.
+
+    Example:
+        >>> filter_grid(np.ones((2, 3, 5, 5), np.float32), ["0", "1"], columns=2).size
+        (152, 98)
+    """
+    colors = filters if filters.shape[1] == 3 else filters.sum(axis=1, keepdims=True).repeat(3, axis=1)
+    largest = np.abs(colors).max(axis=(1, 2, 3), keepdims=True)
+    largest = np.full_like(largest, largest.max()) if shared else largest
+    shown = 0.5 + 0.5 * colors / np.where(largest > 0, largest, 1)
+    pixels = (255 * shown).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return _tiled([Image.fromarray(np.ascontiguousarray(values)) for values in pixels], labels, cell, columns)
+
+
+def _tiled(tiles: Sequence[Image.Image], labels: Sequence[str], cell: int, columns: int | None) -> Image.Image:
+    """Small pictures enlarged to squares without smoothing, in rows, each with its label below."""
+    columns = columns or max(1, math.ceil(math.sqrt(len(tiles) * 1.4)))
+    rows = math.ceil(len(tiles) / columns)
     gap, caption = 8, 18
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + caption + gap) + gap), PAPER)
     draw, font = ImageDraw.Draw(sheet), font_of(12)
-    low, high = float(maps.min()), float(maps.max())
-    for index, (values, label) in enumerate(zip(maps, labels, strict=True)):
-        if not shared:
-            low, high = float(values.min()), float(values.max())
+    for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = gap + index % columns * (cell + gap)
         y = gap + index // columns * (cell + caption + gap)
-        sheet.paste(_colored(values, low, high).resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        sheet.paste(tile.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
         draw.text((x, y + cell + 2), label, fill=INK, font=font)
     return sheet
 
@@ -68,6 +102,16 @@ def side_by_side(
         if labels:
             draw.text((x, gap + height + 3), labels[index], fill=INK, font=font)
         x += picture.width + gap
+    return sheet
+
+
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures under each other on white."""
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
     return sheet
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,7 +16,7 @@ from phosphene.errors import OptionError
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
-from phosphene.render.grid import PAPER, side_by_side
+from phosphene.render.grid import side_by_side, stacked
 from phosphene.render.heat import Scale, heat_layer, opaque_map, overlay, scale_of, shared_scale
 from phosphene.types import Attribution, Attributions, Contrast, Render, View
 
@@ -60,12 +59,12 @@ def draw(
         raise OptionError(f"render={render!r} is unknown; choose overlay, map or both")
     if isinstance(result, Contrast):
         places = [(index, how) for index in range(len(result)) for how in _each(render)]
-        return _stacked([_contrast_row(result, index, side, strength, how) for index, how in places])
+        return stacked([_contrast_row(result, index, side, strength, how) for index, how in places])
     if isinstance(result, Attributions):
         columns = [_sheets(one, side, strength, scale, render) for one in result]
         labels = [text for text, column in zip(result.given, columns, strict=True) for text in [text] * len(column[0])]
         rows = [[sheet for sheets in row for sheet in sheets] for row in zip(*columns, strict=True)]
-        return _stacked([side_by_side(row, labels, height=min(sheet.height for sheet in row)) for row in rows])
+        return stacked([side_by_side(row, labels, height=min(sheet.height for sheet in row)) for row in rows])
     sheets = [sheet for sheets in _sheets(result, side, strength, scale, render) for sheet in sheets]
     return sheets[0] if len(sheets) == 1 else side_by_side(sheets, height=min(sheet.height for sheet in sheets))
 
@@ -111,15 +110,6 @@ def _laid(one: Attribution, scale: Scale, side: int, strength: float, how: Liter
 
 def _view(one: Attribution) -> View:
     return one.views[0] if one.views else whole_view(one.size, one.size)
-
-
-def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
 
 
 def reconstruction_picture(result: Attribution, view: View, side: int) -> Image.Image | None:

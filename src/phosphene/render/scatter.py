@@ -29,6 +29,7 @@ def thumbnail_map(
     pictures: Sequence[Image.Image | None],
     groups: Sequence[int],
     *,
+    centers: NDArray[np.float32] | None = None,
     front: Collection[int] = (),
     side: int = 960,
     thumbnail: int = 52,
@@ -39,6 +40,7 @@ def thumbnail_map(
         points: places in any units; the map is stretched to the sheet, its proportions kept.
         pictures: one per point, or None for a dot.
         groups: one per point.
+        centers: (C, 2) of the groups, drawn as crosses; None for none.
         front: points that are drawn last, larger and with a thicker frame.
         side: longer side of the sheet in pixels.
         thumbnail: side of a picture in pixels.
@@ -60,11 +62,17 @@ def thumbnail_map(
         corner = (x - tile // 2, y - tile // 2)
         draw.rectangle((*corner, corner[0] + tile - 1, corner[1] + tile - 1), fill=color)
         inside = tile - 2 * frame
-        sheet.paste(_square(picture, inside), (corner[0] + frame, corner[1] + frame))
+        sheet.paste(square_thumbnail(picture, inside), (corner[0] + frame, corner[1] + frame))
+    for group, center in enumerate(() if centers is None else centers):
+        x, y = (round(float(value)) + large // 2 + 8 for value in (center - low) * scale)
+        y = height - 1 - y
+        for ink, width in (("white", 9), (group_color(group), 5)):
+            draw.line((x - 13, y, x + 13, y), fill=ink, width=width)
+            draw.line((x, y - 13, x, y + 13), fill=ink, width=width)
     return sheet
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
+def square_thumbnail(picture: Image.Image, side: int) -> Image.Image:
     """The middle of the picture as a square."""
     shorter = min(picture.size)
     left, top = (picture.width - shorter) // 2, (picture.height - shorter) // 2

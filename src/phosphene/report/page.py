@@ -27,7 +27,9 @@ _ROWS_A_PAGE = 20
 _PAGES = "report"
 
 
-def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) -> Path | None:
+def write_report(
+    run: str | os.PathLike[str], mode: ReportMode | None = None, *, name: str = "report.html"
+) -> Path | None:
     """Write report.html into a run folder, finished or not, from its rows and pictures alone; the file's path.
 
     As pages report.html is an index of all rows, with pages of a few rows in the folder `report`; pictures stay the
@@ -37,6 +39,7 @@ def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) ->
         run: the folder.
         mode: "single" for one file with all pictures in it, "pages"; None for one file if its pictures take no more
             than 20 MB, else pages; "none" writes nothing and gives None.
+        name: of the file, for a run without rows.
 
     Raises:
         InputError: if the folder is no run, of a kind that has no report, or damaged.
@@ -52,23 +55,23 @@ def write_report(run: str | os.PathLike[str], mode: ReportMode | None = None) ->
         if mode == "single":
             raise OptionError(f"{run}: the report of a run in shards is not one file; leave --report away")
         return _write_sharded(found, templates)
-    name = f"{found.command}.html.j2"
-    if name not in templates.list_templates():
+    template = f"{found.command}.html.j2"
+    if template not in templates.list_templates():
         raise InputError(f"{run}: a run of '{found.command}' has no report")
     known: dict[str, Any] = {"run": read_manifest(folder), "missing": found.missing or (), "page": None}
     try:
-        pages = None if mode == "pages" else _single(templates, name, known, folder, None if mode else LARGEST)
+        pages = None if mode == "pages" else _single(templates, template, known, folder, None if mode else LARGEST)
         if pages is None:
-            pages = _paged(templates, name, known, folder, found.listing)
+            pages = _paged(templates, template, known, folder, found.listing)
     except (OSError, TypeError, LookupError, ValueError, AttributeError, UndefinedError) as error:
         raise InputError(f"{run}: the run is damaged ({error}); run the command again") from None
     written = RunFolder(folder, found.command)
     for file, text in pages.items():
-        written.save_text(file, text)
+        written.save_text(name if file == "report.html" else file, text)
     for old in (folder / _PAGES).glob("page-*.html"):
         if f"{_PAGES}/{old.name}" not in pages:
             old.unlink()
-    return folder / "report.html"
+    return folder / name
 
 
 def _write_sharded(run: Run, templates: Environment) -> Path:

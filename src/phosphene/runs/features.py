@@ -11,10 +11,9 @@ from typing import Any
 from phosphene.errors import CancelledError
 from phosphene.runs.common import Common
 from phosphene.runs.session import check_resume, close_rows, row_plan
-from phosphene.sources import open_pictures
 from phosphene.store import FolderSink, keep_inputs, read_manifest
 from phosphene.synthesis.facets import check_counts
-from phosphene.tasks.facets import collect
+from phosphene.tasks.facets import collect, layers_to_read, pictures_for
 from phosphene.tasks.features import FeaturesConfig
 
 
@@ -24,7 +23,8 @@ def draw_features(
     """Find and draw the facets of layers; a broken picture is a row among the errors, the others count.
 
     Args:
-        pictures: files, folders, patterns, tables, tar archives and URLs of pictures.
+        pictures: files, folders, patterns, tables, tar archives and URLs of pictures; none where pinned facets bring
+            theirs.
         config: what is drawn and how; its seed is that of the common options.
         common: the common options.
         resume: go on with the run in --out; layers that are done stay.
@@ -43,10 +43,12 @@ def draw_features(
     config = replace(config, seed=common.seed)
     options = config.described(classifier)
     names = config.names(classifier)
-    source = open_pictures(pictures)
+    pin = config.pinned(classifier)
+    source = pictures_for(pictures, pin)
     paths = {entry.key: entry.path for entry in source.entries()}
     keep_inputs(common.out, common.overwrite, [*pictures, *paths.values()])
-    check_counts(len(paths), config.facets, config.exemplars)
+    if not isinstance(pin, tuple):
+        check_counts(len(paths), config.facets, config.exemplars)
     options |= {"pictures": len(paths), "pictures_sha256": sha256("\0".join(paths).encode()).hexdigest()}
     plan = row_plan("features", names, common, classifier, options)
 
@@ -60,7 +62,7 @@ def draw_features(
         try:
             if not sink.done.issuperset(names):
                 # Of all layers, also those that are done: the last bits may depend on what else is looked at.
-                collected = collect(classifier, source, names, progress=announce)
+                collected = collect(classifier, source, layers_to_read(names, pin), progress=announce)
                 errors = [{"path": record.path, "error": record.error} for record in collected.broken]
                 for row in config.run(classifier, collected, without=sink.done, progress=announce):
                     sink.write(row)

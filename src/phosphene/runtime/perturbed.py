@@ -64,6 +64,8 @@ def masked_scores(
     if why is None and not prepared.network.images_are_independent(images.shape[1:]):
         why = "the network's scores of an image change with the rest of its batch"
     clean = _scores(prepared, images, target, score)
+    if why is None and prepared.preprocess.mean_picture is not None:
+        why = "the mean is a picture, so that a covered place is not the same everywhere"
     if why is None and prepared.network.contiguous:
         why = "the network takes views of its maps, which windows of them are not"
     if windowed and why is None and not _windows_are_right(prepared, images, boxes, fill):

@@ -8,6 +8,7 @@ from phosphene.files import MANIFEST
 from phosphene.store.begin import begin, keep_inputs, remove_partial_files, write_manifest
 from phosphene.store.folder_sink import FolderSink, asset_bytes
 from phosphene.store.memory_sink import MemorySink
+from phosphene.store.pinned import PinnedFacet, read_pinned
 from phosphene.store.plan import Plan
 from phosphene.store.rle import decode_mask, encode_mask
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
@@ -78,6 +79,7 @@ __all__ = [
     "MapType",
     "MemorySink",
     "ObjectRow",
+    "PinnedFacet",
     "Plan",
     "PredictRow",
     "Record",
@@ -105,6 +107,7 @@ __all__ = [
     "open_sink",
     "picture_folder",
     "read_manifest",
+    "read_pinned",
     "read_shard",
     "records_of",
     "register_sink",

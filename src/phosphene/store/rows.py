@@ -278,6 +278,7 @@ class FacetRow:
     losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     start: File | None = field(default=None, metadata=ABSENT)
     strip: File | None = field(default=None, metadata=ABSENT)
+    spokes: File | None = field(default=None, metadata=ABSENT)
     color: str | None = field(default=None, metadata=ABSENT)
     members: int | None = field(default=None, metadata=ABSENT)
     activations: Mapping[str, tuple[float, ...]] | None = field(default=None, metadata=ABSENT)

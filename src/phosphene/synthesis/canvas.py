@@ -22,12 +22,13 @@ def noisy_mean(classifier: Classifier, streams: Streams, noise: float, kind: str
     With ``kind="range"`` the values are uniform over the whole valid range instead: the mean image plus U[0, 255]
     as the paper prints it would leave that range for half of the values (our reading).
     """
-    shape = (classifier.preprocess.channels, *canvas_size(classifier))
+    size = canvas_size(classifier)
+    shape = (classifier.preprocess.channels, *size)
     draws = streams.at(0).under("start")
     if kind == "range":
         return draws.field("noise", shape).to(classifier.device)
     drawn = draws.normal_field("noise", shape) if kind == "normal" else 2 * draws.field("noise", shape) - 1
-    return (classifier.mean_image + noise * drawn.to(classifier.device)).clamp(0, 1)
+    return (classifier.mean_picture(size) + noise * drawn.to(classifier.device)).clamp(0, 1)
 
 
 def half_side(size: Size, fraction: float) -> int:

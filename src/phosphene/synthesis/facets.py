@@ -146,6 +146,57 @@ def find_facets(
     )
 
 
+def pinned_facets(
+    activations: Tensor,
+    facets: Sequence[tuple[Sequence[int], Sequence[float]]],
+    *,
+    components: int = 50,
+    perplexity: float = 30.0,
+    seed: int = 0,
+) -> FacetMap:
+    """Facets that are given, on the map of a layer: the same exemplars with the same weights, whatever it answers.
+
+    Args:
+        activations: (N, k) pooled activations, one row per image.
+        facets: for each its exemplars, as rows, and their weights.
+        components: principal components that t-SNE sees.
+        perplexity: of t-SNE.
+        seed: of t-SNE.
+
+    Raises:
+        OptionError: if there is no facet, or one without exemplars.
+        NumericalError: if activations hold NaN or infinity.
+
+    Example:
+        >>> found = pinned_facets(torch.rand(6, 8), [([0, 1], [0.7, 0.3]), ([4], [1.0])])
+        >>> found.labels.tolist(), found.facets[0].weights
+        ([0, 0, -1, -1, 1, -1], tensor([0.7000, 0.3000]))
+
+    References:
+        stergiou2021, figure 4.
+    """
+    if not facets or not all(rows for rows, _ in facets):
+        raise OptionError("pinned facets: give at least one facet, and an exemplar for each")
+    if not bool(torch.isfinite(activations).all()):
+        raise NumericalError("the layer's activations hold NaN or infinity for some of the images; choose another")
+    points = _embedded(activations.cpu().double().numpy(), components, perplexity, seed)
+    labels = np.full(len(points), -1, dtype=np.int64)
+    centers, found = [], []
+    for number, (rows, weights) in enumerate(facets):
+        chosen = list(rows)
+        center = points[chosen].mean(axis=0)
+        labels[chosen] = np.where(labels[chosen] < 0, number, labels[chosen])
+        distances = torch.from_numpy(np.linalg.norm(points[chosen] - center, axis=1)).float()
+        centers.append(center)
+        found.append(Facet(tuple(chosen), tuple(chosen), distances, torch.tensor(weights, device="cpu")))
+    return FacetMap(
+        torch.from_numpy(points).float(),
+        torch.from_numpy(labels),
+        torch.from_numpy(np.stack(centers)).float(),
+        tuple(found),
+    )
+
+
 def check_counts(count: int, facets: int, exemplars: int) -> None:
     """Refuse to look for more facets or exemplars than there are images.
 

@@ -71,7 +71,7 @@ class Match:
     relative: bool = False
 
     def differences(self, step: StepOutputs) -> Tensor:
-        """(n, k) ``||a_j - t_j||`` of each channel, the norm a root mean square over places; 0 where masked."""
+        """(n, k) ``||a_j - t_j||`` of each channel, the Euclidean norm over places; 0 where masked."""
         return _norm(self._values(step) - self._target(step)) * step.rows(self.mask)
 
     def distance(self, step: StepOutputs) -> Tensor:
@@ -79,9 +79,9 @@ class Match:
         return self._together(self.differences(step)) / self._length(step)
 
     def dot(self, step: StepOutputs) -> Tensor:
-        """(n,) DM of equation 2: the sum over the channels that count of a_j * t_j, the mean over places."""
-        products = (self._values(step) * self._target(step)).mean(dim=2) * step.rows(self.mask)
-        square = self._target(step).square().mean(dim=2) * step.rows(self.mask)
+        """(n,) DM of equation 2: the sum of a_j * t_j over the channels that count, and over their places."""
+        products = (self._values(step) * self._target(step)).sum(dim=2) * step.rows(self.mask)
+        square = self._target(step).square().sum(dim=2) * step.rows(self.mask)
         return products.sum(dim=1) / (square.sum(dim=1).clamp(min=1e-12) if self.relative else 1.0)
 
     def _length(self, step: StepOutputs) -> Tensor | float:
@@ -115,21 +115,19 @@ class Match:
 
 
 def _norm(values: Tensor) -> Tensor:
-    """(n, k) root mean square over places of (n, k, P); the magnitude for one place."""
+    """(n, k) Euclidean norm over places of (n, k, P); the magnitude for one place."""
     if values.shape[2] == 1:
         return values[..., 0].abs()
-    return (values.square().mean(dim=2) + 1e-20).sqrt()
+    return (values.square().sum(dim=2) + 1e-20).sqrt()
 
 
 def previous_norm(layer: str) -> Objective:
-    """``sum over j of ||a_{i-1,j}||_1``, the norm a mean over places, of the layer before (equation 4)."""
+    """``sum over j of ||a_{i-1,j}||_1`` of the layer before, over all channels and places (equation 4).
 
-    def value(step: StepOutputs) -> Tensor:
-        output = step.activations[layer].float().abs()
-        layout = step.layouts.get(layer)
-        return channel_values(output, step.images, f"layer {layer}", layout=layout)[..., 0].sum(dim=1)
-
-    return Objective(value, (layer,))
+    Over places too, as printed and as the published script has it: a mean makes the term as many times too weak as the
+    layer has places. It grows with the image's size, as the paper's does.
+    """
+    return Objective(lambda step: step.activations[layer].float().abs().flatten(1).sum(dim=1), (layer,))
 
 
 def mismatch(match: Match) -> Objective:

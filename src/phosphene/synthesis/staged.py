@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.options import Options, option
-from phosphene.synthesis.ascent import Step, ascend, part_of
+from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, Flip
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
 from phosphene.synthesis.companions import companions
@@ -238,6 +238,7 @@ def draw(
     weight: StepRule | None = None,
     watch: StepRule | None = None,
     after: Sequence[StepRule] = (),
+    optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     stage: str = "",
 ) -> Iterator[Step]:
@@ -257,6 +258,7 @@ def draw(
         weight: a further rule for the direction, after its scaling and before the mask.
         watch: the same after the mask: the step as it is made, but for its rate.
         after: further rules after each step, before those of the prior.
+        optimizer: makes a torch optimizer for the pictures of each stage; None for plain steps.
         batch_size: images per pass through the network; None chooses.
         stage: name of this part of a recipe.
 
@@ -288,6 +290,7 @@ def draw(
             steps=part.steps,
             streams=streams,
             rate=own_rate,
+            optimizer=optimizer,
             parametrization=Enlarged(full) if enlarged else None,
             augmentations=prior.augmentations(full if enlarged else part.size),
             direction=[

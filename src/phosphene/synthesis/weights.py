@@ -2,9 +2,11 @@
 
 Equation 2 as printed multiplies the old value by the iteration and never divides, so that it grows like a factorial
 and keeps only the first gradients. Our reading is the running mean it would be if divided:
-``cumulative_i = (cumulative_{i-1} * i + C * g / ||g||) / (i + 1)``, the norm over the whole image, start 0.1.
+``cumulative_i = (cumulative_{i-1} * i + C * g / ||g||) / (i + 1)``, the norm over the whole image, start 0.1, i counted
+from 1, so that the start value counts as one step's.
 Equation 4 as printed, a signed product, pushes against the gradient where its history is negative. Reading A takes
 'saliency map' at its word and uses magnitudes; reading B moves only where the gradient agrees with its history.
+"printed" is both equations to the letter, kept as a warning: no recipe offers it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from phosphene.errors import OptionError
 from phosphene.maps import blur
 from phosphene.synthesis.step_rules import StepRule, StepState
 
-WeightKind = Literal["A", "B", "none"]
+WeightKind = Literal["A", "B", "none", "printed"]
 
 _START = 0.1
 
@@ -37,9 +39,35 @@ def share_of_direction(step: int, *, steps: int, late: float = 4.0, turn: int = 
 
 
 def running_mean(previous: Tensor, current: Tensor, step: int, share: float) -> Tensor:
-    """Equation 2 in our reading: the mean over steps of C * current / ||current||, and of the start value."""
+    """Equation 2 in our reading: the mean over steps of C * current / ||current||, and of the start value.
+
+    Args:
+        previous: the mean so far, the start value before the first step.
+        current: of this step.
+        step: which it is, from 0; the start value counts as one before it.
+        share: C.
+
+    Example:
+        >>> running_mean(torch.full((1, 1, 1, 1), 0.1), torch.ones(1, 1, 1, 1), 0, 0.3).item()
+        0.2...
+    """
+    return as_printed(previous, current, step, share) / (step + 2)
+
+
+def as_printed(previous: Tensor, current: Tensor, step: int, share: float) -> Tensor:
+    """Equation 2 to the letter: the old value times the iteration, from 1, and C * current / ||current||.
+
+    It grows like a factorial: what the first step gave is all that counts after a few, and after 34 nothing holds it.
+
+    Example:
+        >>> value = torch.full((1, 1, 1, 1), 0.1)
+        >>> for step in range(40):
+        ...     value = as_printed(value, torch.ones(1, 1, 1, 1), step, 4.0)
+        >>> value.item()
+        inf
+    """
     norm = current.square().flatten(1).sum(dim=1).sqrt().clamp(min=1e-30).reshape(-1, *([1] * (current.ndim - 1)))
-    return (previous * step + share * current / norm) / (step + 1)
+    return previous * (step + 1) + share * current / norm
 
 
 def saliency_weight(
@@ -56,10 +84,11 @@ def saliency_weight(
     Reading A: ``M = max over channels |g|``, ``W_i = A_{i-1} * M_i`` with A the running mean of C * M / ||M||.
     Reading B: ``W_i = relu(cum_{i-1} * g_i)`` per channel, cum the running mean of C * g / ||g||.
     W is scaled to mean 1 inside the mask and cut at `limit` (ours). g is what the rule gets: put it after the
-    preconditioning to weigh by the smooth gradient.
+    preconditioning to weigh by the smooth gradient. "printed": ``W_i = cum_{i-1} * g_i`` with its sign, cum as
+    printed, neither scaled nor cut: a warning, see below.
 
     Args:
-        reading: A, B, or none for no weight.
+        reading: A, B, none for no weight, or printed.
         mask: where the mean is taken; None for everywhere.
         limit: largest weight.
         smooth: sigma of the Gaussian by which the weight is blurred, as a fraction of the shorter side; single pixels
@@ -67,10 +96,20 @@ def saliency_weight(
         late: C2 of equation 3.
         turn: t of equations 2 and 3.
 
+    Example:
+        Where the history is negative the letter of equation 4 goes down the gradient, by ever larger steps:
+
+        >>> state = StepState(0, 9, torch.zeros(1), torch.zeros(1), None)
+        >>> printed, moves = saliency_weight("printed"), []
+        >>> for state.step, gradient in enumerate([-1.0, 0.5, 0.5, 0.5]):
+        ...     moves.append(printed(torch.full((1, 1, 1, 1), gradient), state).item())
+        >>> [f"{move:.1f}" for move in moves]
+        ['0.1', '-1.0', '-1.0', '-1.9']
+
     References:
         addepalli2020, equations 2-4.
     """
-    if reading not in ("A", "B", "none"):
+    if reading not in ("A", "B", "none", "printed"):
         raise OptionError(f"weight '{reading}' is unknown; choose A, B or none")
     if reading == "none":
         return lambda value, _state: value
@@ -81,6 +120,9 @@ def saliency_weight(
         previous = state.memory.get(key)
         previous = torch.full_like(current, _START) if previous is None else previous
         share = share_of_direction(state.step, steps=state.steps, late=late, turn=turn)
+        if reading == "printed":
+            state.memory[key] = as_printed(previous, current, state.step, share)
+            return value * previous * current
         state.memory[key] = running_mean(previous, current, state.step, share)
         weight = (previous * current).clamp(min=0)
         if smooth > 0:

@@ -19,7 +19,8 @@ from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
 from phosphene.runtime import Prepared, activations, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Source, open_pictures
-from phosphene.synthesis.facets import Facet, FacetMap, find_facets, strongest_channels
+from phosphene.store import PinnedFacet, read_pinned
+from phosphene.synthesis.facets import Facet, FacetMap, find_facets, pinned_facets, strongest_channels
 from phosphene.synthesis.matching import channel_values
 from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.streams import Streams
@@ -128,15 +129,32 @@ class Collected:
             raise InputError("the pictures changed while they were being read; run the command again")
 
 
+# The facets that all layers share: those found at a layer, by name, or given ones; None for facets of each layer's own.
+Pin = str | tuple[PinnedFacet, ...] | None
+
+
+def pin_of(classifier: Prepared, pin: str | os.PathLike[str] | None) -> Pin:
+    """What `pin` names: facets in a run or a file, or the layer whose facets all layers are to share.
+
+    Raises:
+        InputError: for a run or a file that holds no facets.
+        NotFoundError: for what is neither there nor a layer.
+    """
+    if pin is None or not (isinstance(pin, os.PathLike) or os.path.exists(pin) or pin.endswith(".json")):
+        return None if pin is None else classifier.layer_name(None if pin == "default" else pin)
+    return read_pinned(pin)
+
+
 def features(
     classifier: Classifier | str,
-    images: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]] | None = None,
     layers: LayerName | Sequence[LayerName] | None = None,
     *,
     facets: int = 3,
     exemplars: int = 10,
     recipe: str | Spec = "minds_eye",
     previous: str = "auto",
+    pin: str | os.PathLike[str] | None = None,
     precision: Precision | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -146,12 +164,14 @@ def features(
     Args:
         classifier: a Classifier, or a spec for load_classifier.
         images: a folder of pictures, a file, a pattern, a table, tar shards, a URL of any of these, or several; of a
-            single kind of thing for the clearest facets.
+            single kind of thing for the clearest facets. None where `pin` brings them.
         layers: dotted names or modules; None for the default layer.
         facets: clusters of pictures, each of which gives an image.
         exemplars: pictures that stand for a cluster.
         recipe: recipe spec such as "minds_eye:top_k=30,steps=100".
         previous: the layer before, by name; "auto" for the last one to finish before each layer, "none" for none.
+        pin: the same targets for all layers: the name of the layer whose facets are taken for all, or a run of
+            features (a folder) or a JSON file whose exemplars and weights are.
         precision: "exact" or "fast".
         seed: of the clustering and of the drawing.
         progress: called with (steps done, in all, a line about it).
@@ -183,10 +203,14 @@ def features(
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
     names = layer_names(prepared, [layers] if one else layers)  # type: ignore[arg-type, list-item]
-    collected = collect(prepared, _source(images), names, progress=progress)
+    pinned = pin_of(prepared, pin)
+    source = pictures_for(images, pinned)
+    collected = collect(prepared, source, layers_to_read(names, pinned), progress=progress)
     drawn = draw_layers(
         prepared,
         collected,
+        names,
+        pin=pinned,
         facets=facets,
         exemplars=exemplars,
         recipe=spec,
@@ -195,6 +219,31 @@ def features(
         progress=progress,
     )
     return list(drawn)
+
+
+def pictures_for(images: Any, pin: Pin) -> Source:
+    """The pictures to look at: those that are given, or the pinned exemplars.
+
+    Args:
+        images: a Source, a folder, a file or several; None or an empty list for none.
+        pin: facets that bring their own pictures, or not.
+
+    Raises:
+        OptionError: if both or none are given.
+    """
+    none = images is None or (isinstance(images, list | tuple) and not images)
+    if isinstance(pin, tuple):
+        if not none:
+            raise OptionError("features: the pinned facets bring their own pictures; leave the folder out")
+        return open_pictures(list(dict.fromkeys(path for facet in pin for path in facet.paths)))
+    if none:
+        raise OptionError("features: give a folder of pictures, or with pin a run or file that brings its own")
+    return _source(images)
+
+
+def layers_to_read(names: Sequence[str], pin: Pin) -> tuple[str, ...]:
+    """The layers that are drawn, and the one whose facets are taken for all."""
+    return tuple(dict.fromkeys([*names, *([pin] if isinstance(pin, str) else [])]))
 
 
 def _source(images: Any) -> Source:
@@ -272,23 +321,49 @@ def collect(
 def draw_layers(
     classifier: Prepared,
     collected: Collected,
+    layers: Sequence[str],
     *,
     facets: int = 3,
     exemplars: int = 10,
     recipe: str | Spec = "minds_eye",
     previous: str = "auto",
+    pin: Pin = None,
     seed: int = 0,
     frames: int = 8,
     without: Container[str] = (),
     progress: Progress | None = None,
 ) -> Iterator[LayerFeatures]:
-    """The facets of each layer, found and drawn, each layer as soon as it is done; `without` some that are there."""
+    """The facets of each layer, found or pinned, and drawn, each layer as soon as it is done; `without` some."""
     spec = parse_spec(recipe, "recipe")
-    wanted = {layer: pooled for layer, pooled in collected.pooled.items() if layer not in without}
-    before = {layer: _previous(classifier, layer, previous) for layer in wanted}
-    maps = {layer: find_facets(pooled, facets, exemplars=exemplars, seed=seed) for layer, pooled in wanted.items()}
+    layers = [layer for layer in layers if layer not in without]
+    before = {layer: _previous(classifier, layer, previous) for layer in layers}
+
+    def facets_at(layer: str) -> FacetMap:
+        return find_facets(collected.pooled[layer], facets, exemplars=exemplars, seed=seed)
+
+    if isinstance(pin, tuple):
+        given = _pinned_rows(collected, pin)
+        maps = {layer: pinned_facets(collected.pooled[layer], given, seed=seed) for layer in layers}
+    elif pin is not None:
+        maps = dict.fromkeys(layers, facets_at(pin))
+    else:
+        maps = {layer: facets_at(layer) for layer in layers}
     for layer, found in maps.items():
         yield _drawn_layer(classifier, collected, layer, before[layer], found, spec, seed, frames, progress)
+
+
+def _pinned_rows(collected: Collected, pin: tuple[PinnedFacet, ...]) -> list[tuple[list[int], list[float]]]:
+    """Rows and weights of each facet's exemplars.
+
+    Raises:
+        InputError: if one of the pictures could not be read: without it the target would be another.
+    """
+    rows = {path: row for row, path in enumerate(collected.paths)}
+    lost = [path for facet in pin for path in facet.paths if path not in rows]
+    if lost:
+        known = {str(record.path): record.error for record in collected.broken}
+        raise InputError(f"a pinned exemplar cannot be read: {known.get(lost[0]) or lost[0]}")
+    return [([rows[path] for path in facet.paths], list(facet.weights)) for facet in pin]
 
 
 def _previous(classifier: Prepared, layer: str, previous: str) -> str | None:

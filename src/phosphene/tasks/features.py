@@ -11,10 +11,19 @@ from PIL import Image
 
 from phosphene.images import to_pil
 from phosphene.registry import Spec
-from phosphene.render import group_color, side_by_side, thumbnail, thumbnail_map
+from phosphene.render import facet_spokes, group_color, side_by_side, thumbnail, thumbnail_map
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Exemplar, FacetRow, FeatureRow, Row, file_stem
-from phosphene.tasks.facets import Collected, DrawnFacet, LayerFeatures, draw_layers, drawing_spec, layer_names
+from phosphene.tasks.facets import (
+    Collected,
+    DrawnFacet,
+    LayerFeatures,
+    Pin,
+    draw_layers,
+    drawing_spec,
+    layer_names,
+    pin_of,
+)
 from phosphene.tasks.task import Progress
 
 # Beyond so many pictures the map shows the others as dots.
@@ -36,6 +45,7 @@ class FeaturesConfig:
         top_k: channels that the dot product looks at; None for the recipe's own.
         steps: None for the preset's.
         previous: the layer before, by name, "auto" or "none".
+        pin: the same targets for all layers: a layer by name, a run of features, or a JSON file of facets.
         seed: of everything random.
     """
 
@@ -48,6 +58,7 @@ class FeaturesConfig:
     top_k: int | None = None
     steps: int | None = None
     previous: str = "auto"
+    pin: str | None = None
     seed: int = 0
     rows: ClassVar[type[Row]] = FeatureRow
 
@@ -66,6 +77,15 @@ class FeaturesConfig:
         if self.previous not in ("auto", "none"):
             classifier.layer_name(self.previous)
         return names
+
+    def pinned(self, classifier: Prepared) -> Pin:
+        """What `pin` names.
+
+        Raises:
+            InputError: for a run or a file that holds no facets.
+            NotFoundError: for what is neither there nor a layer.
+        """
+        return pin_of(classifier, self.pin)
 
     def described(self, classifier: Prepared) -> dict[str, Any]:
         """All options but the seed, as the manifest of a run has them."""
@@ -93,6 +113,8 @@ class FeaturesConfig:
         drawn = draw_layers(
             classifier,
             collected,
+            self.names(classifier),
+            pin=self.pinned(classifier),
             facets=self.facets,
             exemplars=self.exemplars,
             recipe=self.spec,
@@ -130,6 +152,7 @@ def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) ->
         drawn.map.points.numpy(),
         [thumbnails[row] if row in shown else None for row in range(len(collected.paths))],
         drawn.map.labels.tolist(),
+        centers=drawn.map.centers.numpy(),
         front=front,
     )
     points = np.column_stack([drawn.map.points.numpy(), drawn.map.labels.numpy()]).astype(np.float32)
@@ -176,8 +199,17 @@ def _facet_row(
         )
         for rank, (path, row, weight, distance, cosine) in enumerate(chosen)
     )
+    rows = list(facet.facet.exemplars)
+    spokes = facet_spokes(
+        (drawn.map.points[rows] - drawn.map.centers[number]).numpy(),
+        [thumbnails[row] for row in rows],
+        facet.facet.distances.tolist(),
+        facet.facet.weights.tolist(),
+        color=group_color(number),
+    )
     return FacetRow(
         image=Asset(f"{stem}.png", to_pil(facet.image)),
+        spokes=Asset(f"{stem}-center.jpg", spokes, {"quality": 88}),
         exemplars=exemplars,
         channels=tuple(facet.channels),
         target_cosine=facet.target_cosine,

@@ -100,7 +100,7 @@ class _Searched:
 def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item]) -> Sequence[_Searched | str]:
     begin = clock(classifier.device)
     pictures = pictures_of(items)
-    odds = posteriors(classifier, pictures)
+    odds = posteriors(classifier, pictures, config.preset)
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
         return answered(items, answers, lambda some: _searched(config, classifier, some))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
-from phosphene.geometry import lay_on_original, whole_view
+from phosphene.geometry import lay_on_original, ten_crops, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import LocalizationPreset, preset
@@ -28,9 +28,8 @@ from phosphene.tasks.deep_features import deep_features
 from phosphene.types import Attribution, Box, Prediction, Size, View
 from phosphene.zoo import load_classifier
 
-# The long side of the grid on which maps are put together and pictures are cut: finer than any map, and small
-# enough for an exact cut in hundredths of a second.
-GRID_SIDE = 96
+# A cut at a picture's own resolution: more pixels than this take a minute and gigabytes.
+_MOST_PIXELS = 1_000_000
 _ANY_SIZE = 224
 _NOTHING = "nothing in the whole frame speaks for the class"
 _SIZES: WeakKeyDictionary[Classifier, dict[Size, bool]] = WeakKeyDictionary()
@@ -103,12 +102,12 @@ def locate(
     """
     prepared = prepare(load_classifier(classifier))
     (picture,) = _one(as_pictures(image, prepared.preprocess.channels))
-    odds = posteriors(prepared, [picture])[0]
+    way = configured(preset, method, segment)
+    odds = posteriors(prepared, [picture], way)[0]
     goal = resolve(target, prepared.labels)
     if isinstance(goal, Target) and not goal.classes:
         raise OptionError(f"a {goal.kind} has no box; name a class")
     classes = goal.classes if isinstance(goal, Target) else goal.chosen(odds[None])[0]
-    way = configured(preset, method, segment)
     maps = evidence(prepared, [picture] * len(classes), classes, way, seed=seed)
     return [
         cut_out(picture, seen, way, Prediction(index, prepared.labels[index], float(odds[index])))
@@ -141,13 +140,21 @@ def configured(
     return way if segment is None else replace(way, segment=segment)
 
 
-def posteriors(classifier: Prepared, pictures: Sequence[Picture]) -> Tensor:
-    """(N, K) probabilities, the mean over the whole frame, the centre crop and the mirror images of both.
+def posteriors(classifier: Prepared, pictures: Sequence[Picture], way: LocalizationPreset) -> Tensor:
+    """(N, K) probabilities by which classes are ranked, means over several views.
 
-    The centre is what the network was trained on, the whole frame what is localized in; both together know a little
-    more than either.
+    "frame": the whole frame, the centre crop and the mirror images of both; the centre is what the network was trained
+    on, the whole frame what is localized in, and both together know a little more than either. "ten_crops": those of
+    Krizhevsky, as the paper has it; of a network that takes any size there are none, and the frame is taken.
     """
-    parts = []
+    parts: list[Tensor] = []
+    crop = classifier.preprocess.size
+    if way.ranking == "ten_crops" and crop is not None:
+        around = classifier.preprocessed(pictures, classifier.views(pictures, "margin"))
+        for top, left, mirrored in ten_crops((int(around.shape[-2]), int(around.shape[-1])), crop):
+            seen = around[..., top : top + crop[0], left : left + crop[1]]
+            parts.append(classifier.probabilities(forward(classifier, seen.flip(-1) if mirrored else seen)))
+        return torch.stack(parts).mean(dim=0)
     for view in ("center", "whole"):
         images = classifier.preprocessed(pictures, classifier.views(pictures, view))
         parts += [classifier.probabilities(forward(classifier, seen)) for seen in (images, images.flip(-1))]
@@ -174,13 +181,13 @@ class Evidence:
 def evidence(
     classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: LocalizationPreset, *, seed: int = 0
 ) -> list[Evidence]:
-    """The maps of each picture and class, put together on a grid of at most 96 cells a side over the whole picture.
+    """The maps of each picture and class, put together on the way's grid over the whole picture.
 
     The maps of all methods, sizes and mirror images, each stretched to [0, 1], are averaged: what is hot at one size
     alone is left behind. Sizes that the network does not take are left out.
     """
     target = Target.of(classes)
-    grids = [grid_size(picture_size(picture)) for picture in pictures]
+    grids = [grid_size(picture_size(picture), way.grid) for picture in pictures]
     sums = [torch.zeros(grid, dtype=torch.float64, device="cpu") for grid in grids]
     problems: list[str | None] = [None] * len(pictures)
     fine = True
@@ -195,7 +202,8 @@ def evidence(
                 fine = fine and _is_fine(spec, result)
                 for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
                     problems[index] = problems[index] or result.problems[index]
-                    laid = _laid(result, index, view, grid, way.blur, power, mirrored).cpu().double()
+                    share = None if way.grid is None else way.blur
+                    laid = _laid(result, index, view, grid, share, power, mirrored).cpu().double()
                     sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
     features = _deep_features(classifier, pictures, grids, way)
     return [
@@ -219,14 +227,21 @@ def _deep_features(
     return deep_features(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
 
 
-def grid_size(original: Size) -> Size:
-    """(h, w) of the working grid: the picture's proportions, at most 96 cells a side, never finer than the picture.
+def grid_size(original: Size, side: int | None = 96) -> Size:
+    """(h, w) of the working grid: the picture's proportions, never finer than the picture.
+
+    Args:
+        original: (height, width) of the picture.
+        side: most cells a side; None for the picture's own resolution, of large pictures a million of pixels.
 
     Example:
-        >>> grid_size((300, 451)), grid_size((8, 20))
-        ((64, 96), (8, 20))
+        >>> grid_size((300, 451)), grid_size((8, 20)), grid_size((300, 451), None), grid_size((3000, 4000), None)
+        ((64, 96), (8, 20), (300, 451), (866, 1155))
     """
-    factor = min(1.0, GRID_SIDE / max(original))
+    if side is None:
+        factor = min(1.0, (_MOST_PIXELS / (original[0] * original[1])) ** 0.5)
+    else:
+        factor = min(1.0, side / max(original))
     return max(1, round(original[0] * factor)), max(1, round(original[1] * factor))
 
 
@@ -267,17 +282,21 @@ def _takes(classifier: Prepared, size: Size) -> bool:
 
 
 def _laid(
-    result: Attribution, index: int, view: View, grid: Size, share: float, power: float, mirrored: bool
+    result: Attribution, index: int, view: View, grid: Size, share: float | None, power: float, mirrored: bool
 ) -> Tensor:
-    """One map of a result on the working grid, the positive part; blurred where its cells are finer than the blur."""
+    """One map of a result on the working grid, the positive part; blurred where its cells are finer than the blur.
+
+    Without a share it is never blurred.
+    """
     offset, stride = result.heat_grid
     values = result.heat[index].clamp(min=0) ** power
     if mirrored:
         values = values.flip(-1)
         offset = (offset[0], result.size[1] - offset[1] - stride[1] * (values.shape[-1] - 1))
-    # Sampled on a coarser grid, single pixels would be picked at random: at least half a cell of blur.
-    width = max(share * max(view.size), 0.5 * max(view.size) / max(grid)) / max(stride)
-    values = blur(values[None], width)[0] if width >= 1 else values
+    if share is not None:
+        # Sampled on a coarser grid, single pixels would be picked at random: at least half a cell of blur.
+        width = max(share * max(view.size), 0.5 * max(view.size) / max(grid)) / max(stride)
+        values = blur(values[None], width)[0] if width >= 1 else values
     return lay_on_original(values, offset, stride, view, size=grid)
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import InputError, OptionError, suggest
 from phosphene.labels import as_labels
 from phosphene.types import Layout
+from phosphene.zoo.weights import first_line
 
-_PREPROCESS = tuple(field.name for field in fields(Preprocess))
+_PREPROCESS = tuple(field.name for field in fields(Preprocess) if field.name != "mean_picture")
 _KEYS = (*_PREPROCESS, "labels", "head", "output", "layouts")
 
 
@@ -53,8 +56,9 @@ class Unstated(Preprocess):
 def read_card(path: Path) -> Card:
     """The card beside a model or weights file ("net.json" beside "net.safetensors"); an empty one if there is none.
 
-    Its keys, all optional: size, short_side, mean, std, interpolation as in `Preprocess`; labels, a list or the name
-    of a file; head; output; layouts.
+    Its keys, all optional: size, short_side, mean, std, interpolation, scale, order as in `Preprocess`, the mean also
+    as the name of a .npy file with a picture of means (C, h, w); labels, a list or the name of a file; head; output;
+    layouts.
 
     Raises:
         InputError: if it is no JSON object.
@@ -70,6 +74,8 @@ def read_card(path: Path) -> Card:
         if key not in _KEYS:
             raise OptionError(f"{place}: unknown key '{key}'{suggest(key, _KEYS)} (keys: {', '.join(_KEYS)})")
     settings = {key: _frozen(facts[key]) for key in _PREPROCESS if key in facts}
+    if isinstance(settings.get("mean"), str):
+        settings["mean"] = _read_array(place.parent / settings["mean"])
     labels = facts.get("labels")
     if isinstance(labels, str):
         labels = read_labels(place.parent / labels)
@@ -114,6 +120,16 @@ def _read_json(path: Path) -> Any:
         return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: no JSON ({error})") from None
+
+
+def _read_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: no array that can be read ({first_line(error)})") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 3:
+        raise InputError(f"{path}: holds no picture of means; save an array (C, h, w) with numpy.save")
+    return values
 
 
 def _frozen(value: Any) -> Any:

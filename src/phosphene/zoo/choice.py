@@ -56,6 +56,8 @@ class ModelChoice:
             "channels": preprocess.channels,
             "mean": preprocess.mean,
             "std": preprocess.std,
+            "scale": preprocess.scale,
+            "order": preprocess.order,
         }
 
 

@@ -39,9 +39,10 @@ def load_classifier(
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
             with their published weights, preprocessing and labels; "hf:NAME" or "hf:FOLDER" of transformers;
-            "onnx:FILE", which has scores alone; "package.module:factory" or "file.py:factory", the user's code that
-            returns a Classifier or an nn.Module; a TorchScript or torch.export file; a folder made by `phosphene
-            head`. A Classifier is returned as it is, or on another device as a copy.
+            "onnx:FILE", which has scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights from a file;
+            "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an nn.Module; a
+            TorchScript or torch.export file; a folder made by `phosphene head`. A Classifier is returned as it is, or
+            on another device as a copy.
         weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
             without running code; "random" for an untrained network.
         preprocess: how the network is fed, where its source does not say.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from phosphene.classifier import Classifier, Labels, Preprocess
 from phosphene.errors import MissingExtraError, NotFoundError, suggest
 from phosphene.zoo.embedded import imagenet_labels
 from phosphene.zoo.source import model_source
-from phosphene.zoo.weights import Weights, built_for, is_local, no_download
+from phosphene.zoo.weights import Weights, built_for, is_local, no_download, read_state_dict
 
 
 @model_source("torchvision", "torchvision:NAME")
@@ -22,7 +23,8 @@ def load(name: str, weights: Weights = None) -> Classifier:
         name: a classification model ("resnet18"), with or without the name of its weights
             ("resnet50:IMAGENET1K_V1"); torchvision's own default otherwise.
         weights: a .safetensors or .pt file, of any number of classes; "random" for an untrained network. The
-            preprocessing stays that of the published weights.
+            preprocessing stays that of the published weights, in googlenet and inception_v3 what they do to their input
+            as well.
 
     Raises:
         MissingExtraError: if torchvision is not installed.
@@ -37,7 +39,9 @@ def load(name: str, weights: Weights = None) -> Classifier:
     published = _published(models, name, tag)
     labels: Labels | None = _labels(published)
     if is_local(weights):
-        network, classes = built_for(weights, lambda count: _untrained(models, name, count))
+        network, classes = built_for(
+            weights, lambda count: _untrained(models, name, count, **_as_published(name, weights))
+        )
         labels = labels if classes is None else None
     elif weights is None:
         network = _trained(models, name, published)
@@ -70,9 +74,25 @@ def _trained(models: Any, name: str, published: Any) -> nn.Module:
     return network
 
 
-def _untrained(models: Any, name: str, classes: int | None) -> nn.Module:
-    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    if name in ("googlenet", "inception_v3"):  # these two warn unless told how to start
+# These two warn unless told how to start. Their published weights were taken over from TensorFlow: they want the
+# pictures in [-1, 1], which the network does by itself with `transform_input`, off unless asked for.
+_INCEPTIONS = ("googlenet", "inception_v3")
+
+
+def _as_published(name: str, path: str | Path) -> dict[str, Any]:
+    """How torchvision builds a network for its published weights, which a local file holds, tuned or as they are.
+
+    The side branches that help in training are there if the file has them: they take no part in eval mode.
+    """
+    if name not in _INCEPTIONS:
+        return {}
+    aux = any("aux" in key.lower() for key in read_state_dict(path))
+    return {"transform_input": True, "aux_logits": aux}
+
+
+def _untrained(models: Any, name: str, classes: int | None, **options: Any) -> nn.Module:
+    options |= {} if classes is None else {"num_classes": classes}
+    if name in _INCEPTIONS:
         options["init_weights"] = False
     network: nn.Module = models.get_model(name, weights=None, **options)
     return network

@@ -128,7 +128,15 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         ModelError: naming what is missing, left over or of another shape.
     """
-    state = fit_names(read_state_dict(path), network)
+    place_weights(network, fit_names(read_state_dict(path), network), path)
+
+
+def place_weights(network: nn.Module, state: State, path: str | Path) -> None:
+    """Put the tensors of a state dict, read from a file, into a network; every one has to find its place.
+
+    Raises:
+        ModelError: naming what is missing, left over or of another shape.
+    """
     wanted = network.state_dict()
     problems = []
     # Old files lack the counters that newer norms keep; nothing reads them in eval mode.

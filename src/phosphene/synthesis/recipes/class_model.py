@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.options import option
 from phosphene.registry import register_recipe
-from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.ascent import Optimizer, Step
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
 from phosphene.synthesis.staged import DrawingOptions, Prior, draw
@@ -27,6 +30,11 @@ class ClassModelOptions(DrawingOptions):
     rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.01)
     penalty: float = option("weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4)
     score: Score = option("logit, probability (its logarithm) or margin", "logit")
+    optimizer: Literal["none", "SGD", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Rprop"] = option(
+        "of torch.optim that makes a step of the direction, with its own default settings (SGD with a momentum of .9); "
+        "none for plain steps",
+        "none",
+    )
 
 
 @register_recipe(title="Class model", paper="simonyan2014")
@@ -43,7 +51,8 @@ def class_model(
     instead, which the paper found poor: other classes are pushed down rather than this one built up.
 
     The paper gives no penalty, step or number of steps: all are ours. So is the step, ``rate * g / rms(g)`` with g the
-    gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step. The preset
+    gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step; with
+    `optimizer` one of torch.optim makes its step of that direction, with the rate as its learning rate. The preset
     `best` draws under the prior of photographs (synthesis.staged), over the whole frame.
 
     Args:
@@ -70,21 +79,28 @@ def class_model(
     References:
         simonyan2014, section 2; olah2017 for the preconditioning.
     """
-    start = classifier.mean_image.expand(len(streams), -1, *canvas_size(classifier))
-    small = penalized(
-        of_target(classifier, target.expand(len(streams)), options.score), options.penalty, classifier.mean_image
-    )
+    center = classifier.mean_picture(canvas_size(classifier))
+    small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
     drawn = options.prior == "photographs"
     yield from draw(
         classifier,
         small,
-        start,
+        center.expand(len(streams), -1, -1, -1),
         streams,
         options.steps,
         options.photographs(middle=False) if drawn else Prior.none(rate=options.rate),
         rate=None if drawn else lambda _step, _steps: options.rate,
+        optimizer=_optimizer(options.optimizer),
         stage="class model",
     )
+
+
+def _optimizer(name: str) -> Optimizer | None:
+    """What makes the optimizer of a name, upwards; None for plain steps."""
+    if name == "none":
+        return None
+    momentum = {"momentum": 0.9} if name == "SGD" else {}
+    return partial(getattr(torch.optim, name), lr=1.0, maximize=True, **momentum)
 
 
 def penalized(objective: Objective, penalty: float, center: Tensor) -> Objective:

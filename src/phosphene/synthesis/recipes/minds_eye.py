@@ -297,8 +297,9 @@ class _Parts:
 
 def _input_units(classifier: Classifier) -> Tensor:
     """(1, C, 1, 1) what turns a gradient by pixels into the step of normalized inputs, in pixels: std squared."""
-    std = torch.tensor(classifier.preprocess.std, device=classifier.device)
-    return std.square().reshape(1, -1, 1, 1)
+    preprocess = classifier.preprocess
+    std = torch.tensor(preprocess.std, device=classifier.device) / preprocess.scale
+    return (std.flip(0) if preprocess.order == "BGR" else std).square().reshape(1, -1, 1, 1)
 
 
 def denoised(images: Tensor, weight: float) -> Tensor:
