@@ -16,7 +16,15 @@ from typing import Annotated, Any
 import typer
 
 from phosphene import __version__
-from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
+from phosphene.errors import (
+    CancelledError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    PhospheneError,
+    printable,
+)
 from phosphene.runs.common import Announce, Common
 from phosphene.targets import CommandOption, Target, kinds
 
@@ -42,6 +50,7 @@ class Answer:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SECONDS_BETWEEN = 1.0
+_TYPED_WRONG = (OptionError, InputError, ModelError, MissingExtraError)
 
 
 def _common_option(item: Field[Any]) -> tuple[Any, Any]:
@@ -96,8 +105,8 @@ def command(
                 if takes_target:
                     given["target"] = _target(given)
                 if common:
-                    with _progress() as announce:
-                        answer = function(_common(given, announce), *args, **given)
+                    with _progress() as (announce, say):
+                        answer = function(_common(given, announce, say), *args, **given)
                 else:
                     answer = function(*args, **given)
                 _print(answer, as_json)
@@ -148,8 +157,8 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def _common(given: dict[str, Any], announce: Announce) -> Common:
-    return Common(announce=announce, **{key: given.pop(key) for key in _COMMON})
+def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None]) -> Common:
+    return Common(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON})
 
 
 def _print(answer: Answer, as_json: bool) -> None:
@@ -166,7 +175,11 @@ def _print(answer: Answer, as_json: bool) -> None:
 
 @contextmanager
 def _one_line_errors(as_json: bool) -> Iterator[None]:
-    """Errors that phosphene raises on purpose become one line; usage errors exit 2, the others 1; so do warnings."""
+    """Errors that phosphene raises on purpose become one line, and so do warnings.
+
+    What was typed wrong exits 2: options, inputs that are not there, a network that cannot do it, a package to be
+    installed. The others exit 1.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"phosphene: {message}", file=sys.stderr)
@@ -175,7 +188,7 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         print(f"phosphene: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"error": str(error)}))
-        raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
+        raise typer.Exit(2 if isinstance(error, _TYPED_WRONG) else 1) from None
     except (KeyboardInterrupt, CancelledError):
         print("phosphene: stopped; what was finished is kept", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -195,17 +208,19 @@ def _lines() -> Announce:
 
 
 @contextmanager
-def _progress() -> Iterator[Announce]:
-    """A bar with the time that is left, on a terminal; lines on standard error when piped."""
+def _progress() -> Iterator[tuple[Announce, Callable[[str], None]]]:
+    """(how far it is, what was found): a bar with the time that is left and a line above it for each picture, on a
+    terminal; when piped lines on standard error, one for each picture as it is begun.
+    """
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _lines(), lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, Any] = {"": bar.add_task("loading", total=None)}
 
         def announce(done: int, total: int, text: str) -> None:
             # Behind a comma stands how far it is: the same thing still.
@@ -217,4 +232,7 @@ def _progress() -> Iterator[Announce]:
                 tasks[name] = bar.add_task(text, total=total)
             bar.update(tasks[name], completed=done, total=total, description=text)
 
-        yield announce
+        def say(line: str) -> None:
+            bar.console.print(printable(line), markup=False, highlight=False)
+
+        yield announce, say

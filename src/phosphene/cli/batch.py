@@ -9,7 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import ClassOption, LayerOption, Methods
+from phosphene.cli.explain import ClassOption, LayerOption, Methods, typed
 from phosphene.cli.locate import PresetName, SegmentOption
 from phosphene.errors import OptionError
 
@@ -115,7 +115,7 @@ def explain(
     common: Common,
     shared: Mapping[str, Any],
     source: Source,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     method: Methods = None,
     layer: LayerOption = None,
     score: Annotated[
@@ -127,7 +127,7 @@ def explain(
     """Explain any number of pictures; run again, the command goes on where it was stopped or killed."""
     from phosphene.tasks import ExplainConfig
 
-    options = {"classes": class_, "layer": layer, "score": score, "view": view}
+    options = {"classes": typed(class_), "layer": layer, "score": score, "view": view}
     return _run(common, source, ExplainConfig.of(method or (), **options, **_given(shared, "batch_size")), shared)
 
 
@@ -150,7 +150,7 @@ def locate(
     common: Common,
     shared: Mapping[str, Any],
     source: Source,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     method: Methods = None,
     segment: Annotated[
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
@@ -160,7 +160,7 @@ def locate(
     """Locate objects in any number of pictures; run again, the command goes on where it was stopped or killed."""
     from phosphene.tasks import LocateConfig
 
-    options = {"segment": segment, "preset": preset, "classes": class_, **_given(shared, "batch_size")}
+    options = {"segment": segment, "preset": preset, "classes": typed(class_), **_given(shared, "batch_size")}
     return _run(common, source, LocateConfig.of(method or (), **options), shared)
 
 

@@ -23,7 +23,12 @@ Images = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 ClassOption = Annotated[
-    str, typer.Option("--class", metavar="CLASS|topK", help="Index, WordNet id, name or part of one; or the K best.")
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="CLASS|topK",
+        help="Index, WordNet id, name or part of one, several with commas; or the K best [default: top1].",
+    ),
 ]
 Methods = Annotated[
     list[str] | None, typer.Option("--method", metavar="SPEC", help="e.g. occlusion:window=20,stride=10; repeatable.")
@@ -35,7 +40,7 @@ LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help
 def explain(
     common: Common,
     images: Images,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     versus: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Why the class and not this one: both, and the difference.")
     ] = None,
@@ -63,7 +68,7 @@ def explain(
 
     config = ExplainConfig.of(
         method or (),
-        classes=class_,
+        classes=typed(class_),
         versus=versus,
         target=target,
         layer=layer,
@@ -85,6 +90,12 @@ def demo(common: Common) -> Answer:
         return explained(run_demo(common))
 
 
+def typed(classes: list[str] | None) -> str | tuple[str, ...]:
+    """The classes as a config takes them."""
+    given = classes or ["top1"]
+    return given[0] if len(given) == 1 else tuple(given)
+
+
 def explained(answer: Mapping[str, Any]) -> Answer:
     """The answer of `explain` for people: predictions, maps, what failed."""
     lines = []
@@ -96,6 +107,9 @@ def explained(answer: Mapping[str, Any]) -> Answer:
                 what += f", not {shown['target']['versus']['label']}"
             picture = shown.get("contrast") or shown["overlay"] or shown.get("opaque")
             lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {picture}")
+            lines += [f"    note: {note}" for note in shown.get("notes", ())]
+    notes = (note for image in answer["images"] for shown in image["maps"] for note in shown.get("notes", ()))
+    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
     failed = any(
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]

@@ -23,7 +23,9 @@ def features(
         list[str] | None, typer.Option("--layer", metavar="NAME|default", help="A layer; repeatable.")
     ] = None,
     facets: Annotated[int, typer.Option(help="Kinds of pictures to tell apart; an image is drawn for each.")] = 3,
-    exemplars: Annotated[int, typer.Option(help="Pictures that stand for a facet.")] = 10,
+    exemplars: Annotated[
+        int | None, typer.Option(help="Pictures that stand for a facet [default: 10, of few pictures their share].")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Channels that the dot product looks at [default: 50].")] = None,
     terms: Annotated[
         Literal["full", "dot", "distance"] | None, typer.Option(help="Terms of the loss [default: full].")

@@ -56,6 +56,8 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
     ]
     lines += [_line(f"{row['preset']} {row['method']}", row["segment"], row) for row in answer["rows"]]
     lines += [_line(name, "-", row) for name, row in answer["baselines"].items()]
+    lines += [f"note: {row['preset']} {row['method']}: {note}" for row in answer["rows"] for note in row["notes"]]
+    lines += [f"note: {note}" for note in answer["notes"]]
     lines += [f"failed: {item['error']}" for item in answer["failed"]]
     return lines
 

@@ -1,6 +1,6 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
-from phosphene.graph.default_layer import default_layer
+from phosphene.graph.default_layer import candidate_layers, default_layer
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before
@@ -18,6 +18,7 @@ __all__ = [
     "any_global_hook",
     "channel_axis",
     "convolution_kernel",
+    "candidate_layers",
     "default_layer",
     "graph_module",
     "input_channels",
