@@ -7,10 +7,11 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -82,13 +83,27 @@ Shared = Mapping[str, tuple[Any, Any]]
 
 
 def command(
-    group: typer.Typer, name: str, *, common: bool = True, shared: Shared | None = None
+    group: typer.Typer,
+    name: str,
+    *,
+    common: bool = True,
+    shared: Shared | None = None,
+    writes: str = "",
+    examples: Sequence[str] = (),
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
 
     With `common`, the function's first parameter is a Common and the command takes the common options. The next is a
     mapping of the `shared` options, if there are any. In the place of a parameter `target` it takes an option for each
     kind of target that has one.
+
+    Args:
+        group: that it belongs to.
+        name: of the command.
+        common: whether it takes the common options.
+        shared: further options, which are handed over as a mapping.
+        writes: what it writes into its run folder, for the help; empty for a command that has none.
+        examples: how it is called, without the program's name; they stand at the end of the help.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
@@ -120,10 +135,28 @@ def command(
         parameters = [*own, *extra, _parameter("json", Json, False)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        group.command(name)(run)
+        group.command(name, epilog=_epilog(group, name, writes, examples))(run)
         return run
 
     return decorate
+
+
+def _epilog(group: typer.Typer, name: str, writes: str, examples: Sequence[str]) -> str:
+    """Where the output goes, and examples; a line that begins with a backspace keeps the line ends of what follows."""
+    above = "" if group is app else f"{group.info.name} "
+    lines = "\n".join(f"  phosphene {above}{name} {example}".rstrip() for example in examples)
+    where = f"--out, or a new folder ./phosphene-runs/{name}-TIME, gets {writes}."
+    return f"\b\n{fill(where, 76)}\n\n" * bool(writes) + f"\b\nExamples:\n{lines}"
+
+
+def named(name: str, width: int, cells: str) -> list[str]:
+    """A line of a table for people; a name that is too wide has a line of its own.
+
+    Example:
+        >>> named("cam", 6, "0.5"), named("saliency", 6, "0.5")
+        (['cam    0.5'], ['saliency', '       0.5'])
+    """
+    return [f"{name:{width}} {cells}"] if len(name) <= width else [name, f"{'':{width}} {cells}"]
 
 
 def _options(written: inspect.Parameter, function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -31,12 +31,22 @@ ClassOption = Annotated[
     ),
 ]
 Methods = Annotated[
-    list[str] | None, typer.Option("--method", metavar="SPEC", help="e.g. occlusion:window=20,stride=10; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="SPEC",
+        help="e.g. occlusion:window=20,stride=10; repeatable [default: grad_cam, or saliency where it says nothing].",
+    ),
 ]
 LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help="Layer of the methods that need one.")]
 
 
-@command(app, "explain")
+@command(
+    app,
+    "explain",
+    writes="overlays, raw maps (.npy), rows.jsonl, manifest.json and report.html",
+    examples=("photo.jpg", "holiday/ --class top3 --method cam --method saliency"),
+)
 def explain(
     common: Common,
     images: Images,
@@ -52,10 +62,10 @@ def explain(
         typer.Option(help="What is explained; default the method's."),
     ] = None,
     view: Annotated[
-        Literal["center", "whole"], typer.Option(help="The centre as trained, or the whole frame.")
+        Literal["center", "whole"], typer.Option(help="The center as trained, or the whole frame.")
     ] = "center",
     scale: Annotated[
-        Literal["image", "shared"], typer.Option(help="Colour scale: each map its own, or one per method.")
+        Literal["image", "shared"], typer.Option(help="Color scale: each map its own, or one per method.")
     ] = "image",
     render: Annotated[
         Literal["overlay", "map", "both"], typer.Option(help="Maps on the pictures, by themselves, or both.")
@@ -81,7 +91,7 @@ def explain(
         return explained(explain_pictures(images, config, common, resume=resume))
 
 
-@command(app, "demo")
+@command(app, "demo", writes="what explain writes", examples=("", "--out tour"))
 def demo(common: Common) -> Answer:
     """The tour: the embedded classifier explained on packaged pictures, with a report to open."""
     from phosphene.runs.demo import demo as run_demo

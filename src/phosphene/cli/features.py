@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "features")
+@command(
+    app,
+    "features",
+    writes="images of the facets, their exemplars, a map of the pictures and report.html",
+    examples=("holiday/", "holiday/ --layer blocks.14 --facets 2 --steps 100"),
+)
 def features(
     common: Common,
     folder: Images,

@@ -18,7 +18,12 @@ PresetName = Literal["best", "paper"]
 SegmentOption = Literal["graphcut", "threshold"]
 
 
-@command(app, "locate")
+@command(
+    app,
+    "locate",
+    writes="masks, coco.json and report.html",
+    examples=("photo.jpg", "holiday/ --class tabby,lynx --segment threshold"),
+)
 def locate(
     common: Common,
     images: Images,
