@@ -28,7 +28,7 @@ Masks = Annotated[int | None, typer.Option(help="Masks of the methods that draw 
     evaluate,
     "faithfulness",
     writes="the curves and report.html",
-    examples=("--images val/ --limit 20", "--images val/ --method cam --method rise:masks=400"),
+    examples=("--images val/ --limit 20", "--images val/ --method rise:masks=400"),
 )
 def faithfulness(
     common: Common,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     evaluate,
     "impressions",
     writes="contact sheets and report.html",
-    examples=("--classes ladybug,zebra", "--classes ladybug --recipe sci --recipe class_model --count 3"),
+    examples=("--classes ladybug,zebra", "--classes ladybug --recipe class_model"),
 )
 def impressions(
     common: Common,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     evaluate,
     "sanity",
     writes="charts, maps along the cascade and report.html",
-    examples=("--images val/ --limit 5", "--images val/ --method guided_backprop --mode cascading"),
+    examples=("--images val/ --limit 5", "--images val/ --method guided_backprop"),
 )
 def sanity(
     common: Common,
