@@ -89,3 +89,16 @@ def test_a_class_that_is_all_but_ruled_out_is_said_on_the_picture():
     )
     assert doubt("tabby", 0.4) is None
     assert doubt("tabby", None) is None
+
+
+def test_by_percentiles_a_flat_top_is_drawn_and_zeros_are_not():
+    half = torch.zeros(20, 20)
+    half[:, :10] = 2.0
+    layer = np.asarray(heat_layer(half, scale_of(half, "percentile")))
+    assert (layer[:, :10, 3] > 127).all()
+    assert (layer[:, 10:, 3] == 0).all()
+    few = torch.zeros(20, 20)
+    few[3, 3] = -1.0
+    drawn = np.asarray(heat_layer(few, scale_of(few, "percentile")))[..., 3]
+    assert drawn[3, 3] > 127
+    assert (drawn > 0).sum() == 1

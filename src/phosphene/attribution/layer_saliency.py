@@ -43,8 +43,8 @@ def layer_saliency(
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
         layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the
-            middle one of those on the last grid (ours): at the very last the gradient is the same everywhere. Where it is
-            at the middle one, too, that of those where it is not.
+            middle one of those on the last grid (ours): at the very last the gradient is the same everywhere; if it is
+            at the middle one, too, then that of those where it is not.
         batch_size: images per pass; None chooses.
 
     Returns:

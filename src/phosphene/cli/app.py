@@ -141,8 +141,10 @@ def command(
     return decorate
 
 
-def _epilog(group: typer.Typer, name: str, writes: str, examples: Sequence[str]) -> str:
+def _epilog(group: typer.Typer, name: str, writes: str, examples: Sequence[str]) -> str | None:
     """Where the output goes, and examples; a line that begins with a backspace keeps the line ends of what follows."""
+    if not examples:
+        return None
     above = "" if group is app else f"{group.info.name} "
     lines = "\n".join(f"  phosphene {above}{name} {example}".rstrip() for example in examples)
     where = f"--out, or a new folder ./phosphene-runs/{name}-TIME, gets {writes}."

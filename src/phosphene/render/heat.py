@@ -114,7 +114,7 @@ def heat_layer(values: Tensor | Values, scale: Scale, seen: NDArray[np.bool_] | 
     # Signed maps would fade out of sight without the root; what percentiles leave over is never paler than this.
     opacity = np.clip(strength * 1.2, 0, 1) ** (0.6 if scale.display == "signed" else 1.0)
     if scale.display == "percentile":
-        opacity = np.maximum(opacity, 0.5) * (np.abs(array) > scale.floor)
+        opacity = np.maximum(opacity, 0.5) * _is_drawn(array, scale)
     rgba[..., 3] = (opacity * 255).astype(np.uint8)
     if seen is not None:
         rgba[~seen, 3] = 0
@@ -213,13 +213,19 @@ def _share(array: Values, scale: Scale) -> Values:
     """Values as places on the scale, 0 to 1; of an empty scale the middle or the lower end."""
     if scale.high <= scale.low:
         return np.full_like(array, 0.5 if scale.display in ("signed", "percentile") else 0.0)
-    if scale.display == "percentile" and scale.high > scale.floor:
-        # From the floor on: pale colors would not be told from the photograph.
-        drawn = np.clip((np.abs(array) - scale.floor) / (scale.high - scale.floor), 0, 1)
-        placed = 0.5 + 0.5 * np.sign(array) * np.where(np.abs(array) > scale.floor, 0.5 + 0.5 * drawn, 0)
+    if scale.display == "percentile":
+        # From the floor on: pale colors would not be told from the photograph. Of many equal values all are the floor.
+        above = np.clip((np.abs(array) - scale.floor) / max(scale.high - scale.floor, 1e-30), 0, 1)
+        placed = 0.5 + 0.5 * np.sign(array) * np.where(_is_drawn(array, scale), 0.5 + 0.5 * above, 0)
         return placed.astype(np.float32)
     share: Values = np.clip((array - scale.low) / (scale.high - scale.low), 0, 1)
     return share
+
+
+def _is_drawn(array: Values, scale: Scale) -> NDArray[np.bool_]:
+    """Where a scale by percentiles draws anything."""
+    magnitudes = np.abs(array)
+    return np.asarray((magnitudes >= np.float32(scale.floor)) & (magnitudes > 0))
 
 
 @cache
