@@ -110,7 +110,12 @@ _MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@command(batch, "explain", shared={**_MAPS, **_SHARED})
+@command(
+    batch,
+    "explain",
+    shared={**_MAPS, **_SHARED},
+    examples=("photos/ --out runs/all", "photos/ --out runs/all --class top3 --workers 2"),
+)
 def explain(
     common: Common,
     shared: Mapping[str, Any],
@@ -131,7 +136,12 @@ def explain(
     return _run(common, source, ExplainConfig.of(method or (), **options, **_given(shared, "batch_size")), shared)
 
 
-@command(batch, "predict", shared=_SHARED)
+@command(
+    batch,
+    "predict",
+    shared=_SHARED,
+    examples=("photos/ --out runs/all", "table.csv --out runs/all --count 3"),
+)
 def predict(
     common: Common,
     shared: Mapping[str, Any],
@@ -145,7 +155,12 @@ def predict(
     return _run(common, source, PredictConfig(count, view, **_given(shared, "batch_size")), {"maps": "none", **shared})
 
 
-@command(batch, "locate", shared={**_MAPS, **_SHARED})
+@command(
+    batch,
+    "locate",
+    shared={**_MAPS, **_SHARED},
+    examples=("photos/ --out runs/all", "photos/ --out runs/all --class tabby --method cam"),
+)
 def locate(
     common: Common,
     shared: Mapping[str, Any],
@@ -164,7 +179,7 @@ def locate(
     return _run(common, source, LocateConfig.of(method or (), **options), shared)
 
 
-@command(batch, "status", common=False)
+@command(batch, "status", common=False, examples=("runs/all", "runs/all --json"))
 def status(run: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of a run in shards.")]) -> Answer:
     """How far a run is, whether it is under way, was killed, or is complete."""
     from phosphene.batches import batch_status
