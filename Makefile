@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
+.PHONY: demo test test-commands fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -17,6 +17,10 @@ test: $(VENV)/.test
 FUZZ ?= 2000
 fuzz: $(VENV)/.test
 	PHOSPHENE_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
+
+# Every line of README and docs that calls the command, on a fresh installation; minutes, and a network.
+test-commands: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow tests/docs
 
 # What `make test` runs on a pretend device, on the GPU of this machine; skipped where there is none. PyTorch's wheel for
 # the CPU sees no GPU: install another one into the environment first.

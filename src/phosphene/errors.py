@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class PhospheneError(Exception):
@@ -53,6 +56,28 @@ class OutputError(PhospheneError):
 
 class MissingExtraError(PhospheneError):
     """An optional dependency is not installed; the message holds the install line."""
+
+
+def to_install(what: str, *requirements: str) -> MissingExtraError:
+    """The error for what has to be installed first, with the one command that installs it where this program runs.
+
+    Packages are named by themselves: that works whether phosphene came from an index or from a folder.
+
+    Args:
+        what: names what needs it.
+        *requirements: as pip takes them.
+
+    Example:
+        >>> print(to_install("shards need pyarrow", "pyarrow>=17"))
+        shards need pyarrow; run: ...python... -m pip install 'pyarrow>=17'
+    """
+    return MissingExtraError(f"{what}; run: {shlex.join([_python(), '-m', 'pip', 'install', *requirements])}")
+
+
+def _python() -> str:
+    """This program's Python, from the current folder where it lies below it."""
+    own, here = Path(sys.executable), Path.cwd()
+    return str(own.relative_to(here)) if own.is_relative_to(here) else str(own)
 
 
 class CancelledError(BaseException):

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from phosphene.errors import InputError, MissingExtraError, OutputError
+from phosphene.run_mark import MANIFEST, MANIFEST_HEAD, is_manifest_of_run
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
-
-# The file that marks a run folder of ours, and how its text begins.
-MANIFEST = "manifest.json"
-_RUN = re.compile(rb'\A\{\s*"schema":\s*\d+,\s*"phosphene":\s*"')
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[^:].*)?://")
 
@@ -161,7 +158,7 @@ def glob(pattern: str) -> list[str]:
 def is_run(folder: str) -> bool:
     """Whether a folder is a run of ours, finished or not."""
     try:
-        return _RUN.match(read_file(join(folder, MANIFEST), 0, 256)) is not None
+        return is_manifest_of_run(read_file(join(folder, MANIFEST), 0, MANIFEST_HEAD))
     except InputError:
         return False
 

@@ -34,6 +34,7 @@ from phosphene.pixels import (
     starts_like_tiff,
     upright,
 )
+from phosphene.run_mark import MANIFEST, MANIFEST_HEAD, is_manifest_of_run
 from phosphene.types import View
 
 Picture = Image.Image | Tensor
@@ -402,19 +403,31 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The picture files in a folder and below, sorted by name.
+    """The picture files in a folder and below, sorted by name; those of phosphene's own run folders are left out.
 
     Raises:
-        InputError: if the folder does not exist or holds no picture file.
+        InputError: if the folder does not exist, is a run itself, or holds no picture file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if _is_run(folder):
+        raise InputError(f"{folder}: is a run of phosphene; give the folder of the pictures themselves")
+    runs = [path.parent for path in folder.rglob(MANIFEST) if _is_run(path.parent)]
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    paths = sorted(path for path in found if not any(path.is_relative_to(run) for run in runs))
     if not paths:
         kinds = ", ".join(sorted(EXTENSIONS))
         raise InputError(f"{folder}: holds no picture file ({kinds})")
     return paths
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            return is_manifest_of_run(file.read(MANIFEST_HEAD))
+    except OSError:
+        return False
 
 
 def expand_paths(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -141,7 +141,8 @@ def register_attribution(
         paper: key into docs/references.bib.
         signed: whether negative values mean evidence against.
         display: "signed" for a diverging color scale, "positive" to color the positive part alone, "range" to color
-            from the lowest to the highest value, for a method whose zero is no baseline.
+            from the lowest to the highest value, for a method whose zero is no baseline, "percentile" for a diverging
+            scale of the strongest places alone, for maps of single pixels of both signs.
         caveat: one sentence that keeps a reader from reading too much into the map.
         name: what it is called in specs; None for the function's own name. Adapters of other libraries put
             theirs before it, as in captum:deep_lift.

@@ -444,21 +444,30 @@ class Unit(
 
     @classmethod
     def parse(cls, text: str) -> Unit:
-        """A unit from LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN; LAYER alone is the whole layer.
+        """A unit from LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN; LAYER=all is the whole layer.
+
+        Raises:
+            OptionError: for anything else; of LAYER alone it asks for the channel.
 
         Example:
             >>> Unit.parse("features.3=12@4,5")
             Unit(layer='features.3', channel=12, place=(4, 5))
         """
-        layer, _, rest = text.partition("=")
+        layer, given, rest = text.partition("=")
         channel, _, place = rest.partition("@")
+        if layer and not given:
+            raise OptionError(
+                f"--unit {layer}: which channel of it? give {layer}=CHANNEL, or {layer}=all for the whole layer; "
+                f"phosphene activations IMAGE --layer {layer} shows what its channels answer"
+            )
+        channel = "" if rest == "all" else channel
         try:
             rows = tuple(int(part) for part in place.split(",")) if place else ()
-            if len(rows) not in (0, 2) or not layer:
+            if len(rows) not in (0, 2) or not (layer and rest):
                 raise ValueError(text)
             return cls(layer, int(channel) if channel else None, (rows[0], rows[1]) if rows else None)
         except ValueError:
-            raise OptionError(f"--unit '{text}' is not LAYER=CHANNEL or LAYER=CHANNEL@ROW,COLUMN") from None
+            raise OptionError(f"--unit '{text}' is not LAYER=CHANNEL, LAYER=CHANNEL@ROW,COLUMN or LAYER=all") from None
 
     def scores(self, outputs: Outputs, default: Score = "logit") -> Tensor:
         """The activation of the unit."""
@@ -520,6 +529,26 @@ class BestClasses:
         return ClassTarget(tuple(logits.argmax(dim=1).tolist()))
 
 
+@dataclass(frozen=True)
+class EachClass:
+    """Several classes in every picture, as --class A --class B asks for.
+
+    Args:
+        classes: their indices.
+    """
+
+    classes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many maps of each picture it asks for."""
+        return len(self.classes)
+
+    def chosen(self, scores: Tensor, without: Sequence[int] = ()) -> list[tuple[int, ...]]:
+        """The classes for each row of scores, without some of them."""
+        return [tuple(index for index in self.classes if index not in without)] * len(scores)
+
+
 TargetLike = Target | BestClasses | int | str | Sequence[int | str] | None
 
 
@@ -569,6 +598,33 @@ def resolve_classes(classes: Any, labels: Labels) -> ClassTarget | BestClasses:
     return class_target(classes, labels)
 
 
+def typed_classes(classes: str | Sequence[str], labels: Labels) -> ClassTarget | BestClasses | EachClass:
+    """What is meant by classes as they are typed: one, "topK", or several to be looked at in every picture.
+
+    Args:
+        classes: as typed once or several times; each is a class, or several with commas between.
+        labels: of the classifier; a name that holds a comma is that name.
+
+    Raises:
+        NotFoundError: for a class that there is not.
+        OptionError: for "topK" among others.
+
+    Example:
+        >>> labels = Labels(("tabby", "lynx", "maillot, tank suit"))
+        >>> typed_classes("tabby,lynx", labels), typed_classes(["maillot, tank suit"], labels)
+        (EachClass(classes=(0, 1)), ClassTarget(classes=(2,), score=None))
+    """
+    given = [classes] if isinstance(classes, str) else list(classes)
+    names = [name.strip() for text in given for name in ([text] if text in labels.names else text.split(","))]
+    if len(names) == 1:
+        return resolve_classes(names[0], labels)
+    found = [resolve_classes(name, labels) for name in names]
+    for name, one in zip(names, found, strict=True):
+        if not isinstance(one, ClassTarget):
+            raise OptionError(f"--class {name} is the best classes of each picture; give it alone, or classes by name")
+    return EachClass(tuple(dict.fromkeys(index for one in found for index in one.classes)))  # type: ignore[union-attr]
+
+
 def class_target(classes: Any, labels: Labels) -> ClassTarget:
     """The classes that are named, where no picture says which are best.
 
@@ -584,7 +640,10 @@ def class_target(classes: Any, labels: Labels) -> ClassTarget:
 
 
 def of_each(
-    target: Target | BestClasses, logits: Tensor, versus: Target | None = None, score: Score | None = None
+    target: Target | BestClasses | EachClass,
+    logits: Tensor,
+    versus: Target | None = None,
+    score: Score | None = None,
 ) -> tuple[Target, int]:
     """(the expanded target of N * K maps, K): what is explained in each of N pictures, one picture after the other.
 

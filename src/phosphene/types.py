@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeVar, overload
 
 from phosphene.errors import NotFoundError, OptionError, suggest
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 Score = Literal["logit", "probability", "margin"]
 Size = tuple[int, int]
-Display = Literal["signed", "positive", "range"]
-"""How a map is colored: about zero, from zero on, or over its own range where its zero says nothing."""
+Display = Literal["signed", "positive", "range", "percentile"]
+"""How a map is colored: about zero, from zero on, over its own range where its zero says nothing, or about zero the
+strongest places alone, by percentiles."""
 Render = Literal["overlay", "map", "both"]
 """How a map is shown: laid on its picture, by itself, or both beside each other."""
 ReportMode = Literal["none", "single", "pages"]
@@ -25,8 +27,78 @@ ReportMode = Literal["none", "single", "pages"]
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 
-# How results show themselves in notebooks, as PNG: filled in by the room that draws.
-SHOWN_AS: dict[type, Callable[[Any], bytes]] = {}
+
+class Drawing(Protocol):
+    """What shows results: the room that draws, which puts itself into DRAWN_BY."""
+
+    def html(self, result: Any) -> str:
+        """For notebooks: pictures with what they are."""
+
+    def png(self, result: Any) -> bytes:
+        """For front ends without HTML."""
+
+    def show(self, result: Any) -> None:
+        """In a notebook below the cell, elsewhere in a window."""
+
+    def save(self, result: Any, path: str | os.PathLike[str]) -> None:
+        """As a picture, or as a page for a name that ends in .html."""
+
+
+# Types know no pictures; a result of them that is looked at asks here.
+DRAWN_BY: list[Drawing] = []
+
+
+class Shown:
+    """A result that shows itself: picture, class, probability, method, scale."""
+
+    def _repr_html_(self) -> str | None:
+        return DRAWN_BY[0].html(self) if DRAWN_BY else None
+
+    def _repr_png_(self) -> bytes | None:
+        return DRAWN_BY[0].png(self) if DRAWN_BY else None
+
+    def show(self) -> None:
+        """Show it: in a notebook below the cell, elsewhere in the system's viewer of pictures.
+
+        Raises:
+            OutputError: if there is no viewer.
+        """
+        for drawing in DRAWN_BY:
+            drawing.show(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it into a file: as a picture (.png, .jpg, .webp ...), or as a page that holds them (.html).
+
+        Raises:
+            OptionError: for an ending that says no format.
+            OutputError: if the file cannot be written.
+        """
+        for drawing in DRAWN_BY:
+            drawing.save(self, path)
+
+
+Item = TypeVar("Item")
+
+
+class Results(list[Item], Shown):
+    """Several results, which show themselves one below the other.
+
+    Example:
+        >>> found = Results([1, 2, 3])
+        >>> found[1:], type(found[1:]).__name__
+        ([2, 3], 'Results')
+    """
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Item: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Results[Item]: ...
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Item | Results[Item]:
+        """One of them, or the Results of a slice."""
+        found = super().__getitem__(key)
+        return Results(found) if isinstance(key, slice) else found  # type: ignore[arg-type, return-value]
 
 
 def seed_number(seed: Any) -> int:
@@ -107,7 +179,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Shown):
     """Maps that say how much each place of each image matters to a target: raw, signed, on the device.
 
     Args:
@@ -124,10 +196,11 @@ class Attribution:
             guided_backprop bring back, which is their picture; None for other methods.
         views: one View per image, where the images were cut out of larger pictures.
         pictures: the pictures as they were given, for drawing.
+        explained: the class of each image with its name and its probability; empty for a unit, or where nobody asked.
         layer: name of the layer that was looked at, if any.
         signed: whether negative values mean evidence against.
         display: how it is meant to be colored: "signed" diverging about zero, "positive" the positive part alone,
-            "range" from its own lowest to its highest value.
+            "range" from its own lowest to its highest value, "percentile" diverging, the strongest places alone.
         seconds: wall time per image.
         checks: self-checks per image, such as the completeness error of integrated gradients.
         problems: one line per image, or None: why a map says nothing (NaN, zero everywhere).
@@ -145,6 +218,7 @@ class Attribution:
     reconstruction: Tensor | None = None
     views: tuple[View, ...] = ()
     pictures: tuple[Any, ...] = ()
+    explained: tuple[Prediction, ...] = ()
     layer: str | None = None
     signed: bool = True
     display: Display = "signed"
@@ -155,6 +229,12 @@ class Attribution:
 
     def __len__(self) -> int:
         return int(self.maps.shape[0])
+
+    def __repr__(self) -> str:
+        names = [str(one) for one in self.explained] or [str(self.target.unit or self.target.classes)]
+        where = f" at {self.layer}" if self.layer else ""
+        cells = " x ".join(map(str, self.maps.shape[1:]))
+        return f"Attribution({self.spec}{where}: {_some(names)}; maps {cells} of {_counted(len(self), 'image')})"
 
     def __getitem__(self, index: int | slice) -> Attribution:
         """The attribution of one image, still with a leading dimension of 1, or of a slice of the images.
@@ -172,6 +252,7 @@ class Attribution:
             reconstruction=None if self.reconstruction is None else self.reconstruction[rows],
             views=self.views[rows],
             pictures=self.pictures[rows],
+            explained=self.explained[rows],
             checks={name: values[rows] for name, values in self.checks.items()},
             problems=self.problems[rows],
         )
@@ -191,9 +272,6 @@ class Attribution:
         if tuple(self.heat.shape[1:]) == self.size and self.heat_grid == ((0.5, 0.5), (1.0, 1.0)):
             return self.heat
         return to_network_size(self.heat, *self.heat_grid, self.size)
-
-    def _repr_png_(self) -> bytes | None:
-        return SHOWN_AS[Attribution](self) if Attribution in SHOWN_AS else None
 
     @property
     def heat(self) -> Tensor:
@@ -215,7 +293,7 @@ class Spelled(Protocol):
 
 
 @dataclass(frozen=True)
-class Attributions:
+class Attributions(Shown):
     """What several methods say of the same images, in the order in which the methods were given.
 
     Indexed by position, by the spec as it was given or as it is spelled in full, or by a Spec; iterated over, it gives
@@ -238,6 +316,9 @@ class Attributions:
 
     given: tuple[str, ...]
     results: tuple[Attribution, ...]
+
+    def __repr__(self) -> str:
+        return f"Attributions({', '.join(self.given)}; {_counted(len(self.results[0]), 'image')})"
 
     def __len__(self) -> int:
         return len(self.results)
@@ -275,8 +356,13 @@ class Attributions:
         """Each spec as it was given, with its Attribution."""
         return zip(self.given, self.results, strict=True)
 
-    def _repr_png_(self) -> bytes | None:
-        return SHOWN_AS[Attributions](self) if Attributions in SHOWN_AS else None
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _rows(index: int | slice, count: int) -> slice:
@@ -294,7 +380,7 @@ def _rows(index: int | slice, count: int) -> slice:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Shown):
     """Why one class and not another: three maps of each image, to be seen side by side with one color scale.
 
     Args:
@@ -309,6 +395,10 @@ class Contrast:
     difference: Attribution
     labels: tuple[tuple[str, str], ...]
 
+    def __repr__(self) -> str:
+        names = [f"{one}, not {other}" for one, other in self.labels]
+        return f"Contrast({self.difference.spec}: {_some(names)}; {_counted(len(self), 'image')})"
+
     def __len__(self) -> int:
         return len(self.difference)
 
@@ -317,9 +407,6 @@ class Contrast:
         one, other, difference = (part[index] for part in self.parts)
         return Contrast(one, other, difference, self.labels[_rows(index, len(self))])
 
-    def _repr_png_(self) -> bytes | None:
-        return SHOWN_AS[Contrast](self) if Contrast in SHOWN_AS else None
-
     @property
     def parts(self) -> tuple[Attribution, Attribution, Attribution]:
         """The one, the other, the difference."""
@@ -327,7 +414,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Impression:
+class Impression(Shown):
     """An image made from a classifier alone, and how it came to be.
 
     Args:
@@ -344,6 +431,7 @@ class Impression:
         extras: what the recipe wants shown, such as the pre-CI and its disc.
         seconds: wall time, its share of its batch's.
         stopped: whether it was stopped before its recipe was done.
+        label: what it was made for, by name.
     """
 
     image: Tensor
@@ -359,6 +447,11 @@ class Impression:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     stopped: bool = False
+    label: str = ""
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.image.shape[1:]))
+        return f"Impression({self.label or self.target}; {self.spec}, seed {self.seed}, {self.steps} steps, {size} px)"
 
 
 @dataclass(frozen=True)
@@ -368,6 +461,18 @@ class Prediction:
     index: int
     label: str
     probability: float
+
+    def __str__(self) -> str:
+        """The class with its probability in whole percent; NaN is none.
+
+        Example:
+            >>> str(Prediction(281, "tabby", 0.52)), str(Prediction(0, "tench", 0.0001))
+            ('tabby 52 %', 'tench <1 %')
+        """
+        if self.probability != self.probability:
+            return self.label
+        percent = "<1" if 0 <= self.probability < 0.005 else f"{100 * self.probability:.0f}"
+        return f"{self.label} {percent} %"
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,13 @@ def test_odd_names(tmp_path, name):
     if good:
         Image.fromarray(chelsea()[:64, :64]).save(path, "JPEG")
     outcome = explain(path, "--method", "saliency", "--out", tmp_path / "run", "--json")
-    assert outcome.code == (0 if good else 1)
+    assert outcome.code == (0 if good else 2)
+    if not good:
+        assert "cannot be opened" in outcome.json["error"]
+        assert not (tmp_path / "run").exists()
+        return
     (row,) = outcome.json["images"]
-    assert row["status"] == ("ok" if good else "error")
+    assert row["status"] == "ok"
     assert "<b>&.jpg" not in (tmp_path / "run" / "report.html").read_text()
     human = explain(path, "--method", "saliency", "--out", tmp_path / "run2")
     assert "\x1b[31m" not in human.out
@@ -355,7 +359,7 @@ def test_report_opens_from_disk_alone(tmp_path, cat):
     assert (run / "report.html").is_file()
     next(run.rglob("*-heat.png")).unlink()
     broken = phosphene("report", run)
-    assert broken.code == 1
+    assert broken.code == 2
     assert broken.err.count("\n") == 1
     for content in (
         "{",
@@ -368,6 +372,6 @@ def test_report_opens_from_disk_alone(tmp_path, cat):
     ):
         (run / "manifest.json").write_text(content)
         broken = phosphene("report", run)
-        assert broken.code == 1, content
+        assert broken.code == 2, content
         assert broken.err.count("\n") == 1, content
         assert str(run) in broken.err

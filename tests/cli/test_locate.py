@@ -74,5 +74,5 @@ def test_usage_errors_of_evaluate_localization(cat, tmp_path, extra, message):
 
 def test_boxes_that_are_not_there(cat):
     outcome = phosphene("evaluate", "localization", "--images", cat.parent, "--boxes", "none.csv")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "none.csv: cannot be read" in outcome.err

@@ -91,7 +91,7 @@ def test_activations_usage(tmp_path, cat, arguments, message):
 def test_activations_of_a_broken_picture(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     outcome = phosphene("activations", tmp_path / "text.jpg", "--out", tmp_path / "run", "--json")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert "text.jpg" in outcome.json["error"]
     assert not (tmp_path / "run").exists() or not partial_files(tmp_path / "run")
@@ -138,7 +138,7 @@ def test_classes_of_no_or_all_names():
 def test_report_of_what_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         outcome = phosphene("report", path)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert outcome.err.count("\n") == 1
         assert str(path) in outcome.err
 

@@ -31,7 +31,7 @@ def test_a_contrast_is_the_maps_of_both_and_of_the_difference() -> None:
     assert [part.target.classes for part in got.parts] == [(3, 1), (4, 4), (3, 1)]
     assert got.difference.target.versus == (4, 4)
     assert map_error(got.difference.maps, got.one.maps - got.other.maps) < 1e-5
-    assert {part.display for part in got.parts} == {"signed"}
+    assert {part.display for part in got.parts} == {"percentile"}
     with pytest.raises(OptionError, match="told apart from itself"):
         contrast(classifier, pictures, [3, 4], 4, "cam")
     never_negative = contrast(classifier, pictures, [1, 2], [0, 0], "saliency")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from phosphene import contrast, explain
 from phosphene.registry import methods
-from phosphene.render import colorbar, heat_layer, scale_of, shared_scale
+from phosphene.render import colorbar, doubt, heat_layer, scale_of, shared_scale, with_doubt
 from tests.networks import classifier_of, pooled
 
 FAR_FROM_ZERO = torch.linspace(0.80, 0.84, 400).reshape(20, 20)
@@ -53,3 +54,51 @@ def test_methods_whose_zero_is_no_baseline_are_shown_over_their_range():
     assert explain(classifier, images, "smoothgrad(rise:masks=8):samples=2").display == "range"
     told_apart = contrast(classifier, images, 1, 2, "rise:masks=8")
     assert {part.display for part in told_apart.parts} == {"range"}
+
+
+def test_a_map_of_specks_is_drawn_by_percentiles():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(100, 100, generator=generator) ** 3
+    scale = scale_of(values, "percentile")
+    assert (values.abs() > scale.floor).float().mean() == pytest.approx(0.05, abs=2e-3)
+    assert (values.abs() > scale.high).float().mean() == pytest.approx(0.005, abs=2e-3)
+    assert scale.low == -scale.high
+    assert "the strongest 5 % alone" in scale.describe()
+    layer = np.asarray(heat_layer(values, scale)).astype(int)
+    drawn = (values.abs() > scale.floor).numpy()
+    assert layer[~drawn, 3].max() == 0
+    assert layer[drawn, 3].min() >= 127  # what is drawn can be seen
+    red, blue = drawn & (values > 0).numpy(), drawn & (values < 0).numpy()
+    assert (layer[red, 0] > layer[red, 2]).all()
+    assert (layer[blue, 2] > layer[blue, 0]).all()
+    assert {name for name, found in methods().items() if found.display == "percentile"} >= {
+        *("integrated_gradients", "input_x_gradient", "guided_backprop", "deconvnet", "guided_grad_cam")
+    }
+
+
+def test_a_class_that_is_all_but_ruled_out_is_said_on_the_picture():
+    picture = Image.new("RGB", (200, 120), "gray")
+    sure = with_doubt(picture, "tabby", 0.4)
+    unsure = with_doubt(picture, "tench", 0.0004)
+    assert np.asarray(sure).std() == 0
+    changed = np.abs(np.asarray(unsure).astype(int) - np.asarray(sure).astype(int)).sum(axis=(1, 2)) > 0
+    assert changed[-5:].all()
+    assert not changed[:80].any()
+    assert (
+        doubt("tench", 0.0004) == "tench has a probability of 0.04 %: colors show what speaks for it most, not how much"
+    )
+    assert doubt("tabby", 0.4) is None
+    assert doubt("tabby", None) is None
+
+
+def test_by_percentiles_a_flat_top_is_drawn_and_zeros_are_not():
+    half = torch.zeros(20, 20)
+    half[:, :10] = 2.0
+    layer = np.asarray(heat_layer(half, scale_of(half, "percentile")))
+    assert (layer[:, :10, 3] > 127).all()
+    assert (layer[:, 10:, 3] == 0).all()
+    few = torch.zeros(20, 20)
+    few[3, 3] = -1.0
+    drawn = np.asarray(heat_layer(few, scale_of(few, "percentile")))[..., 3]
+    assert drawn[3, 3] > 127
+    assert (drawn > 0).sum() == 1

@@ -54,7 +54,7 @@ def test_too_few_pictures_are_refused_before_anything_is_written(tmp_path: Path)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     with pytest.raises(OptionError, match="5 readable images are too few"):
-        draw_features([str(folder_of(pictures, (5,)))], FeaturesConfig(("4",)), common)
+        draw_features([str(folder_of(pictures, (5,)))], FeaturesConfig(("4",), exemplars=10), common)
     assert not (tmp_path / "run").exists()
 
 

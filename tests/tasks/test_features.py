@@ -152,7 +152,7 @@ def test_clear_errors(tmp_path: Path) -> None:
         features(classifier, tmp_path, "4")
     folder_of(tmp_path, (5,))
     with pytest.raises(OptionError, match="5 readable images are too few for 3 facets of 10 exemplars"):
-        features(classifier, tmp_path, "4")
+        features(classifier, tmp_path, "4", exemplars=10)
     with pytest.raises(NotFoundError, match="no layer 'blocks'"):
         features(classifier, tmp_path, "blocks", exemplars=2)
     with pytest.raises(NotFoundError, match="no layer 'before'"):

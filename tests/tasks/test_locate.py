@@ -117,7 +117,7 @@ def test_several_classes_and_no_unit():
 def test_another_method_gets_the_level_for_other_methods():
     best = PRESETS["best"]
     assert configured("best", "cam").threshold.level == best.other_level
-    assert configured("best", list(best.methods)) == best
+    assert configured("best", list(best.methods)) == replace(best, otherwise=())
     assert configured("best", segment="threshold") == replace(best, segment="threshold")
 
 

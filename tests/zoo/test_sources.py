@@ -52,7 +52,7 @@ def test_a_factory_makes_a_classifier_or_a_module():
     told = load_classifier("tests.zoo.models:network", preprocess=FED, labels=list("abcde"), head="sigmoid")
     assert (told.preprocess, told.head, told.name) == (FED, "sigmoid", "tests.zoo.models:network")
     assert load_classifier("tests.zoo.models:a_module", preprocess=FED).module is models.a_module
-    with pytest.warns(UserWarning, match="as they are"):
+    with pytest.warns(UserWarning, match="at their own size"):
         assert load_classifier("tests.zoo.models:four_channels").preprocess.channels == 4
 
 
@@ -165,7 +165,10 @@ def test_damaged_and_empty_files(tmp_path):
 def test_weights_alone_are_no_classifier(tmp_path):
     path = tmp_path / "net.safetensors"
     save_file(pooled().state_dict(), path)
-    with pytest.raises(ModelError, match="holds weights alone; name the network"):
+    with pytest.raises(
+        ModelError,
+        match="holds weights alone; give it as the weights of its network: --model torchvision:net",
+    ):
         load_classifier(str(path))
 
 
@@ -330,7 +333,7 @@ def test_an_export_that_would_run_code_is_refused(tmp_path, capsys):
 def test_a_missing_extra_gives_the_install_line(monkeypatch, source):
     for name in ("timm", "timm.data", "torchvision", "torchvision.models"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf'pip install "phosphene\[{source}\]"'):
+    with pytest.raises(MissingExtraError, match=rf"-m pip install '{source}>="):
         load_classifier(f"{source}:resnet18")
 
 
@@ -394,3 +397,17 @@ def test_local_weights_of_torchvisions_inceptions_are_fed_as_the_published_ones(
     load_classifier(f"torchvision:{name}", weights=tmp_path / "mine.safetensors")
     wanted = {} if name == "resnet18" else {"transform_input": True, "aux_logits": aux, "init_weights": False}
     assert asked == [{"weights": None, **wanted}]
+
+
+def test_a_spec_without_its_maker_or_source_proposes_what_was_meant(tmp_path):
+    code = tmp_path / "net.py"
+    code.write_text("raise SystemExit\ndef _own(): ...\ndef build(): ...\ndef scaled(width): ...\nclass Net: ...\n")
+    with pytest.raises(NotFoundError, match=r"name what makes the network in it: \S*net\.py:build or \S*net\.py:Net$"):
+        load_classifier(str(code))  # which reads the file and does not run it
+    with pytest.raises(NotFoundError, match=r"nowhere\.py: no such file"):
+        load_classifier("nowhere.py")
+    with pytest.raises(NotFoundError, match="did you mean torchvision:resnet50 or timm:resnet50"):
+        load_classifier("resnet50")
+    save_file(pooled().state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(ModelError, match=r"--model \S*net\.py:build --weights \S*net\.safetensors"):
+        load_classifier(str(tmp_path / "net.safetensors"))

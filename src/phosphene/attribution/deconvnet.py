@@ -15,6 +15,7 @@ from phosphene.registry import register_attribution
     title="DeconvNet",
     family="gradient",
     paper="zeiler2014",
+    display="percentile",
     caveat="Only max-pooling ties it to the image: without any, it is one picture for all images; classes look alike.",
 )
 @by_formula(relu_rule_map)

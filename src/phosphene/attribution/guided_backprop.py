@@ -15,6 +15,7 @@ from phosphene.registry import register_attribution
     title="Guided back-propagation",
     family="gradient",
     paper="springenberg2015",
+    display="percentile",
     caveat="Sharp because it partly recovers the image; it hardly changes with the class or with random upper layers.",
 )
 @by_formula(relu_rule_map)

@@ -21,6 +21,7 @@ from phosphene.types import Attribution
     title="Guided Grad-CAM",
     family="gradient",
     paper="selvaraju2017",
+    display="percentile",
     caveat="Only the coarse part knows the class; the fine lines are those of guided back-propagation.",
 )
 def guided_grad_cam(

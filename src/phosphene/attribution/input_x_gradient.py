@@ -19,6 +19,7 @@ from phosphene.types import Attribution
     title="Input x gradient",
     family="gradient",
     paper="shrikumar2016",
+    display="percentile",
     caveat="What equals the baseline gets nothing, however much the network looks at it.",
 )
 def input_x_gradient(

@@ -24,6 +24,7 @@ from phosphene.types import Attribution
     title="Integrated gradients",
     family="gradient",
     paper="sundararajan2017",
+    display="percentile",
     caveat="The map is about the difference to the baseline: what looks like the baseline gets nothing.",
 )
 def integrated_gradients(

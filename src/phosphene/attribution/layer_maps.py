@@ -20,9 +20,11 @@ from phosphene.types import Attribution
 Layers = LayerName | tuple[str, ...]
 
 
-def layer_names(classifier: Classifier, layer: Layers | None) -> tuple[str, ...]:
-    """The dotted names of one layer, of several (a tuple, or joined by +), or of the default for None."""
+def layer_names(classifier: Classifier, layer: Layers | None, target: Target) -> tuple[str, ...]:
+    """The dotted names of one layer, of several (a tuple, or joined by +), or of the default of the target for None."""
     prepared = prepare(classifier)
+    if layer is None and target.unit is not None:
+        return (prepared.layer_of_unit(target.unit.layer),)
     given: Sequence[Any] = (
         layer if isinstance(layer, tuple) else layer.split("+") if isinstance(layer, str) else [layer]
     )
@@ -49,7 +51,8 @@ def layer_map(
         classifier: what is explained.
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
-        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last,
+            of a unit the last before it.
         relu: keep the positive part of each layer's map alone, as the papers do.
         batch_size: images per pass; None chooses.
 
@@ -66,7 +69,7 @@ def layer_map(
         >>> found.maps.shape
         torch.Size([2, 6, 6])
     """
-    names = layer_names(classifier, layer)
+    names = layer_names(classifier, layer, target)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     maps = []
     for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -43,7 +43,8 @@ def layer_saliency(
         images: (N, C, H, W) in [0, 1].
         target: the class or unit whose score is differentiated.
         layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the
-            middle one of those on the last grid (ours): at the very last the gradient is the same everywhere.
+            middle one of those on the last grid (ours): at the very last the gradient is the same everywhere; if it is
+            at the middle one, too, then that of those where it is not.
         batch_size: images per pass; None chooses.
 
     Returns:
@@ -61,10 +62,10 @@ def layer_saliency(
     References:
         simonyan2014, section 3.1; rebuffi2020 for gradients at layers.
     """
-    if layer is None:
+    if layer is None and target.unit is None:
         prepared = prepare(classifier)
         size = prepared.preprocess.size or (int(images.shape[-2]), int(images.shape[-1]))
-        layer = middle_layer(prepared.layers, prepared.default_layer, size)
+        layer = middle_layer(prepared.layers, prepared.default_layer, size, prepared.flat_layers)
     return layer_map(_length, classifier, images, target, layer=layer, batch_size=batch_size)
 
 
@@ -72,11 +73,23 @@ def _length(_activations: Tensor, gradients: Tensor) -> Tensor:
     return gradients.square().sum(dim=1).sqrt()
 
 
-def middle_layer(layers: Sequence[Layer], last: str, size: Size) -> str:
+def middle_layer(
+    layers: Sequence[Layer],
+    last: str,
+    size: Size,
+    flat_layers: Callable[[Sequence[str]], frozenset[str]] = lambda _: frozenset(),
+) -> str:
     """The middle one of the layers on the grid of the `last`, counted at one depth of the module tree.
 
     That depth is the shallowest with at least three such layers: the blocks of a stage, not the convolutions within
-    them. Where no depth has three, it is the last layer itself.
+    them. Where no depth has three, it is the last layer itself. If the gradient says nothing of places there, it is the
+    middle one of those where it does, as long as there is one.
+
+    Args:
+        layers: what ran, in the order of completion.
+        last: one of them.
+        size: of the images.
+        flat_layers: tells those of some layers at which the gradient is the same everywhere.
 
     Example:
         >>> names = ["stem", "block.0.conv", "block.0", "block.1.conv", "block.1", "block.2", "block", "head"]
@@ -86,8 +99,17 @@ def middle_layer(layers: Sequence[Layer], last: str, size: Size) -> str:
     """
     grids = {layer.name: spatial_size(layer.shape, size, layer.layout) for layer in layers}
     fitting = [name for name, grid in grids.items() if grid == grids[last]]
-    for depth in range(1 + max(name.count(".") for name in fitting)):
-        level = [name for name in fitting if name.count(".") == depth]
+    chosen = _middle(fitting, last)
+    if chosen not in flat_layers([chosen]):
+        return chosen
+    flat = flat_layers(fitting)
+    told = [name for name in fitting if name not in flat]
+    return _middle(told, told[-1]) if told else last
+
+
+def _middle(names: Sequence[str], last: str) -> str:
+    for depth in range(1 + max(name.count(".") for name in names)):
+        level = [name for name in names if name.count(".") == depth]
         if len(level) >= 3:
             return level[(len(level) - 1) // 2]
     return last

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "activations")
+@command(
+    app,
+    "activations",
+    writes="a grid of channels and the raw values (.npy) of each layer, and report.html",
+    examples=("photo.jpg", "photo.jpg --layer blocks.5 --channel 12 --channel 40"),
+)
 def activations(
     common: Common,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture.")],
@@ -20,7 +25,7 @@ def activations(
     channel: Annotated[list[int] | None, typer.Option("--channel", help="A channel to draw; repeatable.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of the strongest channels to draw.")] = 24,
     scale: Annotated[
-        Literal["shared", "channel"], typer.Option(help="One colour scale for all channels, or each its own.")
+        Literal["shared", "channel"], typer.Option(help="One color scale for all channels, or each its own.")
     ] = "shared",
 ) -> Answer:
     """Plot the feature maps of layers for one picture, with statistics of every channel and the raw arrays."""

@@ -7,16 +7,25 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from functools import wraps
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
 
 from phosphene import __version__
-from phosphene.errors import CancelledError, OptionError, PhospheneError, printable
+from phosphene.errors import (
+    CancelledError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    PhospheneError,
+    printable,
+)
 from phosphene.runs.common import Announce, Common
 from phosphene.targets import CommandOption, Target, kinds
 
@@ -42,6 +51,7 @@ class Answer:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SECONDS_BETWEEN = 1.0
+_TYPED_WRONG = (OptionError, InputError, ModelError, MissingExtraError)
 
 
 def _common_option(item: Field[Any]) -> tuple[Any, Any]:
@@ -73,13 +83,27 @@ Shared = Mapping[str, tuple[Any, Any]]
 
 
 def command(
-    group: typer.Typer, name: str, *, common: bool = True, shared: Shared | None = None
+    group: typer.Typer,
+    name: str,
+    *,
+    common: bool = True,
+    shared: Shared | None = None,
+    writes: str = "",
+    examples: Sequence[str] = (),
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
 
     With `common`, the function's first parameter is a Common and the command takes the common options. The next is a
     mapping of the `shared` options, if there are any. In the place of a parameter `target` it takes an option for each
     kind of target that has one.
+
+    Args:
+        group: that it belongs to.
+        name: of the command.
+        common: whether it takes the common options.
+        shared: further options, which are handed over as a mapping.
+        writes: what it writes into its run folder, for the help; empty for a command that has none.
+        examples: how it is called, without the program's name; they stand at the end of the help.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., None]:
@@ -96,8 +120,8 @@ def command(
                 if takes_target:
                     given["target"] = _target(given)
                 if common:
-                    with _progress() as announce:
-                        answer = function(_common(given, announce), *args, **given)
+                    with _progress() as (announce, say):
+                        answer = function(_common(given, announce, say), *args, **given)
                 else:
                     answer = function(*args, **given)
                 _print(answer, as_json)
@@ -111,10 +135,30 @@ def command(
         parameters = [*own, *extra, _parameter("json", Json, False)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        group.command(name)(run)
+        group.command(name, epilog=_epilog(group, name, writes, examples))(run)
         return run
 
     return decorate
+
+
+def _epilog(group: typer.Typer, name: str, writes: str, examples: Sequence[str]) -> str | None:
+    """Where the output goes, and examples; a line that begins with a backspace keeps the line ends of what follows."""
+    if not examples:
+        return None
+    above = "" if group is app else f"{group.info.name} "
+    lines = "\n".join(f"  phosphene {above}{name} {example}".rstrip() for example in examples)
+    where = f"--out, or a new folder ./phosphene-runs/{name}-TIME, gets {writes}."
+    return f"\b\n{fill(where, 76)}\n\n" * bool(writes) + f"\b\nExamples:\n{lines}"
+
+
+def named(name: str, width: int, cells: str) -> list[str]:
+    """A line of a table for people; a name that is too wide has a line of its own.
+
+    Example:
+        >>> named("cam", 6, "0.5"), named("saliency", 6, "0.5")
+        (['cam    0.5'], ['saliency', '       0.5'])
+    """
+    return [f"{name:{width}} {cells}"] if len(name) <= width else [name, f"{'':{width}} {cells}"]
 
 
 def _options(written: inspect.Parameter, function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -148,8 +192,8 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def _common(given: dict[str, Any], announce: Announce) -> Common:
-    return Common(announce=announce, **{key: given.pop(key) for key in _COMMON})
+def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None]) -> Common:
+    return Common(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON})
 
 
 def _print(answer: Answer, as_json: bool) -> None:
@@ -166,7 +210,11 @@ def _print(answer: Answer, as_json: bool) -> None:
 
 @contextmanager
 def _one_line_errors(as_json: bool) -> Iterator[None]:
-    """Errors that phosphene raises on purpose become one line; usage errors exit 2, the others 1; so do warnings."""
+    """Errors that phosphene raises on purpose become one line, and so do warnings.
+
+    What was typed wrong exits 2: options, inputs that are not there, a network that cannot do it, a package to be
+    installed. The others exit 1.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"phosphene: {message}", file=sys.stderr)
@@ -175,7 +223,7 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         print(f"phosphene: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"error": str(error)}))
-        raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
+        raise typer.Exit(2 if isinstance(error, _TYPED_WRONG) else 1) from None
     except (KeyboardInterrupt, CancelledError):
         print("phosphene: stopped; what was finished is kept", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -195,17 +243,19 @@ def _lines() -> Announce:
 
 
 @contextmanager
-def _progress() -> Iterator[Announce]:
-    """A bar with the time that is left, on a terminal; lines on standard error when piped."""
+def _progress() -> Iterator[tuple[Announce, Callable[[str], None]]]:
+    """(how far it is, what was found): a bar with the time that is left and a line above it for each picture, on a
+    terminal; when piped lines on standard error, one for each picture as it is begun.
+    """
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _lines(), lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, Any] = {"": bar.add_task("loading", total=None)}
 
         def announce(done: int, total: int, text: str) -> None:
             # Behind a comma stands how far it is: the same thing still.
@@ -217,4 +267,7 @@ def _progress() -> Iterator[Announce]:
                 tasks[name] = bar.add_task(text, total=total)
             bar.update(tasks[name], completed=done, total=total, description=text)
 
-        yield announce
+        def say(line: str) -> None:
+            bar.console.print(printable(line), markup=False, highlight=False)
+
+        yield announce, say

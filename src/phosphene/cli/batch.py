@@ -9,7 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import ClassOption, LayerOption, Methods
+from phosphene.cli.explain import ClassOption, LayerOption, Methods, typed
 from phosphene.cli.locate import PresetName, SegmentOption
 from phosphene.errors import OptionError
 
@@ -110,12 +110,17 @@ _MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@command(batch, "explain", shared={**_MAPS, **_SHARED})
+@command(
+    batch,
+    "explain",
+    shared={**_MAPS, **_SHARED},
+    examples=("photos/ --out runs/all", "photos/ --out runs/all --class top3 --workers 2"),
+)
 def explain(
     common: Common,
     shared: Mapping[str, Any],
     source: Source,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     method: Methods = None,
     layer: LayerOption = None,
     score: Annotated[
@@ -127,11 +132,16 @@ def explain(
     """Explain any number of pictures; run again, the command goes on where it was stopped or killed."""
     from phosphene.tasks import ExplainConfig
 
-    options = {"classes": class_, "layer": layer, "score": score, "view": view}
+    options = {"classes": typed(class_), "layer": layer, "score": score, "view": view}
     return _run(common, source, ExplainConfig.of(method or (), **options, **_given(shared, "batch_size")), shared)
 
 
-@command(batch, "predict", shared=_SHARED)
+@command(
+    batch,
+    "predict",
+    shared=_SHARED,
+    examples=("photos/ --out runs/all", "table.csv --out runs/all --count 3"),
+)
 def predict(
     common: Common,
     shared: Mapping[str, Any],
@@ -145,12 +155,17 @@ def predict(
     return _run(common, source, PredictConfig(count, view, **_given(shared, "batch_size")), {"maps": "none", **shared})
 
 
-@command(batch, "locate", shared={**_MAPS, **_SHARED})
+@command(
+    batch,
+    "locate",
+    shared={**_MAPS, **_SHARED},
+    examples=("photos/ --out runs/all", "photos/ --out runs/all --class tabby --method cam"),
+)
 def locate(
     common: Common,
     shared: Mapping[str, Any],
     source: Source,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     method: Methods = None,
     segment: Annotated[
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
@@ -160,11 +175,11 @@ def locate(
     """Locate objects in any number of pictures; run again, the command goes on where it was stopped or killed."""
     from phosphene.tasks import LocateConfig
 
-    options = {"segment": segment, "preset": preset, "classes": class_, **_given(shared, "batch_size")}
+    options = {"segment": segment, "preset": preset, "classes": typed(class_), **_given(shared, "batch_size")}
     return _run(common, source, LocateConfig.of(method or (), **options), shared)
 
 
-@command(batch, "status", common=False)
+@command(batch, "status", common=False, examples=("runs/all", "runs/all --json"))
 def status(run: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of a run in shards.")]) -> Answer:
     """How far a run is, whether it is under way, was killed, or is complete."""
     from phosphene.batches import batch_status

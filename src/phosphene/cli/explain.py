@@ -23,19 +23,34 @@ Images = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 ClassOption = Annotated[
-    str, typer.Option("--class", metavar="CLASS|topK", help="Index, WordNet id, name or part of one; or the K best.")
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="CLASS|topK",
+        help="Index, WordNet id, name or part of one, several with commas; or the K best [default: top1].",
+    ),
 ]
 Methods = Annotated[
-    list[str] | None, typer.Option("--method", metavar="SPEC", help="e.g. occlusion:window=20,stride=10; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="SPEC",
+        help="e.g. occlusion:window=20,stride=10; repeatable [default: grad_cam, or saliency where it says nothing].",
+    ),
 ]
 LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help="Layer of the methods that need one.")]
 
 
-@command(app, "explain")
+@command(
+    app,
+    "explain",
+    writes="overlays, raw maps (.npy), rows.jsonl, manifest.json and report.html",
+    examples=("photo.jpg", "holiday/ --class top3 --method cam --method saliency"),
+)
 def explain(
     common: Common,
     images: Images,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     versus: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Why the class and not this one: both, and the difference.")
     ] = None,
@@ -47,10 +62,10 @@ def explain(
         typer.Option(help="What is explained; default the method's."),
     ] = None,
     view: Annotated[
-        Literal["center", "whole"], typer.Option(help="The centre as trained, or the whole frame.")
+        Literal["center", "whole"], typer.Option(help="The center as trained, or the whole frame.")
     ] = "center",
     scale: Annotated[
-        Literal["image", "shared"], typer.Option(help="Colour scale: each map its own, or one per method.")
+        Literal["image", "shared"], typer.Option(help="Color scale: each map its own, or one per method.")
     ] = "image",
     render: Annotated[
         Literal["overlay", "map", "both"], typer.Option(help="Maps on the pictures, by themselves, or both.")
@@ -63,7 +78,7 @@ def explain(
 
     config = ExplainConfig.of(
         method or (),
-        classes=class_,
+        classes=typed(class_),
         versus=versus,
         target=target,
         layer=layer,
@@ -76,13 +91,19 @@ def explain(
         return explained(explain_pictures(images, config, common, resume=resume))
 
 
-@command(app, "demo")
+@command(app, "demo", writes="what explain writes", examples=("", "--out tour"))
 def demo(common: Common) -> Answer:
     """The tour: the embedded classifier explained on packaged pictures, with a report to open."""
     from phosphene.runs.demo import demo as run_demo
 
     with cancelled_by_interrupt(common.cancel):
         return explained(run_demo(common))
+
+
+def typed(classes: list[str] | None) -> str | tuple[str, ...]:
+    """The classes as a config takes them."""
+    given = classes or ["top1"]
+    return given[0] if len(given) == 1 else tuple(given)
 
 
 def explained(answer: Mapping[str, Any]) -> Answer:
@@ -96,6 +117,9 @@ def explained(answer: Mapping[str, Any]) -> Answer:
                 what += f", not {shown['target']['versus']['label']}"
             picture = shown.get("contrast") or shown["overlay"] or shown.get("opaque")
             lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {picture}")
+            lines += [f"    note: {note}" for note in shown.get("notes", ())]
+    notes = (note for image in answer["images"] for shown in image["maps"] for note in shown.get("notes", ()))
+    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
     failed = any(
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from phosphene.cli.app import Answer, command
+from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ Limit = Annotated[int, typer.Option(help="How many pictures, taken evenly from a
 Masks = Annotated[int | None, typer.Option(help="Masks of the methods that draw masks; default their own.")]
 
 
-@command(evaluate, "faithfulness")
+@command(
+    evaluate,
+    "faithfulness",
+    writes="the curves and report.html",
+    examples=("--images val/ --limit 20", "--images val/ --method rise:masks=400"),
+)
 def faithfulness(
     common: Common,
     images: Pictures,
@@ -56,29 +61,24 @@ def faithfulness(
     )
     lines = [f"{'method':32} deletion  insertion  drop    increase  s/image"]
     rows = (*answer["rows"], *answer["baselines"].values())
-    lines += [_line(row) for row in rows]
+    for row in rows:
+        lines += named(row["method"], 32, _cells(row))
     if measure:
         lines += [
             "",
             f"{'method':32} {'  '.join(f'{name:>10}' for name in _FURTHER if any(name in row for row in rows))}",
         ]
-        lines += [_further_line(row) for row in rows if row["images"]]
+        for row in rows:
+            if row["images"]:
+                lines += named(row["method"], 32, "  ".join(f"{row[name]:10.3f}" for name in _FURTHER if name in row))
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     failed = bool(answer["errors"]) or any(row["error"] for row in answer["rows"])
     return Answer(answer, "\n".join(lines), failed)
 
 
-def _further_line(row: Mapping[str, Any]) -> str:
-    values = "  ".join(f"{row[name]:10.3f}" for name in _FURTHER if name in row)
-    return f"{row['method']:32} {values}"
-
-
-def _line(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> str:
     if not row["images"]:
-        return f"{row['method']:32} {row['error'] or 'every map was empty'}"
+        return str(row["error"] or "every map was empty")
     drop = "  -   " if row["average_drop"] is None else f"{row['average_drop']:6.1%}"
     increase = "  -   " if row["average_increase"] is None else f"{row['average_increase']:6.1%}"
-    return (
-        f"{row['method']:32} {row['deletion']:8.3f}  {row['insertion']:9.3f}  {drop}  {increase}    "
-        f"{row['seconds_per_image']:7.2f}"
-    )
+    return f"{row['deletion']:7.3f}  {row['insertion']:9.3f}  {drop}  {increase}  {row['seconds_per_image']:7.2f}"

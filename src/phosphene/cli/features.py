@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "features")
+@command(
+    app,
+    "features",
+    writes="images of the facets, their exemplars, a map of the pictures and report.html",
+    examples=("holiday/", "holiday/ --layer blocks.14 --facets 2 --steps 100"),
+)
 def features(
     common: Common,
     folder: Annotated[
@@ -29,7 +34,9 @@ def features(
         list[str] | None, typer.Option("--layer", metavar="NAME|default", help="A layer; repeatable.")
     ] = None,
     facets: Annotated[int, typer.Option(help="Kinds of pictures to tell apart; an image is drawn for each.")] = 3,
-    exemplars: Annotated[int, typer.Option(help="Pictures that stand for a facet.")] = 10,
+    exemplars: Annotated[
+        int | None, typer.Option(help="Pictures that stand for a facet [default: 10, of few pictures their share].")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Channels that the dot product looks at [default: 50].")] = None,
     terms: Annotated[
         Literal["full", "dot", "distance"] | None, typer.Option(help="Terms of the loss [default: full].")

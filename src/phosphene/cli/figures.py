@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "figures")
+@command(
+    app,
+    "figures",
+    writes="a picture of each figure, figures.json and index.html",
+    examples=("sci --quick", "deep_inside-1"),
+)
 def figures(
     common: Common,
     paper: Annotated[

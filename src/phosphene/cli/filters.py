@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "filters")
+@command(app, "filters", writes="the picture and the weights", examples=("", "--model net.py:build"))
 def filters(
     common: Common,
     layer: Annotated[

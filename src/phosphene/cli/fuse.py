@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "fuse")
+@command(
+    app, "fuse", writes="the images (.png), labels.csv and report.html", examples=('zebra "bell pepper"', "--count 4")
+)
 def fuse(
     common: Common,
     classes: Annotated[

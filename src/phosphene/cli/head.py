@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "head")
+@command(
+    app,
+    "head",
+    writes="the fitted head, which --model DIR loads, and report.html",
+    examples=("dogs_and_wolves/ --out runs/head", "dogs_and_wolves/ --held-out 0.3"),
+)
 def head(
     common: Common,
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Has one folder of pictures per class.")],

@@ -30,7 +30,12 @@ Frames = Annotated[bool, typer.Option("--frames", help="Keep the way of each ima
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; what is finished stays.")]
 
 
-@command(app, "impress")
+@command(
+    app,
+    "impress",
+    writes="the images (.png) and report.html",
+    examples=("ladybug", "--unit blocks.10=12 --recipe class_model --steps 200"),
+)
 def impress(
     common: Common,
     classes: Classes = None,

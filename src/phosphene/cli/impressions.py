@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phosphene.cli.app import Answer, command
+from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(evaluate, "impressions")
+@command(
+    evaluate,
+    "impressions",
+    writes="contact sheets and report.html",
+    examples=("--classes ladybug,zebra", "--classes ladybug --recipe class_model"),
+)
 def impressions(
     common: Common,
     classes: Annotated[
@@ -34,27 +39,29 @@ def impressions(
 
     names = [name.strip() for text in classes for name in text.split(",") if name.strip()]
     answer = evaluate_impressions(names, recipe or ["sci"], common, count=count, judge=judge or ["auto"])
-    head = f"{'recipe':40} images    own  judge   top1  index  weakest  one object  ms/step"
-    lines = [head, *(_line(row) for row in answer["rows"])]
+    lines = [f"{'recipe':16} images    own  judge   top1  index  weakest  one object  ms/step"]
+    for row in answer["rows"]:
+        lines += named(row["recipe"], 16, _cells(row))
     judged = [(row["recipe"], one) for row in answer["rows"] for one in row["judges"]]
     if judged:
-        lines += ["", f"{'recipe':40} {'judge':24} prob.   top1   top5  coverage  one object"]
-        lines += [_judge_line(recipe, one) for recipe, one in judged]
+        lines += ["", f"{'recipe, judge':32} prob.   top1   top5  coverage  one object"]
+        for recipe, one in judged:
+            lines += named(f"{recipe}, {one['model'] or '-'}", 32, _judge_cells(one))
     return Answer(answer, "\n".join(lines))
 
 
-def _judge_line(recipe: str, judge: Mapping[str, Any]) -> str:
+def _judge_cells(judge: Mapping[str, Any]) -> str:
     probability, top1, top5, coverage, one = (
         _cell(judge[key]) for key in ("probability", "top1", "top5", "coverage", "one_object")
     )
-    return f"{recipe:40} {judge['model'] or '-':24} {probability}  {top1}  {top5}     {coverage}       {one}"
+    return f"{probability}  {top1}  {top5}     {coverage}       {one}"
 
 
 def _cell(value: float | None) -> str:
     return "   - " if value is None else f"{value:5.2f}"
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> str:
     keys = (
         "probability",
         "judge_probability",
@@ -64,7 +71,4 @@ def _line(row: Mapping[str, Any]) -> str:
         "one_object",
     )
     own, judge, top1, index, weakest, one = (_cell(row[key]) for key in keys)
-    return (
-        f"{row['recipe']:40} {row['images']:6}  {own}  {judge}  {top1}  {index}    {weakest}       {one}  "
-        f"{row['ms_per_step']:7.1f}"
-    )
+    return f"{row['images']:6}  {own}  {judge}  {top1}  {index}    {weakest}       {one}  {row['ms_per_step']:7.1f}"

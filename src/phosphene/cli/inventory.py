@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "methods", common=False)
+@command(app, "methods", common=False, examples=("", "occlusion"))
 def methods(name: Annotated[str | None, typer.Argument(help="One method, with all its options.")] = None) -> Answer:
     """List the methods and recipes with their options."""
     from phosphene.runs.inventory import registered
@@ -74,7 +74,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(_plain(value))
 
 
-@command(app, "layers")
+@command(app, "layers", examples=("", "--model torchvision:resnet18"))
 def layers(common: Common) -> Answer:
     """List the layers of a classifier in the order in which they run, with the shapes of their outputs."""
     classifier = common.load()
@@ -91,7 +91,7 @@ def layers(common: Common) -> Answer:
     return Answer({"model": classifier.name, "default": default, "layers": rows}, "\n".join(lines))
 
 
-@command(app, "classes")
+@command(app, "classes", examples=("lemur", "--json"))
 def classes(
     common: Common,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Index, WordNet id or part of a name.")] = None,
@@ -113,7 +113,7 @@ def classes(
     return Answer({"classes": rows}, "\n".join(labels.describe(index) for index in found))
 
 
-@command(app, "report", common=False)
+@command(app, "report", common=False, examples=("phosphene-runs/explain-20250101-120000", "runs/all --report pages"))
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
     mode: Annotated[

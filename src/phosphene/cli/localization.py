@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phosphene.cli.app import Answer, command
+from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(evaluate, "localization")
+@command(
+    evaluate,
+    "localization",
+    writes="the table in report.html",
+    examples=("--images val/ --boxes boxes.csv", "--images val/ --boxes coco.json --method cam"),
+)
 def localization(
     common: Common,
     images: Annotated[str, typer.Option("--images", metavar="DIR", help="Folder of pictures.")],
@@ -48,22 +53,26 @@ def localization(
 
 
 def _lines(answer: Mapping[str, Any]) -> list[str]:
-    head = f"{'preset method':44} segment    GT-known        top-1 err top-5 err pointing  .3   .5   .7   s/image"
+    head = f"{'':24} GT-known  95 %      top-1 top-5 point  IoU .3   .5   .7  s/img"
     lines = [
         f"{answer['images']} pictures; the class is first in {answer['class_top1']:.3f}, "
         f"among five in {answer['class_top5']:.3f}",
         head,
     ]
-    lines += [_line(f"{row['preset']} {row['method']}", row["segment"], row) for row in answer["rows"]]
-    lines += [_line(name, "-", row) for name, row in answer["baselines"].items()]
+    for row in answer["rows"]:
+        lines += named(f"{row['preset']} {row['method']}, {row['segment']}", 24, _cells(row))
+    for name, row in answer["baselines"].items():
+        lines += named(name, 24, _cells(row))
+    lines += [f"note: {row['preset']} {row['method']}: {note}" for row in answer["rows"] for note in row["notes"]]
+    lines += [f"note: {note}" for note in answer["notes"]]
     lines += [f"failed: {item['error']}" for item in answer["failed"]]
     return lines
 
 
-def _line(name: str, segment: str, row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> str:
     low, high = row["gt_known_ci"]
     accuracies = " ".join(f"{value:.2f}" for value in row["box_accuracy"].values())
     return (
-        f"{name:44} {segment:10} {row['gt_known']:.3f} {low:.2f}-{high:.2f} {row['top1_error']:9.3f} "
-        f"{row['top5_error']:9.3f} {row['pointing_game']:8.3f} {accuracies} {row['seconds_per_image']:7.2f}"
+        f"{row['gt_known']:8.3f}  {low:.2f}-{high:.2f} {row['top1_error']:5.3f} {row['top5_error']:5.3f} "
+        f"{row['pointing_game']:5.3f}     {accuracies} {row['seconds_per_image']:6.2f}"
     )

@@ -9,7 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.explain import ClassOption, Images, Resume
+from phosphene.cli.explain import ClassOption, Images, Resume, typed
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -18,11 +18,16 @@ PresetName = Literal["best", "paper"]
 SegmentOption = Literal["graphcut", "threshold"]
 
 
-@command(app, "locate")
+@command(
+    app,
+    "locate",
+    writes="masks, coco.json and report.html",
+    examples=("photo.jpg", "holiday/ --class tabby,lynx --segment threshold"),
+)
 def locate(
     common: Common,
     images: Images,
-    class_: ClassOption = "top1",
+    class_: ClassOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="SPEC", help="Maps instead of the preset's, e.g. cam; several are averaged."),
@@ -37,7 +42,7 @@ def locate(
     from phosphene.runs.locate import locate_pictures
     from phosphene.tasks import LocateConfig
 
-    config = LocateConfig.of(method or (), segment=segment, preset=preset, classes=class_)
+    config = LocateConfig.of(method or (), segment=segment, preset=preset, classes=typed(class_))
     with cancelled_by_interrupt(common.cancel):
         answer = locate_pictures(images, config, common, resume=resume)
     lines = [line for image in answer["images"] for line in _lines(image)]
@@ -52,4 +57,5 @@ def _lines(image: Mapping[str, Any]) -> list[str]:
     for found in image["objects"]:
         x0, y0, x1, y1 = found["box"]
         lines.append(f"  {found['probability']:6.1%}  {found['label']}: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}")
+    lines += [f"  note: {note}" for note in image.get("notes", ())]
     return [*lines, *([f"  failed: {image['error']}"] if image["error"] else [])]

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(app, "predict")
+@command(app, "predict", writes="rows.jsonl and report.html", examples=("photo.jpg", "holiday/ --count 3 --json"))
 def predict(
     common: Common,
     images: Images,
     count: Annotated[int, typer.Option(min=1, help="How many of the best classes are told.")] = 5,
     view: Annotated[
-        Literal["center", "whole"], typer.Option(help="The centre as trained, or the whole frame.")
+        Literal["center", "whole"], typer.Option(help="The center as trained, or the whole frame.")
     ] = "center",
     resume: Resume = False,
 ) -> Answer:

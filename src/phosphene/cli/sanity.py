@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
 
 
-@command(evaluate, "sanity")
+@command(
+    evaluate,
+    "sanity",
+    writes="charts, maps along the cascade and report.html",
+    examples=("--images val/ --limit 5", "--images val/ --method guided_backprop"),
+)
 def sanity(
     common: Common,
     images: Pictures,

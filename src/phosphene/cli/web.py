@@ -10,7 +10,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 
-@command(app, "web", common=False)
+@command(app, "web", common=False, examples=("", "--model embedded --model net.py:build --port 8000"))
 def web(
     model: Annotated[
         list[str] | None,

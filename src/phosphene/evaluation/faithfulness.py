@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from phosphene.devices import clock
@@ -21,10 +22,12 @@ from phosphene.metrics.insertion_deletion import deletion, insertion, rise_blur
 from phosphene.metrics.pixel_flipping import pixel_flipping
 from phosphene.metrics.road import road
 from phosphene.registry import Spec
+from phosphene.render import Sheet, Tile, line_chart, numbers, shown_as
 from phosphene.runtime import Prepared, forward
 from phosphene.targets import Target, TargetLike, resolve_one
+from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
-from phosphene.types import Record
+from phosphene.types import Record, Shown
 
 Protocol = Literal["coarse", "rise"]
 MEASURES = ("road", "pixel_flipping")
@@ -91,13 +94,36 @@ class FaithfulnessScores:
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Shown):
     """The measurements of all methods, of the trivial baselines, and the files that could not be read."""
 
     methods: tuple[FaithfulnessScores, ...]
     baselines: tuple[FaithfulnessScores, ...]
     images: int
     broken: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        return f"Faithfulness({', '.join(one.method for one in self.methods)}; {self.images} pictures)"
+
+    def chart(self, kind: str) -> Image.Image:
+        """The mean curves of "deletion" or "insertion" of all methods and baselines."""
+        return line_chart(
+            {one.method: one.curves[kind].tolist() for one in (*self.methods, *self.baselines) if kind in one.curves},
+            xs=torch.linspace(0, 1, CURVE_POINTS, device="cpu").tolist(),
+            xlabel=f"share of the pixels {'replaced' if kind == 'deletion' else 'put back'}, most important first",
+            ylabel="probability of the class",
+            quiet=[one.method for one in self.baselines],
+        )
+
+
+@shown_as(Faithfulness)
+def _faithfulness_sheet(found: Faithfulness) -> Sheet:
+    keys = ("deletion", "insertion", "average_drop", "average_increase", "seconds_per_image")
+    rows = [one.row() for one in (*found.methods, *found.baselines)]
+    head = ("method", "deletion", "insertion", "average drop", "average increase", "s an image")
+    table = (head, *(numbers([row["method"], *(row.get(key) for key in keys)]) for row in rows))
+    charts = tuple(Tile(found.chart(kind), (kind,)) for kind in ("deletion", "insertion"))
+    return Sheet((charts,), f"Faithfulness on {found.images} pictures", table)
 
 
 def faithfulness(
@@ -142,6 +168,7 @@ def faithfulness(
     """
     if not set(measures) <= set(MEASURES):
         raise OptionError(f"measures {tuple(measures)}; choose from {', '.join(MEASURES)}")
+    progress = told(progress)
     specs = affordable(methods, masks)
     goal = resolve_one(target, classifier.labels)
     measured = {str(spec): FaithfulnessScores(str(spec)) for spec in specs}

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
+from phosphene.images import to_pil
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.photographs import photograph_distance
 from phosphene.registry import Spec
+from phosphene.render import Sheet, Tile, numbers, shown_as
 from phosphene.runtime import Prepared
 from phosphene.tasks.impressions import Job, Progress, synthesize
 from phosphene.tasks.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
-from phosphene.types import Impression
+from phosphene.types import Impression, Shown
 
 
-@dataclass
-class ImpressionScores:
+@dataclass(repr=False)
+class ImpressionScores(Shown):
     """What one recipe made and how it was read, image by image in the order of the jobs.
 
     Args:
@@ -39,6 +41,9 @@ class ImpressionScores:
     judged: list[list[Judgement | None]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"ImpressionScores({self.recipe}, {len(self.jobs)} images)"
 
     def add(self, job: Job, made: Impression, own: OwnReading, judged: list[Judgement | None]) -> None:
         """One more image with its readings."""
@@ -92,6 +97,36 @@ class ImpressionScores:
             if one.single_object_index is not None:
                 values.setdefault(one.classes[0].label, []).append(one.single_object_index)
         return {label: sum(found) / len(found) for label, found in values.items()}
+
+
+@shown_as(ImpressionScores)
+def _scores_sheet(found: ImpressionScores) -> Sheet:
+    keys = (
+        "images",
+        "probability",
+        "judge_probability",
+        "judge_top1",
+        "single_object_index",
+        "one_object",
+        "ms_per_step",
+    )
+    row = found.row()
+    head = (
+        "recipe",
+        "images",
+        "probability",
+        "judge's",
+        "judge's first",
+        "single-object index",
+        "one object",
+        "ms a step",
+    )
+    tiles = []
+    for image, own, judged in zip(found.images, found.own, found.judged, strict=True):
+        readings = [f"{one.model}: {one.best[0]}" for one in judged if one is not None]
+        tiles.append(Tile(to_pil(image), (", ".join(map(str, own.classes)), *readings)))
+    table = (head, numbers([found.recipe, *(row[key] for key in keys)]))
+    return Sheet(tuple(tuple(tiles[start : start + 4]) for start in range(0, len(tiles), 4)), table=table)
 
 
 def measure_impressions(

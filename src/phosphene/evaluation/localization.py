@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,10 +17,12 @@ from phosphene.localization.presets import LocalizationPreset
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.iou import best_iou
 from phosphene.metrics.pointing_game import pointing_hit
+from phosphene.render import Sheet, Tile, bar_chart, numbers, shown_as
 from phosphene.runtime import Prepared
+from phosphene.tasks.notebook import told
 from phosphene.tasks.objects import cut_out, evidence, posteriors
 from phosphene.tasks.stream import no_answer
-from phosphene.types import Box, Prediction, Record, Size
+from phosphene.types import Box, Prediction, Record, Shown, Size
 
 Progress = Callable[[int, int, str], None]
 OVERLAPS = (0.3, 0.5, 0.7)
@@ -41,6 +44,7 @@ class LocalizationScores:
         best: whether the true class is the classifier's first answer.
         among: whether it is among the first five.
         dead: how many maps said nothing; they count as wrong.
+        notes: what was said of maps, such as which took the place of others, with the number of pictures.
         seconds: in all.
     """
 
@@ -51,6 +55,7 @@ class LocalizationScores:
     best: list[bool] = field(default_factory=list)
     among: list[bool] = field(default_factory=list)
     dead: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def add(
@@ -62,6 +67,11 @@ class LocalizationScores:
         self.best.append(rank < 1)
         self.among.append(rank < 5)
 
+    @property
+    def gt_known(self) -> float:
+        """The share of pictures where the box of the true class overlaps an instance by half or more."""
+        return sum(overlap >= 0.5 for overlap in self.overlaps) / len(self.overlaps)
+
     def row(self) -> dict[str, object]:
         """The measures, as the command prints them.
 
@@ -72,7 +82,7 @@ class LocalizationScores:
         top5 = [1.0 - (box and named) for box, named in zip(right, self.among, strict=True)]
         row: dict[str, object] = {} if self.way is None else _identity(self.way)
         return row | {
-            "gt_known": sum(right) / count,
+            "gt_known": self.gt_known,
             "gt_known_ci": bootstrap_interval(right),
             "top1_error": 1 - sum(box and named for box, named in zip(right, self.best, strict=True)) / count,
             "top5_error": sum(top5) / count,
@@ -81,6 +91,7 @@ class LocalizationScores:
             "box_accuracy": {str(least): sum(value >= least for value in self.overlaps) / count for least in OVERLAPS},
             "mean_overlap": sum(self.overlaps) / count,
             "dead": self.dead,
+            "notes": [f"{note} ({count} of {len(self.overlaps)} pictures)" for note, count in self.notes.items()],
             "seconds_per_image": self.seconds / count,
         }
 
@@ -90,7 +101,7 @@ def _identity(way: LocalizationPreset) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Localization:
+class Localization(Shown):
     """The measurements of all ways and of the trivial baselines, and the pictures that could not be used.
 
     Args:
@@ -108,6 +119,20 @@ class Localization:
     rows: tuple[LocalizationScores, ...]
     baselines: tuple[LocalizationScores, ...]
     broken: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        return f"Localization({len(self.rows)} ways, {self.images} pictures)"
+
+
+@shown_as(Localization)
+def _localization_sheet(found: Localization) -> Sheet:
+    named = [(one.name, one.row()) for one in (*found.rows, *found.baselines)]
+    keys = ("gt_known", "top1_error", "top5_error", "pointing_game", "seconds_per_image")
+    bars = {one.name: one.gt_known for one in (*found.rows, *found.baselines)}
+    chart = bar_chart(bars, label="GT-known", quiet=[one.name for one in found.baselines])
+    head = ("map and cut", "GT-known", "top-1 error", "top-5 error", "pointing game", "s an image")
+    table = (head, *(numbers([name, *(row[key] for key in keys)]) for name, row in named))
+    return Sheet(((Tile(chart),),), f"Localization on {found.images} pictures", table)
 
 
 def localization(
@@ -139,6 +164,7 @@ def localization(
     References:
         russakovsky2015, section 4.2; simonyan2014, section 3.2; zhang2018 for the pointing game.
     """
+    progress = told(progress)
     rows = tuple(LocalizationScores(" ".join(map(str, _identity(way).values())), way) for way in ways)
     baselines = (LocalizationScores("whole_frame"), LocalizationScores("centre_box"))
     broken: list[Record] = []
@@ -211,7 +237,7 @@ def _sharing_maps(rows: Sequence[LocalizationScores]) -> list[list[LocalizationS
     for measured in rows:
         assert measured.way is not None
         way = measured.way
-        key = (way.methods, way.sizes, way.mirror, way.blur, way.fine, way.grid, way.ranking)
+        key = (way.methods, way.sizes, way.mirror, way.blur, way.fine, way.grid, way.ranking, way.otherwise)
         groups.setdefault(key, []).append(measured)
     return list(groups.values())
 
@@ -234,6 +260,7 @@ def _measure(
     for measured in group:
         assert measured.way is not None
         start = clock(classifier.device)
+        measured.notes.update(seen.note for seen in maps if seen.note is not None)
         for (truth, picture), rank, seen in zip(batch, ranks, maps, strict=True):
             try:
                 found = cut_out(picture, seen, measured.way, Prediction(truth.index, "", 0.0))

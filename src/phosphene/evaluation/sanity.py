@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
@@ -20,11 +21,13 @@ from phosphene.evaluation.heat import Heat, Progress, affordable, failing, heat_
 from phosphene.metrics.spearman import spearman
 from phosphene.metrics.ssim import ssim
 from phosphene.registry import Spec
+from phosphene.render import Sheet, Tile, line_chart, shown_as
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.prepare import forget
 from phosphene.targets import Target, TargetLike, resolve_one
+from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
-from phosphene.types import Record
+from phosphene.types import Record, Shown
 
 Mode = Literal["cascading", "independent"]
 MODES: tuple[Mode, ...] = ("cascading", "independent")
@@ -131,7 +134,7 @@ def _strongest(likeness: Likeness) -> float | None:
 
 
 @dataclass(frozen=True)
-class SanityChecks:
+class SanityChecks(Shown):
     """The checks of all methods.
 
     Args:
@@ -147,6 +150,38 @@ class SanityChecks:
     images: int
     example: Tensor
     broken: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        return f"SanityChecks({', '.join(one.method for one in self.methods)}; {self.images} pictures)"
+
+    def chart(self, mode: Mode) -> Image.Image:
+        """The likeness of each method's maps to the true ones along the stages of a mode."""
+        lines = {
+            one.method: [1.0, *(_or_nan(likeness.row()["spearman_abs"]) for likeness in one.stages[mode].values())]
+            for one in self.methods
+            if one.error is None
+        }
+        # The lower end of the axis is the same for all runs unless a line goes below it.
+        lowest = min([-0.25, *(value - 0.05 for values in lines.values() for value in values if not math.isnan(value))])
+        return line_chart(
+            lines,
+            ticks=["intact", *(stage.name for stage in self.stages)],
+            xlabel="randomized, from the head down" if mode == "cascading" else "the one randomized stage",
+            ylabel="rank correlation of magnitudes",
+            bounds=(lowest, 1.05),
+        )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+@shown_as(SanityChecks)
+def _sanity_sheet(found: SanityChecks) -> Sheet:
+    modes: list[Mode] = [mode for mode in MODES if any(mode in one.stages for one in found.methods)]
+    rows = [(one.method, one.error or one.verdict or "no verdict without the cascade") for one in found.methods]
+    charts = tuple(Tile(found.chart(mode), (mode,)) for mode in modes)
+    return Sheet((charts,), f"Randomized weights, {found.images} pictures", (("method", "verdict"), *rows))
 
 
 def sanity(
@@ -194,6 +229,7 @@ def sanity(
     References:
         adebayo2018, sections 3 and 4.
     """
+    progress = told(progress)
     if not modes or not set(modes) <= set(MODES):
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
     specs = affordable(methods, masks)

@@ -1,6 +1,6 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
-from phosphene.graph.default_layer import default_layer
+from phosphene.graph.default_layer import candidate_layers, default_layer
 from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
@@ -22,6 +22,7 @@ __all__ = [
     "channel_axis",
     "check_inside",
     "convolution_kernel",
+    "candidate_layers",
     "default_layer",
     "graph_module",
     "input_channels",

@@ -38,11 +38,7 @@ def default_layer(
     Raises:
         ModelError: if no layer has a spatial map.
     """
-    candidates = [layer.name for layer in reversed(layers) if _is_candidate(layer, size)]
-    # A network that squeezes one side alone has grids of other proportions than its images.
-    candidates = candidates or [
-        layer.name for layer in reversed(layers) if len(layer.shape) == 3 and _has_extent(layer)
-    ]
+    candidates = candidate_layers(layers, size)
     if not candidates:
         raise ModelError(
             f"no layer of {network} has an output with places: (N, C, h, w), (N, h, w, C) or tokens of the "
@@ -55,6 +51,13 @@ def default_layer(
         if reached == 0:  # the scores are constant: no layer would do better
             break
     return candidates[0]
+
+
+def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
+    """The layers whose output is a map of the image's places, the last first."""
+    found = [layer.name for layer in reversed(layers) if _is_candidate(layer, size)]
+    # A network that squeezes one side alone has grids of other proportions than its images.
+    return found or [layer.name for layer in reversed(layers) if len(layer.shape) == 3 and _has_extent(layer)]
 
 
 def _is_candidate(layer: Layer, size: Size) -> bool:

@@ -42,6 +42,8 @@ class LocalizationPreset:
         threshold: settings of "threshold".
         other_level: level of both segmentations for other methods than the preset's own, whose maps it was chosen on.
         fine: what is different for gradients at single pixels; None if nothing is.
+        otherwise: specs of methods that take the place of the preset's own one after the other, where those say
+            nothing of a picture or do not run on a network.
     """
 
     name: str
@@ -56,12 +58,14 @@ class LocalizationPreset:
     threshold: Threshold = field(default_factory=Threshold)
     other_level: float = 0.25
     fine: FineMaps | None = None
+    otherwise: tuple[str, ...] = ()
 
     def with_methods(self, methods: tuple[str, ...]) -> LocalizationPreset:
-        """The same way with other maps."""
+        """The same way with other maps, and no others in their place."""
         return replace(
             self,
             methods=methods,
+            otherwise=(),
             graph_cut=replace(self.graph_cut, level=self.other_level),
             threshold=replace(self.threshold, level=self.other_level),
         )
@@ -113,6 +117,7 @@ _BEST = LocalizationPreset(
         graph_cut=replace(_BEST_CUT, likelihood=1.0, saliency=4.5, level=0.50, smoothness=4.0),
         threshold=Threshold(0.40),
     ),
+    otherwise=("cam", "grad_cam", "saliency"),
 )
 
 PRESETS = {preset.name: preset for preset in (_PAPER, _BEST)}

@@ -64,6 +64,28 @@ def line_chart(
     return Image.open(content).convert("RGB")
 
 
+def bar_chart(values: Mapping[str, float], *, label: str, quiet: Sequence[str] = ()) -> Image.Image:
+    """Named bars from 0 to 1, one below the other, with their values.
+
+    Args:
+        values: of each bar.
+        label: what they measure.
+        quiet: names of bars to be drawn grey: baselines.
+    """
+    figure = Figure(figsize=(8, 0.7 + 0.4 * len(values)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    colors = ["0.7" if name in quiet else _COLORS[0] for name in values]
+    bars = axes.barh(list(values), list(values.values()), color=colors, height=0.6)
+    axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(label)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return Image.open(content).convert("RGB")
+
+
 def _same(first: Sequence[float], second: Sequence[float]) -> bool:
     """Whether two lines cannot be told apart in the picture."""
     return len(first) == len(second) and np.allclose(first, second, rtol=0, atol=5e-3, equal_nan=True)

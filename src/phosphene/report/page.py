@@ -143,13 +143,14 @@ def _entry(row: Mapping[str, Any], link: str) -> dict[str, Any]:
     """What the index says of a row of any kind."""
     objects = [found["label"] for found in row.get("objects", ())]
     first = [best["label"] for best in (*row.get("predicted", ()), *row.get("classes", ()))[:1]]
-    name = row.get("path") or row.get("unit") or row.get("layer") or "+".join(first)
+    name = _row_name(row)
     return {
         "link": link,
-        "name": str(name).replace("\\", "/").rpartition("/")[2],
+        "name": name.replace("\\", "/").rpartition("/")[2],
         "path": row.get("path", ""),
         "text": ", ".join(objects or first),
         "error": row.get("error"),
+        "sure": _sure(row),
         "picture": row.get("picture") or row.get("overlay") or row.get("image") or row.get("map"),
     }
 
@@ -199,6 +200,11 @@ def _templates() -> Environment:
     environment.filters["short"] = _short
     environment.filters["duration"] = _duration
     environment.filters["by_target"] = _by_target
+    environment.filters["caveats"] = _caveats
+    environment.filters["most_tiles"] = _most_tiles
+    environment.filters["tile_columns"] = _tile_columns
+    environment.filters["sure"] = _sure
+    environment.filters["row_name"] = _row_name
     return environment
 
 
@@ -208,6 +214,40 @@ def _by_target(maps: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     for row in maps:
         groups.setdefault((row["target"]["index"], row["target"]["label"]), []).append(row)
     return list(groups.values())
+
+
+def _caveats(images: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(title, caveat) of every method that has one, each once."""
+    maps = [row for image in images for row in image["maps"]]
+    return list({row["title"]: (row["title"], row["caveat"]) for row in maps if row["caveat"]}.values())
+
+
+def _tiles(maps: list[dict[str, Any]]) -> int:
+    """How many pictures stand side by side for one class."""
+    return sum(1 + len(row.get("beside", ())) + ("reconstruction" in row and "beside" not in row) for row in maps)
+
+
+def _most_tiles(images: list[dict[str, Any]]) -> int:
+    """The most pictures that stand side by side in any row of a report."""
+    return max((_tiles(group) for image in images for group in _by_target(image["maps"])), default=0)
+
+
+def _tile_columns(maps: list[dict[str, Any]]) -> int:
+    """So many columns of at most four that the last row is as full as can be."""
+    count = max(1, _tiles(maps))
+    return math.ceil(count / math.ceil(count / 4))
+
+
+def _row_name(row: Mapping[str, Any]) -> str:
+    """What a row is found by: the path of its picture, or what it was made of."""
+    first = [best["label"] for best in row.get("classes", ())]
+    return str(row.get("path") or row.get("unit") or row.get("layer") or " + ".join(first))
+
+
+def _sure(row: Mapping[str, Any]) -> float:
+    """The probability of a row's first class, as pages are sorted by it; 0 where there is none."""
+    first = [*row.get("objects", ()), *row.get("predicted", ()), *row.get("classes", ())][:1]
+    return float(first[0]["probability"] or 0.0) if first else 0.0
 
 
 def _percent(value: float | None) -> str:

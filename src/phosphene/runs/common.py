@@ -52,6 +52,7 @@ class Common:
         overwrite: whether an existing run may be replaced.
         report: "none", "single" or "pages"; None chooses by size.
         announce: progress callback.
+        say: told what was found, a line as soon as it is there.
         cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
     """
 
@@ -84,6 +85,7 @@ class Common:
         "No report, one file, or pages beside the pictures; default one file up to 20 MB, then pages.",
     )
     announce: Announce = quiet
+    say: Callable[[str], None] = lambda _: None
     cancel: Cancel = field(default_factory=Cancel)
 
     def load(self) -> Prepared:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from phosphene.errors import MissingExtraError
+from phosphene.errors import to_install
 from phosphene.runs.common import Common
 from phosphene.runs.explain import explain_pictures
 from phosphene.tasks import ExplainConfig
@@ -17,6 +17,7 @@ PICTURES = (
     ("sklearn", "datasets/images/flower.jpg"),
     ("skimage", "data/rocket.jpg"),
 )
+_PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 METHODS = ("grad_cam", "cam", "saliency", "saliency:crops=10", "input_x_gradient", "occlusion", "rise:masks=400")
 
 
@@ -26,7 +27,7 @@ def demo_pictures() -> list[Path]:
     for package, place in PICTURES:
         found = find_spec(package)
         if found is None or found.origin is None:
-            raise MissingExtraError(f"{package} is not installed; run: pip install phosphene")
+            raise to_install(f"{package} is not installed", _PACKAGES[package])
         paths.append(Path(found.origin).parent / place)
     return [path for path in paths if path.is_file()]
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from phosphene.evaluation.faithfulness import CURVE_POINTS, FaithfulnessScores, Protocol, faithfulness
-from phosphene.render.chart import line_chart
+from phosphene.evaluation.faithfulness import Protocol, faithfulness
 from phosphene.runs.common import Common
 from phosphene.runs.samples import chosen_files
 from phosphene.runs.session import Session
@@ -34,42 +31,28 @@ def measure_faithfulness(
     classifier = common.load()
     target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
-    session = Session.start(
+    with Session.start(
         "faithfulness", common, classifier, images=list(images), methods=list(methods), classes=classes,
         protocol=protocol, measures=list(measures), limit=limit, masks=masks,
-    )  # fmt: skip
-    found = faithfulness(
-        classifier,
-        files,
-        methods,
-        target=target,
-        protocol=protocol,
-        measures=measures,
-        masks=masks,
-        seed=common.seed,
-        progress=common.announce,
-    )
-    charts = {
-        kind: session.folder.save_image(
-            f"{kind}.png",
-            line_chart(
-                _curves((*found.methods, *found.baselines), kind),
-                xs=np.linspace(0, 1, CURVE_POINTS).tolist(),
-                xlabel=f"share of the pixels {'replaced' if kind == 'deletion' else 'put back'}, most important first",
-                ylabel="probability of the class",
-                quiet=[one.method for one in found.baselines],
-            ),
+    ) as session:  # fmt: skip
+        found = faithfulness(
+            classifier,
+            files,
+            methods,
+            target=target,
+            protocol=protocol,
+            measures=measures,
+            masks=masks,
+            seed=common.seed,
+            progress=common.announce,
         )
-        for kind in ("deletion", "insertion")
-    }
-    return session.finish(
-        images=found.images,
-        rows=[one.row() for one in found.methods],
-        baselines={one.method: one.row() for one in found.baselines},
-        errors=[{"path": record.path, "error": record.error} for record in found.broken],
-        charts=charts,
-    )
-
-
-def _curves(measured: Sequence[FaithfulnessScores], kind: str) -> Mapping[str, Sequence[float]]:
-    return {one.method: one.curves[kind].tolist() for one in measured if kind in one.curves}
+        charts = {
+            kind: session.folder.save_image(f"{kind}.png", found.chart(kind)) for kind in ("deletion", "insertion")
+        }
+        return session.finish(
+            images=found.images,
+            rows=[one.row() for one in found.methods],
+            baselines={one.method: one.row() for one in found.baselines},
+            errors=[{"path": record.path, "error": record.error} for record in found.broken],
+            charts=charts,
+        )

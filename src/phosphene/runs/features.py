@@ -10,9 +10,9 @@ from typing import Any
 
 from phosphene.errors import CancelledError
 from phosphene.runs.common import Common
+from phosphene.runs.pictures import listed
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.store import FolderSink, keep_inputs, read_manifest
-from phosphene.synthesis.facets import check_counts
 from phosphene.tasks.facets import collect, layers_to_read, pictures_for
 from phosphene.tasks.features import FeaturesConfig
 
@@ -41,14 +41,14 @@ def draw_features(
     check_resume(common, resume)
     classifier = common.load()
     config = replace(config, seed=common.seed)
-    options = config.described(classifier)
     names = config.names(classifier)
     pin = config.pinned(classifier)
     source = pictures_for(pictures, pin)
-    paths = {entry.key: entry.path for entry in source.entries()}
+    paths = {entry.key: entry.path for entry in listed(source, pictures)}
     keep_inputs(common.out, common.overwrite, [*pictures, *paths.values()])
     if not isinstance(pin, tuple):
-        check_counts(len(paths), config.facets, config.exemplars)
+        config = config.for_pictures(len(paths))
+    options = config.described(classifier)
     options |= {"pictures": len(paths), "pictures_sha256": sha256("\0".join(paths).encode()).hexdigest()}
     plan = row_plan("features", names, common, classifier, options)
 

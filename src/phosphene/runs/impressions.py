@@ -44,7 +44,7 @@ def evaluate_impressions(
     specs = [configured(recipe, None, None) for recipe in recipes]
     loaded = [load_judge(one, common) for one in ([judge] if isinstance(judge, str) else judge)]
     readers = [one for one in loaded if one is not None]
-    session = Session.start(
+    with Session.start(
         "impressions",
         common,
         classifier,
@@ -53,18 +53,18 @@ def evaluate_impressions(
         count=count,
         judge=readers[0].name if readers else None,
         judges=[reader.name for reader in readers],
-    )
-    rows = []
-    for spec in specs:
+    ) as session:
+        rows = []
+        for spec in specs:
 
-        def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
-            common.announce(done, total, name)
+            def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
+                common.announce(done, total, name)
 
-        found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), readers, progress=show)
-        sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
-        shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
-        rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
-    return session.finish(rows=rows)
+            found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), readers, progress=show)
+            sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
+            shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
+            rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
+        return session.finish(rows=rows)
 
 
 def captions(found: ImpressionScores) -> list[str]:

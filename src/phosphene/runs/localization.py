@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from phosphene.errors import InputError, OptionError
 from phosphene.evaluation.ground_truth import read_truth
-from phosphene.evaluation.localization import localization
+from phosphene.evaluation.localization import Localization, localization
 from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
@@ -50,16 +50,28 @@ def evaluate_localization(
     if not truths:
         raise InputError(f"{boxes}: no boxes for the pictures in {images}")
     options = {"images": images, "boxes": boxes, "tolerance": tolerance, "limit": limit}
-    session = Session.start("localization", common, classifier, **options)
-    found = localization(classifier, truths, ways, tolerance=tolerance, seed=common.seed, progress=common.announce)
-    return session.finish(
-        images=found.images,
-        class_top1=found.class_top1,
-        class_top5=found.class_top5,
-        rows=[measured.row() for measured in found.rows],
-        baselines={measured.name: measured.row() for measured in found.baselines},
-        failed=[{"path": record.path, "error": record.error} for record in found.broken],
-    )
+    with Session.start("localization", common, classifier, **options) as session:
+        found = localization(classifier, truths, ways, tolerance=tolerance, seed=common.seed, progress=common.announce)
+        return session.finish(
+            images=found.images,
+            class_top1=found.class_top1,
+            class_top5=found.class_top5,
+            rows=[measured.row() for measured in found.rows],
+            baselines={measured.name: measured.row() for measured in found.baselines},
+            notes=list(below_the_centre(found)),
+            failed=[{"path": record.path, "error": record.error} for record in found.broken],
+        )
+
+
+def below_the_centre(found: Localization) -> Iterator[str]:
+    """A line for each way that finds fewer objects than a box that needs no network."""
+    centre = next(measured.gt_known for measured in found.baselines if measured.name == "centre_box")
+    for measured in found.rows:
+        if measured.gt_known < centre:
+            yield (
+                f"{measured.name} is below the centered box of half the area ({measured.gt_known:.3f} against "
+                f"{centre:.3f}): on this network use another method"
+            )
 
 
 def ways_of(methods: Sequence[str], segments: Sequence[str], presets: Sequence[str]) -> tuple[LocalizationPreset, ...]:

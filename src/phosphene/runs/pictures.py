@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -10,12 +11,14 @@ from typing import Any
 
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, InputError, printable
+from phosphene.files import is_url
 from phosphene.runs.common import Common
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
-from phosphene.sources import Item, Source, open_pictures
-from phosphene.store import FolderSink, Run, keep_inputs, open_run
+from phosphene.sources import Entry, Item, Source, open_pictures
+from phosphene.store import FolderSink, Row, Run, keep_inputs, open_run
 from phosphene.tasks import PictureTask
+from phosphene.types import Prediction
 
 # Called when all rows are there, with what the run holds, where rows can be written again, and the pictures; gives
 # what is to be said besides in manifest and answer.
@@ -47,12 +50,13 @@ def run_over_pictures(
         The JSON answer of the command: {"run", "report", "images": [...]}.
 
     Raises:
+        InputError: if none of what was typed is there.
         PhospheneError: for what concerns the whole run: options, model, output folder.
         CancelledError: if it was stopped; what was done is kept and in the report.
     """
     check_resume(common, resume)
     source = open_pictures(specs)
-    paths = {entry.key: entry.path for entry in source.entries()}
+    paths = {entry.key: entry.path for entry in listed(source, specs)}
     keep_inputs(common.out, common.overwrite, [*specs, *paths.values()])
     plan = row_plan(command, tuple(paths), common, classifier, task.described())
     started = time.perf_counter()
@@ -64,6 +68,23 @@ def run_over_pictures(
             close_rows(sink, task.rows, common, started, complete=False)
             raise
         return close_rows(sink, task.rows, common, started, **facts)
+
+
+def listed(source: Source, specs: Sequence[str]) -> list[Entry]:
+    """The pictures of what was typed.
+
+    Raises:
+        InputError: if none of it is there, before there is a run folder.
+    """
+    entries = list(source.entries())
+    if all(_is_missing(entry.path, specs) for entry in entries):
+        entries[0].load()  # raises what is wrong with it
+    return entries
+
+
+def _is_missing(path: str, specs: Sequence[str]) -> bool:
+    """Whether a picture is what somebody typed, and there is no such file."""
+    return path in specs and not is_url(path) and not os.path.isfile(path)
 
 
 def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Common, classifier: Prepared) -> None:
@@ -84,7 +105,17 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
             row = next(rows)
             if row.key not in sink.done:
                 sink.write(row)
+                common.say(_found(row))
             common.cancel.raise_if_cancelled()
+
+
+def _found(row: Row) -> str:
+    """A picture and what was found in it, in a line."""
+    name = printable(PurePath(getattr(row, "path", row.key)).name)
+    if getattr(row, "status", "ok") == "error":
+        return f"{name}: failed: {getattr(row, 'error', '')}"
+    found = getattr(row, "objects", ()) or getattr(row, "predicted", ())[:1]
+    return f"{name}: " + ", ".join(str(Prediction(one.index, one.label, one.probability)) for one in found)
 
 
 def batches_to_do(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from phosphene.errors import InputError, OptionError
-from phosphene.images import expand_paths
+from phosphene.images import expand_paths, list_images
 
 
 def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
@@ -25,6 +25,19 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
     files = expand_paths(list(images))
     if not files:
         raise InputError("no pictures were given; name files or folders with --images")
+    refuse_missing(files)
     if limit == 0 or limit >= len(files):
         return files
     return [files[index] for index in np.linspace(0, len(files) - 1, limit).round().astype(int)]
+
+
+def refuse_missing(files: Sequence[Path]) -> None:
+    """Refuse files of which none is there, before there is a run folder.
+
+    Raises:
+        InputError: naming the first.
+    """
+    if not any(file.is_file() for file in files):
+        if files[0].is_dir():
+            list_images(files[0])  # raises why it was not taken apart
+        raise InputError(f"{files[0]}: no such file or folder")

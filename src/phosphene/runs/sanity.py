@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from phosphene.evaluation.sanity import MODES, Mode, Protocol, Sanity, SanityChe
 from phosphene.images import to_pil
 from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
-from phosphene.render.chart import line_chart
 from phosphene.runs.common import Common
 from phosphene.runs.samples import chosen_files
 from phosphene.runs.session import Session
@@ -43,43 +41,31 @@ def check_sanity(
     classifier = common.load()
     target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
-    session = Session.start(
-        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes),
-        protocol=protocol, classes=classes, limit=limit, masks=masks,
-    )  # fmt: skip
-    found = sanity(
-        classifier,
-        files,
-        methods,
-        modes=modes,
-        protocol=protocol,
-        target=target,
-        masks=masks,
-        seed=common.seed,
-        progress=common.announce,
-    )
-    names = [stage.name for stage in found.stages]
-    charts = {
-        mode: session.folder.save_image(
-            f"{mode}.png",
-            line_chart(
-                _lines(found, mode),
-                ticks=["intact", *names],
-                xlabel="randomized, from the head down" if mode == "cascading" else "the one randomized stage",
-                ylabel="rank correlation of magnitudes",
-                bounds=(_floor(_lines(found, mode)), 1.05),
-            ),
+    with Session.start(
+        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes), classes=classes,
+        limit=limit, masks=masks,
+    ) as session:  # fmt: skip
+        found = sanity(
+            classifier,
+            files,
+            methods,
+            modes=modes,
+            protocol=protocol,
+            target=target,
+            masks=masks,
+            seed=common.seed,
+            progress=common.announce,
         )
-        for mode in modes
-    }
-    rows = [_row(one) | {"pictures": _strip(session, found, one)} for one in found.methods]
-    return session.finish(
-        images=found.images,
-        stages=names,
-        rows=rows,
-        errors=[{"path": record.path, "error": record.error} for record in found.broken],
-        charts=charts,
-    )
+        names = [stage.name for stage in found.stages]
+        charts = {mode: session.folder.save_image(f"{mode}.png", found.chart(mode)) for mode in modes}
+        rows = [_row(one) | {"pictures": _strip(session, found, one)} for one in found.methods]
+        return session.finish(
+            images=found.images,
+            stages=names,
+            rows=rows,
+            errors=[{"path": record.path, "error": record.error} for record in found.broken],
+            charts=charts,
+        )
 
 
 def _row(one: Sanity) -> dict[str, Any]:
@@ -94,23 +80,6 @@ def _row(one: Sanity) -> dict[str, Any]:
         },
         "seconds_per_image": one.seconds,
     }
-
-
-def _lines(found: SanityChecks, mode: Mode) -> Mapping[str, Sequence[float]]:
-    return {
-        one.method: [1.0, *(_or_nan(likeness.row()["spearman_abs"]) for likeness in one.stages[mode].values())]
-        for one in found.methods
-        if one.error is None
-    }
-
-
-def _floor(lines: Mapping[str, Sequence[float]]) -> float:
-    """The lower end of the axis: the same for all runs unless a line goes below it."""
-    return min([-0.25, *(value - 0.05 for values in lines.values() for value in values if not math.isnan(value))])
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _strip(session: Session, found: SanityChecks, one: Sanity) -> Any:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
-from phosphene.errors import OptionError
+from phosphene.errors import OptionError, PhospheneError
 from phosphene.report import write_report
 from phosphene.runs.common import Common
 from phosphene.runtime import Prepared
@@ -37,6 +38,15 @@ class Session:
         session = cls(common, classifier, folder, options)
         session._save_manifest(complete=False)
         return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, PhospheneError):
+            self.folder.discard()
 
     def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""

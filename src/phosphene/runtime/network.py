@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +18,16 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import check_inside, default_layer, graph_module, is_changed, spatial_map, trace
+from phosphene.graph import (
+    candidate_layers,
+    check_inside,
+    default_layer,
+    graph_module,
+    is_changed,
+    spatial_map,
+    spatial_size,
+    trace,
+)
 from phosphene.hooks import ValueHooks, capture, graph_nodes, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
@@ -34,6 +43,8 @@ _NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
 _NEARLY, _ROUGHLY, _KINKS = 1e-4, 0.3, 0.3
+# Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
+_FLAT = 1e-3
 
 
 class Network:
@@ -54,6 +65,8 @@ class Network:
         self.classifier = source.with_module(self.module)
         self.first_look: FirstLook | None = None
         self.right_windows: dict[tuple[object, ...], bool] = {}
+        self._flat: dict[str, bool] = {}
+        self._of_units: dict[str, str] = {}
         self._size: Size | None = None  # of the first images
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
@@ -229,6 +242,58 @@ class Network:
             )
         return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
 
+    def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
+
+        There every place that a class's score depends on counts alike, as behind the last layer that is no average: a
+        map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
+        """
+        asked = [layer for layer in layers if layer not in self._flat]
+        found = self._noise_gradients(asked, lambda logits, _: logits.amax()) if asked else {}
+        self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
+        return frozenset(layer for layer in layers if self._flat[layer])
+
+    def layer_of_unit(self, layer: str) -> str:
+        """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.
+
+        One that it is computed from, at several places; where there is none, the unit's own layer.
+        """
+        if layer not in self._of_units:
+            self._of_units[layer] = self._layer_of_unit(layer)
+        return self._of_units[layer]
+
+    def _layer_of_unit(self, layer: str) -> str:
+        names = [found.name for found in self.layers]
+        if layer not in names:
+            return layer  # (the pass will say so better)
+        ended = self.layers[: names.index(layer)]
+        inside = f"{layer}."
+        before = [found.name for found in ended if found.name and not found.name.startswith(inside)]
+        candidates = [found for found in candidate_layers(ended, self.size) if found in before]
+        reached = self._noise_gradients([*candidates, layer], lambda _, outputs: outputs[layer].float().square().sum())
+        fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
+        return next(fed, layer)
+
+    def _noise_gradients(
+        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor]
+    ) -> dict[str, Tensor]:
+        """(1, k, h, w) the gradient of a score of noise at each of the layers that it reaches and that has places."""
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self._lock, trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image)[:1].requires_grad_()
+            with capture(self.module, layers) as found:
+                logits = self.classifier.logits(images)
+            value = score(logits, found)
+            there = [layer for layer in layers if layer in found and found[layer].requires_grad]
+            if not (value.requires_grad and there):
+                return {}
+            gradients = torch.autograd.grad(value, [found[layer] for layer in there], allow_unused=True)
+        return {
+            layer: spatial_map(gradient, layer, images, self.layout(layer))
+            for layer, gradient in zip(there, gradients, strict=True)
+            if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
+        }
+
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
@@ -313,6 +378,13 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         nullcontext() if gradients else ValueHooks(),
     ):
         yield
+
+
+def _is_flat(gradient: Tensor) -> bool:
+    """Whether a gradient (1, k, h, w) is the same at every place where there is any."""
+    places = gradient[0].flatten(1)
+    alive = places[:, places.any(dim=0)]
+    return alive.shape[1] < 2 or bool((alive - alive[:, :1]).abs().amax() <= _FLAT * alive.abs().amax())
 
 
 def _near(found: Tensor, expected: Tensor, room: float) -> bool:

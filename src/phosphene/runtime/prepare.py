@@ -160,6 +160,26 @@ class Prepared(Classifier):
         """The layer that CAM methods look at unless told otherwise."""
         return self.network.default_layer
 
+    def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        """Those of these layers at which the gradient of a class is the same at every place that has any.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> sorted(prepare(Classifier(net)).flat_layers(["0", "1"]))
+            ['0', '1']
+        """
+        return self.network.flat_layers(layers)
+
+    def layer_of_unit(self, layer: str) -> str:
+        """The layer that methods look at, unless told otherwise, for what a unit of a layer responds to.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1))
+            >>> prepare(Classifier(net)).layer_of_unit("2")
+            '1'
+        """
+        return self.network.layer_of_unit(layer)
+
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
         """The linear head, and the network as a graph that also returns the features it averages.

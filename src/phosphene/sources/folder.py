@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from phosphene.errors import InputError
-from phosphene.files import MANIFEST, is_folder, is_run, is_url, join, names_in
+from phosphene.files import is_folder, is_run, is_url, join, names_in
 from phosphene.images import EXTENSIONS
+from phosphene.run_mark import MANIFEST
 from phosphene.sources.decode import broken, is_picture_name, is_shard_name, load_place
 from phosphene.sources.item import Entry
 from phosphene.sources.source import Source, register_source

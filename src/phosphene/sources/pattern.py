@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 
 from phosphene.errors import InputError
-from phosphene.files import glob, is_file, is_folder, is_url
+from phosphene.files import glob, is_file, is_folder, is_run, is_url
 from phosphene.path_match import path_parts
 from phosphene.sources.decode import is_picture_name, is_shard_name, is_table_name, load_place
 from phosphene.sources.item import Entry
@@ -59,11 +60,24 @@ class Glob(Source):
         _, dot, ending = self.pattern.rpartition("/")[2].rpartition(".")
         open_ended = not dot or _wildcard(ending) is not None
         places = [place for place in glob(self.pattern) if is_picture_name(place) or not open_ended]
+        places = list(_outside_of_runs(places, fixed_part(self.pattern)))
         if not places:
             raise InputError(f"{self.pattern}: no picture fits this pattern")
         start = len(path_parts(fixed_part(self.pattern)))
         for place in places:
             yield Entry("/".join(path_parts(place)[start:]), place, partial(load_place, place))
+
+
+def _outside_of_runs(places: Sequence[str], fixed: str) -> Iterator[str]:
+    """The places that lie in no run folder which the pattern's wildcards led into."""
+    known: dict[str, bool] = {}
+    for place in places:
+        folders = list(accumulate(place[len(fixed) :].split("/")[:-1], lambda above, name: f"{above}/{name}"))
+        for folder in folders:
+            if folder not in known:
+                known[folder] = not is_url(place) and is_run(fixed + folder)
+        if not any(known[folder] for folder in folders):
+            yield place
 
 
 def fixed_part(pattern: str) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from itertools import tee
 from typing import Any
 
-from phosphene.errors import InputError, MissingExtraError, NotFoundError, suggest
+from phosphene.errors import InputError, NotFoundError, suggest, to_install
 from phosphene.files import is_file, join, open_file, parent, unreadable
 from phosphene.path_match import numbered
 from phosphene.sources.decode import broken, is_table_name, load_place
@@ -165,7 +165,7 @@ def _parquet(place: str) -> Iterator[Any]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError:
-        raise MissingExtraError(f"{place}: Parquet needs pyarrow; run: pip install 'phosphene[batch]'") from None
+        raise to_install(f"{place}: Parquet needs pyarrow", "pyarrow>=17") from None
     with open_file(place) as file:
         try:
             yield parquet.ParquetFile(file)

@@ -4,7 +4,7 @@ A new sink is one file here (or a module that another package names in its entry
 one registered class.
 """
 
-from phosphene.files import MANIFEST
+from phosphene.run_mark import MANIFEST
 from phosphene.store.begin import begin, keep_inputs, remove_partial_files, write_manifest
 from phosphene.store.folder_sink import FolderSink, asset_bytes
 from phosphene.store.memory_sink import MemorySink

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from phosphene.errors import InputError, OptionError, OutputError
-from phosphene.files import MANIFEST, is_file, is_run, is_url, join, names_in, read_file, remove, write_whole
+from phosphene.files import is_file, is_run, is_url, join, names_in, read_file, remove, write_whole
+from phosphene.run_mark import MANIFEST
 from phosphene.store.plan import Plan, check_same
 from phosphene.store.row_json import plain
-from phosphene.store.run_folder import SCHEMA, RunFolder, manifest_head
-
-PLAN = "plan.jsonl"
+from phosphene.store.run_folder import PLAN, SCHEMA, RunFolder, manifest_head
 
 
 def begin(

@@ -6,19 +6,18 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from types import TracebackType
 from typing import IO, Any
 
 from PIL import Image
 
-from phosphene.errors import InputError, OutputError
+from phosphene.errors import InputError, OutputError, PhospheneError
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, File, Row
-from phosphene.store.run_folder import RunFolder, array_bytes, image_bytes, text_bytes
+from phosphene.store.run_folder import ROWS, RunFolder, array_bytes, image_bytes, text_bytes
 from phosphene.store.sink import Sink, register_sink
-
-ROWS = "rows.jsonl"
 
 
 @register_sink("folder")
@@ -51,6 +50,7 @@ class FolderSink(Sink):
         self.place, self._manifest = begin(place, plan, overwrite=overwrite, resume=resume)
         self.folder = RunFolder(Path(self.place), plan.command)
         self._file = _open_to_append(self.folder.path / ROWS)
+        self._resumed = resume
         if resume:
             remove_partial_files(self.place)
         self._status = {row.key: _status(row) for row in read_rows(self.place)}
@@ -83,6 +83,13 @@ class FolderSink(Sink):
         self._manifest["complete"] = complete and all(key in self._status for key in planned)
         self._manifest["rows"] = {"ok": len(self._status) - failed, "error": failed}
         write_manifest(self.place, self._manifest)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, PhospheneError) and not self._status and not self._resumed:
+            self.folder.discard()
 
     def _saved(self, file: File) -> PurePath:
         return save_asset(self.folder, file) if isinstance(file, Asset) else file

@@ -108,6 +108,7 @@ class ScaleRow:
     display: str
     over: str = "image"
     text: str = ""
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class MapRow:
     error: str | None = None
     layer: str | None = None
     score: float | None = None
+    probability: float | None = field(default=None, metadata=ABSENT)
     map: File | None = None
     overlay: File | None = None
     seconds: float | None = None
@@ -201,6 +203,7 @@ class LocateRow(Row):
     overlay: File | None = field(default=None, metadata=ABSENT)
     predicted: tuple[Prediction, ...] | None = field(default=None, metadata=ABSENT)
     method: str | None = field(default=None, metadata=ABSENT)
+    notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
     seconds: float | None = field(default=None, metadata=ABSENT)
     label: str | None = field(default=None, metadata=ABSENT)
     columns: Mapping[str, Any] | None = field(default=None, metadata=ABSENT)

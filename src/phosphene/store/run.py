@@ -14,9 +14,10 @@ from phosphene.errors import InputError
 from phosphene.files import is_file, is_url, join, names_in
 from phosphene.path_match import numbered
 from phosphene.store.begin import read_plan, read_raw_manifest
-from phosphene.store.folder_sink import ROWS, read_rows
+from phosphene.store.folder_sink import read_rows
 from phosphene.store.row_json import row_from_json, row_to_json
 from phosphene.store.rows import ROW_KINDS, Row
+from phosphene.store.run_folder import ROWS
 from phosphene.store.shards import done_in_shards, has_shards, rows_in_shards
 
 

@@ -20,10 +20,16 @@ from PIL import Image
 
 from phosphene import __version__
 from phosphene.errors import OptionError, OutputError
-from phosphene.files import MANIFEST, write_whole
+from phosphene.files import write_whole
+from phosphene.run_mark import MANIFEST
 
 # 1: all rows in the manifest. 2: the manifest before the first row, rows in files of their own.
 SCHEMA = 2
+
+# Where runs go unless told otherwise.
+DEFAULT_FOLDER = "phosphene-runs"
+PLAN, ROWS = "plan.jsonl", "rows.jsonl"
+_BEGUN = (MANIFEST, PLAN, ROWS)
 
 
 class RunFolder:
@@ -65,6 +71,16 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({_reason(error)}); choose another --out") from None
         return cls(folder.absolute(), command)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that failed before it made anything: nothing but its manifest and plan is in it.
+
+        The folder that runs are put into by default goes with its only one.
+        """
+        if all(item.name in _BEGUN and not (item.name == ROWS and item.stat().st_size) for item in self.path.iterdir()):
+            shutil.rmtree(self.path)
+            if self.path.parent.name == DEFAULT_FOLDER and not any(self.path.parent.iterdir()):
+                self.path.parent.rmdir()
 
     def save_array(self, name: str, array: np.ndarray[Any, Any]) -> PurePath:
         """Write an array as .npy."""
@@ -177,7 +193,7 @@ def without_nan(value: Any) -> Any:
 
 def _fresh_name(command: str) -> Path:
     stem = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-    base = Path("phosphene-runs")
+    base = Path(DEFAULT_FOLDER)
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
     return next(base / name for name in names if not (base / name).exists())
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from phosphene.errors import InputError, MissingExtraError, OptionError
+from phosphene.errors import InputError, OptionError, to_install
 from phosphene.files import join, names_in, open_file, write_whole
 from phosphene.store.rle import decode_mask, encode_mask
 from phosphene.store.row_json import plain
@@ -152,7 +152,7 @@ def arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingExtraError("shards need pyarrow; run: pip install 'phosphene[batch]'") from None
+        raise to_install("shards need pyarrow", "pyarrow>=17") from None
     return pyarrow
 
 

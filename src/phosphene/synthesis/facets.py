@@ -197,6 +197,16 @@ def pinned_facets(
     )
 
 
+def usual_exemplars(count: int, facets: int) -> int:
+    """How many images stand for a facet unless told otherwise: ten, of few images no more than their share.
+
+    Example:
+        >>> usual_exemplars(300, 3), usual_exemplars(5, 3)
+        (10, 1)
+    """
+    return max(1, min(10, count // max(1, facets)))
+
+
 def check_counts(count: int, facets: int, exemplars: int) -> None:
     """Refuse to look for more facets or exemplars than there are images.
 

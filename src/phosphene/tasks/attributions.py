@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier, ViewKind
 from phosphene.devices import clock
-from phosphene.errors import OptionError
+from phosphene.errors import ModelError, OptionError, PhospheneWarning
 from phosphene.graph import LayerName
 from phosphene.images import Picture, as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
@@ -19,17 +20,21 @@ from phosphene.runtime import Prepared, forward, prepare
 from phosphene.runtime.micro_batches import usual_size
 from phosphene.runtime.prepare import Precision
 from phosphene.targets import BestClasses, Target, TargetLike, resolve, resolve_one
-from phosphene.types import Attribution, Attributions, Contrast, View, seed_number
+from phosphene.tasks.notebook import told
+from phosphene.types import Attribution, Attributions, Contrast, Prediction, View, seed_number
 from phosphene.zoo import load_classifier
+
+# What is explained by unless a method is named: the first that says something of the pictures.
+DEFAULT_METHODS = ("grad_cam", "saliency")
 
 Progress = Callable[[int, int], None]
 
 
 @overload
 def explain(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Any,
-    method: str | Spec = ...,
+    method: str | Spec | None = ...,
     *,
     target: TargetLike = ...,
     layer: LayerName | None = ...,
@@ -43,7 +48,7 @@ def explain(
 
 @overload
 def explain(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Any,
     method: list[str | Spec] | list[str] | tuple[str | Spec, ...],
     *,
@@ -58,9 +63,9 @@ def explain(
 
 
 def explain(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Any,
-    method: str | Spec | list[str | Spec] | list[str] | tuple[str | Spec, ...] = "grad_cam",
+    method: str | Spec | list[str | Spec] | list[str] | tuple[str | Spec, ...] | None = None,
     *,
     target: TargetLike = None,
     layer: LayerName | None = None,
@@ -73,10 +78,11 @@ def explain(
     """Why the classifier says what it says about one or many pictures.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        classifier: a Classifier, a network, or a spec for load_classifier such as "embedded".
         images: a path, PIL image, array (H, W, C) or tensor (C, H, W) or (N, C, H, W), or a sequence of them;
             floats in [0, 1].
-        method: a method spec such as "occlusion:window=20,stride=10", or several of them.
+        method: a method spec such as "occlusion:window=20,stride=10", or several of them; None for grad_cam, or for
+            saliency where that does not run on the network or says nothing, with a warning.
         target: a class (index, WordNet id or name), one class per picture, or a Target; None explains each
             picture's best class.
         layer: for methods that look at a layer: its dotted name or the module itself; None for the default.
@@ -84,7 +90,7 @@ def explain(
         precision: "exact" or "fast".
         seed: of the methods that draw random numbers.
         batch_size: images per pass; None chooses.
-        progress: called with (steps done, steps in all) by methods of many passes.
+        progress: called with (steps done, steps in all) by methods of many passes; None shows a bar in notebooks.
 
     Returns:
         The Attribution of all pictures, or for several methods Attributions: one for each spec, by position or by the
@@ -104,19 +110,67 @@ def explain(
         >>> result.maps.shape
         torch.Size([1, 7, 7])
     """
+    progress = told(progress)
+    if method is None and layer is None:
+        seen, goal, logits = _asked(classifier, images, target, view, precision, batch_size)
+        result = _by_default(seen, goal, seed=seed, batch_size=batch_size, progress=progress)
+        return with_classes(result, seen.classifier, logits)
+    method = DEFAULT_METHODS[0] if method is None else method
     specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
     if not specs:
         raise OptionError("no method was given; name at least one, such as 'grad_cam'")
-    seen, goal = _asked(classifier, images, target, view, precision, batch_size)
+    seen, goal, logits = _asked(classifier, images, target, view, precision, batch_size)
     options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
-    results = tuple(attribute_seen(seen, goal, spec, **options) for spec in specs)
+    results = tuple(
+        with_classes(attribute_seen(seen, goal, spec, **options), seen.classifier, logits) for spec in specs
+    )
     if not isinstance(method, list | tuple):
         return results[0]
     return Attributions(tuple(map(str, method)), results)
 
 
+def _by_default(seen: Seen, target: Target, **options: Any) -> Attribution:
+    """The Attribution of the first default method that says something of any of the pictures."""
+    first, other = DEFAULT_METHODS
+    result: Attribution | None = None
+    try:
+        result = attribute_seen(seen, target, first, **options)
+        whys = [says_nothing(result, row) for row in range(len(result))]
+    except ModelError as error:
+        whys = [str(error)]
+    if result is not None and None in whys:
+        return result
+    found = attribute_seen(seen, target, other, **options)
+    if result is not None and all(says_nothing(found, row) for row in range(len(found))):
+        return result
+    note = in_the_place_of(other, first, str(whys[0]))
+    warnings.warn(note, PhospheneWarning, stacklevel=3)
+    return replace(found, notes=(note, *found.notes))
+
+
+def says_nothing(result: Attribution, row: int = 0) -> str | None:
+    """Why the map of one image tells no place from another; None if it does.
+
+    Example:
+        >>> one = Attribution(torch.ones(1, 2, 2), Target.of(0), torch.zeros(1), "cam", (1.0,) * 2, (2.0,) * 2, (4, 4))
+        >>> says_nothing(one)
+        'the map is the same everywhere'
+    """
+    problem = result.problems[row] if result.problems else None
+    if problem is None:
+        low, high = result.heat[row].aminmax()
+        if float(high - low) <= 1e-6 * max(abs(float(low)), abs(float(high))):
+            return "the map is the same everywhere"
+    return problem
+
+
+def in_the_place_of(method: str, other: str, why: str) -> str:
+    """What is said where one method had to take the place of another."""
+    return f"{method} in the place of {other}: {why}"
+
+
 def contrast(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Any,
     target: TargetLike,
     versus: int | str | Sequence[int | str],
@@ -136,7 +190,7 @@ def contrast(
     colors where the method is signed.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        classifier: a Classifier, a network, or a spec for load_classifier such as "embedded".
         images: one or many pictures, as for explain.
         target: the class (index, WordNet id or name), or one per picture; None for each picture's best class.
         versus: the class to tell apart from, or one per picture.
@@ -164,11 +218,11 @@ def contrast(
         >>> torch.allclose(result.one.maps - result.other.maps, result.difference.maps, atol=1e-4)
         True
     """
-    known = load_classifier(classifier)
+    known, progress = load_classifier(classifier), told(progress)
     if versus is None:
         raise OptionError("contrast: versus is None; name the class to tell apart from")
     other = resolve(versus, known.labels)
-    seen, one = _asked(known, images, target, view, precision, batch_size)
+    seen, one, logits = _asked(known, images, target, view, precision, batch_size)
     if not isinstance(other, Target):
         raise OptionError(f"contrast: versus is the best class of each picture ({versus}); name a class")
     both = one.against(other.expand(len(seen.pictures)))
@@ -176,26 +230,30 @@ def contrast(
         if mine == theirs:
             raise OptionError(f"contrast: {known.labels[mine]} is told apart from itself; name another class")
     options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
-    parts = attribute_sides(seen, both, method, **options)
+    sides = attribute_sides(seen, both, method, **options)
+    one_map, other_map, difference = (with_classes(part, seen.classifier, logits) for part in sides)
     labels = zip(*([known.labels[index] for index in classes] for classes in (both.classes, both.versus)), strict=True)
-    return Contrast(*parts, tuple(labels))
+    return Contrast(one_map, other_map, difference, tuple(labels))
 
 
 def _asked(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Any,
     target: TargetLike,
     view: ViewKind,
     precision: Precision | None,
     batch_size: int | None,
-) -> tuple[Seen, Target]:
-    """The pictures as the network sees them, and a class for each of them or a unit."""
+) -> tuple[Seen, Target, Tensor | None]:
+    """The pictures as the network sees them, a class for each of them or a unit, and (N, K) logits unless it is one."""
     prepared = prepare(load_classifier(classifier), precision=precision)
     pictures = as_pictures(images, prepared.preprocess.channels)
     asked = resolve_one(target, prepared.labels)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)
-    return seen, decided(asked, seen.classifier, seen.images, batch_size)
+    if isinstance(asked, Target) and not asked.classes:
+        return seen, asked.expand(len(pictures)), None
+    logits = forward(seen.classifier, seen.images, batch_size=batch_size)
+    return seen, asked.expand(len(pictures)) if isinstance(asked, Target) else asked.one_of_each(logits), logits
 
 
 def decided(
@@ -205,6 +263,23 @@ def decided(
     if isinstance(asked, Target):
         return asked.expand(len(images))
     return asked.one_of_each(forward(classifier, images, batch_size=batch_size))
+
+
+def with_classes(result: Attribution, classifier: Classifier, logits: Tensor | None) -> Attribution:
+    """The Attribution with what the network says of the classes that it explains.
+
+    Args:
+        result: of N images.
+        classifier: whose class names are taken.
+        logits: (N, K) of these images; None for none, and so of a class that there is not.
+    """
+    classes = result.target.classes
+    if logits is None or not classes or max(classes) >= logits.shape[1]:
+        return result
+    picked = classifier.probabilities(logits.float()).gather(1, torch.tensor(classes, device=logits.device)[:, None])
+    values = picked[:, 0].tolist() if classifier.head != "score" else [float("nan")] * len(classes)
+    named = [(index, classifier.labels[index], value) for index, value in zip(classes, values, strict=True)]
+    return replace(result, explained=tuple(Prediction(*one) for one in named))
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +356,10 @@ def attribute_sides(
     They are to be looked at together: where the method is signed all three are shown in two colors.
     """
     parts = [attribute_seen(seen, goal, method, **options) for goal in (*target.sides, target)]
-    one, other, difference = (replace(part, display="signed" if part.signed else part.display) for part in parts)
+    one, other, difference = (
+        replace(part, display="signed" if part.signed and part.display == "positive" else part.display)
+        for part in parts
+    )
     return one, other, difference
 
 
@@ -293,7 +371,7 @@ def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
 
 
 def attribute(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: Tensor,
     target: TargetLike = None,
     method: str | Spec = "grad_cam",
@@ -308,7 +386,7 @@ def attribute(
     Nothing is resized, cropped or checked for its range; of `Classifier.of` it is the network's own input.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        classifier: a Classifier, a spec for load_classifier such as "embedded", or a bare network (`Classifier.of` it).
         images: (N, C, H, W), in [0, 1] unless the classifier takes normalized input.
         target: a class (index, WordNet id or name), one per image, or a Target; None for each image's best class.
         method: a method spec.
@@ -330,6 +408,8 @@ def attribute(
         >>> result.maps.shape, result.upsampled().shape
         (torch.Size([2, 6, 6]), torch.Size([2, 8, 8]))
     """
+    if isinstance(classifier, nn.Module):
+        classifier = Classifier.of(classifier)
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     spec = parse_spec(method)
     classifier.check_images(images)

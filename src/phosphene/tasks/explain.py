@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from phosphene.classifier import ViewKind
 from phosphene.errors import OptionError, PhospheneError
 from phosphene.images import picture_size
@@ -15,8 +17,17 @@ from phosphene.render import thumbnail
 from phosphene.runtime import Prepared, forward
 from phosphene.sources import Item
 from phosphene.store import Asset, ExplainRow, MapRow, Row, picture_folder
-from phosphene.targets import BestClasses, Target, class_target, of_each, resolve
-from phosphene.tasks.attributions import Seen, attribute_seen, attribute_sides, see
+from phosphene.targets import BestClasses, EachClass, Target, class_target, of_each, typed_classes
+from phosphene.tasks.attributions import (
+    DEFAULT_METHODS,
+    Seen,
+    attribute_seen,
+    attribute_sides,
+    in_the_place_of,
+    says_nothing,
+    see,
+    with_classes,
+)
 from phosphene.tasks.map_rows import OVERLAY_SIDE, REPORT_SIDE, failed_row, map_row
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Attribution, Prediction, Render, Score
@@ -31,7 +42,7 @@ class ExplainConfig:
 
     Args:
         methods: configured methods.
-        classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
+        classes: a class by index, WordNet id or name, several of them, or 'topK' for the K best of each picture.
         versus: a class to tell the others apart from.
         target: a target of another kind instead of classes, such as a Unit.
         layer: for the methods that look at a layer; None for the default.
@@ -43,6 +54,7 @@ class ExplainConfig:
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
         overlay_side: long side of the overlays in pixels; 0 draws nothing, so that rows hold values alone.
+        otherwise: methods that take the place of those above one after the other, where they say nothing of a picture.
 
     Example:
         >>> ExplainConfig.of(["saliency", "cam"], classes="top2").described()["methods"]
@@ -50,7 +62,7 @@ class ExplainConfig:
     """
 
     methods: tuple[Spec, ...]
-    classes: str = "top1"
+    classes: str | tuple[str, ...] = "top1"
     versus: str | None = None
     target: Target | None = None
     layer: str | None = None
@@ -61,12 +73,16 @@ class ExplainConfig:
     seed: int = 0
     batch_size: int = 8
     overlay_side: int = OVERLAY_SIDE
+    otherwise: tuple[Spec, ...] = ()
     rows: ClassVar[type[Row]] = ExplainRow
 
     @classmethod
     def of(cls, methods: Sequence[str] = (), **options: Any) -> ExplainConfig:
-        """A config from method specs as they are typed; without any it is grad_cam."""
-        return cls(tuple(parse_spec(method) for method in methods or ("grad_cam",)), **options)
+        """A config from method specs as they are typed; without any grad_cam, or saliency where that says nothing."""
+        default, *others = (parse_spec(method) for method in DEFAULT_METHODS)
+        if not methods:
+            return cls((default,), **{"otherwise": () if options.get("layer") else tuple(others), **options})
+        return cls(tuple(parse_spec(method) for method in methods), **options)
 
     def checked(self, classifier: Prepared) -> ExplainConfig:
         """The same with layer and unit found and classes understood, before anything is computed.
@@ -85,26 +101,32 @@ class ExplainConfig:
             if config.versus:
                 raise OptionError(f"--{config.target.kind} has no class to be told apart from; drop --versus")
             config = replace(config, target=config.target.found_in(classifier))
-        asked = resolve(config.classes, labels)
+        asked = typed_classes(config.classes, labels)
         if config.versus and asked == class_target(config.versus, labels):
             raise OptionError(f"--versus {config.versus}: is the class itself; name another to tell it apart from")
         return config
 
     def described(self) -> dict[str, Any]:
         """All options that decide what is told, but for the seed, as the manifest of a run has them."""
-        options = {**asdict(replace(self, methods=())), "methods": [format_spec(spec) for spec in self.methods]}
+        options = asdict(replace(self, methods=(), otherwise=()))
+        options |= {name: [format_spec(spec) for spec in getattr(self, name)] for name in ("methods", "otherwise")}
         options["unit"] = None
         if self.target is not None:
             options[self.target.kind] = options["target"]
         del options["seed"], options["target"], options["overlay_side"]
         return options
 
-    def asked(self, labels: Labels) -> Target | BestClasses:
+    def asked(self, labels: Labels) -> Target | BestClasses | EachClass:
         """What is explained in each picture, apart from `versus` and `score`."""
-        return resolve(self.classes if self.target is None else self.target, labels)
+        return typed_classes(self.classes, labels) if self.target is None else self.target
 
     def pictures_at_once(self, classifier: Prepared) -> int:
-        """How many pictures make a batch: fewer where each is explained for several classes."""
+        """How many pictures make a batch: fewer where each is explained for several classes.
+
+        One alone where a method takes many passes: batches would not be faster, and the first answer late.
+        """
+        if any(entry("attribution", spec.name).accepts("progress") for spec in self.methods):
+            return 1
         return max(1, self.batch_size // self.asked(classifier.labels).count)
 
     def run(
@@ -141,13 +163,50 @@ def _explained(
     versus = class_target(config.versus, classifier.labels) if config.versus else None
     target, count = of_each(config.asked(classifier.labels), logits, versus, config.score)
     copies = seen.repeated(count)
-    outcomes = [(spec, _outcomes(config, copies, target, spec, count, progress)) for spec in config.methods]
+    outcomes = []
+    # What the network says is known at once, and shown while the maps are made.
+    said = f" ({predictions[0][0]})" if len(items) == 1 else ""
+    for index, spec in enumerate(config.methods):
+        if progress is not None and len(config.methods) > 1:
+            progress(index, len(config.methods), f"{format_spec(spec)}{said}")
+        outcomes.append(_answers(config, copies, target, spec, count, progress))
     found = []
     for number, (predicted, view) in enumerate(zip(predictions, seen.views, strict=True)):
         rows = range(number * count, (number + 1) * count)
-        maps = tuple((spec, target.rows(row, row + 1), results[row]) for spec, results in outcomes for row in rows)
+        own = logits[number : number + 1]
+        maps = tuple(
+            (spec, target.rows(row, row + 1), _with_classes(outcome, classifier, own))
+            for results in outcomes
+            for row in rows
+            for spec, outcome in [results[row]]
+        )
         found.append(_Explained(tuple(predicted), view.box, maps))
     return found
+
+
+def _with_classes(outcome: Outcome, classifier: Prepared, logits: Tensor) -> Outcome:
+    return outcome if isinstance(outcome, str) else tuple(with_classes(part, classifier, logits) for part in outcome)
+
+
+def _answers(
+    config: ExplainConfig, seen: Seen, target: Target, spec: Spec, count: int, progress: Progress | None
+) -> list[tuple[Spec, Outcome]]:
+    """(method, outcome) for each picture and class: the method's, or that of another where it says nothing."""
+    found = [(spec, outcome) for outcome in _outcomes(config, seen, target, spec, count, progress)]
+    for other in config.otherwise:
+        for row, (_, outcome) in enumerate(found):
+            why = _why_nothing(outcome)
+            if why is not None:
+                one = seen.rows(row, row + 1)
+                (again,) = _outcomes(config, one, target.rows(row, row + 1), other, 1, progress)
+                if not isinstance(again, str) and _why_nothing(again) is None:
+                    note = in_the_place_of(format_spec(other), format_spec(spec), why)
+                    found[row] = other, tuple(replace(part, notes=(note, *part.notes)) for part in again)
+    return found
+
+
+def _why_nothing(outcome: Outcome) -> str | None:
+    return outcome if isinstance(outcome, str) else says_nothing(outcome[-1])
 
 
 def _outcomes(

@@ -8,31 +8,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import InputError, OptionError
 from phosphene.graph import LayerName, layer_before
-from phosphene.images import Picture
+from phosphene.images import Picture, to_pil
 from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
+from phosphene.render import Sheet, Tile, shown_as
 from phosphene.runtime import Prepared, activations, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Source, open_pictures
 from phosphene.store import PinnedFacet, read_pinned
-from phosphene.synthesis.facets import Facet, FacetMap, find_facets, pinned_facets, strongest_channels
+from phosphene.synthesis.facets import (
+    Facet,
+    FacetMap,
+    find_facets,
+    pinned_facets,
+    strongest_channels,
+    usual_exemplars,
+)
 from phosphene.synthesis.matching import channel_values
 from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.streams import Streams
+from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import Pictures, as_source, no_answer, stream
-from phosphene.types import Prediction, Record
+from phosphene.types import Prediction, Record, Results, Shown
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DrawnFacet:
     """One facet of a layer and the image drawn for it.
 
@@ -68,7 +77,7 @@ class DrawnFacet:
 
 
 @dataclass(frozen=True)
-class LayerFeatures:
+class LayerFeatures(Shown):
     """What a layer responds to in a set of pictures.
 
     Args:
@@ -94,6 +103,23 @@ class LayerFeatures:
     seconds: float
     steps: int
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"LayerFeatures({self.layer}: {len(self.facets)} facets of {len(self.paths)} pictures; {self.spec})"
+
+
+@shown_as(LayerFeatures)
+def _features_sheet(found: LayerFeatures) -> Sheet:
+    tiles = []
+    for number, facet in enumerate(found.facets):
+        best = facet.predicted[0] if facet.predicted else ""
+        lines = (
+            f"facet {number}",
+            f"{len(facet.facet.members)} pictures, target cosine {facet.target_cosine:.2f}",
+            f"read as {best}",
+        )
+        tiles.append(Tile(to_pil(facet.image), lines))
+    return Sheet((tuple(tiles),), f"{found.layer}, {found.spec}, {found.steps} steps")
 
 
 @dataclass(frozen=True)
@@ -146,35 +172,35 @@ def pin_of(classifier: Prepared, pin: str | os.PathLike[str] | None) -> Pin:
 
 
 def features(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     images: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str]] | None = None,
     layers: LayerName | Sequence[LayerName] | None = None,
     *,
     facets: int = 3,
-    exemplars: int = 10,
+    exemplars: int | None = None,
     recipe: str | Spec = "minds_eye",
     previous: str = "auto",
     pin: str | os.PathLike[str] | None = None,
     precision: Precision | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[LayerFeatures]:
+) -> Results[LayerFeatures]:
     """What layers respond to in a set of pictures: facets of their activations, and an image drawn for each.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier.
+        classifier: a Classifier, a network, or a spec for load_classifier.
         images: a folder of pictures, a file, a pattern, a table, tar shards, a URL of any of these, or several; of a
             single kind of thing for the clearest facets. None where `pin` brings them.
         layers: dotted names or modules; None for the default layer.
         facets: clusters of pictures, each of which gives an image.
-        exemplars: pictures that stand for a cluster.
+        exemplars: pictures that stand for a cluster; None for ten, of few pictures for their share.
         recipe: recipe spec such as "minds_eye:top_k=30,steps=100".
         previous: the layer before, by name; "auto" for the last one to finish before each layer, "none" for none.
         pin: the same targets for all layers: the name of the layer whose facets are taken for all, or a run of
             features (a folder) or a JSON file whose exemplars and weights are.
         precision: "exact" or "fast".
         seed: of the clustering and of the drawing.
-        progress: called with (steps done, in all, a line about it).
+        progress: called with (steps done, in all, a line about it); None shows a bar in notebooks.
 
     Returns:
         One LayerFeatures per layer.
@@ -199,6 +225,7 @@ def features(
         >>> [facet.image.shape for facet in found[0].facets]
         [torch.Size([3, 16, 16]), torch.Size([3, 16, 16])]
     """
+    progress = told(progress)
     prepared = prepare(load_classifier(classifier), precision=precision)
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)
@@ -218,7 +245,7 @@ def features(
         seed=seed,
         progress=progress,
     )
-    return list(drawn)
+    return Results(drawn)
 
 
 def pictures_for(images: Any, pin: Pin) -> Source:
@@ -324,7 +351,7 @@ def draw_layers(
     layers: Sequence[str],
     *,
     facets: int = 3,
-    exemplars: int = 10,
+    exemplars: int | None = None,
     recipe: str | Spec = "minds_eye",
     previous: str = "auto",
     pin: Pin = None,
@@ -339,7 +366,9 @@ def draw_layers(
     before = {layer: _previous(classifier, layer, previous) for layer in layers}
 
     def facets_at(layer: str) -> FacetMap:
-        return find_facets(collected.pooled[layer], facets, exemplars=exemplars, seed=seed)
+        pooled = collected.pooled[layer]
+        each = usual_exemplars(len(pooled), facets) if exemplars is None else exemplars
+        return find_facets(pooled, facets, exemplars=each, seed=seed)
 
     if isinstance(pin, tuple):
         given = _pinned_rows(collected, pin)

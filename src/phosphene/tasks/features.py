@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from phosphene.registry import Spec
 from phosphene.render import facet_spokes, group_color, side_by_side, thumbnail, thumbnail_map
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Exemplar, FacetRow, FeatureRow, Row, file_stem
+from phosphene.synthesis.facets import check_counts, usual_exemplars
 from phosphene.tasks.facets import (
     Collected,
     DrawnFacet,
@@ -38,7 +39,7 @@ class FeaturesConfig:
     Args:
         layers: dotted names, or "default"; none for the default layer.
         facets: clusters of pictures.
-        exemplars: pictures that stand for a cluster.
+        exemplars: pictures that stand for a cluster; None for ten, of few pictures for their share.
         recipe: recipe spec.
         preset: best or paper; None for the recipe's own.
         terms: full, dot or distance; None for the recipe's own.
@@ -51,7 +52,7 @@ class FeaturesConfig:
 
     layers: tuple[str, ...] = ()
     facets: int = 3
-    exemplars: int = 10
+    exemplars: int | None = None
     recipe: str = "minds_eye"
     preset: str | None = None
     terms: str | None = None
@@ -86,6 +87,20 @@ class FeaturesConfig:
             NotFoundError: for what is neither there nor a layer.
         """
         return pin_of(classifier, self.pin)
+
+    def for_pictures(self, count: int) -> FeaturesConfig:
+        """The same with the number of exemplars for so many pictures.
+
+        Raises:
+            OptionError: for too few pictures.
+
+        Example:
+            >>> FeaturesConfig().for_pictures(5).exemplars, FeaturesConfig().for_pictures(100).exemplars
+            (1, 10)
+        """
+        exemplars = usual_exemplars(count, self.facets) if self.exemplars is None else self.exemplars
+        check_counts(count, self.facets, exemplars)
+        return replace(self, exemplars=exemplars)
 
     def described(self, classifier: Prepared) -> dict[str, Any]:
         """All options but the seed, as the manifest of a run has them."""

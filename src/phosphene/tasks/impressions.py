@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.devices import clock
@@ -19,7 +19,8 @@ from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target, class_target
-from phosphene.types import Impression, seed_number
+from phosphene.tasks.notebook import told
+from phosphene.types import Impression, Results, seed_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -51,7 +52,7 @@ class Job:
 
 
 def impress(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     target: Target | int | str | Sequence[int | str],
     recipe: str | Spec = "sci",
     *,
@@ -63,11 +64,11 @@ def impress(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> list[Impression]:
+) -> Results[Impression]:
     """What the classifier remembers of classes, drawn from it alone: one image per class and seed.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        classifier: a Classifier, a network, or a spec for load_classifier such as "embedded".
         target: a class (index, WordNet id or name), several, or a Target; a Target may hold a unit.
         recipe: a recipe spec such as "sci:radius=0.3".
         preset: "best" or "paper"; None for the recipe's own.
@@ -77,7 +78,8 @@ def impress(
         precision: "exact" or "fast".
         seed: of the random numbers of each image.
         batch_size: images made side by side; None chooses.
-        progress: called after each step with (image-steps done, in all, a line about it).
+        progress: called after each step with (image-steps done, in all, a line about it); None shows a bar in
+            notebooks.
 
     Returns:
         Impressions, class by class, each with all its seeds.
@@ -95,11 +97,11 @@ def impress(
     prepared = prepare(load_classifier(classifier), precision=precision)
     spec, seed = configured(recipe, preset, steps), seed_number(seed)
     jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
-    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=progress))
+    return Results(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=told(progress)))
 
 
 def fuse(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     groups: Sequence[int | str] | Sequence[Sequence[int | str]],
     recipe: str | Spec = "fuse",
     *,
@@ -111,11 +113,11 @@ def fuse(
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> list[Impression]:
+) -> Results[Impression]:
     """Images that are of several classes at once, and of none for sure.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier.
+        classifier: a Classifier, a network, or a spec for load_classifier.
         groups: two or more classes to fuse, or several such groups.
         recipe: a recipe spec such as "fuse:even=0.3".
         preset: "best" or "paper"; None for the recipe's own.
@@ -125,7 +127,8 @@ def fuse(
         precision: "exact" or "fast".
         seed: of the random numbers of each image.
         batch_size: images made side by side; None chooses.
-        progress: called after each step with (image-steps done, in all, a line about it).
+        progress: called after each step with (image-steps done, in all, a line about it); None shows a bar in
+            notebooks.
 
     Returns:
         Impressions, group by group.
@@ -150,7 +153,7 @@ def fuse(
     targets = [class_target(group, prepared.labels) for group in nested]
     jobs = [Job(target, seed + number) for target in targets for number in range(count)]
     spec = configured(recipe, preset, steps)
-    return list(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=progress))
+    return Results(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=told(progress)))
 
 
 def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spec:
@@ -322,7 +325,13 @@ class _Making:
             frames=frames,
             frame_steps=tuple(number for number, _ in self.pictures),
             extras={name: values[index].cpu() for name, values in last.extras.items()},
+            label=_label(self.classifier, job.target),
         )
+
+
+def _label(classifier: Prepared, target: Target) -> str:
+    """What an image was made for, by name."""
+    return " + ".join(classifier.labels[index] for index in target.classes) or str(target.unit)
 
 
 def _preset_of(spec: Spec) -> str:

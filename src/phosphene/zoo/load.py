@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
+from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess, unwrapped
 from phosphene.discovery import discover
-from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
+from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneWarning, suggest
+from phosphene.graph import input_channels
 from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
-from phosphene.zoo import factory, file
+from phosphene.zoo import factory, file, timm
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels
+from phosphene.zoo.proposals import of_bare_name, of_python_file
 from phosphene.zoo.source import SOURCES, SPELLINGS
 from phosphene.zoo.weights import Weights, first_line, is_local
 
+_BARE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*[0-9][A-Za-z0-9_.]*|[a-z]+net|[a-z]+vit|swin")
+
 
 def load_classifier(
-    spec: str | Classifier = "embedded",
+    spec: str | Classifier | nn.Module = "embedded",
     *,
     weights: str | Path | None = None,
     preprocess: Preprocess | None = None,
@@ -42,7 +49,9 @@ def load_classifier(
             "onnx:FILE", which has scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights from a file;
             "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an nn.Module; a
             TorchScript or torch.export file; a folder made by `phosphene head`. A Classifier is returned as it is, or
-            on another device as a copy.
+            on another device as a copy. A bare nn.Module sees pictures in [0, 1] at their own size, without
+            normalization, unless `preprocess` says otherwise, and a warning says so; one of timm is fed as it was
+            trained.
         weights: a .safetensors file or a state dict (.pt) to load into the network instead of the published one, read
             without running code; "random" for an untrained network.
         preprocess: how the network is fed, where its source does not say.
@@ -61,13 +70,15 @@ def load_classifier(
         >>> load_classifier("embedded").labels.find("tabby")
         281
     """
-    if isinstance(spec, Classifier):
+    if isinstance(spec, Classifier | nn.Module):
         if weights is not None:
-            raise OptionError("weights= goes with the name of a network; load them into the Classifier's module")
-        found, card = spec, Card()
+            raise OptionError("weights= goes with the name of a network; load them into the module itself")
+        found, card = spec if isinstance(spec, Classifier) else _bare(spec), Card()
     else:
         if not isinstance(spec, str | Path):
-            raise OptionError(f"{type(spec).__name__} is no model; give a Classifier, or a spec such as 'embedded'")
+            raise OptionError(
+                f"{type(spec).__name__} is no model; give a Classifier, a torch.nn.Module, or a spec such as 'embedded'"
+            )
         spec = str(spec)
         found, card = _source(spec)(weights), _card(spec, weights)
     if labels is not None and not isinstance(labels, Labels):
@@ -75,13 +86,25 @@ def load_classifier(
     given = Card(preprocess, labels, head, output).over(card)
     if given != Card():
         found = given.applied_to(found)
-    if isinstance(found.preprocess, Unstated):
+    if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
+        how = "put a JSON card beside the file, or pass preprocess=Preprocess(...)"
+        if isinstance(spec, nn.Module):
+            how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
         warnings.warn(
-            f"{found.name} does not say how pictures are prepared for it, so it sees them in [0, 1] as they are; "
-            "pass preprocess=Preprocess(...), or put a JSON card beside the file",
+            f"{found.name} does not say how pictures are prepared for it, so it sees them in [0, 1] at their own size, "
+            f"without normalization; {how}",
+            PhospheneWarning,
             stacklevel=2,
         )
     return found if device is None else _on_device(found, device)
+
+
+def _bare(network: nn.Module) -> Classifier:
+    """A Classifier of a network that somebody made; of timm's, which say how they are fed, as they say."""
+    if getattr(network, "pretrained_cfg", None) and find_spec("timm") is not None:
+        return timm.classifier_of(network)
+    channels = input_channels(unwrapped(network))
+    return Classifier(network, Unstated(None, None, (0.0,) * channels, (1.0,) * channels))
 
 
 def _card(spec: str, weights: Weights) -> Card:
@@ -107,9 +130,14 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
     if factory.is_factory(spec):
         return partial(factory.load, spec)
     known = ", ".join(spelled for source in sorted(SPELLINGS) for spelled in SPELLINGS[source])
+    if spec.endswith(".py"):
+        raise NotFoundError(f"{spec}: {of_python_file(Path(spec))}")
+    near = suggest(name, SOURCES)
+    if not near and _BARE_NAME.fullmatch(spec):
+        near = f"; {of_bare_name(spec)}"
     raise NotFoundError(
-        f"no model '{spec}'{suggest(name, SOURCES)} (there are: {known}, package.module:factory, file.py:factory, a "
-        "TorchScript or torch.export file, a folder of phosphene head)"
+        f"no model '{spec}'{near} (there are: {known}, package.module:factory, file.py:factory, a TorchScript or "
+        "torch.export file, a folder of phosphene head)"
     )
 
 

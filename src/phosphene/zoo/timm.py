@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from phosphene.classifier import Classifier, Labels, Preprocess
-from phosphene.errors import MissingExtraError, ModelError, NotFoundError, suggest
+from phosphene.errors import ModelError, NotFoundError, suggest, to_install
 from phosphene.zoo.embedded import imagenet_labels
 from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, first_line, is_local, no_download
@@ -41,7 +41,13 @@ def load(name: str, weights: Weights = None) -> Classifier:
         network = _create(timm, name, pretrained=weights is None)
     if not getattr(network, "num_classes", 1):
         raise ModelError(f"timm:{name} has no classes: it makes features; choose a classifier")
-    return Classifier(network.eval(), _preprocess(timm, network), _labels(timm, network), name=f"timm:{name}")
+    return classifier_of(network.eval(), f"timm:{name}")
+
+
+def classifier_of(network: nn.Module, name: str | None = None) -> Classifier:
+    """A Classifier of a network of timm, which says how it is fed and what its classes are."""
+    timm = _timm()
+    return Classifier(network, _preprocess(timm, network), _labels(timm, network), name=name)
 
 
 def _timm() -> Any:
@@ -49,7 +55,7 @@ def _timm() -> Any:
         import_module("timm.data")
         return import_module("timm")
     except ImportError:
-        raise MissingExtraError('timm is not installed; run: pip install "phosphene[timm]"') from None
+        raise to_install("timm is not installed", "timm>=1.0") from None
 
 
 def _create(timm: Any, name: str, pretrained: bool = False, **options: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from phosphene.classifier import Classifier, Labels, Preprocess
-from phosphene.errors import MissingExtraError, NotFoundError, suggest
+from phosphene.errors import NotFoundError, suggest, to_install
 from phosphene.zoo.embedded import imagenet_labels
 from phosphene.zoo.source import model_source
 from phosphene.zoo.weights import Weights, built_for, is_local, no_download, read_state_dict
@@ -55,7 +55,7 @@ def _models() -> Any:
     try:
         return import_module("torchvision.models")
     except ImportError:
-        raise MissingExtraError('torchvision is not installed; run: pip install "phosphene[torchvision]"') from None
+        raise to_install("torchvision is not installed", "torchvision>=0.23") from None
 
 
 def _published(models: Any, name: str, tag: str) -> Any:
