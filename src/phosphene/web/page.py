@@ -42,18 +42,6 @@ _TABS = {
 }
 
 
-class PictureInput(gr.Image):
-    """Gradio's picture, given on as the file that was sent: it is neither decoded nor converted here."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> tuple[str, str] | None:  # type: ignore[override]
-        """(path of the uploaded file, its name), or None."""
-        if payload is None or not payload.path:
-            return None
-        return payload.path, payload.orig_name or Path(payload.path).name
-
-
 def look() -> dict[str, Any]:
     """How the page is mounted: theme, style and script, all served by this server alone."""
     # Bold: the semi-bold that Gradio brings lacks most letters.
@@ -182,7 +170,7 @@ class _Page:
             visible=several or "hidden",
             allow_custom_value=True,
         )
-        self.picture = PictureInput(
+        self.picture = gr.Image(
             label="Picture",
             show_label=False,
             image_mode=None,
@@ -194,6 +182,8 @@ class _Page:
             placeholder="Drop a picture\nor click to choose one",
             alt_text="the picture that is looked at",
         )
+        # On this one alone: for a subclass Gradio would write a file of its own beside this one.
+        self.picture.preprocess = _as_sent
         self.example = gr.Textbox(visible="hidden", elem_id="example", label="packaged picture")
         self.examples = gr.HTML(
             render("examples", names=list(self.desk.packaged.by_name)),
@@ -668,6 +658,13 @@ class _Page:
             value = gr.skip() if state.value is None or (state.value is shown and not state.is_over) else state.value
             shown = state.value
             yield _status(state, address), value
+
+
+def _as_sent(payload: Any) -> tuple[str, str] | None:
+    """(path of the uploaded file, its name): it is neither decoded nor converted before the limits are looked at."""
+    if payload is None or not payload.path:
+        return None
+    return payload.path, payload.orig_name or Path(payload.path).name
 
 
 def _owner(request: gr.Request, tab: str) -> str:
