@@ -337,3 +337,17 @@ def test_a_file_name_is_text_in_the_answer(desk, job):
     html = list(views.explain(desk, ExplainAsk(methods=("cam",)), Chosen(name, content), job))[-1]
     assert "<img src=x" not in html
     assert "49.png" not in html
+
+
+def test_a_run_in_shards_is_audited_too(tmp_path, desk):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from phosphene.web.audited import Audited
+
+    outcome = command("batch", "explain", demo_pictures()[0].parent / "chelsea.png", "--out", tmp_path / "shards",
+                      "--method", "cam", "--overlays", "--workers", "0")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    run = Audited.of(str(tmp_path / "shards"), desk.classifier("").labels)
+    assert [facts.best for facts in run.facts] == ["tiger cat"]
+    assert not run.is_cut
+    (row,) = run.rows
+    assert run.content(row.maps[0].overlay).content[:2] == b"\xff\xd8"

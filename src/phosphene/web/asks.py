@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,18 @@ class Ask:
         hints = get_type_hints(cls)
         named = [item.name for item in dataclasses.fields(cls) if item.name in params]
         return cls(**{name: _value(name, hints[name], params[name]) for name in named})
+
+    @classmethod
+    def sent(cls, values: Mapping[str, Any]) -> Self:
+        """The question that a program sent; what is of no use for a field leaves it as usual.
+
+        Example:
+            >>> LocateAsk.sent({"picture": "coffee.png", "classes": None, "methods": ["cam", 3], "more": 1}).methods
+            ('cam',)
+        """
+        hints = get_type_hints(cls)
+        usual = {item.name: item.default for item in dataclasses.fields(cls)}
+        return cls(**{name: _sent(name, hints[name], values.get(name), usual[name]) for name in usual})
 
     def command(self) -> str:
         """The lines for a shell in the folder of the picture."""
@@ -181,7 +194,7 @@ class RememberAsk(Ask):
     fuse: bool = False
     recipe: str = ""
     preset: str = ""
-    steps: int = 0
+    steps: int = 64
     seed: int = 0
 
     tab = "remember"
@@ -345,6 +358,21 @@ def _call(function: str, *arguments: Any, **options: Any) -> str:
 
 def _lines(*lines: str) -> str:
     return "\n".join(["import phosphene", "", *lines])
+
+
+def _sent(name: str, kind: Any, value: Any, usual: Any) -> Any:
+    if name == "at":
+        try:
+            return _value(name, kind, [str(value)])
+        except OptionError:
+            return usual
+    if kind is str:
+        return value if isinstance(value, str) and value else usual
+    if kind is bool:
+        return value is True
+    if kind is int:
+        return int(value) if isinstance(value, int | float) and math.isfinite(value) else usual
+    return tuple(part for part in value if isinstance(part, str) and part) if isinstance(value, list) else ()
 
 
 def _value(name: str, kind: Any, given: Sequence[str]) -> Any:

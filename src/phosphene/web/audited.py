@@ -6,17 +6,19 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from phosphene.errors import InputError, NotFoundError, OptionError
 from phosphene.files import read_file
 from phosphene.labels import Labels
-from phosphene.store import Asset, File, Row, Run, open_run
+from phosphene.store import Asset, File, Row, Run, map_files, open_run
 
-# Rows are kept in memory while the page is open.
+# Rows are kept in memory while the page is open; those of shards have their pictures with them.
 MAX_ROWS = 50_000
+MAX_BYTES = 400_000_000
 
 SHOWN: dict[str, str] = {"all": "all", "right": "right", "wrong": "wrong", "error": "failed"}
 _KINDS = ("explain", "predict", "locate")
@@ -77,7 +79,7 @@ class Audited:
             InputError: if it is none, or of a kind without pictures.
         """
         run = open_run(place)
-        if run.command.removeprefix("batch ") not in _KINDS:
+        if run.command not in _KINDS:
             raise InputError(f"{place}: a run of '{run.command}'; --run takes runs of {', '.join(_KINDS)}")
         return cls(run, labels)
 
@@ -88,11 +90,22 @@ class Audited:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows, at most MAX_ROWS, in the order of the run; files of shards are left in the shards."""
+        """The rows in the order of the run, as many as there is room for: MAX_ROWS, MAX_BYTES of pictures."""
         with _LOADING:
-            latest = {row.key: row for row in islice(self.run, MAX_ROWS)}
-            planned = [key for key in self.run.planned or () if key in latest]
-            return [latest[key] for key in planned] if len(planned) == len(latest) else list(latest.values())
+            latest: dict[str, Row] = {}
+            used = 0
+            for row in self.run:
+                used += _bytes_of(row)
+                if used > MAX_BYTES or len(latest) >= MAX_ROWS:
+                    break
+                latest[row.key] = row
+            order = {key: place for place, key in enumerate(self.run.planned or ())}
+            return sorted(latest.values(), key=lambda row: order.get(row.key, len(order)))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are more rows than there is room for."""
+        return len(self.rows) < len(self.run.done)
 
     @cached_property
     def facts(self) -> list[Facts]:
@@ -151,6 +164,20 @@ class Audited:
         except NotFoundError:
             return label, label in (name, str(index))
         return self.labels[found], found == index
+
+
+def _bytes_of(row: Row) -> int:
+    """The bytes that a row holds itself, in files that are not on a disk."""
+    sizes: list[int] = []
+
+    def weigh(file: File) -> File:
+        if isinstance(file, Asset):
+            text = isinstance(file.content, str | bytes)
+            sizes.append(len(file.content) if text else np.asarray(file.content).nbytes)  # type: ignore[arg-type]
+        return file
+
+    map_files(row, weigh)
+    return sum(sizes)
 
 
 def _shown(row: Facts, show: str) -> bool:

@@ -8,27 +8,21 @@ from typing import Any
 
 import gradio as gr
 
-from phosphene.errors import InputError, OptionError, PhospheneError
+from phosphene.errors import InputError, PhospheneError
 from phosphene.labels import Labels
 from phosphene.registry import methods
 from phosphene.runtime import Prepared
 from phosphene.web import views
-from phosphene.web.asks import (
-    Ask,
-    AuditAsk,
-    CompareAsk,
-    ExplainAsk,
-    LayerAsk,
-    LocateAsk,
-    RememberAsk,
-    read,
-)
+from phosphene.web.asks import ASKS, Ask, AuditAsk, ExplainAsk, LayerAsk, read
 from phosphene.web.audited import SHOWN, SORTS
 from phosphene.web.desk import Desk
 from phosphene.web.pictures import MAX_BYTES, Chosen, upload
 from phosphene.web.views.frame import render
 from phosphene.web.views.remember import MAX_CLASSES
 from phosphene.web.worker import Job, State
+
+# Of (question, what was sent, job): gives the answer so far, again and again.
+Work = Callable[[Any, Mapping[str, Any], Job], Any]
 
 # As many may ask at the same time; the worker has its own, smaller bound and says who is before whom.
 _AT_ONCE = 256
@@ -40,18 +34,6 @@ _TABS = {
     "compare": "Compare",
     "audit": "Audit",
 }
-
-
-class PictureInput(gr.Image):
-    """Gradio's picture, given on as the file that was sent: it is neither decoded nor converted here."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> tuple[str, str] | None:  # type: ignore[override]
-        """(path of the uploaded file, its name), or None."""
-        if payload is None or not payload.path:
-            return None
-        return payload.path, payload.orig_name or Path(payload.path).name
 
 
 def look() -> dict[str, Any]:
@@ -182,7 +164,7 @@ class _Page:
             visible=several or "hidden",
             allow_custom_value=True,
         )
-        self.picture = PictureInput(
+        self.picture = gr.Image(
             label="Picture",
             show_label=False,
             image_mode=None,
@@ -370,31 +352,18 @@ class _Page:
     # Wires
 
     def _wire(self) -> None:
-        asked = [self.picture, self.example, self.model]
-        for tab, handler in (
-            ("explain", self._run_explain),
-            ("locate", self._run_locate),
-            ("remember", self._run_remember),
-            ("layer", self._run_layer),
-            ("compare", self._run_compare),
-            ("audit", self._run_audit),
-        ):
-            own = [control for name, control in self.controls.items() if name.startswith(f"{tab}.")]
-            before = [*asked, self.few] if tab == "layer" else asked
-            self._event(self.controls[f"{tab}!run"].click, handler, [*before, *own], self._outputs(tab), tab)
+        place = gr.Textbox(visible="hidden", label="place", elem_id="place")
+        for tab, kind in ASKS.items():
+            self._event(self.controls[f"{tab}!run"].click, kind, tab, self._outputs(tab))
             if f"{tab}!stop" in self.controls:
                 self.controls[f"{tab}!stop"].click(
                     self._stopper(tab), None, None, queue=False, api_visibility="private", show_progress="hidden"
                 )
         answer = self.controls["explain!answer"]
-        own = [control for name, control in self.controls.items() if name.startswith("explain.")]
-        place = gr.Textbox(visible="hidden", label="place", elem_id="place")
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         answer.place(self._place_of, None, place, **private).then(None, js="() => window.phosphene.press('ask-place')")
         ask = gr.Button("Ask", visible="hidden", elem_id="ask-place")
-        self._event(
-            ask.click, self._run_place, [*asked, *own, place], [self.controls["explain!status"], self.place], "place"
-        )
+        self._event(ask.click, ExplainAsk, "place", [self.controls["explain!status"], self.place], ("at", place))
         answer.choose(_chosen_class, None, self.controls["explain.classes"], **private).then(
             None, js="() => window.phosphene.press('run-explain')"
         )
@@ -421,12 +390,23 @@ class _Page:
         )
         self.blocks.unload(self._gone)
 
-    def _event(self, event: Any, handler: Any, inputs: list[Any], outputs: list[Any], name: str) -> None:
+    def _event(self, event: Any, kind: type[Ask], name: str, outputs: list[Any], *more: tuple[str, Any]) -> None:
+        """Ask a view: its inputs are the picture, the network, and the controls that bear the names of its fields."""
+        first = [("picture", self.picture), ("example", self.example), ("model", self.model)]
+        few = [("few", self.few)] if kind is LayerAsk else []
+        own = [
+            (field, control)
+            for tab, _, field, control in ((*key.partition("."), control) for key, control in self.controls.items())
+            if tab == kind.tab and field
+        ]
+        inputs = [*first, *few, *own, *more]
         event(
-            handler,
-            inputs,
+            self._asker(kind, self._works()[name], inputs),
+            [control for _, control in inputs],
             outputs,
             api_name=name,
+            # Values come as they were sent: Gradio's own way opens a picture, whatever it claims to be.
+            preprocess=False,
             show_progress="hidden",
             trigger_mode="multiple",
             concurrency_limit=None,
@@ -488,170 +468,54 @@ class _Page:
 
     # What runs
 
-    def _picture_of(self, picture: tuple[str, str] | None, example: str) -> Chosen:
-        if example:
-            return self.desk.packaged.chosen(example)
-        if picture is None:
+    def _asker(self, kind: type[Ask], work: Work, inputs: Sequence[tuple[str, Any]]) -> Any:
+        """What is called when a view is asked: makes the question of what was sent, and follows the work."""
+        names = [name for name, _ in inputs]
+
+        async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
+            sent = dict(zip(names, values, strict=True))
+            if sent["model"] == self.desk.first:
+                sent["model"] = ""  # as an address says it
+            ask = kind.sent({**sent, "picture": sent["example"]})
+            async for update in self._follow(request, ask, lambda job: work(ask, sent, job)):
+                yield update
+
+        return run
+
+    def _works(self) -> dict[str, Work]:
+        """What each view computes, of (question, what was sent, job)."""
+        desk = self.desk
+
+        def layer(ask: Any, sent: Mapping[str, Any], job: Job) -> Any:
+            if ask.show != "features":
+                return views.activations(desk, ask, self._picture_of(sent), job)
+            few = sent["few"] if isinstance(sent["few"], list) else []
+            return views.features(desk, ask, [self._uploaded(file) for file in few], job)
+
+        return {
+            "explain": lambda ask, sent, job: views.explain(desk, ask, self._picture_of(sent), job),
+            "place": lambda ask, sent, job: views.place(desk, ask, self._picture_of(sent), job),
+            "locate": lambda ask, sent, job: views.locate(desk, ask, self._picture_of(sent), job),
+            "remember": lambda ask, _sent, job: views.remember(desk, ask, job),
+            "layer": layer,
+            "compare": lambda ask, sent, job: views.compare(desk, ask, self._picture_of(sent), job),
+            "audit": lambda ask, _sent, job: views.audit(desk, ask, job),
+        }
+
+    def _picture_of(self, sent: Mapping[str, Any]) -> Chosen:
+        if isinstance(sent["example"], str) and sent["example"]:
+            return self.desk.packaged.chosen(sent["example"])
+        if not sent["picture"]:
             raise InputError("choose a picture first: drop one, paste one, or take one of the examples")
-        return self._uploaded(*picture)
+        return self._uploaded(sent["picture"])
 
-    def _uploaded(self, path: str, name: str) -> Chosen:
-        if not Path(path).resolve().is_relative_to(self.uploads.resolve()):
+    def _uploaded(self, file: Any) -> Chosen:
+        """The picture that was sent before, as Gradio's script names it; the gate saw to it that it is one of those."""
+        path = file.get("path") if isinstance(file, dict) else None
+        if not isinstance(path, str) or not Path(path).resolve().is_relative_to(self.uploads.resolve()):
             raise InputError("the picture was not uploaded here")
-        return upload(path, name)
-
-    async def _run_explain(
-        self,
-        picture: Any,
-        example: str,
-        model: str,
-        classes: str,
-        versus: str,
-        chosen: list[str],
-        layer: str,
-        view: str,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        ask = ExplainAsk(
-            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view
-        )
-        async for update in self._follow(
-            request, ask, lambda job: views.explain(self.desk, ask, self._picture_of(picture, example), job)
-        ):
-            yield update
-
-    async def _run_place(
-        self,
-        picture: Any,
-        example: str,
-        model: str,
-        classes: str,
-        versus: str,
-        chosen: list[str],
-        layer: str,
-        view: str,
-        place: str,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        try:
-            at = ExplainAsk.read({"at": [place]}).at
-        except OptionError:
-            at = None
-        ask = ExplainAsk(
-            example, self._model(model), tuple(chosen or ()), classes or "top1", versus or "", layer or "", view, at
-        )
-        async for update in self._follow(
-            request, ask, lambda job: views.place(self.desk, ask, self._picture_of(picture, example), job)
-        ):
-            yield update
-
-    async def _run_locate(
-        self,
-        picture: Any,
-        example: str,
-        model: str,
-        classes: str,
-        chosen: list[str],
-        segment: str,
-        preset: str,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        ask = LocateAsk(
-            example, self._model(model), classes or "top1", tuple(chosen or ()), segment or "", preset or "best"
-        )
-        async for update in self._follow(
-            request, ask, lambda job: views.locate(self.desk, ask, self._picture_of(picture, example), job)
-        ):
-            yield update
-
-    async def _run_remember(
-        self,
-        _picture: Any,
-        _example: str,
-        model: str,
-        classes: list[str],
-        fuse: bool,
-        recipe: str,
-        preset: str,
-        steps: float,
-        seed: float,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        ask = RememberAsk(
-            "",
-            self._model(model),
-            tuple(classes or ()),
-            bool(fuse),
-            recipe or "",
-            preset or "",
-            int(steps or 0),
-            int(seed or 0),
-        )
-        async for update in self._follow(request, ask, lambda job: views.remember(self.desk, ask, job)):
-            yield update
-
-    async def _run_layer(
-        self,
-        picture: Any,
-        example: str,
-        model: str,
-        few: list[str] | None,
-        layer: str,
-        show: str,
-        count: float,
-        facets: float,
-        exemplars: float,
-        steps: float,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        numbers = [int(number or 0) for number in (count, facets, exemplars, steps)]
-        ask = LayerAsk(example, self._model(model), layer or "", show, *numbers)
-
-        def work(job: Job) -> Any:
-            if show != "features":
-                return views.activations(self.desk, ask, self._picture_of(picture, example), job)
-            pictures = [self._uploaded(path, Path(path).name) for path in few or ()]
-            return views.features(self.desk, ask, pictures, job)
-
-        async for update in self._follow(request, ask, work):
-            yield update
-
-    async def _run_compare(
-        self,
-        picture: Any,
-        example: str,
-        model: str,
-        method: str,
-        other_method: str,
-        other_model: str,
-        classes: str,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        ask = CompareAsk(example, self._model(model), method, other_model or "", other_method, classes or "top1")
-        async for update in self._follow(
-            request, ask, lambda job: views.compare(self.desk, ask, self._picture_of(picture, example), job)
-        ):
-            yield update
-
-    async def _run_audit(
-        self,
-        _picture: Any,
-        _example: str,
-        _model: str,
-        run: str,
-        find: str,
-        show: str,
-        sort: str,
-        page: float,
-        request: gr.Request,
-    ) -> AsyncIterator[Any]:
-        ask = AuditAsk("", "", run or "", find or "", show or "all", sort or "order", int(page or 1))
-        async for update in self._follow(request, ask, lambda job: views.audit(self.desk, ask, job)):
-            yield update
-
-    def _model(self, model: str) -> str:
-        """As an address says it: the first one is not said."""
-        return "" if model == self.desk.first else model or ""
+        name = file.get("orig_name")
+        return upload(path, name if isinstance(name, str) else None)
 
     async def _follow(self, request: gr.Request, ask: Ask, work: Callable[[Job], Any]) -> AsyncIterator[Any]:
         """(how far it is, the answer so far) as often as either changes; the work is stopped when nobody follows."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from phosphene.store import Asset
 from phosphene.web.asks import AuditAsk
-from phosphene.web.audited import MAX_ROWS, Audited, Facts, page_of
+from phosphene.web.audited import Audited, Facts, page_of
 from phosphene.web.desk import Desk
 from phosphene.web.views.frame import how_to, render
 from phosphene.web.worker import Job
@@ -38,7 +38,7 @@ def audit(desk: Desk, ask: AuditAsk, job: Job) -> Iterator[str]:
         run=run,
         accuracy=sum(known) / len(known) if known else None,
         failed=sum(row.status == "error" for row in run.facts),
-        cut=len(run.facts) >= MAX_ROWS,
+        cut=run.is_cut,
         calls=how_to(ask, desk.first),
     )
 
