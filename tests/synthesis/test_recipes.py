@@ -181,7 +181,7 @@ def test_total_variation_falls_with_the_rate_of_a_drawing() -> None:
 
 
 def test_the_alpha_channel_is_high_where_the_object_was_drawn() -> None:
-    last = run("sci", [1], steps=30, mask="fixed", radius=0.2, soft=0.1)[-1]
+    last = run("sci", [1], steps=30, mask="fixed", radius=0.2, soft=0.1, background="transparent")[-1]
     alpha = last.extras["alpha"]
     assert alpha.shape == (1, 1, 16, 16)
     assert 0 <= float(alpha.min()) < 0.1 < 0.9 < float(alpha[0, 0, 6:10, 6:10].mean()) <= 1
@@ -194,7 +194,7 @@ def test_a_faded_picture_is_its_own_blur_where_nothing_was_drawn() -> None:
     drawn = alpha[0, 0] == 1
     assert torch.equal(got[0][:, drawn], images[0][:, drawn])
     assert roughness(got, ~drawn) < 0.05 * roughness(images, ~drawn)
-    kept, other = (run("sci", [1], steps=9, background=it)[-1] for it in ("keep", "fade"))
+    kept, other = (run("sci", [1], steps=9, background=it)[-1] for it in ("transparent", "fade"))
     assert torch.equal(other.images, faded(kept.images, kept.extras["alpha"]))
 
 

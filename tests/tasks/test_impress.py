@@ -207,3 +207,12 @@ def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_refused_before_anything_is_made(recipe: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         configured(recipe, None, None)
+
+
+def test_a_transparent_background_is_an_alpha_channel(tmp_path: Path) -> None:
+    config = ImpressConfig(classes=("1",), recipe="sci:background=transparent", steps=12)
+    (row,) = impress_images(config, common(tmp_path))["impressions"]
+    with Image.open(row["image"]) as picture:
+        assert picture.mode == "RGBA"
+        low, high = picture.getchannel("A").getextrema()
+    assert low < high

@@ -135,7 +135,7 @@ class ImpressConfig:
         return ImpressionRow(
             key,
             own.classes,
-            image=Asset(f"{key}.png", to_pil(made.image)),
+            image=Asset(f"{key}.png", _finished(made)),
             recipe=made.spec,
             preset=made.preset,
             steps=made.steps,
@@ -153,6 +153,14 @@ class ImpressConfig:
             animation=_animation(key, made) if self.frames else None,
             **_shown_extras(key, made),
         )
+
+
+def _finished(made: Impression) -> Image.Image:
+    """The picture, with an alpha channel where its surroundings are transparent."""
+    picture = to_pil(made.image)
+    if "alpha" in made.extras:
+        picture.putalpha(Image.fromarray((made.extras["alpha"][0] * 255).round().byte().numpy()))
+    return picture
 
 
 def job_key(number: int, job: Job, labels: Labels) -> str:

@@ -122,8 +122,8 @@ def sci(
         options: see SciOptions.
 
     Yields:
-        Steps; extras: `pre_ci` (N, C, H, W), `center` (N, 2) in pixels and `radius` (N,) of the disc; of the last one
-        `alpha` (N, 1, H, W) in [0, 1], how much each place was developed.
+        Steps; extras: `pre_ci` (N, C, H, W), `center` (N, 2) in pixels and `radius` (N,) of the disc; with a
+        transparent background the last has `alpha` (N, 1, H, W) in [0, 1], how much each place was developed.
 
     Raises:
         NumericalError: if a gradient is zero, NaN or infinite.
@@ -134,7 +134,7 @@ def sci(
         >>> classifier = Classifier(net, Preprocess((32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
         >>> last = list(sci(classifier, Target.of(1), Streams.of(0, [1]), SciOptions(steps=6)))[-1]
         >>> last.images.shape, last.stage, sorted(last.extras)
-        (torch.Size([1, 3, 32, 32]), 'post-CI', ['alpha', 'center', 'pre_ci', 'radius'])
+        (torch.Size([1, 3, 32, 32]), 'post-CI', ['center', 'pre_ci', 'radius'])
 
     References:
         addepalli2020; olah2017 for the preconditioning; fel2023 for the accumulated gradient as alpha.
@@ -187,11 +187,13 @@ def sci(
 
 
 def _finished(step: Step, shown: dict[str, Tensor], held: Held, options: SciOptions) -> Step:
-    """The last step with the alpha channel, its surroundings faded where that is asked for."""
-    size = (int(step.images.shape[-2]), int(step.images.shape[-1]))
-    alpha = held.alpha(size)
-    images = faded(step.images, alpha) if options.background == "fade" else step.images
-    return replace(step, images=images, extras={**shown, "alpha": alpha})
+    """The last step with its surroundings as asked for."""
+    if options.background == "keep":
+        return replace(step, extras=shown)
+    alpha = held.alpha((int(step.images.shape[-2]), int(step.images.shape[-1])))
+    if options.background == "fade":
+        return replace(step, images=faded(step.images, alpha), extras=shown)
+    return replace(step, extras={**shown, "alpha": alpha})
 
 
 def _activation(options: SciOptions, classifier: Classifier, target: Target, pre_ci: Tensor, begin: Tensor) -> Tensor:
