@@ -217,13 +217,13 @@ def test_fused_images_raise_all_their_classes(preset: str) -> None:
         assert last > first
 
 
-def test_the_classes_of_a_fused_image_are_drawn_one_by_one_on_paper_and_in_turn_at_best() -> None:
-    def stages(preset: str) -> list[str]:
-        options = FuseOptions.of(preset, steps=10, even=0.4)
+def test_the_classes_of_a_fused_image_are_drawn_one_by_one_on_paper_and_together_at_best() -> None:
+    def stages(preset: str, **given: float) -> list[str]:
+        options = FuseOptions.of(preset, steps=10, **given)
         return [step.stage for step in fuse(tiny(), [(0, 2)], Streams.of(0, ["0+2"]), options)]
 
-    assert stages("paper") == ["class 1"] * 3 + ["class 2"] * 3 + ["settle"] * 0 + ["together"] * 4
-    assert stages("best") == ["apart"] * 6 + ["settle"] * 4
+    assert stages("paper", even=0.4) == ["class 1"] * 3 + ["class 2"] * 3 + ["together"] * 4
+    assert stages("best", settle=3) == ["together"] * 7 + ["settle"] * 3
 
 
 def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:

@@ -176,33 +176,10 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]], temperat
     return Objective(value)
 
 
-# Of the logit beside a logarithm, whose own gradient is 0 where a network is altogether sure.
-_NEVER_NOTHING = 1e-3
-
-
-def apart_from(
-    classifier: Classifier, groups: Sequence[Sequence[int]], place: int, temperature: float = 1.0
-) -> Objective:
-    """The log-probability of one class of each group among all classes but the group's others, which it so leaves be.
-
-    Args:
-        classifier: knows the head.
-        groups: the classes of each image, the same number for all.
-        place: which of each group.
-        temperature: T of ``T * log softmax(logits / T)``.
-    """
+def all_scores(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
+    """The mean logit of several classes, which knows no even share but says far from the classes where to go."""
     index = _group_index(classifier, groups)
-    others = torch.cat([index[:, :place], index[:, place + 1 :]], dim=1)
-
-    def value(step: StepOutputs) -> Tensor:
-        logits = step.logits
-        if classifier.head == "softmax":
-            logits = logits.scatter(1, step.rows(others), -torch.inf)
-        own = step.rows(index[:, place : place + 1])
-        logs = _logarithms(classifier, logits, temperature) + _NEVER_NOTHING * logits
-        return logs.gather(1, own)[:, 0]
-
-    return Objective(value)
+    return Objective(lambda step: step.logits.gather(1, step.rows(index)).mean(dim=1))
 
 
 def _group_index(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Tensor:

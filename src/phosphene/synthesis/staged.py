@@ -156,11 +156,16 @@ def raised(
         return unit(target.unit)
     if score != "saturating":
         return of_target(classifier, target, score)
-    weight = linear(_LOGIT, _LOGIT_LEFT)
-    at_first = scheduled(
-        lambda step, steps: weight(step, max(1, round(_LOGIT_UNTIL * steps))), of_target(classifier, target)
-    )
-    return saturating(classifier, target, temperature) + at_first
+    return saturating(classifier, target, temperature) + fading_logit(of_target(classifier, target))
+
+
+def fading_logit(objective: Objective) -> Objective:
+    """A logit that counts at first: far from a class a saturating score hardly says where to go."""
+
+    def weight(step: int, steps: int) -> float:
+        return linear(_LOGIT, _LOGIT_LEFT)(step, max(1, round(_LOGIT_UNTIL * steps)))
+
+    return scheduled(weight, objective)
 
 
 # Companions are drawn with more contrast than pictures for people. (Whatever is changed here changes their sums: see

@@ -15,9 +15,9 @@ from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.canvas import canvas_size, noisy_mean
-from phosphene.synthesis.objectives import Objective, apart_from, class_score, even_share
+from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share
 from phosphene.synthesis.schedules import Schedule, linear
-from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, natural
+from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, natural
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Size
@@ -28,7 +28,7 @@ class FuseOptions(DrawingOptions):
     """Options of `fuse`."""
 
     steps: int = option("number of steps in all", best=240, paper=300, at_least=1)
-    even: float = option("share of the steps that even out the classes", best=0.6, paper=0.0)
+    even: float = option("share of the steps, the last, that raise all the classes at once", best=1.0, paper=0.0)
     settle: int = option(
         "how many of these, the last, see the image as it is, without augmentation, and are small, so that the shares "
         "are even in the finished picture too",
@@ -36,10 +36,10 @@ class FuseOptions(DrawingOptions):
         paper=0,
     )
     temperature: float = option("of the classes' log-probabilities under a prior", 1.6)
-    distance: float = option("of the places from the center, as a fraction of the shorter side", best=0.2, paper=0.25)
-    radius: float = option("final radius of each disc, likewise", best=0.3, paper=150 / 224)
-    first_radius: float = option("radius at the first step, likewise", best=0.15, paper=1 / 224)
-    soft: float = option("width of the discs' edge, likewise", best=0.3, paper=0.0)
+    distance: float = option("of the places from the center, as a fraction of the shorter side", 0.25)
+    radius: float = option("final radius of each disc, likewise", 150 / 224)
+    first_radius: float = option("radius at the first step, likewise", 1 / 224)
+    soft: float = option("width of the discs' edge, likewise", 0.0)
 
 
 @register_recipe(title="Fused image", paper="addepalli2020", groups=True)
@@ -56,9 +56,8 @@ def fuse(
     pixel on, and a pixel belongs to the nearest place, so that the regions stay apart (ours). Steps, rates, places
     and discs have no value in the paper: all are ours.
 
-    In the preset `best` the classes take turns step by step under the prior of photographs (synthesis.staged), none
-    pushing the others down, in wide-edged discs that grow into each other. The other steps raise the mean
-    log-probability of all the classes at once over the whole picture: highest where they share the probability
+    In the preset `best` all classes are raised at once under the prior of photographs (synthesis.staged) over the whole
+    picture, where they grow into each other: their mean log-probability is highest where they share the probability
     evenly, so that none of them wins.
 
     Args:
@@ -92,11 +91,10 @@ def fuse(
         if drawn
         else noisy_mean(classifier, streams, 1.0, "range")
     )
-    prior = options.photographs(middle=False) if drawn else _PLAIN
+    prior = options.photographs(middle=options.even == 1) if drawn else _PLAIN
     together = round(options.steps * options.even)
-    turns = _in_turn if drawn else _one_by_one
     for part in [
-        *turns(classifier, groups, places, size, options, options.steps - together),
+        *_one_by_one(classifier, groups, places, size, options, options.steps - together),
         *_evened(classifier, groups, options, together),
     ]:
         still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
@@ -151,22 +149,6 @@ def _one_by_one(
     return found
 
 
-def _in_turn(
-    classifier: Classifier,
-    groups: Sequence[Sequence[int]],
-    places: Tensor,
-    size: Size,
-    options: FuseOptions,
-    steps: int,
-) -> list[_Part]:
-    """The classes step by step in turn, each in a disc of its own that grows into the others'."""
-    count = places.shape[1]
-    goals = [apart_from(classifier, groups, index, options.temperature) for index in range(count)]
-    masks = [_disc(places[:, index], size, options, 0, steps) for index in range(count)]
-    goal = Objective(lambda reading: goals[reading.step % count](reading))
-    return [_Part(0, steps, goal, "apart", lambda at, step: masks[step % count](at, step))]
-
-
 def _evened(
     classifier: Classifier, groups: Sequence[Sequence[int]], options: FuseOptions, together: int
 ) -> list[_Part]:
@@ -174,6 +156,8 @@ def _evened(
     if together == 0:
         return []
     goal = even_share(classifier, groups, options.temperature if options.prior == "photographs" else 1.0)
+    if options.prior == "photographs":
+        goal = goal + fading_logit(all_scores(classifier, groups))
     first, settle = options.steps - together, options.steps - min(options.settle, together)
     slow = linear(options.rate / 25, options.rate / 200, max(1, options.settle))
     return [
