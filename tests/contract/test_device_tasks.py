@@ -79,7 +79,7 @@ def test_weights_are_made_random_alike_on_the_device(pictures, device):
 
 def test_impressions_are_those_of_the_cpu(device):
     for make in (
-        lambda classifier: impress(classifier, [2, 0], "class_model:precondition=0", steps=5, frames=2),
+        lambda classifier: impress(classifier, [2, 0], "class_model:prior=none", steps=5, frames=2),
         lambda classifier: fuse(classifier, [(0, 2)], steps=5),
     ):
         for one, other in zip(make(moved(classifier_of(smooth()), device)), make(classifier_of(smooth())), strict=True):

@@ -16,7 +16,7 @@ from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Optimizer, Step
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
-from phosphene.synthesis.staged import DrawingOptions, Prior, draw
+from phosphene.synthesis.staged import DrawingOptions, Prior, draw, natural
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Score
@@ -82,6 +82,7 @@ def class_model(
     center = classifier.mean_picture(canvas_size(classifier))
     small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
     drawn = options.prior == "photographs"
+    small = natural(classifier, small, options.statistics if drawn and target.unit is None else 0.0)
     yield from draw(
         classifier,
         small,
