@@ -143,3 +143,14 @@ def test_the_module_taken_apart_is_the_same(batch_first):
     assert torch.allclose(found, expected, atol=1e-6)
     with pytest.raises(ModelError, match="attn_mask cannot be taken apart"):
         multi_head_attention(*given, layer.out_proj.weight, layer.out_proj.bias, attn_mask=torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_grad_cam_says_how_it_laid_the_tokens_out(class_token, images):
+    classifier = classifier_of(VisionTransformer(class_token=class_token))
+    found = attribute(classifier, images, 1, "grad_cam", layer="blocks.2.norm1")
+    left_out = ", the first 1 left out" if class_token else ""
+    assert found.notes == (
+        f"the {16 + class_token} tokens of layer blocks.2.norm1 are laid out as 4 x 4 patches{left_out}",
+    )
+    assert attribute(classifier_of(pooled()), images, 1, "grad_cam").notes == ()

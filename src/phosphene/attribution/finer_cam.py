@@ -44,7 +44,7 @@ def finer_cam(
         target: the class; it is told apart by itself, so it has no `versus`.
         layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last.
         alpha: how much of the other classes is taken off, 0 or more; 0 is Grad-CAM.
-        classes: how many other classes.
+        classes: how many other classes; all of them where there are fewer.
         relu: keep the positive part of each layer's map alone, as the paper does.
         batch_size: images per pass; None chooses.
 
@@ -54,7 +54,7 @@ def finer_cam(
     Raises:
         ModelError: if the layer's output has no places.
         NotFoundError: for an unknown layer, with the nearest names.
-        OptionError: for a unit, a target with `versus` or a score of its own, or more classes than there are others.
+        OptionError: for a unit, a target with `versus` or a score of its own, or a network of one class.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
@@ -73,8 +73,9 @@ def finer_cam(
     target = target.expand(len(images))
     own = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     logits = forward(classifier, images, batch_size=batch_size)
-    if classes >= logits.shape[1]:
-        raise OptionError(f"finer_cam: classes={classes} others, but {classifier.name} has {logits.shape[1]} in all")
+    if logits.shape[1] < 2:
+        raise OptionError(f"finer_cam: {classifier.name} has one class, and none to tell it from; use grad_cam")
+    classes = min(classes, logits.shape[1] - 1)
     others, factors = _others(logits, target, alpha, classes)
     slopes = dict(own.gradients)
     for place in range(classes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from phosphene.graph import LayerName, spatial_map
 from phosphene.grids import to_network_size
 from phosphene.runtime import layer_gradients, prepare
 from phosphene.targets import Target
-from phosphene.types import Attribution
+from phosphene.types import Attribution, Layout
 
 Layers = LayerName | tuple[str, ...]
 
@@ -70,13 +71,26 @@ def layer_map(
         torch.Size([2, 6, 6])
     """
     names = layer_names(classifier, layer, target)
+    notes = []
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     maps = []
     for name in names:
         layout, what = prepare(classifier).layout(name), f"layer {name}"
         both = (found.activations[name], found.gradients[name])
         maps.append(formula(*(spatial_map(values, what, images, layout) for values in both)))
-    return averaged_layers(maps, names, images, target, found.score, relu)
+        notes += _laid_out(both[0], maps[-1], what, layout)
+    return replace(averaged_layers(maps, names, images, target, found.score, relu), notes=tuple(notes))
+
+
+def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) -> list[str]:
+    """How the tokens of a layer were laid out as places, where its output is a row of tokens."""
+    if output.ndim != 3:
+        return []
+    rows, columns = int(grid.shape[-2]), int(grid.shape[-1])
+    tokens = int(output.shape[2 if layout == "NCT" else 1])
+    extra = tokens - rows * columns
+    left_out = f", the first {extra} left out" if extra else ""
+    return [f"the {tokens} tokens of {what} are laid out as {rows} x {columns} patches{left_out}"]
 
 
 def averaged_layers(
