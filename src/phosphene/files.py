@@ -6,9 +6,12 @@ processes as they are; fsspec keeps its connections by itself.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -166,7 +169,19 @@ def is_run(folder: str) -> bool:
 def write_whole(folder: str, name: str, content: bytes) -> None:
     """Write a file of a folder so that a reader sees all of it or nothing, whatever happens meanwhile.
 
-    A local file gets its name when it is whole; stores that fsspec reaches show an object when it is whole.
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with written_whole(folder, name) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_whole(folder: str, name: str) -> Iterator[BinaryIO]:
+    """A file of a folder, open to be written, that is there when the block has ended, and not if it raises.
+
+    A local file gets its name when it is whole; of a store that fsspec reaches, which shows an object when it is whole,
+    it waits in memory.
 
     Raises:
         OutputError: if it cannot be written.
@@ -174,11 +189,14 @@ def write_whole(folder: str, name: str, content: bytes) -> None:
     target = join(folder, name)
     try:
         if is_url(target):
+            content = io.BytesIO()
+            yield content
             fs, path = _remote(target)
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            fs.pipe_file(path, content)
+            fs.pipe_file(path, content.getvalue())
         else:
-            _write_local(Path(target), content)
+            with _written_local(Path(target)) as file:
+                yield file
     except OSError as error:
         raise OutputError(
             f"{target}: cannot be written ({error.strerror or error}); free space or choose another --out"
@@ -195,13 +213,14 @@ def remove(folder: str, name: str) -> None:
         fs.rm_file(path)
 
 
-def _write_local(target: Path, content: bytes) -> None:
+@contextmanager
+def _written_local(target: Path) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = None
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".partial", delete=False) as file:
             partial = Path(file.name)
-            file.write(content)
+            yield cast(BinaryIO, file)
         partial.chmod(0o644)
         os.replace(partial, target)
     finally:

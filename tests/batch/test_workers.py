@@ -31,6 +31,7 @@ def test_a_picture_that_kills_its_worker_is_a_row(tmp_path):
     answer = phosphene.batch(SPEC, folder, tmp_path / "run", workers=1, **{**OPTIONS, "batch_size": 1})
     assert (answer["rows"], answer["ok"], answer["failed"], answer["shards"]) == (7, 5, 2, 2)
     assert answer["deaths"] == 2
+    assert not list((tmp_path / "run").glob(".*"))
     rows = {row["key"]: row for row in table(tmp_path / "run")}
     assert len(rows) == 7
     assert rows["0004.png"]["error"].endswith(
@@ -103,6 +104,7 @@ def test_killed_with_its_workers_at_any_moment_a_run_goes_on(tmp_path):
     assert process.returncode == 1
     assert '"rows": 40, "ok": 38, "failed": 2, "shards": 8' in text
     assert records(out) == records(tmp_path / "whole")
+    assert not list(out.glob(".*"))
 
 
 def test_a_stop_keeps_what_is_finished_and_ends_the_workers(tmp_path):

@@ -314,6 +314,7 @@ def run_batch(
     finally:
         facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
         manifest |= facts | {"complete": tally.done.pictures == len(keys)}
+        remove_partial_files(place)  # of workers that died
         write_manifest(place, manifest)
     done = tally.done
     return {

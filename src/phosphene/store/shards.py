@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phosphene.errors import InputError, OptionError, to_install
-from phosphene.files import join, names_in, open_file, write_whole
+from phosphene.files import join, names_in, open_file, written_whole
 from phosphene.store.rle import decode_mask, encode_mask
 from phosphene.store.row_json import plain
 from phosphene.store.rows import (
@@ -289,15 +289,17 @@ def write_shard(
     large = format.overlays or format.maps != "none"
     keys: set[str] = set()
     rows = failed = 0
-    content, waiting = io.BytesIO(), iter(records)
-    with pa.parquet.ParquetWriter(content, schema.with_metadata(metadata), compression="zstd") as writer:
+    waiting = iter(records)
+    with (
+        written_whole(place, name) as file,
+        pa.parquet.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer,
+    ):
         while group := list(islice(waiting, _RECORDS_A_GROUP if large else _SMALL_RECORDS_A_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             keys.update(record["key"] for record in group)
             rows, failed = rows + len(group), failed + sum(record["status"] == "error" for record in group)
         counts = ShardCounts(len(keys), rows, failed)
         writer.add_key_value_metadata({_COUNTS: json.dumps(asdict(counts))})
-    write_whole(place, name, content.getvalue())
     return counts
 
 
