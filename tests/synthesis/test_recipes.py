@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from tests.oracles import synthesis as oracle
@@ -269,3 +270,17 @@ def test_the_class_model_rises_by_any_optimizer_of_torch(name: str) -> None:
     moved = (steps[0].images - begin).abs()
     if name in ("Adam", "Adamax"):  # their first step is the rate for every value that has a gradient
         assert float(moved.median()) == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize("mean", [(0.5,) * 3, np.random.default_rng(0).uniform(0.3, 0.6, (3, 128, 128))])
+def test_the_class_model_is_held_near_the_mean_at_every_size(mean: object) -> None:
+    """Under the prior it is drawn small first; the mean may be a picture, of the network's own size."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network = Classifier(net, Preprocess((128, 128), mean=mean))  # type: ignore[arg-type]
+    recipe = entry("recipe", "class_model")
+    found = {}
+    for penalty in (0.0, 1.0):
+        options = recipe.options_type.of(steps=9, penalty=penalty, statistics=0.0)  # type: ignore[union-attr]
+        steps = list(recipe.function(network, Target.of([1]), Streams.of(0, [1]), options))
+        found[penalty] = (steps[-1].images - network.mean_picture((128, 128))).square().mean()
+    assert found[1.0] < found[0.0]

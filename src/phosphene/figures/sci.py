@@ -19,7 +19,7 @@ from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.types import Impression
 
 # The plain ascent over the whole image, with the step of total variation once in k iterations, or never.
-_WHOLE = "sci:preset=paper,mask=none,weight=none,pre_steps=0,start=noise,noise=0.05,tv_every={}"
+_WHOLE = "sci:preset=paper,mask=none,weight=none,pre_steps=0,tv_every={}"
 
 
 def _variation(images: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ _GROUPS = (("tench", "hen"), ("pop bottle", "hen"))
 )
 def fusions(material: Material) -> Drawn:
     """Two fused images, and the probability of each of their classes."""
-    made = material.fused(_GROUPS, "fuse", 256)
+    made = material.fused(_GROUPS, "fuse", 240)
     read = _readings(material, made)
     images = torch.stack([one.image for one in made]).to(material.classifier.device)
     among = [

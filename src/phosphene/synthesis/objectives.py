@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
@@ -249,8 +250,19 @@ def direction(layer: str, vectors: Tensor) -> Objective:
 
 
 def squared_norm(center: Tensor) -> Objective:
-    """||I - center||_2^2 of the image itself: subtract it, scaled, as the class model's regularizer."""
-    return Objective(lambda step: (step.images - center.to(step.images)).square().flatten(1).sum(dim=1))
+    """||I - center||_2^2 of the image itself: subtract it, scaled, as the class model's regularizer.
+
+    Args:
+        center: (C, 1, 1) a color, or (C, H, W) a picture, which is resized to images of another size.
+    """
+
+    def value(step: StepOutputs) -> Tensor:
+        middle, size = center.to(step.images), tuple(step.images.shape[-2:])
+        if tuple(middle.shape[-2:]) not in ((1, 1), size):
+            middle = F.interpolate(middle[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+        return (step.images - middle).square().flatten(1).sum(dim=1)
+
+    return Objective(value)
 
 
 def absolute_norm(center: Tensor) -> Objective:

@@ -21,7 +21,7 @@ from phosphene.errors import OptionError
 from phosphene.maps import blur
 from phosphene.synthesis.step_rules import StepRule, StepState
 
-WeightKind = Literal["A", "B", "none", "printed"]
+WeightKind = Literal["A", "B", "none"]
 
 _START = 0.1
 
@@ -71,7 +71,7 @@ def as_printed(previous: Tensor, current: Tensor, step: int, share: float) -> Te
 
 
 def saliency_weight(
-    reading: WeightKind = "A",
+    reading: WeightKind | Literal["printed"] = "A",
     mask: Callable[[StepState], Tensor] | None = None,
     *,
     limit: float = 10.0,

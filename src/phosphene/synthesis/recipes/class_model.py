@@ -79,14 +79,15 @@ def class_model(
     References:
         simonyan2014, section 2; olah2017 for the preconditioning.
     """
-    center = classifier.mean_picture(canvas_size(classifier))
+    whole = classifier.mean_picture(canvas_size(classifier))
+    center = classifier.mean_image if classifier.preprocess.mean_picture is None else whole
     small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
     drawn = options.prior == "photographs"
     small = natural(classifier, small, options.statistics if drawn and target.unit is None else 0.0)
     yield from draw(
         classifier,
         small,
-        center.expand(len(streams), -1, -1, -1),
+        whole.expand(len(streams), -1, -1, -1),
         streams,
         options.steps,
         options.photographs(middle=False) if drawn else Prior.none(rate=options.rate),
