@@ -161,7 +161,8 @@ def _citation(key: str) -> str:
     clean = {name: re.sub(r"[{}]|\\['\"]", "", value) for name, value in fields.items()}
     first = clean["author"].split(" and ")[0].split(",")[0]
     others = " et al." if " and " in clean["author"] else ""
-    return f"{first}{others}, *{clean['title']}*, {clean['year']}."
+    year = f", {clean['year']}" if "year" in clean else ""  # a report may have none
+    return f"{first}{others}, *{clean['title']}*{year}."
 
 
 def _meaning(entry: Entry) -> str:
