@@ -75,5 +75,5 @@ def test_usage(tmp_path, folder, arguments, message, monkeypatch):
 
 def test_a_source_that_is_not_there(tmp_path):
     outcome = batch("predict", tmp_path / "none", "--out", tmp_path / "run")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "no such file or folder" in outcome.err

@@ -13,8 +13,9 @@ from tests.cli.running import phosphene
 def test_without_gradio_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     outcome = phosphene("web")
-    assert outcome.code == 1
-    assert outcome.err == "phosphene: gradio is not installed; run: pip install 'phosphene[web]'\n"
+    assert outcome.code == 2
+    assert outcome.err.startswith("phosphene: gradio is not installed; run: ")
+    assert outcome.err.endswith(" -m pip install 'gradio>=6.31,<7'\n")
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded(monkeypatch):

@@ -89,3 +89,16 @@ def test_several_classes_are_all_explained(tmp_path, how):
     refused = phosphene("explain", "cat.png", "--class", "tabby", "--class", "top2")
     assert refused.code == 2
     assert "--class top2 is the best classes of each picture; give it alone" in refused.err
+
+
+def test_an_evaluation_that_is_stopped_leaves_no_empty_run(tmp_path, monkeypatch):
+    from phosphene.runs import faithfulness
+
+    def stopped(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    Image.fromarray(chelsea()[:96, :96]).save(tmp_path / "cat.png")
+    monkeypatch.setattr(faithfulness, "faithfulness", stopped)
+    outcome = phosphene("evaluate", "faithfulness", "--images", "cat.png")
+    assert outcome.code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]

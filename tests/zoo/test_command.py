@@ -43,6 +43,6 @@ def test_a_note_and_an_error_are_one_line_each(run, tmp_path):
     assert noted.stderr.startswith("phosphene: tests.zoo.models:network does not say how pictures are prepared")
     torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
     failed = run("--model", "tests.zoo.models:network", "--weights", "other.pt")
-    assert failed.exit_code == 1
+    assert failed.exit_code == 2
     assert failed.stderr.startswith("phosphene: other.pt: these weights are not for this Sequential")
     assert failed.stderr.count("\n") == 1

@@ -17,6 +17,7 @@ from phosphene.types import Attribution
     title="AttnLRP",
     family="gradient",
     paper="achtibat2024",
+    display="percentile",
     caveat="Softmax and products have no exact shares: the rules are first-order, and `lost` says what they leave out.",
 )
 def attn_lrp(

@@ -26,6 +26,7 @@ Border = Literal["black", "mirror"]
     title="Blur integrated gradients",
     family="gradient",
     paper="xu2020",
+    display="percentile",
     caveat="Says which edges and textures make the score as they appear: smooth areas get little, whatever they mean.",
 )
 def blur_ig(

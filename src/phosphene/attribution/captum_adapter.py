@@ -599,7 +599,12 @@ def _register() -> None:
     for function, family, caveat in _METHODS:
         name = function.__name__
         register_attribution(
-            title=_TITLES[name], family=family, paper="kokhlikyan2020", caveat=caveat, name=f"captum:{name}"
+            title=_TITLES[name],
+            family=family,
+            paper="kokhlikyan2020",
+            display="percentile" if family == "gradient" else "signed",
+            caveat=caveat,
+            name=f"captum:{name}",
         )(function)
 
 

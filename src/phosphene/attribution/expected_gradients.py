@@ -28,6 +28,7 @@ _PACKAGED = ("astronaut", "chelsea", "coffee", "rocket")
     title="Expected gradients",
     family="gradient",
     paper="erion2021",
+    display="percentile",
     caveat="An estimate from random draws, and about the difference to the references: other references, another map.",
 )
 def expected_gradients(

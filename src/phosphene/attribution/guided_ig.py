@@ -25,6 +25,7 @@ _NEAR = 1e-9
     title="Guided integrated gradients",
     family="gradient",
     paper="kapishnikov2021",
+    display="percentile",
     caveat="Maps of two classes took different ways, and so may those of two machines: a last bit turns it.",
 )
 def guided_ig(

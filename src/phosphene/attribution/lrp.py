@@ -30,6 +30,7 @@ Rules = Literal[
     title="Layer-wise relevance propagation",
     family="gradient",
     paper="montavon2019",
+    display="percentile",
     caveat="The map depends on the rules as much as on the network; what biases take is in the check, not in the map.",
 )
 def lrp(

@@ -16,7 +16,7 @@ from phosphene.batches.engines import with_threads
 from phosphene.batches.guard import Guarded
 from phosphene.batches.work import Made, Shard, Tell, Work
 from phosphene.cancel import Cancel
-from phosphene.errors import MissingExtraError, ResourceError
+from phosphene.errors import ResourceError, to_install
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise MissingExtraError("--ray needs Ray; run: pip install 'phosphene[ray]'") from None
+        raise to_install("--ray needs Ray", "ray[data]>=2.40") from None
     return ray
 
 

@@ -45,7 +45,7 @@ class Session:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if isinstance(error, PhospheneError):
+        if isinstance(error, PhospheneError | KeyboardInterrupt):
             self.folder.discard()
 
     def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:

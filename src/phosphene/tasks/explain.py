@@ -163,13 +163,7 @@ def _explained(
     versus = class_target(config.versus, classifier.labels) if config.versus else None
     target, count = of_each(config.asked(classifier.labels), logits, versus, config.score)
     copies = seen.repeated(count)
-    outcomes = []
-    # What the network says is known at once, and shown while the maps are made.
-    said = f" ({predictions[0][0]})" if len(items) == 1 else ""
-    for index, spec in enumerate(config.methods):
-        if progress is not None and len(config.methods) > 1:
-            progress(index, len(config.methods), f"{format_spec(spec)}{said}")
-        outcomes.append(_answers(config, copies, target, spec, count, progress))
+    outcomes = [_answers(config, copies, target, spec, count, progress) for spec in config.methods]
     found = []
     for number, (predicted, view) in enumerate(zip(predictions, seen.views, strict=True)):
         rows = range(number * count, (number + 1) * count)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phosphene import __version__
-from phosphene.errors import MissingExtraError, OutputError
+from phosphene.errors import OutputError, to_install
 from phosphene.images import read_image
 from phosphene.render import thumbnail
 from phosphene.runs.common import Common
@@ -110,7 +110,7 @@ def check_installed() -> None:
     try:
         import gradio  # noqa: F401
     except ImportError:
-        raise MissingExtraError("gradio is not installed; run: pip install 'phosphene[web]'") from None
+        raise to_install("gradio is not installed", "gradio>=6.31,<7") from None
 
 
 def _fastapi(desk: Desk, uploads: Path) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from phosphene.classifier import Classifier, HeadKind, Preprocess
-from phosphene.errors import MissingExtraError, ModelError, NotFoundError, PhospheneWarning
+from phosphene.errors import ModelError, NotFoundError, PhospheneWarning, to_install
 from phosphene.images import Interpolation
 from phosphene.types import Size
 from phosphene.zoo.card import Unstated
@@ -75,7 +75,7 @@ def _transformers() -> Any:
     try:
         return import_module("transformers")
     except ImportError:
-        raise MissingExtraError('transformers is not installed; run: pip install "phosphene[hf]"') from None
+        raise to_install("transformers is not installed", "transformers>=4.45") from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phosphene.classifier import Classifier
-from phosphene.errors import MissingExtraError, ModelError
+from phosphene.errors import ModelError, to_install
 from phosphene.graph import Takes
 from phosphene.score_function import ScoreFunction
 from phosphene.zoo.card import Unstated
@@ -69,7 +69,7 @@ def _session(path: Path) -> Any:
     try:
         runtime = import_module("onnxruntime")
     except ImportError:
-        raise MissingExtraError('onnxruntime is not installed; run: pip install "phosphene[onnx]"') from None
+        raise to_install("onnxruntime is not installed", "onnxruntime>=1.17") from None
     known = ("CUDAExecutionProvider", "CPUExecutionProvider")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
