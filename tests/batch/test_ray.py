@@ -14,7 +14,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'phosphene\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ray\[data\]"):
         run(photos(tmp_path / "photos", 2), tmp_path / "run", ray="local")
 
 

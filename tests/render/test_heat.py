@@ -48,7 +48,11 @@ def test_an_empty_or_constant_map_is_transparent():
 
 
 def test_methods_whose_zero_is_no_baseline_are_shown_over_their_range():
-    assert {name for name, found in methods().items() if found.display == "range"} == {"rise", "score_cam"}
+    assert {name for name, found in methods().items() if found.display == "range"} == {
+        "attention_rollout",
+        "rise",
+        "score_cam",
+    }
     classifier, images = classifier_of(pooled()), torch.rand(1, 3, 16, 16)
     assert explain(classifier, images, "rise:masks=8").display == "range"
     assert explain(classifier, images, "smoothgrad(rise:masks=8):samples=2").display == "range"

@@ -157,7 +157,7 @@ def test_what_only_looks_like_probabilities_is_left_alone(images):
 def test_a_head_of_probabilities_that_are_none_is_refused(images):
     with pytest.raises(ModelError, match=r"head='probabilities'.*between 0 and 1"):
         forward(classifier_of(pooled(), head="probabilities"), images)
-    with pytest.raises(OptionError, match="choose softmax, sigmoid, probabilities or score"):
+    with pytest.raises(OptionError, match="choose softmax, sigmoid, probabilities, score"):
         classifier_of(pooled(), head="odds")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
+from phosphene.zoo import load_classifier
 
 
 def normed() -> Classifier:
@@ -114,3 +116,8 @@ def test_the_joined_distance_is_that_of_the_whole_company() -> None:
     for row in range(2):
         whole = memory["1"].moments(torch.cat([others, own[row : row + 1]])).mean(dim=0, keepdim=True)
         torch.testing.assert_close(got[row], 17 * distance(whole)[0])
+
+
+def test_the_embedded_networks_companions_come_with_phosphene():
+    name = f"companions-{module._key(load_classifier('embedded'))}.npz"
+    assert files("phosphene").joinpath(f"data/{name}").is_file()

@@ -18,6 +18,7 @@ CONFIGS = [
     tasks.PredictConfig(count=2),
     tasks.ImpressConfig(("tabby",), steps=3),
     tasks.FeaturesConfig(("head",), steps=3),
+    tasks.ActivationsConfig(("head",), count=2),
 ]
 
 

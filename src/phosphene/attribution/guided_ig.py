@@ -84,21 +84,22 @@ def guided_ig(
     mean = classifier.mean_image
     start = {"black": torch.zeros_like(mean), "mean": mean, "white": torch.ones_like(mean)}[baseline]
     maps, ends = [], []
-    for index, image in enumerate(images.detach().to(classifier.device, torch.float32)):
-        own = target.rows(index, index + 1)
-        image, base = wide(image), wide(start.to(image).expand_as(image))
+    with plain_mode(classifier.device, gradients=False):
+        for index, image in enumerate(images.detach().to(classifier.device, torch.float32)):
+            own = target.rows(index, index + 1)
+            image, base = wide(image), wide(start.to(image).expand_as(image))
 
-        def slope(point: Tensor, own: Target = own) -> Tensor:
-            return wide(input_gradient(classifier, point[None].float(), own)[1][0])
+            def slope(point: Tensor, own: Target = own) -> Tensor:
+                return wide(input_gradient(classifier, point[None].float(), own)[1][0])
 
-        total, place = torch.zeros_like(image), base.clone()
-        for step in range(steps):
-            added, place = _step(place, base, image, slope(place), (step + 1) / steps, fraction, distance)
-            total += added
-            if progress is not None:
-                progress(index * steps + step + 1, len(images) * steps)
-        ends.append(input_gradient(classifier, torch.stack([base, image]).float(), own)[0])
-        maps.append(total.sum(dim=0))
+            total, place = torch.zeros_like(image), base.clone()
+            for step in range(steps):
+                added, place = _step(place, base, image, slope(place), (step + 1) / steps, fraction, distance)
+                total += added
+                if progress is not None:
+                    progress(index * steps + step + 1, len(images) * steps)
+            ends.append(input_gradient(classifier, torch.stack([base, image]).float(), own)[0])
+            maps.append(total.sum(dim=0))
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
     error = (values.sum(dim=(1, 2)) - (high - low).to(values)).abs()
     with plain_mode(classifier.device, gradients=False):

@@ -13,7 +13,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phosphene.classifier import Classifier
+from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OutputError, PhospheneWarning
 from phosphene.files import write_whole
 from phosphene.runtime import forward, prepare
@@ -30,6 +30,8 @@ from phosphene.synthesis.objectives import Objective, StepOutputs
 
 # How many are drawn; parts of a drawing that each have their own sums.
 _COUNT, _PARTS = 16, 20
+# What of Preprocess is always part of the key.
+_ALWAYS = ("size", "short_side", "mean", "std", "interpolation")
 # Changes with whatever changes the sums of the same network.
 _VERSION = 1
 # Sums are kept in 16 bits; what is so far off says no more than this.
@@ -161,11 +163,19 @@ def _classes(classifier: Classifier) -> list[int]:
 
 def _key(classifier: Classifier) -> str:
     """What the sums hang on: the network's weights, its input, and how companions are drawn."""
-    found = hashlib.sha256(repr((_VERSION, classifier.preprocess)).encode())
+    found = hashlib.sha256(f"({_VERSION}, {_fed(classifier.preprocess)})".encode())
     for name, values in prepare(classifier).source.module.state_dict().items():
         found.update(name.encode())
         found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def _fed(preprocess: Preprocess) -> str:
+    """How the network is fed; of what was added to Preprocess later only what is not as usual, so that keys stay."""
+    said = {item.name: getattr(preprocess, item.name) for item in fields(preprocess)}
+    usual = {item.name: item.default for item in fields(preprocess) if item.name not in _ALWAYS}
+    shown = ", ".join(f"{name}={value!r}" for name, value in said.items() if name not in usual or value != usual[name])
+    return f"Preprocess({shown})"
 
 
 def _keep(place: Path, sums: Mapping[str, Tensor]) -> None:
