@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
 from phosphene.kernels.chain import Chain
@@ -23,6 +24,8 @@ from phosphene.kernels.jit.passages import DepthwisePassage
 from phosphene.runtime import forward, input_gradient
 from phosphene.runtime.prepare import prepare
 from phosphene.targets import Target
+from phosphene.tasks.impressions import impress
+from phosphene.zoo import load_classifier
 
 compiled = pytest.mark.skipif(not writer.available(), reason="kernels are compiled on processors with AVX-512 only")
 _RELU6 = Activation(0.0, 6.0)
@@ -374,3 +377,13 @@ def test_what_is_watched_is_what_the_network_gives(side: int) -> None:
         ours.remove()
         assert float((seen[0] - seen[1]).abs().max()) <= 1e-6 * float(seen[0].abs().max()), name
         assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max()), name
+
+
+def test_the_same_call_gives_the_same_bits_however_often() -> None:
+    """One image alone: no kernel comes in after some passes."""
+    classifier = prepare(load_classifier("embedded"))
+    image, target = torch.rand(1, 3, 224, 224), Target.of(301)
+    maps = [saliency(classifier, image, target).maps for _ in range(6)]
+    assert all(torch.equal(maps[0], again) for again in maps[1:])
+    drawn = [impress(classifier, 301, "class_model:preset=paper", steps=3)[0].image for _ in range(2)]
+    assert torch.equal(*drawn)

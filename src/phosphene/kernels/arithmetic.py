@@ -19,6 +19,7 @@ class Arithmetic:
             further from float64 than a norm of its own, and at the kinks of ReLUs that is seen (decision 0007).
         joined: whether a convolution may do the work of the convolutions behind it. Where the nodes of a graph run
             one by one, each has to return its own values.
+        repeated: whether so many passes follow that kernels are compiled for a single image as well.
     """
 
     forward: torch.dtype = torch.float32
@@ -26,3 +27,4 @@ class Arithmetic:
     backward: torch.dtype = torch.float32
     folds_recorded: bool = False
     joined: bool = True
+    repeated: bool = False

@@ -25,8 +25,6 @@ from phosphene.kernels.jit.passages import Step, depthwise_passages, projected
 _MANY_TAPS = 256
 # Sizes of inputs that a convolution remembers its passages for.
 _REMEMBERED = 8
-# Passes of one image each before kernels are compiled for them: one image alone is done before they are.
-_FIRST_PASSES = 3
 
 # Set on a tensor: the modules whose work is done in it already.
 _DONE = "_phosphene_done"
@@ -80,7 +78,6 @@ class Chain:
     compiled: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
     _operations: dict[tuple[object, ...], Convolution] = field(default_factory=dict)
     _passages: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
-    _single_passes: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
@@ -125,14 +122,13 @@ class Chain:
         self, steps: list[tuple[Chain, list[nn.Module]]], size: torch.Size, *, recorded: bool
     ) -> list[Passage]:
         """The passages of the steps for inputs of `size`; those of the last sizes are kept."""
-        if size[0] == 1 and self._single_passes < _FIRST_PASSES:
-            self._single_passes += 1
-        compiles = size[0] > 1 or self._single_passes == _FIRST_PASSES
-        key = (size, recorded, compiles, torch.get_num_threads(), *(len(taken) for _, taken in steps))
+        key = (size, recorded, torch.get_num_threads(), *(len(taken) for _, taken in steps))
         found = self._passages.get(key)
         if found is None:
             if len(self._passages) >= _REMEMBERED:
                 self._passages.clear()
+            # One image alone is done before kernels are compiled; the same passes for each, so that they give the same.
+            compiles = size[0] > 1 or self.arithmetic.repeated
             found = self._passages[key] = _passages(steps, size, recorded=recorded, compiles=compiles)
         return found
 
