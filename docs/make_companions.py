@@ -16,5 +16,5 @@ if __name__ == "__main__":
     for old in DATA.glob("companions-*.npz"):
         old.unlink()
     os.environ["PHOSPHENE_CACHE"] = str(DATA)
-    impress("embedded", 0, "class_impression", steps=1, precision="fast")
+    impress("embedded", 0, "class_impression", steps=1)
     print(*DATA.glob("companions-*.npz"), sep="\n")

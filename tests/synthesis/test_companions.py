@@ -12,6 +12,7 @@ from torch import nn
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import PhospheneWarning
+from phosphene.runtime import prepare
 from phosphene.synthesis import companions as module
 from phosphene.synthesis import staged
 from phosphene.synthesis.companions import Companions, companions
@@ -81,6 +82,18 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(monkeypatch: pytes
     monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "file"))
     with pytest.warns(PhospheneWarning):
         assert bool(torch.isfinite(drawn(normed(), [1])).all())
+
+
+def test_a_damaged_file_is_drawn_anew_and_precision_makes_no_difference() -> None:
+    with pytest.warns(PhospheneWarning):
+        drawn(prepare(normed(), precision="fast"), [1])
+    (kept,) = module.cache_folder().iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole[:200], b"nothing"):
+        kept.write_bytes(damaged)
+        with pytest.warns(PhospheneWarning):
+            drawn(prepare(normed(), precision="exact"), [1])
+        assert kept.read_bytes() == whole
 
 
 def test_the_company_is_drawn_towards_what_the_norms_remember() -> None:

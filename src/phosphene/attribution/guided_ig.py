@@ -26,7 +26,7 @@ _NEAR = 1e-9
     family="gradient",
     paper="kapishnikov2021",
     display="percentile",
-    caveat="Maps of two classes took different ways, and so may those of two machines: a last bit turns it.",
+    caveat="Each class has a path of its own, and rounding can change it: maps of two machines may differ.",
 )
 def guided_ig(
     classifier: Classifier,

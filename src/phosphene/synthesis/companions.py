@@ -15,7 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -125,9 +127,8 @@ def companions(classifier: Classifier, draw: Callable[[list[int], Objective], It
     name = f"companions-{_key(classifier)}.npz"
     packaged, kept = files("phosphene").joinpath(f"data/{name}"), cache_folder() / name
     for place in (packaged, kept):
-        if place.is_file():
-            with place.open("rb") as opened, np.load(opened, allow_pickle=False) as table:
-                found = {layer: torch.from_numpy(table[layer].astype(np.float32)) for layer in table.files}
+        found = _kept(place)
+        if found is not None and found.keys() <= memory.keys():
             return _joining(classifier, memory, found)
     warnings.warn(
         f"{classifier.name}: {_COUNT} companion pictures are drawn once for this network (kept in {kept}); "
@@ -176,6 +177,17 @@ def _fed(preprocess: Preprocess) -> str:
     usual = {item.name: item.default for item in fields(preprocess) if item.name not in _ALWAYS}
     shown = ", ".join(f"{name}={value!r}" for name, value in said.items() if name not in usual or value != usual[name])
     return f"Preprocess({shown})"
+
+
+def _kept(place: Traversable) -> dict[str, Tensor] | None:
+    """The sums in a file; None where there is none, or one that is damaged."""
+    if not place.is_file():
+        return None
+    try:
+        with place.open("rb") as opened, np.load(opened, allow_pickle=False) as table:
+            return {layer: torch.from_numpy(table[layer].astype(np.float32)) for layer in table.files}
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return None
 
 
 def _keep(place: Path, sums: Mapping[str, Tensor]) -> None:

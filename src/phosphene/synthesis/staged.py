@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.options import Options, option
+from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, Flip
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
@@ -183,10 +184,12 @@ def natural(classifier: Classifier, objective: Objective, weight: float) -> Obje
     """
 
     def draw_all(classes: list[int], penalty: Objective) -> Iterator[Step]:
-        streams, goal = Streams.of(0, classes), raised(classifier, Target.of(classes))
-        start = noisy_mean(classifier, streams, START_NOISE, "normal")
+        # In one precision whatever the pictures' own is: what is kept must not hang on who came first.
+        fast = prepare(classifier, precision="fast")
+        streams, goal = Streams.of(0, classes), raised(fast, Target.of(classes))
+        start = noisy_mean(fast, streams, START_NOISE, "normal")
         return draw(
-            classifier, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, _COMPANIONS,
+            fast, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, _COMPANIONS,
             batch_size=len(classes), stage="companions",
         )  # fmt: skip
 
