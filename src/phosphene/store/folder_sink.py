@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import IO, Any
@@ -15,9 +17,12 @@ from phosphene.errors import InputError, OutputError, PhospheneError
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
-from phosphene.store.rows import Asset, File, Row
+from phosphene.store.rows import Asset, Row
 from phosphene.store.run_folder import ROWS, RunFolder, array_bytes, image_bytes, text_bytes
 from phosphene.store.sink import Sink, register_sink
+
+# Pictures are encoded with the interpreter's lock released: the files of a row are made at once on that many threads.
+_ENCODERS = min(4, os.cpu_count() or 1)
 
 
 @register_sink("folder")
@@ -50,6 +55,7 @@ class FolderSink(Sink):
         self.place, self._manifest = begin(place, plan, overwrite=overwrite, resume=resume)
         self.folder = RunFolder(Path(self.place), plan.command)
         self._file = _open_to_append(self.folder.path / ROWS)
+        self._encoders = ThreadPoolExecutor(_ENCODERS)
         self._resumed = resume
         if resume:
             remove_partial_files(self.place)
@@ -62,7 +68,11 @@ class FolderSink(Sink):
         Raises:
             OutputError: if they cannot be written.
         """
-        row = map_files(row, self._saved)
+        assets: list[Asset] = []
+        map_files(row, lambda file: assets.append(file) if isinstance(file, Asset) else None)
+        paths = self._encoders.map(partial(save_asset, self.folder), assets)
+        saved = dict(zip(map(id, assets), paths, strict=True))
+        row = map_files(row, lambda file: saved.get(id(file), file))
         line = json.dumps(row_to_json(row), allow_nan=False) + "\n"
         try:
             _append(self._file, line.encode())
@@ -77,6 +87,7 @@ class FolderSink(Sink):
         if self._file.closed:
             return
         self._file.close()
+        self._encoders.shutdown()
         planned = self.plan.keys or ()
         failed = sum(status == "error" for status in self._status.values())
         self._manifest |= facts
@@ -90,9 +101,6 @@ class FolderSink(Sink):
         super().__exit__(kind, error, trace)
         if isinstance(error, PhospheneError) and not self._status and not self._resumed:
             self.folder.discard()
-
-    def _saved(self, file: File) -> PurePath:
-        return save_asset(self.folder, file) if isinstance(file, Asset) else file
 
 
 def save_asset(folder: RunFolder, asset: Asset) -> PurePath:

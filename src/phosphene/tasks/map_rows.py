@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -39,8 +40,8 @@ from phosphene.types import Attribution, Render
 # Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
 OVERLAY_SIDE = 2048
 REPORT_SIDE = 640
-# A third of the time of the usual level for a few hundredths more of the size: pictures cost more than passes.
-_PNG = {"compress_level": 3}
+# A fourth of the time of the usual level for a tenth more of the size: pictures cost more than passes.
+_PNG = {"compress_type": zlib.Z_RLE}
 
 
 def map_row(
