@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-commands fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
+.PHONY: demo atlas-demo test test-commands fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
+
+# The atlas of docs/atlas.md: 24 classes, two layers, packaged photographs; less than ten minutes on two cores.
+atlas-demo: $(VENV)/.core
+	$(BIN)/python docs/make_atlas.py --out atlas-demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

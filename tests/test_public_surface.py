@@ -17,7 +17,7 @@ ERRORS = {
     *("OutputError", "PhospheneError", "PhospheneWarning", "ResourceError"),
 }
 VERBS = {
-    *("attribute", "batch", "contrast", "explain", "features", "fuse", "impress", "locate"),
+    *("atlas", "attribute", "batch", "contrast", "explain", "features", "fuse", "impress", "locate"),
     *("draw", "open_run", "read_image"),
 }
 NETWORKS = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phosphene.allocator import keep_freed_memory as keep_freed_memory
+    from phosphene.atlases import atlas as atlas
     from phosphene.batches import batch as batch
     from phosphene.classifier import Classifier as Classifier
     from phosphene.classifier import Labels as Labels
@@ -97,6 +98,7 @@ _PLACES = {
     "Target": "targets",
     "Unit": "targets",
     "View": "types",
+    "atlas": "atlases",
     "attribute": "tasks.attributions",
     "batch": "batches",
     "capture": "hooks",

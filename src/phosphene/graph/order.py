@@ -32,3 +32,23 @@ def layer_before(layers: Sequence[Layer], name: str) -> str | None:
     inside = f"{name}."
     before = [other for other in names[: names.index(name)] if not other.startswith(inside)]
     return before[-1] if before else None
+
+
+def layers_feeding(layers: Sequence[Layer], name: str) -> list[str]:
+    """Layers of the same shape that ran right before a layer, the nearest first, at most three.
+
+    What a ReLU keeps silent can be drawn before it: there its channels are the same.
+
+    Example:
+        >>> shapes = {"pool": (8, 2, 2), "conv": (4, 2, 2), "norm": (4, 2, 2), "relu": (4, 2, 2)}
+        >>> ran = [Layer(name, "Module", shape, turn) for turn, (name, shape) in enumerate(shapes.items())]
+        >>> layers_feeding(ran, "relu")
+        ['norm', 'conv']
+    """
+    number = next(number for number, found in enumerate(layers) if found.name == name)
+    names: list[str] = []
+    for found in reversed(layers[:number]):
+        if found.shape != layers[number].shape or len(names) == 3:
+            break
+        names.append(found.name)
+    return names

@@ -125,7 +125,7 @@ def find_facets(
     """
     count = len(activations)
     _check(activations, facets, exemplars)
-    points = _embedded(activations.cpu().double().numpy(), components, perplexity, seed)
+    points = embedded(activations.cpu().double().numpy(), components, perplexity, seed)
     labels, centers = _clusters(points, facets, seed)
     groups = [np.flatnonzero(labels == cluster) for cluster in range(facets)]
     order = sorted(range(facets), key=lambda cluster: -len(groups[cluster]))
@@ -179,7 +179,7 @@ def pinned_facets(
         raise OptionError("pinned facets: give at least one facet, and an exemplar for each")
     if not bool(torch.isfinite(activations).all()):
         raise NumericalError("the layer's activations hold NaN or infinity for some of the images; choose another")
-    points = _embedded(activations.cpu().double().numpy(), components, perplexity, seed)
+    points = embedded(activations.cpu().double().numpy(), components, perplexity, seed)
     labels = np.full(len(points), -1, dtype=np.int64)
     centers, found = [], []
     for number, (rows, weights) in enumerate(facets):
@@ -236,7 +236,7 @@ def _check(activations: Tensor, facets: int, exemplars: int) -> None:
         raise OptionError(f"only {distinct} of the {count} images differ at this layer: ask for at most as many facets")
 
 
-def _embedded(activations: Floats, components: int, perplexity: float, seed: int) -> Floats:
+def embedded(activations: Floats, components: int = 50, perplexity: float = 30.0, seed: int = 0) -> Floats:
     """(N, 2) by principal components and t-SNE; fewer than four images are only projected."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

@@ -249,6 +249,25 @@ def direction(layer: str, vectors: Tensor) -> Objective:
     return Objective(value, (layer,))
 
 
+def toward(layer: str, vectors: Tensor, power: float = 2.0) -> Objective:
+    """How far a layer's output, averaged over places, goes along vectors (N, k), times how straight it goes there.
+
+    ``(a . v / |v|) * max(0.1, cos(a, v))^power``: the dot product alone is raised by whatever excites the layer at all.
+
+    References:
+        carter2019.
+    """
+    wanted = F.normalize(vectors.float(), dim=1)
+
+    def value(step: StepOutputs) -> Tensor:
+        pooled = _pooled(step, layer)
+        along = (pooled * step.rows(wanted).to(pooled)).sum(dim=1)
+        cosine = along / pooled.norm(dim=1).clamp(min=1e-6)
+        return along * cosine.clamp(min=0.1).pow(power)
+
+    return Objective(value, (layer,))
+
+
 def squared_norm(center: Tensor) -> Objective:
     """||I - center||_2^2 of the image itself: subtract it, scaled, as the class model's regularizer.
 

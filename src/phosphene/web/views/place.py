@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phosphene.errors import ModelError, NumericalError, OptionError
 from phosphene.geometry import lay_on_original
-from phosphene.graph import spatial_map
+from phosphene.graph import layers_feeding, spatial_map
 from phosphene.images import Picture
 from phosphene.render import heat_layer, scale_of, thumbnail
 from phosphene.runtime import Prepared, activations
@@ -144,7 +144,7 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
     def progress(done: int, total: int, _text: str) -> None:
         job.progress(done, total, f"Drawing channel {channel}")
 
-    sources = [layer, *_feeding(classifier, layer)]
+    sources = [layer, *layers_feeding(classifier.layers, layer)]
     for source in sources:
         config = ImpressConfig(target=Unit(source, channel), recipe=_DRAWING)
         try:
@@ -156,18 +156,6 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
             assert isinstance(row.image, Asset)
             return replace(row.image, name=f"channel-{channel}.jpg", options={"quality": 88})
     raise NumericalError(f"no gradient for channel {channel}")
-
-
-def _feeding(classifier: Prepared, layer: str) -> list[str]:
-    """Layers of the same shape that ran right before a layer, the nearest first."""
-    layers = classifier.layers
-    number = next(number for number, found in enumerate(layers) if found.name == layer)
-    names: list[str] = []
-    for found in reversed(layers[:number]):
-        if found.shape != layers[number].shape or len(names) == 3:
-            break
-        names.append(found.name)
-    return names
 
 
 def _laid(seen: Layered, channel: int, size: tuple[int, int]) -> Asset:
