@@ -34,7 +34,7 @@ test-gpu: $(VENV)/.test
 # The page, served and in a browser (chromium or chrome has to be there): an environment of its own, as Gradio wants an
 # older Pillow than all the rest.
 test-web: .venv-web/.made
-	.venv-web/bin/python -m pytest tests/web
+	.venv-web/bin/python -m pytest tests/web tests/atlases
 
 .venv-web/.made: pyproject.toml constraints-web.txt
 	$(PYTHON) -m venv .venv-web

@@ -358,7 +358,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-@pytest.mark.parametrize("name", ["index.html", "class/1.html", "layer/5/activations.html#0-0"])
+@pytest.mark.parametrize("name", ["index.html", "class/1.html", "class/2.html", "layer/5/activations.html#0-0"])
 def test_a_browser_opens_it_from_disk_without_a_word(site, name, tmp_path):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     done = subprocess.run(

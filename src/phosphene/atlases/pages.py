@@ -97,6 +97,7 @@ def described(desk: Desk) -> Entry:
             "classes": len(classifier.labels),
             "head": classifier.head,
             "size": classifier.preprocess.size,
+            "linear_head": desk.head is not None,
         },
         "recipe": next((record["recipe"] for record in records.get(Impressions, [])), ""),
         "method": desk.work.config.method,
@@ -154,7 +155,9 @@ def _near_in_head(desk: Desk, index: int) -> list[Entry]:
     weights = desk.head[1]
     unit = weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
     cosines = unit @ unit[index]
-    order = [int(one) for one in cosines.argsort(descending=True, stable=True) if int(one) != index]
+    order = [
+        int(one) for one in cosines.argsort(descending=True, stable=True) if int(one) != index and cosines[one] > 0
+    ]
     return [_share(desk, one, float(cosines[one]), "cosine") for one in order[:_NEAREST]]
 
 

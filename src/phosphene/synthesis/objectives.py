@@ -263,7 +263,8 @@ def toward(layer: str, vectors: Tensor, power: float = 2.0) -> Objective:
         pooled = _pooled(step, layer)
         along = (pooled * step.rows(wanted).to(pooled)).sum(dim=1)
         cosine = along / pooled.norm(dim=1).clamp(min=1e-6)
-        return along * cosine.clamp(min=0.1).pow(power)
+        found: Tensor = along * cosine.clamp(min=0.1) ** power
+        return found
 
     return Objective(value, (layer,))
 
