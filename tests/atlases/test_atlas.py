@@ -25,6 +25,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import CancelledError, InputError, ModelError, OptionError
 from phosphene.runtime import prepare
 from phosphene.zoo import ModelChoice
+from tests.cli.running import phosphene as command
 from tests.networks import classifier_of, pooled, vgg_f
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -297,6 +298,28 @@ def test_workers_draw_the_same(tmp_path):
     for name, workers in (("here", 0), ("there", 1)):
         phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / name, layers=["1"], workers=workers, threads=1, **given)
     assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def test_the_command_says_what_it_drew(tmp_path):
+    (tmp_path / "small.py").write_text(
+        "from tests.networks import classifier_of, vgg_f\n\ndef make():\n    return classifier_of(vgg_f())\n"
+    )
+    model = ("--model", f"{tmp_path / 'small.py'}:make")
+    few = ("--classes", "0, 2", "--classes", "4", "--layers", "1", "--channels", "1,3", "--seeds", 1)
+    short = ("--steps", 2, "--channel-steps", 2, "--out", tmp_path / "site")
+    done = command("atlas", *model, *few, *short, "--json")
+    assert done.code == 0, done.err
+    assert {"run", "index", "seconds", "bytes", "pages", "errors", "cells"} <= done.json.keys()
+    assert (done.json["classes"], done.json["channels"], done.json["pictures"]) == (3, 2, 0)
+    assert Path(done.json["index"]).is_file()
+    again = command("atlas", *model, *few, *short)
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert command("atlas", *model, *few, *short, "--resume").code == 0
+    refused = command("atlas", *model, *few, *short, "--resume", "--seed", 5)
+    assert refused.code == 2
+    assert "was made with another seed" in refused.err
+    assert "a site already" in command("atlas", "--report", "single").err
 
 
 def test_without_pictures_and_without_a_linear_head(tmp_path):

@@ -70,7 +70,9 @@ class Map:
                     "column": column,
                     "count": len(inside),
                     "places": name,
-                    "pictures": [desk.answers.pictures[int(one)]["name"] for one in found.where[own][:, 0]],
+                    "pictures": list(
+                        dict.fromkeys(desk.answers.pictures[int(one)]["name"] for one in found.where[own][:, 0])
+                    ),
                     "classes": _classes(desk, weights, mean - overall, found.where[rows[inside]]),
                 }
             )

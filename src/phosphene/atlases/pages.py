@@ -138,9 +138,9 @@ def _classes(desk: Desk, records: Mapping[type, list[Entry]], layers: Sequence[E
             "impressions": sorted(drawn[index], key=lambda image: image["seed"]),
             "confused": {"head": _near_in_head(desk, index), "pictures": _seen_beside(desk, index)},
             "channels": [
-                {"layer": layer["name"], "by": layer["classes_by"], "channels": _of_class(layer, index)}
+                {"layer": layer["name"], "by": layer["classes_by"], "channels": found}
                 for layer in layers
-                if _of_class(layer, index)
+                if (found := _of_class(layer, index))
             ],
             "evidence": evidence.get(index, []),
         }
@@ -155,10 +155,9 @@ def _near_in_head(desk: Desk, index: int) -> list[Entry]:
     weights = desk.head[1]
     unit = weights / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
     cosines = unit @ unit[index]
-    order = [
-        int(one) for one in cosines.argsort(descending=True, stable=True) if int(one) != index and cosines[one] > 0
-    ]
-    return [_share(desk, one, float(cosines[one]), "cosine") for one in order[:_NEAREST]]
+    order = cosines.argsort(descending=True, stable=True)[: _NEAREST + 1].tolist()
+    near = [one for one in order if one != index and cosines[one] > 0]
+    return [_share(desk, one, float(cosines[one]), "cosine") for one in near[:_NEAREST]]
 
 
 def _seen_beside(desk: Desk, index: int) -> list[Entry]:

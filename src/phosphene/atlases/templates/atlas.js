@@ -57,6 +57,7 @@
     if (!found.length) {
       const nothing = document.createElement("li");
       nothing.className = "nothing";
+      nothing.setAttribute("role", "none");
       nothing.textContent = "Nothing of that name";
       list.append(nothing);
     } else choose(0);
