@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     writes="a site that opens from disk: index.html, a page for each class, layer and channel, index.json",
     examples=(
         "--out site --classes ladybug,zebra --images holiday/",
-        "--out site --layers blocks.10 --layers default --channels 100 --images holiday/ --resume",
+        "--out site --layers blocks.8 --images holiday/ --resume",
     ),
 )
 def atlas(
