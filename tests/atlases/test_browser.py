@@ -47,7 +47,11 @@ def opened(browser, address):
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text))
-        page.on("requestfailed", lambda asked: wrong.append(asked.url))
+        # (Pictures that were still on their way when a page was left were given up by the browser.)
+        page.on(
+            "requestfailed",
+            lambda asked: None if asked.failure == "net::ERR_ABORTED" else wrong.append(asked.url),
+        )
         page.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url))
         page.goto(f"{address}/{name}")
         shown.append(page)

@@ -38,7 +38,7 @@ def write_pages(desk: Desk, manifest: Mapping[str, Any]) -> dict[str, Any]:
         manifest: of the run, for the facts at the foot of the pages.
     """
     site = described(desk)
-    templates = _templates()
+    templates = _templates(desk.classifier.head)
     written = {"pages": 0, "bytes": 0}
 
     def put(name: str, content: str) -> None:
@@ -360,7 +360,7 @@ def _sizes(desk: Desk) -> list[int]:
     return [path.stat().st_size for path in Path(desk.work.place).rglob("*.webp")]
 
 
-def _templates() -> Environment:
+def _templates(head: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("phosphene.atlases"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -368,7 +368,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = _short if head == "score" else _percent  # (plain scores are no probabilities)
     environment.filters["short"] = _short
     environment.filters["kind"] = _kind
     return environment
@@ -386,7 +386,9 @@ def _percent(value: float | None) -> str:
     return "<1\u00a0%" if 0 <= value < 0.005 else f"{100 * value:.0f}\u00a0%"
 
 
-def _short(value: float) -> str:
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
 
 
