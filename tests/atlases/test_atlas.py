@@ -26,7 +26,8 @@ from phosphene.errors import CancelledError, InputError, ModelError, OptionError
 from phosphene.runtime import prepare
 from phosphene.zoo import ModelChoice
 from tests.cli.running import phosphene as command
-from tests.networks import classifier_of, pooled, vgg_f
+from tests.networks import classifier_of, one_channel, pooled, vgg_f
+from tests.transformers import VisionTransformer
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 LABELS = ["ladybug", HOSTILE, "</script><script>alert(2)</script>", "größe & more", "javascript:alert(3)"]
@@ -330,6 +331,26 @@ def test_without_pictures_and_without_a_linear_head(tmp_path):
     assert "class/3.json" in (tmp_path / "site" / "index.json").read_text("utf-8")
     for path, page in pages(tmp_path / "site").items():
         assert all((path.parent / unquote(name)).is_file() for name in page.images)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "layer"),
+    [
+        (lambda: classifier_of(VisionTransformer()), "blocks.1"),
+        (lambda: classifier_of(pooled(), None), "5"),
+        (lambda: classifier_of(pooled(1), (8, 8), head="score"), "2"),
+        (lambda: one_channel((8, 8)), "0"),
+    ],
+    ids=["tokens", "any size", "plain scores", "gray"],
+)
+def test_networks_of_other_kinds(site, tmp_path, classifier, layer):
+    made = classifier()
+    folder = site[0].parent / "photos"
+    answer = phosphene.atlas(made, folder, tmp_path / "site", layers=[layer], limit=2, **FEW)
+    assert answer["channels"] >= 1
+    assert answer["cells"] > 1
+    text = (tmp_path / "site" / "index.html").read_text("utf-8")
+    assert ("\u00a0%" in text) == (made.head != "score")
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):

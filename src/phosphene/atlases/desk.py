@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phosphene.atlases.look import Answers, field_side, joined_answers, looks
-from phosphene.atlases.work import LOOKED_AT, Work
+from phosphene.atlases.work import LOOKED_AT, Work, width
 from phosphene.errors import InputError, ModelError
 from phosphene.files import is_file, join, read_file, write_whole
 from phosphene.images import Picture
@@ -137,7 +137,7 @@ class Desk:
         """(K, k): how much each channel of a layer adds to each class; None for a layer that is not the last."""
         if self.head is None or not (layer == self.head[0] or self.head[0].startswith(f"{layer}.")):
             return None
-        return self.head[1]
+        return self.head[1] if self.head[1].shape[1] == width(self.classifier, layer) else None
 
 
 class _Chosen(Source):
