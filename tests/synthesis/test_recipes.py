@@ -188,6 +188,34 @@ def test_the_alpha_channel_is_high_where_the_object_was_drawn() -> None:
     assert 0 <= float(alpha.min()) < 0.1 < 0.9 < float(alpha[0, 0, 6:10, 6:10].mean()) <= 1
 
 
+@pytest.mark.parametrize("preset", ["best", "paper"])
+@pytest.mark.parametrize("name", SINGLE)
+def test_every_recipe_has_a_background(name: str, preset: str) -> None:
+    options: dict[str, object] = {"early_stop": False} if name == "class_impression" else {}
+    kept, clear, soft = (
+        run(name, [1], preset=preset, steps=9, background=how, **options) for how in ("keep", "transparent", "fade")
+    )
+    assert [len(steps) for steps in (kept, clear, soft)] == [9, 9, 9]
+    assert all("alpha" not in step.extras for step in [*kept, *clear[:-1]])
+    alpha = clear[-1].extras["alpha"]
+    assert alpha.shape == (1, 1, 16, 16)
+    assert 0 <= float(alpha.min()) < float(alpha.max()) == 1
+    assert torch.equal(clear[-1].images, kept[-1].images)
+    torch.testing.assert_close(soft[-1].images, faded(kept[-1].images, alpha))
+
+
+def test_a_fused_image_and_one_that_ends_early_have_a_background_too() -> None:
+    options = FuseOptions(steps=9, background="transparent")
+    last = list(fuse(tiny(), [(0, 2)], Streams.of(0, ["0+2"]), options))[-1]
+    assert {"alpha", "places"} <= set(last.extras)
+    classifier = tiny()
+    with torch.no_grad():
+        classifier.module[-1].weight.mul_(20)  # type: ignore[index]
+    steps = run_with(classifier, "class_impression", preset="paper", steps=200, background="transparent")
+    assert steps[-1].index < 200
+    assert "alpha" in steps[-1].extras
+
+
 def test_a_faded_picture_is_its_own_blur_where_nothing_was_drawn() -> None:
     images, alpha = torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
     alpha[..., :20] = 1

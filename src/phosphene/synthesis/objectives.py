@@ -92,6 +92,10 @@ class Objective:
     __rmul__ = __mul__
 
 
+# The objective that nothing changes.
+NOTHING = Objective(lambda step: torch.zeros_like(step.logits[:, 0]))
+
+
 def _union(*objectives: Objective) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
 

@@ -14,10 +14,11 @@ from phosphene.errors import OptionError
 from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean
 from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share
 from phosphene.synthesis.schedules import Schedule, linear
-from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, natural
+from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Size
@@ -92,19 +93,22 @@ def fuse(
         else noisy_mean(classifier, streams, 1.0, "range")
     )
     prior = options.photographs(middle=options.even == 1) if drawn else _PLAIN
-    together = round(options.steps * options.even)
-    for part in [
-        *_one_by_one(classifier, groups, places, size, options, options.steps - together),
-        *_evened(classifier, groups, options, together),
-    ]:
-        still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
-        goal = natural(classifier, part.objective, options.statistics if drawn else 0.0)
-        for step in draw(
-            classifier, goal, images, streams, options.steps, still,
-            first=part.first, last=part.last, rate=part.rate, mask=part.mask, stage=part.stage,
-        ):  # fmt: skip
-            images = step.images
-            yield replace(step, extras={"places": places})
+    together, apart, held = round(options.steps * options.even), options.apart(classifier), Held()
+
+    def run(images: Tensor) -> Iterator[Step]:
+        for part in [
+            *_one_by_one(classifier, groups, places, size, options, options.steps - together),
+            *_evened(classifier, groups, options, together),
+        ]:
+            still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
+            for step in draw(
+                classifier, part.objective - apart, images, streams, options.steps, still, first=part.first,
+                last=part.last, rate=part.rate, mask=part.mask, watch=held.see, stage=part.stage,
+            ):  # fmt: skip
+                images = step.images
+                yield replace(step, extras={"places": places})
+
+    yield from held.finished(run(images), options.background)
 
 
 # Without a prior: small moves as for class impressions, and the step of total variation.
