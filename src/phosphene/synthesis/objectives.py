@@ -155,6 +155,11 @@ def scheduled(weight: Callable[[int, int], float], objective: Objective) -> Obje
     return Objective(lambda step: objective(step) * weight(step.step, step.steps), objective.layers)
 
 
+def in_turn(objectives: Sequence[Objective]) -> Objective:
+    """One of several objectives at each step, in turn."""
+    return Objective(lambda step: objectives[step.step % len(objectives)](step), _union(*objectives))
+
+
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:
     """The objective that raises a target: the score of a class, the activation of a unit, or what another kind says."""
     if target.classes:

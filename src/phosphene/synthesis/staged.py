@@ -20,7 +20,7 @@ from phosphene.errors import OptionError
 from phosphene.options import Options, option
 from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
-from phosphene.synthesis.augment import Affine, Augmentation, Flip
+from phosphene.synthesis.augment import Affine, Augmentation, Flip, in_turn
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
 from phosphene.synthesis.companions import companions
 from phosphene.synthesis.masks import disc
@@ -269,6 +269,7 @@ def draw(
     last: int | None = None,
     rate: Schedule | None = None,
     mask: Mask | None = None,
+    looks: Sequence[Augmentation | None] = (),
     weight: StepRule | None = None,
     watch: StepRule | None = None,
     after: Sequence[StepRule] = (),
@@ -289,6 +290,7 @@ def draw(
         last: the step to end before; None for all.
         rate: a schedule over the whole drawing instead of the prior's.
         mask: where the pictures may change; None for the prior's. The direction has a root mean square of 1 inside.
+        looks: what is done to the pictures before the prior's moves, one of these at each step, in turn.
         weight: a further rule for the direction, after its scaling and before the mask.
         watch: the same after the mask: the step as it is made, but for its rate.
         after: further rules after each step, before those of the prior.
@@ -326,7 +328,10 @@ def draw(
             rate=own_rate,
             optimizer=optimizer,
             parametrization=Enlarged(full) if enlarged else None,
-            augmentations=prior.augmentations(full if enlarged else part.size),
+            augmentations=[
+                *([in_turn(looks, part.first)] if looks else []),
+                *prior.augmentations(full if enlarged else part.size),
+            ],
             direction=[
                 preconditioned(prior.power, prior.color, prior.lowest),
                 *_masked(own_mask, weight, part),
