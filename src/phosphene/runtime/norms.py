@@ -32,6 +32,12 @@ def _may_norm(node: Any) -> bool:
 class _SameStrides(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives the gradient of a norm the strides of the norm's input, for which PyTorch's backward pass is right."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here; to be kept from compilation, PyTorch imports its compiler (1.5 s) and makes each
+        # operation on the way back go through two more functions.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.native_batch_norm_backward.default and args[0].stride() != args[1].stride():
             args = (torch.empty_like(args[1]).copy_(args[0]), *args[1:])

@@ -18,7 +18,7 @@ from phosphene.synthesis.augment import Augmentation, Close
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean
 from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share, in_turn
-from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.schedules import Schedule, constant, linear
 from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, raised
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
@@ -33,14 +33,14 @@ class FuseOptions(DrawingOptions):
     even: float = option("share of the steps, the last, that raise all the classes at once", best=1.0, paper=0.0)
     close: float = option(
         "part of the side that is seen by those looks of them that are at the place of one class, and raise that class "
-        "alone: each class in turn, then all in the whole image; 1 for all in the whole image at each",
+        "alone: each class in turn, twice, then all in the whole image; 1 for all in the whole image at each",
         best=0.65,
         paper=1.0,
     )
     settle: int = option(
         "how many of these, the last, see the image as it is, without augmentation, and are small, so that the shares "
         "are even in the finished picture too",
-        best=20,
+        best=30,
         paper=0,
     )
     temperature: float = option("of the classes' log-probabilities under a prior", best=2.5, paper=1.6)
@@ -66,7 +66,7 @@ def fuse(
 
     In the preset `best` all classes are raised at once under the prior of photographs (synthesis.staged). Each has
     close looks of its own, at a part of the picture about its place, so that it is drawn as a thing that a network
-    sees there; the parts overlap, and every third look of a pair is at the whole, where they grow into each other: the
+    sees there; the parts overlap, and every fifth look of a pair is at the whole, where they grow into each other: the
     mean log-probability is highest where the classes share the probability evenly, so that none of them wins.
 
     Args:
@@ -121,6 +121,8 @@ def fuse(
     yield from held.finished(run(images), options.background)
 
 
+# How often each class is looked at closely before all are looked at in the whole image.
+_CLOSE_ROUNDS = 2
 # Without a prior: small moves as for class impressions, and the step of total variation.
 _PLAIN = Prior.none(rotation=5.0, scale=(0.95, 1.05), shift=16 / 224, tv=0.2)
 
@@ -160,7 +162,7 @@ def _one_by_one(
             return grown(at, step) * region
 
         goal = class_score(classifier, Target.of([group[index] for group in groups]))
-        found.append(_Part(first, last, goal, f"class {index + 1}", mask, lambda _step, _steps: options.rate))
+        found.append(_Part(first, last, goal, f"class {index + 1}", mask, rate=constant(options.rate)))
     return found
 
 
@@ -181,10 +183,10 @@ def _evened(
         goals[0] = goals[0] + fading_logit(all_scores(classifier, groups))
     if options.close < 1:
         each = [Target.of([group[index] for group in groups]) for index in range(places.shape[1])]
-        goals = [*(raised(classifier, target, temperature=temperature) for target in each), *goals]
-        looks = [*(Close(place, options.close) for place in places.unbind(dim=1)), None]
+        goals = [*[raised(classifier, target, temperature=temperature) for target in each] * _CLOSE_ROUNDS, *goals]
+        looks = [*[Close(place, options.close) for place in places.unbind(dim=1)] * _CLOSE_ROUNDS, None]
     first, settle = options.steps - together, options.steps - min(options.settle, together)
-    slow = linear(options.rate / 40, options.rate / 400, max(1, options.settle))
+    slow = linear(options.rate / 40, options.rate / 2000, max(1, options.settle))
 
     def small(step: int, steps: int) -> float:
         return slow(step - settle, steps)
