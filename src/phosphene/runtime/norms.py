@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from phosphene.axes import Operations
 from phosphene.hooks import graph_nodes, node_kind
 
 
@@ -29,14 +29,8 @@ def _may_norm(node: Any) -> bool:
     return node_kind(node) == "NativeBatchNorm"
 
 
-class _SameStrides(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _SameStrides(Operations):  # type: ignore[no-untyped-call]
     """Gives the gradient of a norm the strides of the norm's input, for which PyTorch's backward pass is right."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here; to be kept from compilation, PyTorch imports its compiler (1.5 s) and makes each
-        # operation on the way back go through two more functions.
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.native_batch_norm_backward.default and args[0].stride() != args[1].stride():
