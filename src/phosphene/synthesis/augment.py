@@ -92,9 +92,10 @@ class Close:
 
     Example:
         >>> from phosphene.synthesis.streams import Streams
-        >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
-        >>> Close(torch.tensor([[0.25, 0.75]]), 0.5)(image, Streams.of(0, [1]).at(0)).mean()  # upper right quarter
-        tensor(4.5000)
+        >>> ramp = torch.linspace(0, 1, 9).expand(1, 1, 9, 9)
+        >>> close = Close(torch.tensor([[0.5, 0.5]]), 0.5)(ramp, Streams.of(0, [1]).at(0))
+        >>> [round(value.item(), 3) for value in close.aminmax()]
+        [0.25, 0.75]
     """
 
     places: Tensor
