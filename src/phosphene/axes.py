@@ -59,7 +59,17 @@ def _purity(axis: tuple[Factor, ...]) -> float:
     return sum(name == CHANNELS for name in names) / len(names) if names else 0.25
 
 
-class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that sees PyTorch's operations, none of which is being compiled."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To keep it from compiling this code PyTorch would load its compiler first, for two seconds, and each operation
+        # would go through two more functions.
+        return False
+
+
+class Follow(Operations):
     """Inside, the axes of what is computed from named values are known.
 
     Example:
@@ -72,11 +82,6 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # To keep it from compiling this code PyTorch would load its compiler first, for two seconds.
-        return False
 
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""

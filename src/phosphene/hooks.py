@@ -194,10 +194,11 @@ def _replace_first(output: Any, value: Tensor) -> Any:
 
 
 def _layer(module: nn.Module, name: str) -> nn.Module:
-    named = dict(module.named_modules(remove_duplicate=False))
-    if not isinstance(name, str) or name not in named:
-        raise NotFoundError(f"no layer {name!r} in {type(module).__name__}{suggest(str(name), named)}")
-    layer: nn.Module = named[name]
+    try:
+        layer = module.get_submodule(name)
+    except (AttributeError, TypeError):
+        named = dict(module.named_modules(remove_duplicate=False))
+        raise NotFoundError(f"no layer {name!r} in {type(module).__name__}{suggest(str(name), named)}") from None
     if is_scripted(layer):
         raise ModelError(
             f"layer '{name}' cannot be watched: TorchScript runs as one piece; use a method that looks at input and "

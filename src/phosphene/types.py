@@ -24,6 +24,8 @@ Render = Literal["overlay", "map", "both"]
 """How a map is shown: laid on its picture, by itself, or both beside each other."""
 ReportMode = Literal["none", "single", "pages"]
 """Whether a run's report is not written, one file with all pictures in it, or an index with pages."""
+Background = Literal["keep", "fade", "transparent"]
+"""What becomes of the places of a drawn picture that were little developed: nothing, they fade, or are transparent."""
 Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
 

@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import PhospheneWarning
+from phosphene.errors import InputError, OptionError, PhospheneWarning
+from phosphene.images import to_pil
 from phosphene.runtime import prepare
 from phosphene.synthesis import companions as module
 from phosphene.synthesis import staged
 from phosphene.synthesis.companions import Companions, companions
 from phosphene.synthesis.norms import distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
+from phosphene.synthesis.photographs import Photographs
 from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
 from phosphene.synthesis.streams import Streams
-from phosphene.targets import Target
+from phosphene.targets import Target, Unit
 from phosphene.zoo import load_classifier
 
 
@@ -69,6 +71,52 @@ def test_without_statistics_or_norms_none_are_drawn() -> None:
     plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), normed().preprocess)
     drawn(plain, [1])
     assert not module.cache_folder().exists()
+
+
+def folder_of(tmp_path: Path, count: int = 12, shade: float = 1.0) -> str:
+    folder = tmp_path / "photographs"
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        noise = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(number))
+        to_pil(shade * noise).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def test_the_statistics_of_a_folder_stand_in_for_norms(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    for classifier in (Classifier(plain.eval(), normed().preprocess), normed()):
+        bare = drawn(classifier, [1], statistics=0.0)
+        with pytest.warns(PhospheneWarning, match=r"this network and the statistics of .*photographs"):
+            dark = drawn(classifier, [1], statistics_of=folder_of(tmp_path, shade=0.3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(drawn(classifier, [1], statistics_of=str(tmp_path / "photographs")), dark)
+        with pytest.warns(PhospheneWarning):  # (other pictures, other companions)
+            bright = drawn(classifier, [1], statistics_of=folder_of(tmp_path, 13))
+        assert not torch.equal(dark, bare)
+        assert not torch.equal(dark, bright)
+
+
+def test_a_folder_that_counts_for_nothing_or_holds_too_little_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds 3 pictures; statistics need at least 10"):
+        drawn(normed(), [1], statistics_of=folder_of(tmp_path, 3))
+    folder = folder_of(tmp_path)
+    with pytest.raises(OptionError, match="count for nothing"):
+        drawn(normed(), [1], statistics_of=folder, statistics=0.0)
+    unit, options = Target(unit=Unit("0", 3)), ClassImpressionOptions.of("best", steps=8, statistics_of=folder)
+    with pytest.raises(OptionError, match="for classes only"):
+        list(class_impression(normed(), unit, Streams.of(0, ["0=3"]), options))
+
+
+def test_pictures_of_a_folder_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (Path(folder) / "3.png").write_bytes(b"no picture")
+    with pytest.warns(PhospheneWarning, match=r"1 of 12 pictures are left out .*3\.png"):
+        Photographs.of(folder).memories(normed())
+    for number in (4, 5):
+        (Path(folder) / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"5\.png"):
+        Photographs.of(folder).memories(normed())
 
 
 def test_a_picture_joins_them_by_itself() -> None:

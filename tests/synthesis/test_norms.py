@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from tests.oracles.synthesis import norm_distance
 from torch import Tensor, nn
 
-from phosphene.classifier import Classifier
-from phosphene.synthesis.norms import Memory, distance, memories
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import ModelError
+from phosphene.synthesis.norms import Memory, distance, measured_memories, memories
 
 
 class Norms(nn.Module):
@@ -69,3 +71,33 @@ def test_what_a_norm_was_made_of_is_nearer_than_what_it_was_not() -> None:
 def test_an_image_does_not_see_its_neighbors() -> None:
     memory, output = Memory.of(nn.BatchNorm2d(8)), torch.randn(4, 8, 9, 9)
     assert torch.allclose(distance(memory.moments(output))[2:3], distance(memory.moments(output[2:3])), rtol=1e-5)
+
+
+def small(*layers: nn.Module) -> Classifier:
+    torch.manual_seed(7)
+    return Classifier(nn.Sequential(*layers).eval(), Preprocess((8, 8), mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def test_without_norms_convolutions_are_measured_but_for_the_one_that_gives_the_classes() -> None:
+    first, second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+    classifier = small(first, nn.ReLU(), second, nn.ReLU(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.rand(7, 3, 8, 8)
+    found = measured_memories(classifier, images.split(3))
+    assert list(found) == ["0", "2"]
+    with torch.no_grad():
+        one = first((images - 0.5) / 0.5)
+        outputs = {"0": one, "2": second(one.relu())}
+    for layer, output in outputs.items():
+        flat = output.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(found[layer].mean, flat.mean(dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[layer].deviation, flat.std(dim=1, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_of_a_network_with_norms_these_are_measured() -> None:
+    classifier = small(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    assert list(measured_memories(classifier, [torch.rand(2, 3, 8, 8)])) == ["1"]
+
+
+def test_a_network_with_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(ModelError, match="no batch norm and no convolution"):
+        measured_memories(small(nn.Flatten(), nn.Linear(192, 3)), [torch.rand(1, 3, 8, 8)])

@@ -16,13 +16,17 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
 from phosphene.registry import entries, entry, parse_spec
 from phosphene.runtime import input_gradient
+from phosphene.synthesis import staged
 from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.augment import Close
 from phosphene.synthesis.background import faded
 from phosphene.synthesis.canvas import noisy_mean, takes_size
+from phosphene.synthesis.objectives import Objective, class_score, in_turn
 from phosphene.synthesis.priors import total_variation_gradient
 from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
 from phosphene.synthesis.recipes.fuse import FuseOptions, fuse, nearest, spread_places
 from phosphene.synthesis.recipes.sci import SciOptions, sci
+from phosphene.synthesis.staged import Prior
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target, Unit
 
@@ -188,6 +192,34 @@ def test_the_alpha_channel_is_high_where_the_object_was_drawn() -> None:
     assert 0 <= float(alpha.min()) < 0.1 < 0.9 < float(alpha[0, 0, 6:10, 6:10].mean()) <= 1
 
 
+@pytest.mark.parametrize("preset", ["best", "paper"])
+@pytest.mark.parametrize("name", SINGLE)
+def test_every_recipe_has_a_background(name: str, preset: str) -> None:
+    options: dict[str, object] = {"early_stop": False} if name == "class_impression" else {}
+    kept, clear, soft = (
+        run(name, [1], preset=preset, steps=9, background=how, **options) for how in ("keep", "transparent", "fade")
+    )
+    assert [len(steps) for steps in (kept, clear, soft)] == [9, 9, 9]
+    assert all("alpha" not in step.extras for step in [*kept, *clear[:-1]])
+    alpha = clear[-1].extras["alpha"]
+    assert alpha.shape == (1, 1, 16, 16)
+    assert 0 <= float(alpha.min()) < float(alpha.max()) == 1
+    assert torch.equal(clear[-1].images, kept[-1].images)
+    torch.testing.assert_close(soft[-1].images, faded(kept[-1].images, alpha))
+
+
+def test_a_fused_image_and_one_that_ends_early_have_a_background_too() -> None:
+    options = FuseOptions(steps=9, background="transparent")
+    last = list(fuse(tiny(), [(0, 2)], Streams.of(0, ["0+2"]), options))[-1]
+    assert {"alpha", "places"} <= set(last.extras)
+    classifier = tiny()
+    with torch.no_grad():
+        classifier.module[-1].weight.mul_(20)  # type: ignore[index]
+    steps = run_with(classifier, "class_impression", preset="paper", steps=200, background="transparent")
+    assert steps[-1].index < 200
+    assert "alpha" in steps[-1].extras
+
+
 def test_a_faded_picture_is_its_own_blur_where_nothing_was_drawn() -> None:
     images, alpha = torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
     alpha[..., :20] = 1
@@ -225,6 +257,45 @@ def test_the_classes_of_a_fused_image_are_drawn_one_by_one_on_paper_and_together
 
     assert stages("paper", even=0.4) == ["class 1"] * 3 + ["class 2"] * 3 + ["together"] * 4
     assert stages("best", settle=3) == ["together"] * 7 + ["settle"] * 3
+
+
+def test_close_looks_are_at_each_class_in_turn_and_then_at_the_whole() -> None:
+    """A plain step changes only what its look saw, and raises only what was asked of it there."""
+    classifier, streams = tiny(), Streams.of(0, ["a", "b"])
+    places = torch.tensor([[0.25, 0.25], [0.75, 0.75]])
+    seen: list[int] = []
+    goals = [_noted(class_score(classifier, Target.of(number)), number, seen) for number in (0, 1)]
+    prior, start = Prior.none(rate=0.01), torch.full((2, 3, 16, 16), 0.5)
+    run = staged.draw(classifier, in_turn(goals), start, streams, 4, prior, looks=[Close(places, 0.5), None])
+    images = [start, *(step.images for step in run)]
+    assert seen == [0, 1, 0, 1]
+    for step in (1, 3):
+        change = (images[step] - images[step - 1]).abs().sum(dim=1) > 0
+        assert not bool(change[0, 9:].any() | change[0, :, 9:].any())
+        assert not bool(change[1, :7].any() | change[1, :, :7].any())
+        assert bool(change[0, :8, :8].any() & change[1, 8:, 8:].any())
+        assert float(((images[step + 1] - images[step]).abs().sum(dim=1) > 0).float().mean()) > 0.8
+
+
+def _noted(objective: Objective, number: int, seen: list[int]) -> Objective:
+    return Objective(lambda step: seen.append(number) or objective(step))  # type: ignore[func-returns-value]
+
+
+def test_a_close_look_is_the_part_of_the_picture_about_its_place() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    draws = Streams.of(0, [1, 2]).at(0)
+    assert torch.allclose(Close(torch.full((2, 2), 0.5), 1.0)(images, draws), images, atol=1e-6)
+    got = Close(torch.tensor([[0.25, 0.75], [0.75, 0.25]]), 0.5)(images, draws)
+    for image, rows, columns in ((0, slice(0, 4), slice(4, 8)), (1, slice(4, 8), slice(0, 4))):
+        # Enlarged twice without antialiasing: each place lies between those of the part.
+        part = images[image, :, rows, columns]
+        assert got[image].amin() >= images[image].amin()
+        assert torch.allclose(got[image].mean(), part.mean(), atol=0.12)
+        assert torch.allclose(got[image, :, 1:7, 1:7], _doubled(part)[:, 1:7, 1:7], atol=1e-5)
+
+
+def _doubled(part: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(part[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
 
 
 def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:

@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from phosphene.errors import CancelledError, OptionError
+from phosphene.errors import CancelledError, InputError, OptionError, PhospheneWarning
+from phosphene.images import to_pil
+from phosphene.runs import impress as module
 from phosphene.runs.common import Common
 from phosphene.runs.impress import impress_images
 from phosphene.runtime import prepare
@@ -201,6 +204,9 @@ def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         impress_images(ImpressConfig(classes=("0",), recipe="fuse"), common(tmp_path))
     with pytest.raises(OptionError, match="for one use impress"):
         impress_images(ImpressConfig(fused=True, classes=("0",), recipe="fuse"), common(tmp_path))
+    with pytest.raises(InputError, match="none: no such folder"):
+        impress_images(ImpressConfig(classes=("0",), statistics="none"), common(tmp_path))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("recipe", "message"), [("sci:steps=0", "steps=0"), ("class_model:preset=worst", "worst")])
@@ -210,9 +216,49 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_made(recipe: str
 
 
 def test_a_transparent_background_is_an_alpha_channel(tmp_path: Path) -> None:
-    config = ImpressConfig(classes=("1",), recipe="sci:background=transparent", steps=12)
+    config = ImpressConfig(classes=("1",), background="transparent", steps=12)
+    assert str(config.spec) == "sci:steps=12,background=transparent"
     (row,) = impress_images(config, common(tmp_path))["impressions"]
     with Image.open(row["image"]) as picture:
         assert picture.mode == "RGBA"
         low, high = picture.getchannel("A").getextrema()
     assert low < high
+
+
+def test_a_preview_grows_while_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN", 0.0)
+    place, seen = tmp_path / "growing.png", []
+
+    def announce(done: int, _total: int, _text: str) -> None:
+        seen.append(place.read_bytes() if place.is_file() else b"")
+
+    config = ImpressConfig(classes=("1", "2"), steps=6)
+    rows = impress_images(config, common(tmp_path, announce=announce), preview=str(place))["impressions"]
+    assert seen[0] == b""
+    assert len(set(seen)) == 6  # (told before each of the steps' pictures, of which the last is there at the end)
+    with Image.open(place) as preview, Image.open(rows[0]["image"]) as done:
+        assert preview.width > 2 * done.width
+        first = np.asarray(preview.convert("RGB").crop((6, 6, 22, 22)))
+        assert np.array_equal(first, np.asarray(done.convert("RGB")))
+
+
+def test_a_preview_that_is_no_picture_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"--preview a.txt: give a file that ends in .png"):
+        impress_images(ImpressConfig(classes=("0",)), common(tmp_path), preview="a.txt")
+    assert not (tmp_path / "run").exists()
+
+
+def test_statistics_of_a_folder_are_said_in_the_result(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(10):
+        to_pil(torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(number))).save(folder / f"{number}.png")
+    with pytest.warns(PhospheneWarning, match="companion pictures are drawn once"):
+        answer = impress_images(ImpressConfig(classes=("1",), statistics=str(folder), steps=6), common(tmp_path))
+    (row,) = answer["impressions"]
+    assert row["data_free"] is False
+    assert str(folder) in row["recipe"]
+    assert "Statistics of a folder of pictures were used" in Path(answer["report"]).read_text()
+    plain = impress_images(ImpressConfig(classes=("1",), steps=6), Common(model=tiny(), out=str(tmp_path / "plain")))
+    assert plain["impressions"][0]["data_free"] is True
+    assert "No photograph was used" in Path(plain["report"]).read_text()

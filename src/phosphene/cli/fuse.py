@@ -8,7 +8,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
-from phosphene.cli.impress import Frames, Judge, PresetOption, Resume, Steps, drawn
+from phosphene.cli.impress import Backgrounds, Frames, Judge, PresetOption, Preview, Resume, Statistics, Steps, drawn
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -28,6 +28,9 @@ def fuse(
     count: Annotated[int, typer.Option(help="Number of images; without classes each of a random pair.")] = 1,
     judge: Judge = "auto",
     frames: Frames = False,
+    background: Backgrounds = None,
+    statistics: Statistics = None,
+    preview: Preview = None,
     resume: Resume = False,
 ) -> Answer:
     """Fuse classes into natural-looking images that are none of them for sure; labels.csv lists what is in them."""
@@ -42,6 +45,8 @@ def fuse(
         count=count,
         frames=frames,
         fused=True,
+        background=background,
+        statistics=statistics,
     )
     with cancelled_by_interrupt(common.cancel):
-        return drawn(impress_images(config, common, judge=judge, resume=resume))
+        return drawn(impress_images(config, common, judge=judge, preview=preview, resume=resume))

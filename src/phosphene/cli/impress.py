@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,26 @@ Judge = Annotated[
     typer.Option(metavar="SPEC", help="A network that took no part and reads the pictures; auto, none or a model."),
 ]
 Frames = Annotated[bool, typer.Option("--frames", help="Keep the way of each image as an animation.")]
+Backgrounds = Annotated[
+    Literal["keep", "fade", "transparent"] | None,
+    typer.Option(
+        "--background",
+        help="Of places that were little developed: keep; fade, into their own blur; transparent, a PNG with alpha. "
+        "[default: keep]",
+    ),
+]
+Statistics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Pictures whose statistics stand in for those that the network's norms remember, also of networks without "
+        "norms; the images are no longer free of data.",
+    ),
+]
+Preview = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A picture of the images on their way, written anew about once a second."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; what is finished stays.")]
 
 
@@ -48,6 +68,9 @@ def impress(
     count: Annotated[int, typer.Option(help="Images per class, with one seed after another.")] = 1,
     judge: Judge = "auto",
     frames: Frames = False,
+    background: Backgrounds = None,
+    statistics: Statistics = None,
+    preview: Preview = None,
     resume: Resume = False,
 ) -> Answer:
     """Draw what the classifier remembers of classes, or what a unit responds to; no picture is needed."""
@@ -62,9 +85,11 @@ def impress(
         steps=steps,
         count=count,
         frames=frames,
+        background=background,
+        statistics=statistics,
     )
     with cancelled_by_interrupt(common.cancel):
-        return drawn(impress_images(config, common, judge=judge, resume=resume))
+        return drawn(impress_images(config, common, judge=judge, preview=preview, resume=resume))
 
 
 def drawn(answer: Mapping[str, Any]) -> Answer:

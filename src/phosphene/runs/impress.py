@@ -6,22 +6,34 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from phosphene.classifier import Classifier
-from phosphene.errors import CancelledError
+from phosphene.errors import CancelledError, OptionError
+from phosphene.files import write_whole
+from phosphene.images import to_pil
+from phosphene.render import contact_sheet
 from phosphene.runs.common import Common
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
-from phosphene.store import FolderSink, open_run, row_to_json
+from phosphene.store import Asset, FolderSink, asset_bytes, open_run, row_to_json
+from phosphene.synthesis.ascent import Step
 from phosphene.tasks.impress import ImpressConfig, job_key
-from phosphene.tasks.impressions import Job, batched
+from phosphene.tasks.impressions import Job, Watch, batched
 from phosphene.zoo import load_classifier
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_SECONDS_BETWEEN = 1.0
 
 
 def impress_images(
-    config: ImpressConfig, common: Common, *, judge: str = "auto", resume: bool = False
+    config: ImpressConfig,
+    common: Common,
+    *,
+    judge: str = "auto",
+    preview: str | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Draw classes or a unit, or fuse classes.
 
@@ -29,6 +41,7 @@ def impress_images(
         config: what is drawn; its seed is that of the common options.
         common: the common options.
         judge: spec of the network that reads the pictures; "auto" for the usual one if installed, "none" for none.
+        preview: a file for a picture of the images on their way, written anew about once a second; None for none.
         resume: go on with the run in --out.
 
     Returns:
@@ -40,6 +53,7 @@ def impress_images(
         CancelledError: if it was stopped; what there is of the batch under way is kept, too.
     """
     check_resume(common, resume)
+    watch = None if preview is None else growing(preview)
     classifier = common.load()
     config = replace(config, seed=common.seed)
     jobs = config.jobs(classifier)
@@ -50,7 +64,7 @@ def impress_images(
     begun, stopped = time.perf_counter(), None
     with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
         try:
-            _write_rows(sink, config, jobs, common, classifier, reader)
+            _write_rows(sink, config, jobs, common, classifier, reader, watch)
         except CancelledError as error:
             stopped = error
         rows = [row_to_json(row) for row in open_run(sink.place).rows()]
@@ -69,6 +83,7 @@ def _write_rows(
     common: Common,
     classifier: Prepared,
     judge: Classifier | None,
+    watch: Watch | None,
 ) -> None:
     """Make what is not there yet. Only whole batches are skipped: an image's last bits depend on its batch."""
     keys = sink.plan.keys or ()
@@ -84,10 +99,33 @@ def _write_rows(
 
         common.cancel.raise_if_cancelled()
         if not finished.issuperset(own):
-            for row in config.run(classifier, batch, start=start, judge=judge, progress=progress):
+            for row in config.run(classifier, batch, start=start, judge=judge, progress=progress, watch=watch):
                 if row.key not in finished:
                     sink.write(row)
         start += len(batch)
+
+
+def growing(place: str) -> Watch:
+    """Shows the images of a batch in a file, from the first step on, about once a second, and when they are done.
+
+    Raises:
+        OptionError: for a file that is none of a picture.
+    """
+    target = Path(place)
+    if target.suffix.lower() not in _PICTURES:
+        raise OptionError(f"--preview {place}: give a file that ends in {', '.join(_PICTURES)}")
+    shown = float("-inf")
+
+    def watch(step: Step) -> None:
+        nonlocal shown
+        if step.index < step.steps and time.monotonic() - shown < _SECONDS_BETWEEN:
+            return
+        pictures = [to_pil(image) for image in step.images]
+        sheet = pictures[0] if len(pictures) == 1 else contact_sheet(pictures, columns=4, cell=max(pictures[0].size))
+        write_whole(str(target.parent), target.name, asset_bytes(Asset(target.name, sheet)))
+        shown = time.monotonic()
+
+    return watch
 
 
 def load_judge(spec: str | Classifier, common: Common) -> Classifier | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from phosphene.axes import Operations
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneWarning
@@ -129,7 +129,7 @@ def _random_state(device: torch.device) -> Tensor:
     return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
 
 
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Draws(Operations):  # type: ignore[no-untyped-call]
     """Notes whether this thread runs what may draw random numbers: the generators are moved by all threads."""
 
     may = False

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from phosphene.axes import Operations
 from phosphene.hooks import graph_nodes, node_kind
 
 
@@ -29,7 +29,7 @@ def _may_norm(node: Any) -> bool:
     return node_kind(node) == "NativeBatchNorm"
 
 
-class _SameStrides(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _SameStrides(Operations):  # type: ignore[no-untyped-call]
     """Gives the gradient of a norm the strides of the norm's input, for which PyTorch's backward pass is right."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

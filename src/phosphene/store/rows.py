@@ -257,6 +257,7 @@ class ImpressionRow(Row):
     pre_ci: File | None = None
     center: tuple[int, int] | None = None
     radius: float | None = None
+    data_free: bool = True
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def ascend(
     branches, image = _Branches.of(prepared, residual), start.shape[1:]
     with plain_mode(prepared.device, gradients=False):
         parameters = parametrization.encode(_own_copy(start, prepared.device))
-        stepper = (optimizer or _plain_steps)([parameters])
+        stepper = None if optimizer is None else optimizer([parameters])
         memory: dict[str, Tensor] = {}
         done = torch.zeros(len(start), dtype=torch.bool, device=prepared.device)
         watch = _Watch(streams, stage, prepared.device)
@@ -262,16 +262,15 @@ def _own_copy(images: Tensor, device: torch.device) -> Tensor:
     return images.detach().to(device, torch.float32, copy=True).contiguous()
 
 
-def _plain_steps(parameters: list[Tensor]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=1.0, maximize=True)
-
-
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Adam, upwards; every pixel has a step size of its own, so images in a batch do not see each other."""
     return torch.optim.Adam(parameters, lr=1.0, maximize=True)
 
 
-def _move(parameters: Tensor, direction: Tensor, stepper: torch.optim.Optimizer, rate: float) -> None:
+def _move(parameters: Tensor, direction: Tensor, stepper: torch.optim.Optimizer | None, rate: float) -> None:
+    if stepper is None:  # (torch.optim.SGD would do the same, and load PyTorch's compiler first, for two seconds)
+        parameters.add_(direction, alpha=rate)
+        return
     for group in stepper.param_groups:
         group["lr"] = rate
     parameters.grad = direction

@@ -83,6 +83,34 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Close:
+    """A part of each image about a place of its own, enlarged to the image's size; beyond the border its reflection.
+
+    Args:
+        places: (N, 2) of all images of the run, in fractions of the sides: 0.5 is the middle.
+        part: of the sides.
+
+    Example:
+        >>> from phosphene.synthesis.streams import Streams
+        >>> ramp = torch.linspace(0, 1, 9).expand(1, 1, 9, 9)
+        >>> close = Close(torch.tensor([[0.5, 0.5]]), 0.5)(ramp, Streams.of(0, [1]).at(0))
+        >>> [round(value.item(), 3) for value in close.aminmax()]
+        [0.25, 0.75]
+    """
+
+    places: Tensor
+    part: float
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        middles = 2 * draws.own(self.places) - 1
+        matrices = torch.zeros(len(middles), 2, 3, device=middles.device)
+        matrices[:, 0, 0] = matrices[:, 1, 1] = self.part
+        matrices[:, :, 2] = middles.flip(1)
+        grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+@dataclass(frozen=True)
 class ColorOffset:
     """One random amount per image and channel added to the whole channel, uniform in [-amount, amount]."""
 
@@ -162,6 +190,16 @@ def _cut(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
 def until(step: int, augmentation: Augmentation) -> Augmentation:
     """An augmentation that is done before a step only, so that a run may end on the image as it is."""
     return lambda images, draws: augmentation(images, draws) if draws.step < step else images
+
+
+def in_turn(augmentations: Sequence[Augmentation | None], first: int = 0) -> Augmentation:
+    """One of several augmentations at each step, in turn, none for None; counted from a step `first` of a run."""
+
+    def one(images: Tensor, draws: Draws) -> Tensor:
+        augmentation = augmentations[(first + draws.step) % len(augmentations)]
+        return images if augmentation is None else augmentation(images, draws)
+
+    return one
 
 
 def augmented(images: Tensor, augmentations: Sequence[Augmentation], draws: Draws) -> Tensor:

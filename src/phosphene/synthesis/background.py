@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.maps import blur
+from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.step_rules import StepState
-from phosphene.types import Size
-
-Background = Literal["keep", "fade", "transparent"]
+from phosphene.types import Background, Size
 
 # Of the shorter side: sigma of the alpha's blur, and of the blur that surroundings fade into.
 _SMOOTH, _FADED = 0.03, 0.12
@@ -37,6 +36,26 @@ class Held:
         new = value.abs().amax(dim=1, keepdim=True)
         self.total = new if self.total is None else _in_size(self.total, size) + new
         return value
+
+    def finished(self, run: Iterator[Step], background: Background) -> Iterator[Step]:
+        """The steps of a drawing, the last with its surroundings as asked for.
+
+        A picture that is to be transparent gets `alpha` (N, 1, H, W) among its extras.
+        """
+        if background == "keep":
+            yield from run
+            return
+        last: Step | None = None
+        for step in run:
+            if last is not None:
+                yield last
+            last = step
+        if last is not None:
+            alpha = self.alpha((int(last.images.shape[-2]), int(last.images.shape[-1])))
+            if background == "fade":
+                yield replace(last, images=faded(last.images, alpha))
+            else:
+                yield replace(last, extras={**last.extras, "alpha": alpha})
 
     def alpha(self, size: Size) -> Tensor:
         """(N, 1, H, W) in [0, 1]: the smoothed sum, 1 where it is about as large as in the object's middle."""

@@ -9,26 +9,21 @@ joins the same company by itself, whatever else is drawn beside it.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import OutputError, PhospheneWarning
-from phosphene.files import write_whole
+from phosphene.errors import PhospheneWarning
 from phosphene.runtime import forward, prepare
+from phosphene.synthesis.cached import cache_folder, keep_table, read_table
 from phosphene.synthesis.norms import Memory, distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
+from phosphene.synthesis.photographs import Photographs
 
 # How many are drawn; parts of a drawing that each have their own sums.
 _COUNT, _PARTS = 16, 20
@@ -111,28 +106,33 @@ def _part_of(step: int, steps: int) -> int:
     return min(_PARTS - 1, step * _PARTS // max(1, steps))
 
 
-def companions(classifier: Classifier, draw: Callable[[list[int], Objective], Iterator[object]]) -> Companions | None:
+def companions(
+    classifier: Classifier, draw: Callable[[list[int], Objective], Iterator[object]], folder: str = ""
+) -> Companions | None:
     """The companions of a network: those that come with phosphene, those in the user's cache, or new ones.
 
     Args:
         classifier: the network; None is returned where no norm of it remembers statistics.
         draw: (classes, penalty) -> the steps of drawing these classes, all in one batch, less the penalty.
+        folder: of pictures whose statistics stand in for what the norms remember; empty for the norms'.
 
     Returns:
         The companions, their sums kept in the user's cache (`PHOSPHENE_CACHE`, or ~/.cache/phosphene).
     """
-    memory = memories(classifier)
+    pictures = Photographs.of(folder) if folder else None
+    memory = memories(classifier) if pictures is None else pictures.memories(classifier)
     if not memory:
         return None
-    name = f"companions-{_key(classifier)}.npz"
+    name = f"companions-{_key(classifier, pictures)}.npz"
     packaged, kept = files("phosphene").joinpath(f"data/{name}"), cache_folder() / name
     for place in (packaged, kept):
-        found = _kept(place)
+        found = read_table(place)
         if found is not None and found.keys() <= memory.keys():
             return _joining(classifier, memory, found)
+    instead = "leave the folder out to draw without them" if folder else "statistics=0 draws without them"
     warnings.warn(
-        f"{classifier.name}: {_COUNT} companion pictures are drawn once for this network (kept in {kept}); "
-        "statistics=0 draws without them",
+        f"{classifier.name}: {_COUNT} companion pictures are drawn once for this network"
+        f"{f' and the statistics of {folder}' if folder else ''} (kept in {kept}); {instead}",
         PhospheneWarning,
         stacklevel=2,
     )
@@ -140,19 +140,13 @@ def companions(classifier: Classifier, draw: Callable[[list[int], Objective], It
     for _ in draw(_classes(classifier), company.apart()):
         pass
     sums = company.sums()
-    _keep(kept, sums)
+    keep_table(kept, {layer: values.half() for layer, values in sums.items()})
     return _joining(classifier, memory, sums)
 
 
 def _joining(classifier: Classifier, memory: Mapping[str, Memory], sums: Mapping[str, Tensor]) -> Companions:
     here = {layer: values.to(classifier.device) for layer, values in sums.items()}
     return Companions(_COUNT, {layer: memory[layer] for layer in here}, here)
-
-
-def cache_folder() -> Path:
-    """Where what is costly to make again is kept: `PHOSPHENE_CACHE`, or phosphene in the user's cache folder."""
-    own, shared = os.environ.get("PHOSPHENE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "phosphene"
 
 
 def _classes(classifier: Classifier) -> list[int]:
@@ -162,12 +156,13 @@ def _classes(classifier: Classifier) -> list[int]:
     return [int((index + 0.5) * count / _COUNT) if count >= _COUNT else index % count for index in range(_COUNT)]
 
 
-def _key(classifier: Classifier) -> str:
-    """What the sums hang on: the network's weights, its input, and how companions are drawn."""
+def _key(classifier: Classifier, pictures: Photographs | None = None) -> str:
+    """What the sums hang on: the network's weights, its input, how companions are drawn, and pictures if given."""
     found = hashlib.sha256(f"({_VERSION}, {_fed(classifier.preprocess)})".encode())
     for name, values in prepare(classifier).source.module.state_dict().items():
         found.update(name.encode())
         found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    found.update(b"" if pictures is None else pictures.key.encode())
     return found.hexdigest()[:16]
 
 
@@ -177,25 +172,3 @@ def _fed(preprocess: Preprocess) -> str:
     usual = {item.name: item.default for item in fields(preprocess) if item.name not in _ALWAYS}
     shown = ", ".join(f"{name}={value!r}" for name, value in said.items() if name not in usual or value != usual[name])
     return f"Preprocess({shown})"
-
-
-def _kept(place: Traversable) -> dict[str, Tensor] | None:
-    """The sums in a file; None where there is none, or one that is damaged."""
-    if not place.is_file():
-        return None
-    try:
-        with place.open("rb") as opened, np.load(opened, allow_pickle=False) as table:
-            return {layer: torch.from_numpy(table[layer].astype(np.float32)) for layer in table.files}
-    except (OSError, ValueError, EOFError, BadZipFile):
-        return None
-
-
-def _keep(place: Path, sums: Mapping[str, Tensor]) -> None:
-    """Keep the sums; where nothing can be written they are drawn anew next time."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **{layer: values.half().numpy() for layer, values in sums.items()})  # type: ignore[arg-type]
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(str(place.parent), place.name, content.getvalue())
-    except (OSError, OutputError):
-        return

@@ -1,8 +1,8 @@
-"""What a network's norms remember of the photographs it was trained on: each channel's mean and deviation."""
+"""Each channel's mean and deviation over photographs: what a network's norms remember, or measured on a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime import prepare
+from phosphene.devices import wide
+from phosphene.errors import ModelError
+from phosphene.runtime import activations, prepare
 
 # A channel further off than five deviations pulls no more: single rare features must not outweigh all others. Ours.
 _FARTHEST = 25.0
@@ -20,25 +22,56 @@ _LEAST_DEVIATION = 1e-3
 
 @dataclass(frozen=True)
 class Memory:
-    """The mean and the deviation (k,) of a norm's output over the training images: its bias and (absolute) weight."""
+    """The mean and the deviation (k,) of a layer's output over photographs."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Memory:
-        """What a norm remembers."""
+        """What a norm remembers of its training images: its bias and its (absolute) weight."""
         if norm.weight is None:
             assert norm.running_mean is not None
             return cls(torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_mean))
-        deviation = norm.weight.detach().float().abs()
-        return cls(norm.bias.detach().float(), deviation.clamp(min=_LEAST_DEVIATION * float(deviation.max())))
+        return cls.kept(norm.bias.detach().float(), norm.weight.detach().float().abs())
+
+    @classmethod
+    def kept(cls, mean: Tensor, deviation: Tensor) -> Memory:
+        """With deviations that one can divide by."""
+        return cls(mean, deviation.clamp(min=max(1e-12, _LEAST_DEVIATION * float(deviation.max()))))
 
     def moments(self, output: Tensor) -> Tensor:
         """(n, 2, k): mean and mean square over the places of each image's output, in remembered deviations."""
         mean, deviation = self.mean.to(output.device), self.deviation.to(output.device)
         flat = ((output.float() - mean[:, None, None]) / deviation[:, None, None]).flatten(2)
         return torch.stack([flat.mean(dim=2), flat.square().mean(dim=2)], dim=1)
+
+
+@dataclass
+class Measured:
+    """Mean and deviation of a layer's output over pictures that are seen batch after batch."""
+
+    count: int = 0
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+
+    def see(self, output: Tensor) -> None:
+        """Count the images and places of an output (n, k, h, w)."""
+        flat = wide(output).movedim(1, 0).flatten(1)
+        self.count += flat.shape[1]
+        self.total, self.squares = self.total + flat.sum(dim=1), self.squares + flat.square().sum(dim=1)
+
+    def memory(self) -> Memory:
+        """What was seen so far.
+
+        Example:
+            >>> seen = Measured()
+            >>> seen.see(torch.tensor([[[[1.0, 3.0]]]]))
+            >>> seen.memory()
+            Memory(mean=tensor([2.]), deviation=tensor([1.]))
+        """
+        mean, squares = torch.as_tensor(self.total) / self.count, torch.as_tensor(self.squares) / self.count
+        return Memory.kept(mean.float(), (squares - mean.square()).clamp(min=0).sqrt().float())
 
 
 def distance(moments: Tensor) -> Tensor:
@@ -70,11 +103,42 @@ def memories(classifier: Classifier) -> Mapping[str, Memory]:
         for name, module in prepare(classifier).module.named_modules()
         if type(module) is nn.BatchNorm2d and module.running_mean is not None
     }
-    names = list(norms)
-    narrow = {after for before, after in pairwise(names) if _width(norms[after]) < _width(norms[before])}
-    chosen = [name for name in names if not narrow or name in {names[0], names[-1], *narrow}]
-    return {name: Memory.of(norms[name]) for name in chosen}
+    return {name: Memory.of(norms[name]) for name in _telling({name: norms[name].num_features for name in norms})}
 
 
-def _width(norm: nn.BatchNorm2d) -> int:
-    return norm.num_features
+def measured_memories(classifier: Classifier, pictures: Iterable[Tensor]) -> Mapping[str, Memory]:
+    """The same measured on pictures: of a network's batch norms, or where it has none of its convolutions.
+
+    Of convolutions the one that gives the classes is left out: a picture of one class should not look like all.
+
+    Args:
+        classifier: the network.
+        pictures: (n, C, H, W), batch after batch.
+
+    Raises:
+        ModelError: for a network that has neither.
+    """
+    prepared = prepare(classifier)
+    modules, ran = dict(prepared.module.named_modules()), {layer.name: layer.shape for layer in prepared.layers}
+    maps = {name: shape[0] for name, shape in ran.items() if len(shape) == 3}
+    classes = prepared.layers[-1].shape[-1]
+    norms = {name: width for name, width in maps.items() if isinstance(modules[name], nn.BatchNorm2d)}
+    convolutions = {
+        name: width for name, width in maps.items() if isinstance(modules[name], nn.Conv2d) and width != classes
+    }
+    layers = _telling(norms or convolutions)
+    if not layers:
+        raise ModelError(f"{classifier.name}: has no batch norm and no convolution to take statistics of pictures at")
+    sums = {layer: Measured() for layer in layers}
+    for images in pictures:
+        _, outputs = activations(classifier, images, layers)
+        for layer, output in outputs.items():
+            sums[layer].see(output)
+    return {layer: measured.memory() for layer, measured in sums.items()}
+
+
+def _telling(widths: Mapping[str, int]) -> list[str]:
+    """Of layers in order, with their channels, those that say most: the first, the last and the narrow ones."""
+    names = list(widths)
+    narrow = {after for before, after in pairwise(names) if widths[after] < widths[before]}
+    return [name for name in names if not narrow or name in {names[0], names[-1], *narrow}]

@@ -92,6 +92,10 @@ class Objective:
     __rmul__ = __mul__
 
 
+# The objective that nothing changes.
+NOTHING = Objective(lambda step: torch.zeros_like(step.logits[:, 0]))
+
+
 def _union(*objectives: Objective) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for objective in objectives for layer in objective.layers))
 
@@ -149,6 +153,11 @@ def saturating(classifier: Classifier, target: Target, temperature: float) -> Ob
 def scheduled(weight: Callable[[int, int], float], objective: Objective) -> Objective:
     """An objective whose weight follows a schedule over the steps."""
     return Objective(lambda step: objective(step) * weight(step.step, step.steps), objective.layers)
+
+
+def in_turn(objectives: Sequence[Objective]) -> Objective:
+    """One of several objectives at each step, in turn."""
+    return Objective(lambda step: objectives[step.step % len(objectives)](step), _union(*objectives))
 
 
 def of_target(classifier: Classifier, target: Target, score: Score = "logit") -> Objective:

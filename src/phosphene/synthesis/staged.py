@@ -16,21 +16,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
 from phosphene.options import Options, option
 from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
-from phosphene.synthesis.augment import Affine, Augmentation, Flip
+from phosphene.synthesis.augment import Affine, Augmentation, Flip, in_turn
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
 from phosphene.synthesis.companions import companions
 from phosphene.synthesis.masks import disc
-from phosphene.synthesis.objectives import Objective, of_target, saturating, scheduled, unit
+from phosphene.synthesis.objectives import NOTHING, Objective, of_target, saturating, scheduled, unit
 from phosphene.synthesis.parametrization import Enlarged
 from phosphene.synthesis.priors import natural_tones, total_variation_step
 from phosphene.synthesis.schedules import Schedule, cosine, linear
 from phosphene.synthesis.step_rules import StepRule, StepState, clip, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
-from phosphene.types import Size
+from phosphene.types import Background, Size
 
 # Shorter sides below this hold nothing to be seen: such a stage is drawn at the full size instead.
 SMALLEST = 64
@@ -137,10 +138,35 @@ class DrawingOptions(Options):
         best=STATISTICS,
         paper=0.0,
     )
+    statistics_of: str = option(
+        "of the prior: a folder of pictures whose statistics stand in for the norms', also of networks without norms; "
+        "no longer free of data",
+        "",
+    )
+    background: Background = option(
+        "what becomes of places that were little developed: keep; fade, into their own blur; or transparent, a picture "
+        "with alpha",
+        "keep",
+    )
 
     def photographs(self, **given: object) -> Prior:
         """The prior of photographs with these options."""
         return Prior(rate=self.rate, color=self.color, contrast=self.contrast, **given)  # type: ignore[arg-type]
+
+    def apart(self, classifier: Classifier, target: Target | None = None) -> Objective:
+        """What is subtracted from the score of classes, so that pictures look like photographs to the network.
+
+        Raises:
+            OptionError: for a folder whose statistics would count for nothing.
+        """
+        weight = self.statistics if self.prior == "photographs" else 0.0
+        weight = weight if target is None or target.unit is None else 0.0
+        if self.statistics_of and weight == 0:
+            raise OptionError(
+                f"the statistics of {self.statistics_of} count for nothing: for classes only, with prior=photographs "
+                "and statistics above 0"
+            )
+        return apart(classifier, weight, self.statistics_of)
 
 
 def raised(
@@ -174,13 +200,13 @@ def fading_logit(objective: Objective) -> Objective:
 _COMPANIONS = Prior(contrast=0.23, saturated=0.6)
 
 
-def natural(classifier: Classifier, objective: Objective, weight: float) -> Objective:
-    """The objective less the distance to the norms' statistics in the company of companions, drawn at first use.
+def apart(classifier: Classifier, weight: float, folder: str = "") -> Objective:
+    """How far a picture moves the company of companions, drawn at first use, from the statistics of photographs.
 
     Args:
         classifier: whose norms.
-        objective: what is raised, of about the size of a logarithm.
-        weight: of the distance; 0 leaves the objective as it is.
+        weight: of the distance, beside what is of about the size of a logarithm; with 0 the distance is none.
+        folder: of pictures whose statistics stand in for the norms'; empty for the norms'.
     """
 
     def draw_all(classes: list[int], penalty: Objective) -> Iterator[Step]:
@@ -193,8 +219,8 @@ def natural(classifier: Classifier, objective: Objective, weight: float) -> Obje
             batch_size=len(classes), stage="companions",
         )  # fmt: skip
 
-    company = companions(classifier, draw_all) if weight > 0 else None
-    return objective if company is None else objective - weight * company.joined()
+    company = companions(classifier, draw_all, folder) if weight > 0 else None
+    return NOTHING if company is None else weight * company.joined()
 
 
 @dataclass(frozen=True)
@@ -243,6 +269,7 @@ def draw(
     last: int | None = None,
     rate: Schedule | None = None,
     mask: Mask | None = None,
+    looks: Sequence[Augmentation | None] = (),
     weight: StepRule | None = None,
     watch: StepRule | None = None,
     after: Sequence[StepRule] = (),
@@ -263,6 +290,7 @@ def draw(
         last: the step to end before; None for all.
         rate: a schedule over the whole drawing instead of the prior's.
         mask: where the pictures may change; None for the prior's. The direction has a root mean square of 1 inside.
+        looks: what is done to the pictures before the prior's moves, one of these at each step, in turn.
         weight: a further rule for the direction, after its scaling and before the mask.
         watch: the same after the mask: the step as it is made, but for its rate.
         after: further rules after each step, before those of the prior.
@@ -300,7 +328,10 @@ def draw(
             rate=own_rate,
             optimizer=optimizer,
             parametrization=Enlarged(full) if enlarged else None,
-            augmentations=prior.augmentations(full if enlarged else part.size),
+            augmentations=[
+                *([in_turn(looks, part.first)] if looks else []),
+                *prior.augmentations(full if enlarged else part.size),
+            ],
             direction=[
                 preconditioned(prior.power, prior.color, prior.lowest),
                 *_masked(own_mask, weight, part),

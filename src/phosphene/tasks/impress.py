@@ -19,11 +19,12 @@ from phosphene.maps import disc
 from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
+from phosphene.synthesis.photographs import Photographs
 from phosphene.targets import Target, class_target
 from phosphene.tasks.impressions import Job, Watch, configured, single_targets, synthesize
 from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.tasks.task import Progress
-from phosphene.types import Impression
+from phosphene.types import Background, Impression
 
 _STRIP = 8
 _ANIMATION = 48
@@ -42,6 +43,9 @@ class ImpressConfig:
         count: images per class, with one seed after another; of fused images without classes, random pairs.
         frames: whether the way of each image is kept as an animation.
         fused: whether the classes are fused in one image.
+        background: what becomes of places that were little developed: keep, fade or transparent; None for the recipe's.
+        statistics: a folder of pictures whose statistics stand in for those that the network's norms remember; the
+            images are then no longer drawn from the network alone.
         seed: of the first image of each class.
 
     Example:
@@ -57,6 +61,8 @@ class ImpressConfig:
     count: int = 1
     frames: bool = False
     fused: bool = False
+    background: Background | None = None
+    statistics: str | None = None
     seed: int = 0
     rows: ClassVar[type[Row]] = ImpressionRow
 
@@ -67,7 +73,9 @@ class ImpressConfig:
         Raises:
             OptionError: for a recipe that draws no such images.
         """
-        spec = configured(self.recipe, self.preset, self.steps)
+        spec = configured(
+            self.recipe, self.preset, self.steps, background=self.background, statistics_of=self.statistics
+        )
         if bool(entry("recipe", spec.name).traits.get("groups")) != self.fused:
             command = "impress" if self.fused else "fuse"
             raise OptionError(f"{spec.name} is no recipe of {'fuse' if self.fused else 'impress'}; use {command}")
@@ -78,12 +86,17 @@ class ImpressConfig:
 
         Raises:
             OptionError: for neither classes nor a unit, or both.
+            InputError: for a folder of statistics that is missing or holds too little.
             NotFoundError: for an unknown class or layer.
         """
         if not self.fused and bool(self.classes) == (self.target is not None):
             raise OptionError("give one or more classes, or --unit LAYER=CHANNEL")
         if self.count < 1:
             raise OptionError(f"--count {self.count}: give 1 or more")
+        if self.statistics is not None:
+            Photographs.of(self.statistics)  # refuses what is none before anything is made
+            if set(self.statistics) & set(",()"):
+                raise OptionError(f"--statistics {self.statistics}: rename it, recipes hold no commas or brackets")
         seeds = range(self.seed, self.seed + self.count)
         if self.fused and not self.classes:
             classes = len(classifier.labels) or classifier.layers[-1].shape[-1]
@@ -150,6 +163,7 @@ class ImpressConfig:
             judge=None if judged is None else JudgeRow(**vars(judged)),
             curve=_curve(made),
             strip=_strip(key, made),
+            data_free=not spec.keywords.get("statistics_of"),
             animation=_animation(key, made) if self.frames else None,
             **_shown_extras(key, made),
         )

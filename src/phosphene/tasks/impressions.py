@@ -156,8 +156,8 @@ def fuse(
     return Results(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=told(progress)))
 
 
-def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spec:
-    """The recipe with preset and steps set, where they are given.
+def configured(recipe: str | Spec, preset: str | None, steps: int | None, **options: Any) -> Spec:
+    """The recipe with preset, steps and other options set, where they are given.
 
     Raises:
         OptionError: if one is given twice with different values.
@@ -165,19 +165,17 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None) -> Spe
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
         raise OptionError(f"steps={steps!r} must be a whole number, or None for the preset's")
     spec = parse_spec(recipe, "recipe")
-    options = spec.keywords
-    for name, value in (("preset", preset), ("steps", steps)):
-        if value is None:
-            continue
-        if options.get(name, value) != value:
+    given = {name: value for name, value in {"preset": preset, "steps": steps, **options}.items() if value is not None}
+    for name, value in given.items():
+        if spec.keywords.get(name, value) != value:
             raise OptionError(f"{name}={value} beside {spec}; give it once")
-        options[name] = value
     found = entry("recipe", spec.name)
     if found.family != "synthesis":
         raise OptionError(f"{spec.name} draws what a layer responds to in a folder of pictures; use features")
-    if options.get("preset", "") not in ("", *found.presets):
-        raise OptionError(f"{spec.name} has no preset '{options['preset']}'; choose {' or '.join(found.presets)}")
-    spec = make_spec(spec.name, "recipe", **options)
+    merged = {**spec.keywords, **given}
+    if merged.get("preset", "") not in ("", *found.presets):
+        raise OptionError(f"{spec.name} has no preset '{merged['preset']}'; choose {' or '.join(found.presets)}")
+    spec = make_spec(spec.name, "recipe", **merged)
     found.configured(spec)  # refuses what does not fit before anything is made
     return spec
 

@@ -14,8 +14,9 @@ from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.augment import Affine, Augmentation, ColorOffset, Crop, Noise, Pad
+from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, probability_of
-from phosphene.synthesis.staged import DrawingOptions, DrawnScore, draw, natural, raised
+from phosphene.synthesis.staged import DrawingOptions, DrawnScore, draw, raised
 from phosphene.synthesis.step_rules import clip
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
@@ -92,15 +93,18 @@ def class_impression(
     """
     target = target.expand(len(streams))
     goal = raised(classifier, target, options.score, options.temperature)
-    start = noisy_mean(classifier, streams, _START, "normal")
+    goal = goal - options.apart(classifier, target)
+    start, held = noisy_mean(classifier, streams, _START, "normal"), Held()
     if options.prior == "photographs":
         if options.early_stop:
             raise OptionError("early_stop is of the published generator; set prior=none, or early_stop=false")
-        goal = natural(classifier, goal, options.statistics if target.unit is None else 0.0)
         prior = options.photographs(middle=target.unit is None)
-        yield from draw(classifier, goal, start, streams, options.steps, prior, stage="class impression")
+        run = draw(
+            classifier, goal, start, streams, options.steps, prior, watch=held.see, stage="class impression"
+        )  # fmt: skip
+        yield from held.finished(run, options.background)
         return
-    yield from ascend(
+    run = ascend(
         classifier,
         goal,
         start,
@@ -109,10 +113,12 @@ def class_impression(
         rate=options.rate,
         optimizer=adam,
         augmentations=transformations(canvas_size(classifier), options.random_crop),
+        direction=[held.see],
         after=[clip],
         stop=sure_of(classifier, target, streams) if options.early_stop else None,
         stage="class impression",
     )
+    yield from held.finished(run, options.background)
 
 
 def transformations(size: tuple[int, int], random_crop: bool = False) -> list[Augmentation]:

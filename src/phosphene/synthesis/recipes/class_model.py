@@ -14,9 +14,10 @@ from phosphene.classifier import Classifier
 from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Optimizer, Step
+from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size
 from phosphene.synthesis.objectives import Objective, of_target, squared_norm
-from phosphene.synthesis.staged import DrawingOptions, Prior, draw, natural
+from phosphene.synthesis.staged import DrawingOptions, Prior, draw
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Score
@@ -83,18 +84,20 @@ def class_model(
     center = classifier.mean_image if classifier.preprocess.mean_picture is None else whole
     small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
     drawn = options.prior == "photographs"
-    small = natural(classifier, small, options.statistics if drawn and target.unit is None else 0.0)
-    yield from draw(
+    held = Held()
+    run = draw(
         classifier,
-        small,
+        small - options.apart(classifier, target),
         whole.expand(len(streams), -1, -1, -1),
         streams,
         options.steps,
         options.photographs(middle=False) if drawn else Prior.none(rate=options.rate),
         rate=None if drawn else lambda _step, _steps: options.rate,
         optimizer=_optimizer(options.optimizer),
+        watch=held.see,
         stage="class model",
     )
+    yield from held.finished(run, options.background)
 
 
 def _optimizer(name: str) -> Optimizer | None:

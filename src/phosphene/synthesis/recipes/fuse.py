@@ -14,10 +14,12 @@ from phosphene.errors import OptionError
 from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.augment import Augmentation, Close
+from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean
-from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share
-from phosphene.synthesis.schedules import Schedule, linear
-from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, natural
+from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share, in_turn
+from phosphene.synthesis.schedules import Schedule, constant, linear
+from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, raised
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Size
@@ -29,14 +31,20 @@ class FuseOptions(DrawingOptions):
 
     steps: int = option("number of steps in all", best=240, paper=300, at_least=1)
     even: float = option("share of the steps, the last, that raise all the classes at once", best=1.0, paper=0.0)
+    close: float = option(
+        "part of the side that is seen by those looks of them that are at the place of one class, and raise that class "
+        "alone: each class in turn, twice, then all in the whole image; 1 for all in the whole image at each",
+        best=0.65,
+        paper=1.0,
+    )
     settle: int = option(
         "how many of these, the last, see the image as it is, without augmentation, and are small, so that the shares "
         "are even in the finished picture too",
         best=30,
         paper=0,
     )
-    temperature: float = option("of the classes' log-probabilities under a prior", 1.6)
-    distance: float = option("of the places from the center, as a fraction of the shorter side", 0.25)
+    temperature: float = option("of the classes' log-probabilities under a prior", best=2.5, paper=1.6)
+    distance: float = option("of the places from the center, as a fraction of the shorter side", best=0.175, paper=0.25)
     radius: float = option("final radius of each disc, likewise", 150 / 224)
     first_radius: float = option("radius at the first step, likewise", 1 / 224)
     soft: float = option("width of the discs' edge, likewise", 0.0)
@@ -56,9 +64,10 @@ def fuse(
     pixel on, and a pixel belongs to the nearest place, so that the regions stay apart (ours). Steps, rates, places
     and discs have no value in the paper: all are ours.
 
-    In the preset `best` all classes are raised at once under the prior of photographs (synthesis.staged) over the whole
-    picture, where they grow into each other: their mean log-probability is highest where they share the probability
-    evenly, so that none of them wins.
+    In the preset `best` all classes are raised at once under the prior of photographs (synthesis.staged). Each has
+    close looks of its own, at a part of the picture about its place, so that it is drawn as a thing that a network
+    sees there; the parts overlap, and every fifth look of a pair is at the whole, where they grow into each other: the
+    mean log-probability is highest where the classes share the probability evenly, so that none of them wins.
 
     Args:
         classifier: the network that remembers.
@@ -91,22 +100,29 @@ def fuse(
         if drawn
         else noisy_mean(classifier, streams, 1.0, "range")
     )
-    prior = options.photographs(middle=options.even == 1) if drawn else _PLAIN
-    together = round(options.steps * options.even)
-    for part in [
-        *_one_by_one(classifier, groups, places, size, options, options.steps - together),
-        *_evened(classifier, groups, options, together),
-    ]:
-        still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
-        goal = natural(classifier, part.objective, options.statistics if drawn else 0.0)
-        for step in draw(
-            classifier, goal, images, streams, options.steps, still,
-            first=part.first, last=part.last, rate=part.rate, mask=part.mask, stage=part.stage,
-        ):  # fmt: skip
-            images = step.images
-            yield replace(step, extras={"places": places})
+    prior = options.photographs(middle=options.even == 1 and options.close == 1) if drawn else _PLAIN
+    together, apart, held = round(options.steps * options.even), options.apart(classifier), Held()
+
+    def run(images: Tensor) -> Iterator[Step]:
+        for part in [
+            *_one_by_one(classifier, groups, places, size, options, options.steps - together),
+            *_evened(classifier, groups, (places + 0.5) / places.new_tensor(size), options, together),
+        ]:
+            still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
+            # (At last only the shares count.)
+            goal = part.objective if part.still else part.objective - apart
+            for step in draw(
+                classifier, goal, images, streams, options.steps, still, first=part.first, last=part.last,
+                rate=part.rate, mask=part.mask, looks=part.looks, watch=held.see, stage=part.stage,
+            ):  # fmt: skip
+                images = step.images
+                yield replace(step, extras={"places": places})
+
+    yield from held.finished(run(images), options.background)
 
 
+# How often each class is looked at closely before all are looked at in the whole image.
+_CLOSE_ROUNDS = 2
 # Without a prior: small moves as for class impressions, and the step of total variation.
 _PLAIN = Prior.none(rotation=5.0, scale=(0.95, 1.05), shift=16 / 224, tv=0.2)
 
@@ -120,6 +136,7 @@ class _Part:
     objective: Objective
     stage: str
     mask: Mask | None = None
+    looks: Sequence[Augmentation | None] = ()
     rate: Schedule | None = None
     still: bool = False
 
@@ -145,24 +162,38 @@ def _one_by_one(
             return grown(at, step) * region
 
         goal = class_score(classifier, Target.of([group[index] for group in groups]))
-        found.append(_Part(first, last, goal, f"class {index + 1}", mask, lambda _step, _steps: options.rate))
+        found.append(_Part(first, last, goal, f"class {index + 1}", mask, rate=constant(options.rate)))
     return found
 
 
 def _evened(
-    classifier: Classifier, groups: Sequence[Sequence[int]], options: FuseOptions, together: int
+    classifier: Classifier,
+    groups: Sequence[Sequence[int]],
+    places: Tensor,
+    options: FuseOptions,
+    together: int,
 ) -> list[_Part]:
     """The steps that raise all classes at once; the last of them small, at the image as it is."""
     if together == 0:
         return []
-    goal = even_share(classifier, groups, options.temperature if options.prior == "photographs" else 1.0)
-    if options.prior == "photographs":
-        goal = goal + fading_logit(all_scores(classifier, groups))
+    drawn = options.prior == "photographs"
+    temperature = options.temperature if drawn else 1.0
+    goals, looks = [even_share(classifier, groups, temperature)], list[Augmentation | None]()
+    if drawn:
+        goals[0] = goals[0] + fading_logit(all_scores(classifier, groups))
+    if options.close < 1:
+        each = [Target.of([group[index] for group in groups]) for index in range(places.shape[1])]
+        goals = [*[raised(classifier, target, temperature=temperature) for target in each] * _CLOSE_ROUNDS, *goals]
+        looks = [*[Close(place, options.close) for place in places.unbind(dim=1)] * _CLOSE_ROUNDS, None]
     first, settle = options.steps - together, options.steps - min(options.settle, together)
-    slow = linear(options.rate / 25, options.rate / 200, max(1, options.settle))
+    slow = linear(options.rate / 40, options.rate / 2000, max(1, options.settle))
+
+    def small(step: int, steps: int) -> float:
+        return slow(step - settle, steps)
+
     return [
-        _Part(first, settle, goal, "together"),
-        _Part(settle, options.steps, goal, "settle", rate=lambda step, steps: slow(step - settle, steps), still=True),
+        _Part(first, settle, in_turn(goals), "together", looks=looks),
+        _Part(settle, options.steps, even_share(classifier, groups), "settle", rate=small, still=True),
     ]
 
 

@@ -14,7 +14,7 @@ from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.runtime import input_gradient
 from phosphene.synthesis.ascent import Step
-from phosphene.synthesis.background import Background, Held, faded
+from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, half_side, moved_to_middle, noisy_mean
 from phosphene.synthesis.masks import disc, strongest_disc
 from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
@@ -27,7 +27,6 @@ from phosphene.synthesis.staged import (
     Prior,
     discs,
     draw,
-    natural,
     raised,
 )
 from phosphene.synthesis.step_rules import StepRule, StepState, every
@@ -84,10 +83,6 @@ class SciOptions(DrawingOptions):
         paper=0.004,
     )
     tv_every: int = option("once in so many iterations; 0 never", 1)
-    background: Background = option(
-        "what becomes of the surroundings: keep; fade, into their own blur; or transparent, a picture with alpha",
-        "keep",
-    )
 
 
 # The weight of equations 2-4 under the prior, its limit and its blur: over regions, as it turns pixels into speckles.
@@ -148,7 +143,7 @@ def sci(
         else noisy_mean(classifier, streams, 1.0, "range")
     )
     goal = raised(classifier, target, options.score, options.temperature)
-    goal = natural(classifier, goal, options.statistics if drawn and target.unit is None else 0.0)
+    goal = goal - options.apart(classifier, target)
     # (TV is a rule of its own here: the paper's part, on the whole image, also where the mask lets nothing else be.)
     prior = options.photographs(middle=False, tv=0.0) if drawn else Prior.none(rotation=5.0, scale=(0.95, 1.05))
     prior = prior if drawn else replace(prior, shift=16 / 224)
@@ -179,21 +174,12 @@ def sci(
     mask, held = _mask(options, centers, size, first), Held()
     limit, smooth = _SMOOTHED if drawn else (10.0, 0.0)
     weight = saliency_weight(options.weight, limit=limit, smooth=smooth)
-    for step in draw(
+    run = draw(
         classifier, goal, last, streams, options.steps, prior, first=first, rate=rate, mask=mask,
         weight=weight, watch=held.see, after=_fading(options, rate, first), stage="post-CI",
-    ):  # fmt: skip
-        yield replace(step, extras=shown) if step.index < options.steps else _finished(step, shown, held, options)
-
-
-def _finished(step: Step, shown: dict[str, Tensor], held: Held, options: SciOptions) -> Step:
-    """The last step with its surroundings as asked for."""
-    if options.background == "keep":
-        return replace(step, extras=shown)
-    alpha = held.alpha((int(step.images.shape[-2]), int(step.images.shape[-1])))
-    if options.background == "fade":
-        return replace(step, images=faded(step.images, alpha), extras=shown)
-    return replace(step, extras={**shown, "alpha": alpha})
+    )  # fmt: skip
+    for step in held.finished(run, options.background):
+        yield replace(step, extras={**shown, **step.extras})
 
 
 def _activation(options: SciOptions, classifier: Classifier, target: Target, pre_ci: Tensor, begin: Tensor) -> Tensor:
