@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
 from phosphene.registry import entries, entry, parse_spec
-from phosphene.runtime import input_gradient
+from phosphene.runtime import forward, input_gradient
+from phosphene.synthesis import ascent
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.augment import augmented
 from phosphene.synthesis.background import faded
@@ -60,10 +61,13 @@ def test_all_recipes_are_registered_with_both_presets() -> None:
 @pytest.mark.parametrize("name", SINGLE)
 def test_single_recipes_raise_the_score_and_stay_in_range(name: str, preset: str) -> None:
     options: dict[str, object] = {"early_stop": False} if name == "class_impression" else {}
+    if (name, preset) == ("sci", "paper"):
+        options = {"grow": 4, "rate": 0.05}  # the paper's disc of 150 steps is a pixel or two after 12
     steps = run(name, [1, 2], preset=preset, steps=12, **options)
     assert [step.index for step in steps] == list(range(1, 13))
     assert {step.steps for step in steps} == {12}
-    assert bool((steps[-1].value > steps[0].value).all())
+    first, last = (forward(tiny(), step.images).diagonal(1) for step in (steps[0], steps[-1]))  # of classes 1 and 2
+    assert bool((last > first).all())
     assert 0 <= float(steps[-1].images.min()) <= float(steps[-1].images.max()) <= 1
 
 
@@ -288,9 +292,9 @@ def test_the_history_of_a_class_goes_on_from_turn_to_turn(reading: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["sci", "fuse"])
-def test_on_paper_the_network_sees_the_published_moves(name: str) -> None:
+def test_on_paper_the_network_sees_the_published_moves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, seen = tiny(), []
-    classifier.module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach().clone()))
+    monkeypatch.setattr(ascent, "augmented", lambda *given: seen.append(augmented(*given)) or seen[-1])
     streams, begin = Streams.of(0, ["1"]), noisy_mean(classifier, Streams.of(0, ["1"]), 1.0, "range")
     if name == "sci":
         options = SciOptions.of("paper", steps=3, pre_steps=1)
@@ -302,7 +306,7 @@ def test_on_paper_the_network_sees_the_published_moves(name: str) -> None:
     moved = augmented(begin, transformations((16, 16), random_crop=True), streams.at(0).under(stage))
     offsets = (moved - begin).mean(dim=(2, 3)).abs()
     assert float(offsets.max()) > 0.01
-    torch.testing.assert_close(seen[-1], classifier.preprocess.normalize(moved), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen[0], moved)
 
 
 def test_total_variation_of_a_class_impression_comes_once_in_so_many_steps() -> None:
@@ -336,7 +340,7 @@ def test_the_posterior_itself_is_raised(head: str) -> None:
         for score in ("posterior", "probability")
     )
     begin = classifier.mean_image.expand(1, 3, 16, 16)
-    probability = classifier.probabilities(classifier.logits(begin))[0, 1]
+    probability = classifier.probabilities(forward(classifier, begin))[0, 1]
     assert float(mine[0].value) == pytest.approx(float(probability), rel=1e-3)
     assert float(mine[0].value) == pytest.approx(float(logarithm[0].value.exp()), rel=1e-5)
     torch.testing.assert_close(mine[0].images, logarithm[0].images, rtol=0, atol=1e-5)
