@@ -1,4 +1,4 @@
-"""The networks of the papers in torchvision's form, random weights: maps, impressions and facets; by `make test-zoo`."""
+"""The networks of the papers as torchvision has them, random weights: maps, impressions, facets; by `make test-zoo`."""
 
 from __future__ import annotations
 
