@@ -21,7 +21,8 @@ BLOCKS = [
 OTHERS = ("tensorboard", "pandas", "duckdb", "pycocotools")
 
 
-@pytest.mark.filterwarnings("ignore:.*(tensorboard|pkg_resources|distutils|tensorflow)")  # TensorBoard's own
+# What TensorBoard and pycocotools say of themselves.
+@pytest.mark.filterwarnings("ignore:.*(tensorboard|pkg_resources|distutils|tensorflow|__array__ implementation)")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for other in OTHERS:
