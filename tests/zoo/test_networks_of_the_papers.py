@@ -1,4 +1,4 @@
-"""The networks of the papers as torchvision has them, random weights: maps, impressions, facets; by `make test-zoo`."""
+"""The networks of the papers as torchvision has them, random weights: maps, class models, facets; by `make test-zoo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phosphene.errors import ModelError
 from phosphene.runtime import activations, forward, prepare
-from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
+from phosphene.synthesis.recipes.class_model import ClassModelOptions, class_model
 from phosphene.synthesis.recipes.minds_eye import Exemplars, MindsEyeOptions, minds_eye
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
@@ -72,8 +72,8 @@ def test_the_prepared_network_is_the_network(network: str) -> None:
 @pytest.mark.parametrize("network", OF_THE_PAPERS)
 def test_a_class_and_a_layer_are_drawn(network: str) -> None:
     own = classifier(network)
-    options = ClassImpressionOptions.of("paper", steps=4, early_stop=False)
-    steps = list(class_impression(own, Target.of([1]), Streams.of(0, ["1"]), options))
+    options = ClassModelOptions.of("paper", steps=6, rate=0.003, penalty=0.0)
+    steps = list(class_model(own, Target.of([1]), Streams.of(0, ["1"]), options))
     first, last = (float(forward(own, step.images)[0, 1]) for step in (steps[0], steps[-1]))
     assert last > first
     exemplars = Exemplars(LAYERS[network], (images(network, 3),), (torch.full((3,), 1 / 3),))
