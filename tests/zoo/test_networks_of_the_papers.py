@@ -1,4 +1,4 @@
-"""The networks of the papers as torchvision has them, random weights: maps, class models, facets; by `make test-zoo`."""
+"""The networks of the papers as torchvision has them, random weights: maps, classes, facets; by `make test-zoo`."""
 
 from __future__ import annotations
 
