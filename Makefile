@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo atlas-demo test test-commands fuzz test-gpu test-web test-zoo zoo-table check format docs bench clean
+.PHONY: demo atlas-demo test test-commands fuzz test-gpu test-web test-zoo test-examples zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -46,6 +46,15 @@ test-web: .venv-web/.made
 test-zoo: $(ZOO)/.made
 	$(ZOO)/bin/python -m pytest -n 2 --dist worksteal tests/zoo
 
+# The examples beside other tools, with those tools; an environment of its own, as only these pages need them.
+test-examples: .venv-examples/.made
+	.venv-examples/bin/python -m pytest -rs tests/test_readme.py tests/docs/test_notebooks.py tests/docs/test_check_evidence.py
+
+.venv-examples/.made: pyproject.toml constraints.txt constraints-examples.txt
+	$(PYTHON) -m venv .venv-examples
+	.venv-examples/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-examples.txt --editable '.[test,examples]'
+	touch $@
+
 # What works on which of them, measured anew for docs/zoo.md.
 zoo-table: $(ZOO)/.made
 	$(ZOO)/bin/python -m tests.zoo.table
@@ -80,7 +89,7 @@ bench: .venv-bench/.made
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-docs $(ZOO) site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-docs .venv-examples .venv-web $(ZOO) site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("phosphene needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

@@ -1,15 +1,18 @@
 """Pages of the site that are made when it is built, and never committed: a hook of MkDocs, see mkdocs.yml.
 
-The table of recipes and the measures come from the registry; changes, contributing and tables of benchmarks are the
-files of the repository that lie outside of docs/.
+The table of recipes and the measures come from the registry, the pages of notebooks from their cells and what they
+showed; changes, contributing and tables of benchmarks are the files of the repository that lie outside of docs/.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import inspect
+import json
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,9 +94,36 @@ def decisions_list() -> str:
     return "\n".join(f"- [{title}]({page.name})" for title, page in zip(titles, pages, strict=True)) + "\n"
 
 
-def generated() -> dict[str, str]:
-    """The pages that exist nowhere but on the site, by address."""
-    return {"recipes/index.md": recipes_index(), "measures.md": measures_page()}
+def notebook_pages(path: Path) -> dict[str, str | bytes]:
+    """A notebook as a page: its text, its code, and what it showed when it was last run, with the pictures as files."""
+    parts: list[str] = []
+    files: dict[str, str | bytes] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\((\w+)\.ipynb\)", r"(\1.md)", source))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/jpeg" in data:
+                name = f"{path.stem}-{len(files)}.jpg"
+                files[f"notebooks/{name}"] = base64.b64decode(data["image/jpeg"])
+                parts.append(f"![what the cell shows]({name})")
+            else:
+                text = "".join(output.get("text") or data["text/plain"]).strip("\n")
+                parts.append(f"```text\n{text}\n```")
+    parts.append(f"[This page as a notebook]({path.name})")
+    return {f"notebooks/{path.stem}.md": "\n\n".join(parts) + "\n", **files}
+
+
+@cache
+def generated() -> dict[str, str | bytes]:
+    """The pages that exist nowhere but on the site, and their pictures, by address."""
+    found: dict[str, str | bytes] = {"recipes/index.md": recipes_index(), "measures.md": measures_page()}
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        found |= notebook_pages(path)
+    return found
 
 
 def relinked(text: str, source: str, page: str) -> str:

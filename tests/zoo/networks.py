@@ -32,6 +32,17 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 SPECS = {name: spec for name, (_, spec) in _BUILDERS.items()}
 
+# The networks of the papers, and the sides of the pictures that they are shown: some have no places left of 64 pixels.
+_PAPERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "ResNet-50": (lambda: models.resnet50(num_classes=CLASSES), 64),
+    "Wide-ResNet-101-2": (lambda: models.wide_resnet101_2(num_classes=CLASSES), 64),
+    "ResNeXt-101": (lambda: models.resnext101_32x8d(num_classes=CLASSES), 64),
+    "AlexNet": (lambda: models.alexnet(num_classes=CLASSES), 128),
+    "GoogLeNet": (lambda: models.googlenet(num_classes=CLASSES, init_weights=False), 64),
+    "Inception-v3": (lambda: models.inception_v3(num_classes=CLASSES, init_weights=False), 128),
+}
+OF_THE_PAPERS = tuple(_PAPERS)
+
 
 def _small(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, img_size=SIZE, num_classes=CLASSES, **options)  # type: ignore[no-any-return]
@@ -42,11 +53,12 @@ def classifier(name: str) -> Classifier:
     """One network, made once and given to every test; no test may change it (the contract checks that)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)  # biases, embeddings
-        module = alive(_BUILDERS[name][0]())
-    return Classifier(module, Preprocess((SIZE, SIZE), None, MEAN, STD), name=name)
+        build, side = _PAPERS[name] if name in _PAPERS else (_BUILDERS[name][0], SIZE)
+        module = alive(build(), side)
+    return Classifier(module, Preprocess((side, side), None, MEAN, STD), name=name)
 
 
-def alive(module: nn.Module) -> nn.Module:
+def alive(module: nn.Module, side: int = SIZE) -> nn.Module:
     """Random weights under which signals neither die nor explode: He's scale, norms with statistics of their own."""
     generator = torch.Generator().manual_seed(7)
     gates: list[nn.Conv2d] = []
@@ -66,7 +78,7 @@ def alive(module: nn.Module) -> nn.Module:
         module.eval()
         for child in module.modules():
             child.train(isinstance(child, nn.BatchNorm2d))  # no dropout, and no block left out
-        pixels = torch.rand(32, 3, SIZE, SIZE, generator=generator)
+        pixels = torch.rand(32, 3, side, side, generator=generator)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         contrast = torch.linspace(0, 1.2, len(pixels)).view(
             -1, 1, 1, 1

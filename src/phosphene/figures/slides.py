@@ -52,11 +52,11 @@ def optimizers(material: Material) -> Drawn:
     "posterior",
     "Why not the posterior: logit, probability and its logarithm",
     claim="The posterior can be raised by lowering the scores of other classes; its images are not visually prominent.",
-    command="phosphene impress limousine --recipe class_model:score=probability --preset paper",
+    command="phosphene impress limousine --recipe class_model:score=posterior --preset paper",
 )
 def posterior(material: Material) -> Drawn:
-    """The class model by the logit and by the log-posterior, and how far each raises its class or lowers the others."""
-    kinds = {"logit": "logit", "log posterior": "probability"}
+    """The class model by logit, posterior and its logarithm: how far each raises its class or lowers the others."""
+    kinds = {"logit": "logit", "posterior": "posterior", "log posterior": "probability"}
     made = [
         material.impressions(["limousine"], f"class_model:score={score}", _STEPS, preset="paper")[0]
         for score in kinds.values()
@@ -74,10 +74,10 @@ def posterior(material: Material) -> Drawn:
         f"{name}\nclass {float(own[row]):+.1f}, best ten others {others[row]:+.1f}" for row, name in enumerate(kinds, 1)
     ]
     return Drawn(
-        contact_sheet([to_pil(one.image) for one in made], texts, columns=2, cell=224),
+        contact_sheet([to_pil(one.image) for one in made], texts, columns=3, cell=224),
         {
-            "the logit raises the class more than the posterior does": float(own[1]) > float(own[2]),
-            "the posterior keeps the other classes lower than the logit does": others[2] < others[1],
+            "the logit raises the class more than the posterior does": float(own[1]) > float(own[2:].max()),
+            "the posterior keeps the other classes lower than the logit does": max(others[2:]) < others[1],
         },
         {
             "kinds": list(kinds),

@@ -108,12 +108,32 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
     """
 
     def value(step: StepOutputs) -> Tensor:
-        own = target if len(target.classes) == 1 else target.rows(step.start, step.start + len(step.images))
+        own = _own(target, step)
         if (target.score or score) == "probability" and not own.versus:
             return _log_probability(classifier, step.logits, own)
         return classifier.score(step.logits, own, score)
 
     return Objective(value)
+
+
+def posterior(classifier: Classifier, target: Target) -> Objective:
+    """The probability p_c of each image's class itself.
+
+    The same optimum as ``class_score(..., score="probability")``, which raises its logarithm: the gradient is p_c times
+    that one, and next to nothing while the class is improbable.
+    """
+
+    def value(step: StepOutputs) -> Tensor:
+        if target.versus:
+            return classifier.score(step.logits, _own(target, step), "probability")
+        return _log_probability(classifier, step.logits, _own(target, step)).exp()
+
+    return Objective(value)
+
+
+def _own(target: Target, step: StepOutputs) -> Target:
+    """The targets of the images that are looked at; one serves all."""
+    return target if len(target.classes) == 1 else target.rows(step.start, step.start + len(step.images))
 
 
 def _log_probability(classifier: Classifier, logits: Tensor, target: Target, temperature: float = 1.0) -> Tensor:
@@ -144,8 +164,7 @@ def saturating(classifier: Classifier, target: Target, temperature: float) -> Ob
         return Objective(lambda step: temperature * nn.functional.logsigmoid(score(step) / temperature))
 
     def value(step: StepOutputs) -> Tensor:
-        own = target if len(target.classes) == 1 else target.rows(step.start, step.start + len(step.images))
-        return _log_probability(classifier, step.logits, own, temperature)
+        return _log_probability(classifier, step.logits, _own(target, step), temperature)
 
     return Objective(value)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.synthesis.parametrization import precondition
+from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
 from phosphene.synthesis.streams import Draws
 
 
@@ -47,6 +48,36 @@ def every(interval: int, rule: StepRule, offset: int = 0) -> StepRule:
     if interval < 1:
         raise OptionError(f"interval={interval}; give 1 or more")
     return lambda value, state: rule(value, state) if (state.step - offset) % interval == 0 else value
+
+
+def carried(rule: StepRule, memory: dict[str, Tensor], before: int, steps: int) -> StepRule:
+    """A rule of one run after another that goes on where it left off.
+
+    Args:
+        rule: which.
+        memory: what it remembers, kept by who makes the runs.
+        before: steps of earlier runs.
+        steps: of all runs together.
+    """
+    return lambda value, state: rule(value, replace(state, step=before + state.step, steps=steps, memory=memory))
+
+
+def calmed(size: Callable[[int], float], interval: int, *, literal: bool) -> list[StepRule]:
+    """A step down the total variation, apart from the one up the objective (addepalli2020, equation 1).
+
+    Args:
+        size: of the step, in [0, 1] units, by the step's number.
+        interval: once in so many steps; 0 never.
+        literal: along the subgradient itself, as the paper; else never beyond where neighbors meet.
+    """
+    if interval == 0:
+        return []
+
+    def step(images: Tensor, state: StepState) -> Tensor:
+        far = size(state.step)
+        return images - far * total_variation_gradient(images) if literal else total_variation_step(images, far)
+
+    return [every(interval, step)]
 
 
 def within(mask: Tensor | Callable[[StepState], Tensor], rule: StepRule) -> StepRule:

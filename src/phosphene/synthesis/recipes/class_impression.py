@@ -13,18 +13,16 @@ from phosphene.errors import OptionError
 from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step, adam, ascend
-from phosphene.synthesis.augment import Affine, Augmentation, ColorOffset, Crop, Noise, Pad
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, probability_of
+from phosphene.synthesis.published import transformations
 from phosphene.synthesis.staged import DrawingOptions, DrawnScore, draw, raised
-from phosphene.synthesis.step_rules import clip
+from phosphene.synthesis.step_rules import calmed, clip
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 
-# The published generator, in [0, 1] units: the start's deviation, Adam's rate, noise, pixels of reflection, color
-# offsets before and after the warp, scales, whole degrees.
-_START, _RATE, _NOISE, _PAD, _COLOR, _LATE_COLOR = 1 / 255, 10 / 255, 10 / 255, 16, 16 / 255, 8 / 255
-_SCALES, _DEGREES = (0.95, 0.975, 1.0, 1.025, 1.05), 5.0
+# The published generator, in [0, 1] units: the start's deviation, and Adam's rate.
+_START, _RATE = 1 / 255, 10 / 255
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,10 @@ class ClassImpressionOptions(DrawingOptions):
     temperature: float = option("of the saturating score: the higher, the later it is satisfied", 1.6)
     early_stop: bool = option("whether an image is done when its softmax passes its threshold", best=False, paper=True)
     random_crop: bool = option("without a prior: crop at a random place instead of the middle", False)
+    tv: float = option(
+        "size of a step down the total variation after a step up the score, in [0, 1] units; 0 for none", 0.0
+    )
+    tv_every: int = option("once in so many steps; 0 never", 1)
 
 
 @register_recipe(title="Class impression", paper="mopuri2018")
@@ -62,6 +64,9 @@ def class_impression(
     a color offset U(-16, 16) per channel, a scale out of .95 .975 1 1.025 1.05, a rotation by -5..5 whole degrees, a
     color offset U(-8, 8), the crop at (16, 16); it ends for an image when its softmax passes t, t ~ U(.55, .99), or
     after 1500 steps. Scale and rotation are one warp here, with reflection beyond the border (ours).
+
+    With `tv` it is the impression with a total variation loss, ``L_c(I) - tv * TV(I)``, its two parts optimized one
+    after the other and the second once in `tv_every` steps; the paper gives no weight, so tv is a step size.
 
     The preset `best` is ours but for the idea: drawn in stages of resolution under the prior of photographs
     (synthesis.staged), a score that saturates, a fixed number of steps.
@@ -89,18 +94,20 @@ def class_impression(
         torch.Size([1, 3, 32, 32])
 
     References:
-        mopuri2018; addepalli2020, section 2.3; olah2017 for the preconditioning.
+        mopuri2018; addepalli2020, section 2.3, and equation 1 for the total variation; olah2017 for the
+        preconditioning.
     """
     target = target.expand(len(streams))
     goal = raised(classifier, target, options.score, options.temperature)
     goal = goal - options.apart(classifier, target)
     start, held = noisy_mean(classifier, streams, _START, "normal"), Held()
+    calm = calmed(lambda _step: options.tv, options.tv_every, literal=options.prior == "none") if options.tv else []
     if options.prior == "photographs":
         if options.early_stop:
             raise OptionError("early_stop is of the published generator; set prior=none, or early_stop=false")
         prior = options.photographs(middle=target.unit is None)
         run = draw(
-            classifier, goal, start, streams, options.steps, prior, watch=held.see, stage="class impression"
+            classifier, goal, start, streams, options.steps, prior, watch=held.see, after=calm, stage="class impression"
         )  # fmt: skip
         yield from held.finished(run, options.background)
         return
@@ -114,24 +121,11 @@ def class_impression(
         optimizer=adam,
         augmentations=transformations(canvas_size(classifier), options.random_crop),
         direction=[held.see],
-        after=[clip],
+        after=[*calm, clip],
         stop=sure_of(classifier, target, streams) if options.early_stop else None,
         stage="class impression",
     )
     yield from held.finished(run, options.background)
-
-
-def transformations(size: tuple[int, int], random_crop: bool = False) -> list[Augmentation]:
-    """The published chain of random transformations."""
-    pad = min(_PAD, min(size) - 1)
-    return [
-        Noise(_NOISE),
-        Pad(pad),
-        ColorOffset(_COLOR),
-        Affine(_DEGREES, scales=_SCALES, whole_degrees=True, padding="reflection"),
-        ColorOffset(_LATE_COLOR),
-        Crop(size, None if random_crop else (pad, pad)),
-    ]
 
 
 def sure_of(classifier: Classifier, target: Target, streams: Streams) -> Callable[[Tensor], Tensor]:

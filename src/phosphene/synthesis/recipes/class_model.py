@@ -16,11 +16,12 @@ from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Optimizer, Step
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size
-from phosphene.synthesis.objectives import Objective, of_target, squared_norm
+from phosphene.synthesis.objectives import Objective, of_target, posterior, squared_norm
 from phosphene.synthesis.staged import DrawingOptions, Prior, draw
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
-from phosphene.types import Score
+
+ModelScore = Literal["logit", "probability", "posterior", "margin"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class ClassModelOptions(DrawingOptions):
     steps: int = option("number of steps", 200, at_least=1)
     rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.01)
     penalty: float = option("weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4)
-    score: Score = option("logit, probability (its logarithm) or margin", "logit")
+    score: ModelScore = option(
+        "logit, probability (its logarithm), posterior (the probability itself) or margin", "logit"
+    )
     optimizer: Literal["none", "SGD", "Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Rprop"] = option(
         "of torch.optim that makes a step of the direction, with its own default settings (SGD with a momentum of .9); "
         "none for plain steps",
@@ -48,8 +51,9 @@ def class_model(
     """The image that makes the class score highest for its size: what the classifier takes the class to be.
 
     ``argmax over I of S_c(I) - penalty * ||I||_2^2``, I the image minus the mean image, from I = 0; the mean is added
-    at the end (the images yielded have it). With ``score=probability`` the posterior's logarithm is raised
-    instead, which the paper found poor: other classes are pushed down rather than this one built up.
+    at the end (the images yielded have it). With ``score=posterior`` the class posterior is raised instead, and with
+    ``score=probability`` its logarithm, both of which the paper found poor: other classes are pushed down rather than
+    this one built up. The posterior itself is next to nothing beside a penalty until the class is probable.
 
     The paper gives no penalty, step or number of steps: all are ours. So is the step, ``rate * g / rms(g)`` with g the
     gradient of the whole objective, I in units of [0, 1], and clamping to the valid range after each step; with
@@ -82,7 +86,8 @@ def class_model(
     """
     whole = classifier.mean_picture(canvas_size(classifier))
     center = classifier.mean_image if classifier.preprocess.mean_picture is None else whole
-    small = penalized(of_target(classifier, target.expand(len(streams)), options.score), options.penalty, center)
+    goal = _raised(classifier, target.expand(len(streams)), options.score)
+    small = penalized(goal, options.penalty, center)
     drawn = options.prior == "photographs"
     held = Held()
     run = draw(
@@ -98,6 +103,13 @@ def class_model(
         stage="class model",
     )
     yield from held.finished(run, options.background)
+
+
+def _raised(classifier: Classifier, target: Target, score: ModelScore) -> Objective:
+    """What is raised; a unit has no posterior."""
+    if score == "posterior":
+        return posterior(classifier, target) if target.classes else of_target(classifier, target)
+    return of_target(classifier, target, score)
 
 
 def _optimizer(name: str) -> Optimizer | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,9 +19,22 @@ from phosphene.synthesis.augment import Augmentation, Close
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean
 from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share, in_turn
-from phosphene.synthesis.schedules import Schedule, constant, linear
-from phosphene.synthesis.staged import START_NOISE, DrawingOptions, Mask, Prior, discs, draw, fading_logit, raised
+from phosphene.synthesis.published import Published
+from phosphene.synthesis.schedules import Schedule, linear
+from phosphene.synthesis.staged import (
+    START_NOISE,
+    DrawingOptions,
+    Mask,
+    Prior,
+    discs,
+    draw,
+    fading_logit,
+    raised,
+    resized,
+)
+from phosphene.synthesis.step_rules import StepRule, calmed, carried, within
 from phosphene.synthesis.streams import Streams
+from phosphene.synthesis.weights import WeightKind, saliency_weight
 from phosphene.targets import Target
 from phosphene.types import Size
 
@@ -36,6 +50,22 @@ class FuseOptions(DrawingOptions):
         "alone: each class in turn, twice, then all in the whole image; 1 for all in the whole image at each",
         best=0.65,
         paper=1.0,
+    )
+    turn: int = option(
+        "one by one: steps of a class, about, before it is the next one's turn; 0 for all of its steps in one turn",
+        best=0,
+        paper=10,
+        at_least=0,
+    )
+    weight: WeightKind = option(
+        "one by one: map of step sizes by equations 2-4, reading A or B, from the class's own history, or none",
+        best="none",
+        paper="A",
+    )
+    tv: float = option(
+        "one by one: size of a step down the total variation of the class's own region, in [0, 1] units; 0 for none",
+        best=0.0,
+        paper=0.004,
     )
     settle: int = option(
         "how many of these, the last, see the image as it is, without augmentation, and are small, so that the shares "
@@ -60,9 +90,12 @@ def fuse(
     """One image with features of several classes, grown from different places: a negative image for both.
 
     The places stand evenly on a circle about the image's center, turned by a random angle; each class is developed
-    within a disc that grows at a place of its own. In the preset `paper` one class after the other is, from a single
-    pixel on, and a pixel belongs to the nearest place, so that the regions stay apart (ours). Steps, rates, places
-    and discs have no value in the paper: all are ours.
+    within a disc that grows at a place of its own. In the preset `paper` the classes take turns of a few iterations,
+    each from a single pixel on, and a pixel belongs to the nearest place, so that the regions stay apart (ours). Each
+    turn is what the paper proposes for one class: its gradient weighed by equations 2-4, its history kept from turn
+    to turn, the moves of class impressions before each look, and the step down the total variation, which leaves
+    the other classes' regions alone: over the whole picture it would wipe out what they have drawn. Steps, turns,
+    rates, places and discs have no value in the paper: all are ours.
 
     In the preset `best` all classes are raised at once under the prior of photographs (synthesis.staged). Each has
     close looks of its own, at a part of the picture about its place, so that it is drawn as a thing that a network
@@ -100,7 +133,7 @@ def fuse(
         if drawn
         else noisy_mean(classifier, streams, 1.0, "range")
     )
-    prior = options.photographs(middle=options.even == 1 and options.close == 1) if drawn else _PLAIN
+    prior = options.photographs(middle=options.even == 1 and options.close == 1) if drawn else Published.none()
     together, apart, held = round(options.steps * options.even), options.apart(classifier), Held()
 
     def run(images: Tensor) -> Iterator[Step]:
@@ -108,12 +141,17 @@ def fuse(
             *_one_by_one(classifier, groups, places, size, options, options.steps - together),
             *_evened(classifier, groups, (places + 0.5) / places.new_tensor(size), options, together),
         ]:
-            still = replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if part.still else prior
+            still = prior
+            if part.still:
+                still = (
+                    replace(prior, rotation=0.0, scale=(1.0, 1.0), shift=0.0, flips=False) if drawn else Prior.none()
+                )
             # (At last only the shares count.)
             goal = part.objective if part.still else part.objective - apart
             for step in draw(
                 classifier, goal, images, streams, options.steps, still, first=part.first, last=part.last,
-                rate=part.rate, mask=part.mask, looks=part.looks, watch=held.see, stage=part.stage,
+                rate=part.rate, mask=part.mask, looks=part.looks, weight=part.weight, watch=held.see, after=part.after,
+                stage=part.stage,
             ):  # fmt: skip
                 images = step.images
                 yield replace(step, extras={"places": places})
@@ -123,8 +161,6 @@ def fuse(
 
 # How often each class is looked at closely before all are looked at in the whole image.
 _CLOSE_ROUNDS = 2
-# Without a prior: small moves as for class impressions, and the step of total variation.
-_PLAIN = Prior.none(rotation=5.0, scale=(0.95, 1.05), shift=16 / 224, tv=0.2)
 
 
 @dataclass(frozen=True)
@@ -138,7 +174,60 @@ class _Part:
     mask: Mask | None = None
     looks: Sequence[Augmentation | None] = ()
     rate: Schedule | None = None
+    weight: StepRule | None = None
+    after: Sequence[StepRule] = ()
     still: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Steps `first` to before `last` of one class, of whose own `steps` so many came before.
+
+    Args:
+        index: which of the classes.
+        number: which of its turns, from 0.
+        first: the step it begins with.
+        last: the step it ends before.
+        before: steps of the class in earlier turns.
+        steps: of the class in all.
+    """
+
+    index: int
+    number: int
+    first: int
+    last: int
+    before: int
+    steps: int
+
+
+def turns(steps: int, count: int, turn: int) -> list[Turn]:
+    """Whose turn it is: some steps of the first class, of the second, and so on, in rounds in which all have one.
+
+    Args:
+        steps: in all.
+        count: of classes.
+        turn: about how many steps each is, as many rounds as come nearest to it; 0 for one round.
+
+    Example:
+        >>> [(turn.index, turn.first, turn.last, turn.before) for turn in turns(12, 2, 3)]
+        [(0, 0, 3, 0), (1, 3, 6, 0), (0, 6, 9, 3), (1, 9, 12, 3)]
+        >>> [(turn.index, turn.first, turn.last) for turn in turns(10, 3, 0)]
+        [(0, 0, 3), (1, 3, 6), (2, 6, 10)]
+    """
+    rounds = max(1, round(steps / (count * turn))) if turn > 0 else 1
+    edges = [steps * place // (rounds * count) for place in range(rounds * count + 1)]
+    lengths = [last - first for first, last in pairwise(edges)]
+    return [
+        Turn(
+            place % count,
+            place // count,
+            edges[place],
+            edges[place + 1],
+            sum(lengths[place % count : place : count]),
+            sum(lengths[place % count :: count]),
+        )
+        for place in range(rounds * count)
+    ]
 
 
 def _one_by_one(
@@ -149,21 +238,44 @@ def _one_by_one(
     options: FuseOptions,
     steps: int,
 ) -> list[_Part]:
-    """One class after the other, each in a growing disc within its own region."""
+    """The classes in their turns, each in a growing disc within its own region."""
     count = places.shape[1]
-    edges = [steps * index // count for index in range(count + 1)]
-    found = []
-    for index in range(count):
-        first, last = edges[index], edges[index + 1]
-        grown = _disc(places[:, index], size, options, first, last - first)
-        region = nearest(places, index, size).float()
+    goals = [class_score(classifier, Target.of([group[index] for group in groups])) for index in range(count)]
+    regions = [nearest(places, index, size).float() for index in range(count)]
+    memories: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    drawn = options.prior == "photographs"
+    calm = calmed(lambda _step: options.tv, 1, literal=not drawn) if options.tv else []
 
-        def mask(at: Size, step: int, grown: Mask = grown, region: Tensor = region) -> Tensor:
-            return grown(at, step) * region
+    def part(turn: Turn) -> _Part:
+        region, grown = regions[turn.index], _disc(places[:, turn.index], size, options, turn)
 
-        goal = class_score(classifier, Target.of([group[index] for group in groups]))
-        found.append(_Part(first, last, goal, f"class {index + 1}", mask, rate=constant(options.rate)))
-    return found
+        def own(at: Size) -> Tensor:
+            return resized(region, at)
+
+        def mask(at: Size, step: int) -> Tensor:
+            return grown(at, step) * own(at)
+
+        if drawn:  # (a turn may be of several resolutions, each with a history of its own)
+            weight = saliency_weight(options.weight)
+        else:
+            weight = saliency_weight(options.weight, lambda state: mask(size, turn.first + state.step))
+            weight = carried(weight, memories[turn.index], turn.before, turn.steps)
+        return _Part(
+            turn.first,
+            turn.last,
+            goals[turn.index],
+            f"class {turn.index + 1}" + (f", turn {turn.number + 1}" if options.turn else ""),
+            mask,
+            rate=lambda _step, _steps: options.rate,
+            weight=weight,
+            after=[within(lambda state: own(_size_of(state.parameters)), rule) for rule in calm],
+        )
+
+    return [part(turn) for turn in turns(steps, count, options.turn)]
+
+
+def _size_of(images: Tensor) -> Size:
+    return int(images.shape[-2]), int(images.shape[-1])
 
 
 def _evened(
@@ -197,11 +309,11 @@ def _evened(
     ]
 
 
-def _disc(centers: Tensor, size: Size, options: FuseOptions, first: int, steps: int) -> Mask:
-    """A disc about each image's place (N, 2), which grows from step `first` on over so many steps."""
-    radii = linear(options.first_radius, options.radius, max(1, steps - 1))
+def _disc(centers: Tensor, size: Size, options: FuseOptions, turn: Turn) -> Mask:
+    """A disc about each image's place (N, 2), which grows over a class's own steps, of which a turn is a part."""
+    radii = linear(options.first_radius, options.radius, max(1, turn.steps - 1))
     sides = torch.tensor(size, dtype=torch.float32, device="cpu")
-    return discs((centers + 0.5) / sides, lambda step: radii(step - first, steps), options.soft)
+    return discs((centers + 0.5) / sides, lambda step: radii(turn.before + step - turn.first, turn.steps), options.soft)
 
 
 def _checked(groups: Sequence[Sequence[int]]) -> int:

@@ -17,19 +17,18 @@ from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, half_side, moved_to_middle, noisy_mean
 from phosphene.synthesis.masks import disc, strongest_disc
-from phosphene.synthesis.priors import total_variation_gradient, total_variation_step
+from phosphene.synthesis.published import Published
 from phosphene.synthesis.schedules import Schedule, cosine, linear
 from phosphene.synthesis.staged import (
     START_NOISE,
     DrawingOptions,
     DrawnScore,
     Mask,
-    Prior,
     discs,
     draw,
     raised,
 )
-from phosphene.synthesis.step_rules import StepRule, StepState, every
+from phosphene.synthesis.step_rules import StepRule, calmed
 from phosphene.synthesis.streams import Streams
 from phosphene.synthesis.weights import WeightKind, saliency_weight
 from phosphene.targets import Target
@@ -105,7 +104,9 @@ def sci(
     the class fades out.
 
     Where the paper gives a number the preset `paper` has it: t = 150, C2 = 4, the radius 1 to 150 pixels of 224
-    over 150 steps. All other numbers are ours: steps, rates, total variation, augmentation, the disc of equation 5.
+    over 150 steps. Before each look it moves the image as the published generator of class impressions does, with
+    the crop at a random place (synthesis.published). All other numbers are ours: steps, rates, total variation, the
+    disc of equation 5.
     The preset `best` does the same under the prior of photographs (synthesis.staged), which is nearly, not wholly,
     free of data; its disc is chosen by the evidence in it and moved to the middle, its edge is wide, and the weight is
     one over regions. A unit is drawn over the whole frame there.
@@ -145,8 +146,7 @@ def sci(
     goal = raised(classifier, target, options.score, options.temperature)
     goal = goal - options.apart(classifier, target)
     # (TV is a rule of its own here: the paper's part, on the whole image, also where the mask lets nothing else be.)
-    prior = options.photographs(middle=False, tv=0.0) if drawn else Prior.none(rotation=5.0, scale=(0.95, 1.05))
-    prior = prior if drawn else replace(prior, shift=16 / 224)
+    prior = options.photographs(middle=False, tv=0.0) if drawn else Published.none()
     first = min(options.pre_steps, options.steps // 3)
 
     last = begin
@@ -207,12 +207,10 @@ def _constant(value: float) -> Schedule:
 
 def _fading(options: SciOptions, rate: Schedule, first: int) -> list[StepRule]:
     """The step of total variation: apart from the class's, once in k iterations; as large as the rate allows."""
-    if options.tv_every == 0 or options.tv == 0:
+    if options.tv == 0:
         return []
-    plain = options.prior == "none"
 
-    def step(images: Tensor, state: StepState) -> Tensor:
-        size = options.tv * rate(first + state.step, options.steps) / max(rate(0, options.steps), 1e-30)
-        return images - size * total_variation_gradient(images) if plain else total_variation_step(images, size)
+    def size(step: int) -> float:
+        return options.tv * rate(first + step, options.steps) / max(rate(0, options.steps), 1e-30)
 
-    return [every(options.tv_every, step)]
+    return calmed(size, options.tv_every, literal=options.prior == "none")
