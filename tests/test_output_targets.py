@@ -308,6 +308,6 @@ def test_one_option_asks_for_any_of_them(tmp_path, monkeypatch, network, old, ne
         outcome = command(*given, "--out", f"run{number}", "--json")
         assert outcome.code == 0, outcome.err
         (row,) = outcome.json["images"][0]["maps"]
-        answers.append((row["target"], np.load(row["array"])))
+        answers.append((row["target"], np.load(row["map"])))
     assert answers[0][0] == answers[1][0]
     np.testing.assert_array_equal(answers[0][1], answers[1][1])

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     "concepts",
     writes="a chart of the scores and report.html",
     examples=(
-        "--images zebras/ --class zebra --concept striped/ --random other/",
-        "--images zebras/ --class zebra --concept striped/ --concept dotted/ --random a/ --random b/ --random c/",
+        "--images in/ --class zebra --concept striped/ --random any/",
+        "--images in/ --class 3 --concept a/ --random x/ --random y/ --random z/",
     ),
 )
 def concepts(

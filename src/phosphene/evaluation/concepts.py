@@ -139,7 +139,9 @@ class ConceptTests(Shown):
         for one in self.tests:
             bars[f"{one.concept}{' *' if one.significant else ''}, {one.layer}"] = one.score
         chance = {f"random, {one.layer}": float(np.mean(one.chance)) for one in self.tests}
-        return bar_chart(bars | chance, label=f"share of pictures whose {self.target} rises", quiet=tuple(chance))
+        return bar_chart(
+            bars | chance, label=f"share of pictures whose score for {self.target} rises", quiet=tuple(chance)
+        )
 
 
 @shown_as(ConceptTests)
@@ -297,7 +299,7 @@ class _Look:
                 batch, kept = batch.answered(torch.cat(values, dim=1))
                 broken = batch.broken
                 count += len(kept)
-                parts = kept.split([value.shape[1] for value in values], dim=1)
+                parts = torch.split(kept, [value.shape[1] for value in values], dim=1)
                 for layer, part in zip(self.layers, parts, strict=True):
                     rows[layer].append(part.cpu().numpy())
             self.broken += broken
