@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     "concepts",
     writes="a chart of the scores and report.html",
     examples=(
-        "--images in/ --class zebra --concept striped/ --random any/",
-        "--images in/ --class 3 --concept a/ --random x/ --random y/ --random z/",
+        "--images in/ --class 3 --concept a/ --random b/",
+        "--images in/ --unit 4=2 --concept a/ --random b/",
     ),
 )
 def concepts(
