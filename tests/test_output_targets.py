@@ -287,3 +287,27 @@ def test_the_command_asks_for_each(tmp_path, monkeypatch):
             assert outcome.code == 0, outcome.out + outcome.err
     found = explain(segmenter(), chelsea(), "saliency", target=Region("dog", (4, 4)).found_in(segmenter()))
     assert found.maps.shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("network", "old", "new"),
+    [
+        ("segmenter", ["--class", "dog"], "class:dog"),
+        ("segmenter", ["--region", "dog@4,4,12,12"], "region:dog@4,4,12,12"),
+        ("embedder", ["--unit", "4=2"], "unit:4=2"),
+        ("embedder", ["--similar", "photo.jpg"], "similar:photo.jpg"),
+    ],
+)
+def test_one_option_asks_for_any_of_them(tmp_path, monkeypatch, network, old, new):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(FACTORY)
+    Image.fromarray(chelsea()).save("photo.jpg")
+    answers = []
+    for number, question in enumerate((old, ["--target", new])):
+        given = ["explain", "photo.jpg", "--model", f"nets.py:{network}", *question, "--method", "saliency"]
+        outcome = command(*given, "--out", f"run{number}", "--json")
+        assert outcome.code == 0, outcome.err
+        (row,) = outcome.json["images"][0]["maps"]
+        answers.append((row["target"], np.load(row["map"])))
+    assert answers[0][0] == answers[1][0]
+    np.testing.assert_array_equal(answers[0][1], answers[1][1])

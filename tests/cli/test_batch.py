@@ -38,6 +38,17 @@ def test_explain(tmp_path, folder):
     assert batch("explain", *arguments, "--class", "dog", "--overwrite").code == 1
 
 
+def test_a_target_of_another_kind_however_it_is_asked_for(tmp_path, folder):
+    rows = []
+    for name, question in (("old", ["--unit", "layers.3=1"]), ("new", ["--target", "unit:layers.3=1"])):
+        out = tmp_path / name
+        assert batch("explain", folder, "--out", out, "--method", "saliency", "--maps", "float32", *question).code == 1
+        table = parquet.read_table([str(path) for path in sorted(out.glob("*.parquet"))]).to_pylist()
+        rows.append([{key: value for key, value in row.items() if key != "seconds"} for row in table])
+    assert rows[0] == rows[1]
+    assert "layers.3=1" in str(rows[0])
+
+
 def test_predict_locate_status_and_report(tmp_path, folder):
     (folder / "0002.png").unlink()
     predicted = batch("predict", folder, "--out", tmp_path / "predict", "--count", 3, "--limit", 4)

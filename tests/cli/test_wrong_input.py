@@ -36,6 +36,15 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["explain", "none.jpg", "--model", "resnet50"], "did you mean torchvision:resnet50"),
         (["explain", "none.jpg", "--model", "none.pt"], "none.pt: no such file"),
         (["explain", "none.jpg", "--unit", "blocks.10"], "which channel of it? give blocks.10=CHANNEL"),
+        (["explain", "none.jpg", "--target", "tabby"], "--target 'tabby' is not KIND:VALUE with a KIND of class, "),
+        (["explain", "none.jpg", "--target", "class:"], "--target 'class:' is not KIND:VALUE"),
+        (["explain", "none.jpg", "--target", "unit:a=1", "--unit", "a=2"], "--unit and --target: give one of them"),
+        (["explain", "none.jpg", "--target", "class:a", "--class", "b"], "and a class besides: give one of them"),
+        (["explain", "none.jpg", "--target", "unit:blocks.10"], "which channel of it? give blocks.10=CHANNEL"),
+        (
+            ["evaluate", "concepts", "--images", "a", "--class", "zebra", "--concept", "empty", "--random", "none/"],
+            "empty: holds no picture file",
+        ),
         (["report", "empty"], "empty: is no run folder"),
     ],
 )

@@ -72,6 +72,12 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True)
         for index in range(12):
             Image.fromarray(np.roll(shot, 9 * index, axis=1)).resize((96, 96)).save(folder / f"{index}.jpg")
+    stripes = np.where(np.arange(96) // 6 % 2, 240, 20).astype(np.uint8)
+    for name, count, layers in (("striped", 12, [np.tile(stripes, (96, 1))]), ("others", 36, list(shots.values()))):
+        Path(name).mkdir()
+        for index in range(count):
+            shown = np.roll(layers[index % len(layers)], 7 * index, axis=1)
+            Image.fromarray(shown).convert("RGB").resize((96, 96)).save(Path(name) / f"{index}.png")
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -167,8 +167,14 @@ def _options(written: inspect.Parameter, function: Callable[..., Any]) -> list[i
         return [_parameter(written.name, _evaluated(written.annotation, function), written.default)]
     return [
         _parameter(name, Annotated[str | None, typer.Option(f"--{name}", metavar=how.metavar, help=how.help)], None)
-        for name, how in _target_options().items()
+        for name, how in {**_target_options(), "target": _ANY_TARGET}.items()
     ]
+
+
+# One option for every kind, as scripts want it.
+_ANY_TARGET = CommandOption("KIND:VALUE", "Any of these, or class:CLASS, in one option: unit:LAYER=CHANNEL, ...")
+# What the commands call the classes that are typed, a list.
+_TYPED_CLASSES = ("class_", "classes")
 
 
 def _target_options() -> dict[str, CommandOption]:
@@ -176,12 +182,36 @@ def _target_options() -> dict[str, CommandOption]:
 
 
 def _target(given: dict[str, Any]) -> Target | None:
-    """The target among the options, which are taken out; None if none was given."""
+    """The target among the options, which are taken out; None if none was given, or classes, which are left typed."""
     asked = {name: given.pop(name) for name in _target_options()}
-    chosen = {name: text for name, text in asked.items() if text}
+    chosen = {name: (name, text) for name, text in asked.items() if text}
+    if typed := given.pop("target"):
+        chosen["target"] = _kind_and_value(typed)
     if len(chosen) > 1:
         raise OptionError(f"{' and '.join(f'--{name}' for name in chosen)}: give one of them")
-    return next((kinds()[name].parse(text) for name, text in chosen.items()), None)
+    if not chosen:
+        return None
+    ((kind, text),) = chosen.values()
+    if kind != "class":
+        return kinds()[kind].parse(text)
+    classes = next(name for name in _TYPED_CLASSES if name in given)
+    if given[classes]:
+        raise OptionError(f"--target class:{text} and a class besides: give one of them")
+    given[classes] = [text]
+    return None
+
+
+def _kind_and_value(typed: str) -> tuple[str, str]:
+    """("unit", "4=2") of "unit:4=2".
+
+    Raises:
+        OptionError: for what is not KIND:VALUE, or a kind that commands do not ask for.
+    """
+    kind, _, text = typed.partition(":")
+    known = ("class", *_target_options())
+    if kind not in known or not text:
+        raise OptionError(f"--target '{typed}' is not KIND:VALUE with a KIND of {', '.join(known)}")
+    return kind, text
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:

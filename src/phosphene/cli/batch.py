@@ -15,6 +15,7 @@ from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
+    from phosphene.targets import Target
     from phosphene.tasks import PictureTask
 
 batch = typer.Typer(
@@ -121,6 +122,7 @@ def explain(
     shared: Mapping[str, Any],
     source: Source,
     class_: ClassOption = None,
+    target: Target | None = None,
     method: Methods = None,
     layer: LayerOption = None,
     score: Annotated[
@@ -132,7 +134,7 @@ def explain(
     """Explain any number of pictures; run again, the command goes on where it was stopped or killed."""
     from phosphene.tasks import ExplainConfig
 
-    options = {"classes": typed(class_), "layer": layer, "score": score, "view": view}
+    options = {"classes": typed(class_), "target": target, "layer": layer, "score": score, "view": view}
     return _run(common, source, ExplainConfig.of(method or (), **options, **_given(shared, "batch_size")), shared)
 
 
