@@ -273,13 +273,14 @@ def test_after_refresh_everything_is_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["below", "bent", "factor"])
-def test_what_a_class_is_given_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_class_is_given_is_seen_after_refresh(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = made(Settings)
     classifier = classifier_of(network, SIZE)
     errors(classifier, network)
     original = Settings.below
     exchanged = {"below": lambda self, x: original(self, x) * -1, "bent": lambda self, x: x.square(), "factor": 3.0}
     monkeypatch.setattr(Settings, name, exchanged[name])
+    classifier.refresh()
     found = errors(classifier, network)
     assert all(error <= MOST for error in found.values()), found
 

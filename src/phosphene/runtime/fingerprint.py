@@ -29,9 +29,9 @@ class Fingerprint:
     """The state of a classifier at one time: its modules, their attributes and hooks, its tensors, its fields.
 
     Tensors count as changed if they are exchanged, moved, written to (their version), or hold other values at a few
-    places. Settings count too: numbers and texts in objects, arrays, attributes of classes. What no check of this kind
-    can see is a tensor inside of an object that is no module, list or dict, a global name, or one item of a long list:
-    after writing to one call `classifier.refresh()`.
+    places. Settings count too: numbers and texts in objects, arrays. What no check of this kind can see is a tensor
+    inside of an object that is no module, list or dict, what a class gives its instances, a global name, or one item of
+    a long list: after writing to one call `classifier.refresh()`.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -64,9 +64,6 @@ class Fingerprint:
             for key, value in own.items()
             if key not in _BASE and (isinstance(value, _CONTAINERS) or _is_settings(value))
         ]
-        above = (each for child in modules for each in type(child).__mro__)
-        classes = dict.fromkeys(each for each in above if not each.__module__.startswith(("torch.", "builtins")))
-        self._classes = {kind: _class_values(kind) for kind in classes}
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
@@ -94,8 +91,6 @@ class Fingerprint:
             if any(list(table.values()) != before for table, before in self._tables):
                 return False
         except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
-            return False
-        if any(_class_values(kind) != before for kind, before in self._classes.items()):
             return False
         return all(_comparable(value) == before for value, before in self._containers)
 
@@ -127,11 +122,6 @@ def _modules(module: nn.Module) -> list[nn.Module]:
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
     own = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(classifier).items()}
     return (*(value for key, value in sorted(own.items()) if key != "module"), id(classifier.module))
-
-
-def _class_values(kind: type) -> list[Any]:
-    """What the instances of a class have from it."""
-    return [_comparable(value, _LEVELS) for value in vars(kind).values()]
 
 
 def _comparable(value: Any, level: int = 0) -> Any:
