@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -116,7 +117,7 @@ class Preprocess:
             raise OptionError(f"{len(self.mean)} means but {len(self.std)} standard deviations; give one per channel")
         if any(value <= 0 for value in self.std):
             raise OptionError(f"standard deviations {self.std} must be positive")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < math.inf:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, Real) or not 0 < self.scale < math.inf:
             raise OptionError(f"scale={self.scale!r}; give what white becomes: 1, or 255 for networks trained on bytes")
         if any(value > self.scale for value in (*self.mean, *self.std)):
             raise OptionError(
@@ -125,8 +126,7 @@ class Preprocess:
             )
         if self.order not in ("RGB", "BGR") or (self.order == "BGR" and self.channels != 3):
             raise OptionError(f"order={self.order!r} of {self.channels} channels; give RGB, or BGR for three channels")
-        if self.short_side is not None and not (isinstance(self.short_side, int) and self.short_side > 0):
-            raise OptionError(f"short_side={self.short_side!r} must be a whole number of pixels, or None")
+        object.__setattr__(self, "short_side", _side(self.short_side))
         if self.interpolation not in get_args(Interpolation):
             known = ", ".join(get_args(Interpolation))
             raise OptionError(f"interpolation {self.interpolation!r} is unknown; choose of {known}")
@@ -201,6 +201,17 @@ def _channel_values(name: str, values: Any) -> tuple[float, ...]:
     return numbers
 
 
+def _side(side: Any) -> int | None:
+    """A length in pixels, of any library's whole numbers; or None."""
+    try:
+        pixels = None if side is None else operator.index(side)
+    except TypeError:
+        pixels = 0
+    if isinstance(side, bool) or (pixels is not None and pixels < 1):
+        raise OptionError(f"short_side={side!r} must be a whole number of pixels, or None")
+    return pixels
+
+
 def _size(size: Any) -> Size:
     """(height, width) from a pair or from one side of a square."""
     try:
@@ -228,7 +239,8 @@ class Classifier:
             their mean unless a Region says where; "boxes" for detectors, of which the best box of each class counts
             unless a Detected says which.
         name: what reports call it.
-        output: key or position of the scores where the module returns a dict or a tuple; None finds them.
+        output: key or position of the scores where the module returns a dict or a tuple, their name where it returns
+            another object; None finds them.
         layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
 
     Example:
@@ -249,22 +261,19 @@ class Classifier:
         output: str | int | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
-        if not isinstance(head, str) or head not in get_args(HeadKind):
-            raise OptionError(f"head '{head}' is unknown; choose {', '.join(get_args(HeadKind))}")
-        self.module = unwrapped(module)
-        if preprocess is not None and not isinstance(preprocess, Preprocess):
-            raise OptionError(
-                f"preprocess={preprocess!r} is no Preprocess; give Preprocess(size, short_side, mean, std)"
-            )
-        self.preprocess = _as_it_is(self.module) if preprocess is None else preprocess
-        self.labels = as_labels(labels)
+        self.module: nn.Module = module
         self.head: HeadKind = head
+        self.preprocess = _as_it_is(unwrapped(module)) if preprocess is None else preprocess
+        self.labels = as_labels(labels)
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
         self.layouts = _checked_layouts(unwrapped(module), layouts)
         self._refreshed = [0]  # (a prepared form shares it)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Fields may be set at any time, and a wrong one would be found far from where it was given.
+        check = _FIELDS.get(name)
+        object.__setattr__(self, name, value if check is None else check(value))
 
     @classmethod
     def of(
@@ -485,7 +494,8 @@ class Classifier:
             found = found.mean(dim=(2, 3))
         if not found.is_floating_point():
             kind = str(found.dtype).removeprefix("torch.")
-            raise ModelError(f"{self.name} returned {kind}, such as indices of classes; it must return their scores")
+            such = "" if found.is_complex() else ", such as indices of classes"
+            raise ModelError(f"{self.name} returned {kind}{such}; it must return their scores as floats")
         scores = found
         if count == 1 and scores.ndim < 2:
             scores = scores.reshape(1, -1)
@@ -552,6 +562,31 @@ def unwrapped(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def _checked_module(module: Any) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
+    return unwrapped(module)
+
+
+def _checked_head(head: Any) -> Any:
+    if not isinstance(head, str) or head not in get_args(HeadKind):
+        raise OptionError(f"head '{head}' is unknown; choose {', '.join(get_args(HeadKind))}")
+    return head
+
+
+def _checked_preprocess(preprocess: Any) -> Preprocess:
+    if not isinstance(preprocess, Preprocess):
+        raise OptionError(f"preprocess={preprocess!r} is no Preprocess; give Preprocess(size, short_side, mean, std)")
+    return preprocess
+
+
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "module": _checked_module,
+    "head": _checked_head,
+    "preprocess": _checked_preprocess,
+}
+
+
 def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) -> dict[str, Layout]:
     if layouts is not None and not isinstance(layouts, Mapping):
         raise OptionError(f"layouts={layouts!r} is no dict of layer names, such as {{'features': 'NHWC'}}")
@@ -578,8 +613,10 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
         try:
             output = output[key]
         except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):  # (the last: torch before 2.9)
-            keys = list(output) if isinstance(output, Mapping) else type(output).__name__
-            raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
+            if not isinstance(key, str) or isinstance(output, kind) or not hasattr(output, key):
+                keys = list(output) if isinstance(output, Mapping) else type(output).__name__
+                raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
+            output = getattr(output, key)
     if isinstance(output, kind):
         return output
     parts = output if isinstance(output, list) and output else [output]
@@ -603,6 +640,11 @@ def _first_known(output: Any, kind: type) -> Any:
                 return output[key]
         found = [value for value in output.values() if isinstance(value, kind)]
         return found[0] if len(found) == 1 else None
+    if isinstance(output, list) and len(output) > 1 and all(getattr(part, "ndim", 0) == 1 for part in output):
+        raise ModelError(
+            f"the network returned a list of {len(output)} rows, of images or of other things; it must return one "
+            "tensor (N, classes), as torch.stack makes it, or say which holds the scores by output=0"
+        )
     if isinstance(output, tuple | list) and output:
         return output[0] if isinstance(output[0], kind) else _first_known(output[0], kind)
     logits = getattr(output, "logits", None)

@@ -151,6 +151,8 @@ def class_list(value: Any) -> list[Any]:
     """
     if isinstance(value, str):
         return [value]
+    if isinstance(value, Set) and len(value) > 1:
+        raise OptionError("a target that is a set has no order; give a list with one class for each image")
     if isinstance(value, Mapping | bytes) or callable(value):
         raise OptionError(f"a target of type {type(value).__name__}; give a class, or a list with one for each image")
     values = value.tolist() if hasattr(value, "tolist") else value

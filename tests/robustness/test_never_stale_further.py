@@ -140,6 +140,12 @@ def renewed(owner: Any, name: str, make: Callable[[], Any]) -> None:
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
+    # Settings
+    "an object's attribute": lambda net: setattr(net.config, "scale", -2.0),
+    "a namespace's attribute": lambda net: setattr(net.space, "scale", 3.0),
+    "an array in place": lambda net: net.array.fill(-2.0),
+    "a queue": lambda net: net.queue.__setitem__(0, 3.0),
+    "a set": lambda net: net.names.clear(),
     # Weights
     "an optimizer's step": with_optimizer,
     "one weight alone": lambda net: at_one_place(net.second.weight),
@@ -245,11 +251,6 @@ def test_a_change_is_noticed(name: str) -> None:
 
 UNSEEN: dict[str, Callable[[Any], object]] = {
     "a long list": lambda net: net.numbers.__setitem__(70, -2.0),
-    "an object's attribute": lambda net: setattr(net.config, "scale", -2.0),
-    "a namespace's attribute": lambda net: setattr(net.space, "scale", 3.0),
-    "an array in place": lambda net: net.array.fill(-2.0),
-    "a queue": lambda net: net.queue.__setitem__(0, 3.0),
-    "a set": lambda net: net.names.clear(),
     "one weight alone through .data": lambda net: net.second.weight.data.view(-1)[17].add_(5),
     "a tensor in a list through .data": lambda net: net.shifts[0].data.add_(1),
 }

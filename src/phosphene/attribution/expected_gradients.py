@@ -82,7 +82,7 @@ def expected_gradients(
     size = (int(images.shape[-2]), int(images.shape[-1]))
     known = _references(classifier, references, size)
     drawn = torch.randint(len(known), (samples,), generator=generator, device="cpu")
-    places = torch.rand(samples, generator=generator, device="cpu")
+    places = torch.rand(samples, generator=generator, device="cpu", dtype=torch.float32)
     images = images.detach().to(classifier.device, torch.float32)
     maps, scores, errors = [], [], []
     for index, image in enumerate(images):

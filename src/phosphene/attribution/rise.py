@@ -83,7 +83,7 @@ def rise(
 
 def random_masks(count: int, cells: int, keep: float, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """(count, H, W) in [0, 1]: random grids, enlarged by one cell beyond the image and cut out at a random shift."""
-    grids = (torch.rand(count, 1, cells, cells, generator=generator, device="cpu") < keep).float()
+    grids = (torch.rand(count, 1, cells, cells, generator=generator, device="cpu", dtype=torch.float32) < keep).float()
     step = (-(-size[0] // cells), -(-size[1] // cells))
     enlarged = ((cells + 1) * step[0], (cells + 1) * step[1])
     drawn = [torch.randint(0, side, (count,), generator=generator, device="cpu") for side in step]

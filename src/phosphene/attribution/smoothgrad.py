@@ -105,7 +105,7 @@ def smoothgrad(
     spread = noise * (images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True))
     mean, spreads = (torch.zeros_like(clean.heat, dtype=widest(clean.heat.device)) for _ in range(2))
     for sample in range(samples):
-        drawn = torch.randn(images.shape[1:], generator=generator, device="cpu").to(images)
+        drawn = torch.randn(images.shape[1:], generator=generator, device="cpu", dtype=torch.float32).to(images)
         heat = explain(images + spread * drawn).heat.to(mean)
         # Welford's way: no small difference of large sums, so that it is right in float32 as well.
         step = heat - mean

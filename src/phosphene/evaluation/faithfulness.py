@@ -208,7 +208,8 @@ def faithfulness(
                 measured[str(spec)].seconds += heat.attribution.seconds * len(batch.paths)
                 measure(measured[str(spec)], heat.pixels, heat.alive, batch.images, classes)
         size = batch.images.shape[-2:]
-        noise = torch.rand(len(batch.paths), *size, generator=generator, device="cpu").to(batch.images)
+        shape = (len(batch.paths), *size)
+        noise = torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32).to(batch.images)
         for name, maps in (("center", center_bump(size).to(noise).expand_as(noise)), ("random", noise)):
             measure(baselines[name], maps, [True] * len(maps), batch.images, classes)
     count = len(paths) - len(broken)

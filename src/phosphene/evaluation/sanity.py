@@ -357,7 +357,7 @@ def randomized(classifier: Classifier, chosen: Sequence[Stage], seed: int) -> Cl
             generator = torch.Generator().manual_seed((seed + zlib.crc32(stage.name.encode())) % 2**32)
             for name in stage.parameters:
                 tensor = parameters[name]
-                noise = torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
+                noise = torch.randn(tensor.shape, generator=generator, device="cpu", dtype=torch.float32).to(tensor)
                 tensor.copy_(noise * tensor.std(correction=0) + tensor.mean())
     return source.with_module(module)
 

@@ -36,7 +36,8 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
                 return str(name)
         raise NotFoundError(f"the layer {type(layer).__name__} is no part of this {type(module).__name__}")
     if not isinstance(layer, str):
-        raise NotFoundError(f"layer {layer!r} is no layer; give its dotted name or the module itself")
+        shown = repr(layer).partition("\n")[0][:60]
+        raise NotFoundError(f"layer {shown} is no layer; give its dotted name or the module itself")
     if layer and layer in names:
         return str(layer)
     known = [name for name in names if name]

@@ -84,7 +84,7 @@ def pixel_flipping(
     order = regions.flatten().argsort(descending=True, stable=True)
     turn = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view(regions.shape)
     turn = turn.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width].to(image.device)
-    noise = torch.rand(image.shape, generator=generator, device="cpu").to(image)
+    noise = torch.rand(image.shape, generator=generator, device="cpu", dtype=torch.float32).to(image)
     counts = torch.arange(min(steps, regions.numel()) + 1, device=image.device)
     found = [
         scores(torch.where((turn < part[:, None, None])[:, None], noise, image))

@@ -107,7 +107,7 @@ def _without(image: Tensor, places: Tensor, noise: float, generator: torch.Gener
     missing = torch.zeros(image.shape[-2:], dtype=torch.bool, device="cpu")
     missing.view(-1)[places] = True
     filled = filled_in(image, missing)
-    drawn = torch.randn(image.shape, generator=generator, device="cpu").to(image)
+    drawn = torch.randn(image.shape, generator=generator, device="cpu", dtype=torch.float32).to(image)
     return torch.where(missing.to(image.device), filled + noise * drawn, filled)
 
 

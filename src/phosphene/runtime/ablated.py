@@ -36,7 +36,8 @@ def ablated_scores(
     """(clean scores (N,), scores (N, k) without each channel of the layer, its outputs (N, ...)).
 
     What comes before the layer runs once per image where the network allows it: the layer's one output is replaced
-    by many. Whether it does is tried out, by whether unchanged copies give the clean score.
+    by many. Whether it does is tried out, by whether unchanged copies give the clean score. Of a layer that runs
+    several times the last output is meant, as everywhere.
     """
     prepared = prepare(classifier, keep=(layer, *target.layers))
     prepared.check_images(images)
@@ -44,16 +45,16 @@ def ablated_scores(
 
     def row(index: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         image, own = images[index:end], target.rows(index, end)
-        value, output = _run(prepared, image, own, layer, score, lambda output: output)
-        once = _runs_once(prepared, image, own, layer, score, value)
+        value, outputs = _run(prepared, image, own, layer, score)
+        output, turn = outputs[-1], len(outputs)
+        once = _runs_once(prepared, image, own, layer, score, value, turn)
         axis = channel_axis(output, image, prepared.layout(layer))
         count = int(output.shape[axis])
 
         def run(start: int, stop: int) -> Tensor:
             copies = image if once else image.expand(stop - start, -1, -1, -1)
-            values, _ = _run(
-                prepared, copies, own, layer, score, _without(range(start, stop), axis), stop - start if once else 1
-            )
+            without = _without(range(start, stop), axis)
+            values, _ = _run(prepared, copies, own, layer, score, without, turn, stop - start if once else 1)
             if progress is not None:
                 progress(index * count + stop, len(images) * count)
             return values
@@ -79,24 +80,33 @@ def _without(channels: range, axis: int) -> Replace:
     return replace
 
 
-def _runs_once(prepared: Prepared, image: Tensor, target: Target, layer: str, score: Score, clean: Tensor) -> bool:
+def _runs_once(
+    prepared: Prepared, image: Tensor, target: Target, layer: str, score: Score, clean: Tensor, turn: int
+) -> bool:
     try:
-        values, _ = _run(prepared, image, target, layer, score, lambda output: torch.cat([output, output]), 2)
+        values, _ = _run(prepared, image, target, layer, score, lambda output: torch.cat([output, output]), turn, 2)
     except (RuntimeError, ModelError):  # what goes around the layer does not fit the copies
         return False
     return values.shape == (2,) and bool(torch.allclose(values, clean.expand(2), rtol=1e-4, atol=1e-5))
 
 
 def _run(
-    prepared: Prepared, images: Tensor, target: Target, layer: str, score: Score, replace: Replace, rows: int = 1
-) -> tuple[Tensor, Tensor]:
-    """(scores, the layer's output as it was) of a pass in which the output is replaced."""
+    prepared: Prepared,
+    images: Tensor,
+    target: Target,
+    layer: str,
+    score: Score,
+    replace: Replace | None = None,
+    turn: int = 0,
+    rows: int = 1,
+) -> tuple[Tensor, list[Tensor]]:
+    """(scores, the layer's outputs as they were) of a pass in which the output of the layer's nth turn is replaced."""
     kept: list[Tensor] = []
 
     def edit(_name: str, output: Tensor) -> Tensor:
         kept.append(output[:1])
-        return replace(output)
+        return output if replace is None or len(kept) != turn else replace(output)
 
     with capture(prepared.module, [layer], edit=edit):
         values = scored(prepared, prepared.ready(images), target, score, rows)
-    return values, kept[-1]
+    return values, kept

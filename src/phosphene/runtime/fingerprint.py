@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import types
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,8 @@ from phosphene.classifier import Classifier
 # Values of each tensor that are looked at: what is written past PyTorch's counting (`.data`) shows in these.
 _SAMPLED = 8
 _MOST_ITEMS = 64
+_LEVELS = 2
+_CONTAINERS = (list, dict, set, deque, np.ndarray)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
 
@@ -24,8 +29,9 @@ class Fingerprint:
     """The state of a classifier at one time: its modules, their attributes and hooks, its tensors, its fields.
 
     Tensors count as changed if they are exchanged, moved, written to (their version), or hold other values at a few
-    places. What no check of this kind can see is a tensor inside of an object that is no module, list or dict:
-    after writing to one call `classifier.refresh()`.
+    places. Settings count too: numbers and texts in objects, arrays. What no check of this kind can see is a tensor
+    inside of an object that is no module, list or dict, what a class gives its instances, a global name, or one item of
+    a long list: after writing to one call `classifier.refresh()`.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -56,7 +62,7 @@ class Fingerprint:
             (value, _comparable(value))
             for own in tables
             for key, value in own.items()
-            if key not in _BASE and isinstance(value, list | dict | set)
+            if key not in _BASE and (isinstance(value, _CONTAINERS) or _is_settings(value))
         ]
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         # A tensor made in inference mode does not count its changes.
@@ -118,18 +124,39 @@ def _fields(classifier: Classifier) -> tuple[Any, ...]:
     return (*(value for key, value in sorted(own.items()) if key != "module"), id(classifier.module))
 
 
-def _comparable(value: Any) -> Any:
-    """Plain values as they are, containers of them item by item, everything else by its identity."""
+def _comparable(value: Any, level: int = 0) -> Any:
+    """Plain values as they are, containers, arrays and settings item by item, everything else by its identity.
+
+    Args:
+        value: of an attribute.
+        level: how many objects it was reached through: of objects in objects no more than two are looked into.
+    """
     kind = type(value)
     if kind in (int, bool, str, float, type(None)):
         return value
-    if kind in (list, tuple) and len(value) <= _MOST_ITEMS:
-        return [_comparable(item) for item in value]
+    if kind in (list, tuple, deque) and len(value) <= _MOST_ITEMS:
+        return [_comparable(item, level) for item in value]
     if kind is set and len(value) <= _MOST_ITEMS:
-        return {_comparable(item) for item in value if item.__hash__}
+        return {_comparable(item, level) for item in value if item.__hash__}
     if isinstance(value, dict) and len(value) <= _MOST_ITEMS:
-        return [(key, _comparable(item)) for key, item in value.items()]
+        return [(key, _comparable(item, level)) for key, item in value.items()]
+    if kind is np.ndarray and value.dtype.kind in "biufc":
+        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // _SAMPLED)].tobytes()
+    if level < _LEVELS and _is_settings(value):
+        own = object.__getattribute__(value, "__dict__")
+        return [(key, _comparable(item, level + 1)) for key, item in own.items()]
     return id(value)
+
+
+def _is_settings(value: Any) -> bool:
+    """Whether an object is one of a few named values: of a dataclass, a namespace or another plain class."""
+    if isinstance(value, nn.Module | Tensor | type | types.ModuleType) or callable(value):
+        return False
+    try:
+        own = object.__getattribute__(value, "__dict__")  # (past code of its own)
+    except AttributeError:
+        return False
+    return 0 < len(own) <= _MOST_ITEMS
 
 
 def _collect(value: Any, tensors: list[Tensor]) -> None:

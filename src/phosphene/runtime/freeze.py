@@ -35,11 +35,14 @@ def freeze(module: nn.Module) -> nn.Module:
     module = unwrapped(module)
     with torch.inference_mode(False), torch.no_grad():
         tensors = {id(tensor): _own(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        if tensors and all(tensor.is_meta for tensor in tensors.values()):
+            raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
         frozen = duplicate(module, tensors)
         # TorchScript copies its weights itself, past the given ones.
         for tensor in frozen.parameters():
             tensor.requires_grad_(False)
-        return frozen.eval()
+        frozen.eval()  # (one of the network's own may return nothing)
+        return frozen
 
 
 def duplicate(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:

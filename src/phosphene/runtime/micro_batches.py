@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -80,7 +81,8 @@ def usual_size(batch_size: int | None, device: torch.device) -> int:
     Raises:
         OptionError: for a size that is no whole number above 0.
     """
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+    is_number = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_number and batch_size >= 1):
         raise OptionError(f"batch_size={batch_size!r} must be a whole number, at least 1, or None to choose")
     if device.type != "cpu":
         return batch_size or _GPU_BATCH

@@ -191,19 +191,19 @@ class Network:
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
         classifier = self.classifier
-
-        def rows(images: Tensor) -> Tensor:
-            return classifier.rows(classifier.run(self.module, images), len(images))
-
         try:
             with whole_float32("exact"):
-                found = first_look(rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+                found = first_look(self._rows, self._noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
             found = replace(found, integers=integer_layer(self.module))
             found.say()
         return found
+
+    def _rows(self, images: Tensor) -> Tensor:
+        """(N, K) what the network as it was written returns, whatever its head: that is known after the first look."""
+        return self.classifier.rows(self.classifier.run(self.module, images), len(images))
 
     @property
     def size(self) -> Size:
@@ -282,7 +282,7 @@ class Network:
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, layers) as found:
-                logits = self.classifier.logits(images)
+                logits = self._rows(images)
             value = score(logits, found)
             there = [layer for layer in layers if layer in found and found[layer].requires_grad]
             if not (value.requires_grad and there):
@@ -300,7 +300,7 @@ class Network:
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
-                logits = self.classifier.logits(images)
+                logits = self._rows(images)
             if not logits.requires_grad:
                 return None
             # Unequal weights: the sum of probabilities is 1 whatever the image.
@@ -314,7 +314,10 @@ class Network:
         return max(1, int(reached.sum()))  # a class token alone is reached, too
 
     def images_are_independent(self, image: torch.Size) -> bool:
-        """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once."""
+        """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once.
+
+        They are not if the network takes no more than one image.
+        """
         with self._lock:
             if image not in self.independent:
                 self.independent[image] = self._are_independent(image)
@@ -328,8 +331,12 @@ class Network:
         images = self._noise(image)
         with trial(images.device):
             try:
-                together = self.classifier.logits(images)
-                alone = [self.classifier.logits(image) for image in (images[:1], images[1:], images[:1])]
+                alone = [self._rows(image) for image in (images[:1], images[1:], images[:1])]
+                try:
+                    given = self.classifier.run(self.module, images)
+                except ModelError:  # it takes one image and no batch
+                    return False
+                together = self.classifier.rows(given, len(images))
             except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
                 return True
         if not torch.equal(alone[0], alone[2]):  # (a network that draws random numbers: nothing can be told)
@@ -348,7 +355,7 @@ class Network:
         with trial(images.device, gradients=True):
             leaf = images.clone().requires_grad_()
             try:
-                scores = self.classifier.logits(leaf)
+                scores = self._rows(leaf)
                 if any(map(norms_by_batch, graph_nodes(scores))):
                     return True
                 scores = scores[1:]

@@ -195,7 +195,10 @@ class Prepared(Classifier):
                 else "has code that depends on data and cannot be read"
             )
             raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
-        head = linear_head(self.traced, find_scores(outputs(self.traced), self.output, fx.Node))
+        end = outputs(self.traced)
+        # (A tuple with names or an object is made by a call, and is one node.)
+        scores = end if isinstance(end, fx.Node) else find_scores(end, self.output, fx.Node)
+        head = linear_head(self.traced, scores)
         return self.network.kept(with_value(self.traced, head.node)), head
 
     @property
@@ -272,7 +275,8 @@ class Prepared(Classifier):
         seen = self.first_look.notes
         if all(self.network.independent.values()):
             return seen
-        return (*seen, "images ran one by one: this network's scores of an image change with the rest of its batch")
+        why = "this network takes no batch, or its scores of an image change with the rest of it"
+        return (*seen, f"images ran one by one: {why}")
 
 
 _PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()

@@ -140,21 +140,22 @@ def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
     with capture(module, target.layers) as found, prepared.clear_refusal(inputs):
-        raw = module(inputs.to(prepared.dtype))
+        raw = module(inputs.to(prepared.dtype, copy=True))  # (the network may work in place on what it is given)
     layouts = {name: prepared.layout(name) for name in target.layers}
     return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
 
 
 def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """(score (1,), the outputs that it hangs on, the relevance that starts in each): each value times its slope."""
-    whole = (outputs.raw, dict(outputs.activations))
-    values, shape = tree_flatten(whole)
+    values, shape = tree_flatten((outputs.raw, dict(outputs.activations), outputs.given))
     known = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+    if not known and outputs.given is None:  # an object that holds the scores, or no gradient
+        return _start(replace(outputs, given=outputs.logits), target)
     leaves = list(values)
     for place in known:
         leaves[place] = values[place].detach().requires_grad_()
-    raw, activations = tree_unflatten(leaves, shape)
-    score = target.scores(replace(outputs, raw=raw, activations=activations), "logit")
+    raw, activations, given = tree_unflatten(leaves, shape)
+    score = target.scores(replace(outputs, raw=raw, activations=activations, given=given), "logit")
     if not score.requires_grad:
         return score, [], []
     slopes = torch.autograd.grad(score.sum(), [leaves[place] for place in known], allow_unused=True)

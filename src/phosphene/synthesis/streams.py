@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -62,7 +62,7 @@ class Streams:
         """(N, steps of a block, count) uniform numbers in [0, 1); the last block of each purpose is kept."""
         if (purpose, block, count) not in self._tables:
             drawn = [
-                torch.rand(_BLOCK, count, generator=generator, device="cpu")
+                torch.rand(_BLOCK, count, generator=generator, device="cpu", dtype=torch.float32)
                 for generator in self.generators(purpose, block)
             ]
             for key in [key for key in self._tables if key[0] == purpose]:
@@ -98,13 +98,11 @@ class Draws:
 
     def field(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """(N, *shape) uniform in [0, 1): whole images of noise."""
-        return torch.stack([torch.rand(tuple(shape), generator=own, device="cpu") for own in self._generators(purpose)])
+        return self._drawn(torch.rand, purpose, shape)
 
     def normal_field(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """(N, *shape) standard normal: whole images of Gaussian noise."""
-        return torch.stack(
-            [torch.randn(tuple(shape), generator=own, device="cpu") for own in self._generators(purpose)]
-        )
+        return self._drawn(torch.randn, purpose, shape)
 
     def own(self, values: Tensor) -> Tensor:
         """Of values with a row for each image of the run, those of the images that are looked at."""
@@ -113,6 +111,10 @@ class Draws:
     @property
     def _rows(self) -> slice:
         return slice(*self.rows) if self.rows else slice(None)
+
+    def _drawn(self, draw: Callable[..., Tensor], purpose: str, shape: Sequence[int]) -> Tensor:
+        kind = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults are
+        return torch.stack([draw(tuple(shape), generator=own, **kind) for own in self._generators(purpose)])
 
     def _generators(self, purpose: str) -> list[torch.Generator]:
         return self.streams.generators(self.prefix + purpose, self.step, self._rows)

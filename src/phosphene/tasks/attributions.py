@@ -435,6 +435,8 @@ def attribute(
 
 def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: Progress | None) -> dict[str, Any]:
     """What a method takes of the arguments that steer a call."""
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress={progress!r} is called with (steps done, steps in all); give a function, or None")
     arguments: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if found.accepts("generator"):
         arguments["generator"] = torch.Generator().manual_seed(seed)
