@@ -196,9 +196,11 @@ def _replace_first(output: Any, value: Tensor) -> Any:
 def _layer(module: nn.Module, name: str) -> nn.Module:
     try:
         layer = module.get_submodule(name)
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, RuntimeError):  # (the last of TorchScript, for any name)
         named = dict(module.named_modules(remove_duplicate=False))
-        raise NotFoundError(f"no layer {name!r} in {type(module).__name__}{suggest(str(name), named)}") from None
+        if name not in named:
+            raise NotFoundError(f"no layer {name!r} in {type(module).__name__}{suggest(str(name), named)}") from None
+        layer = named[name]
     if is_scripted(layer):
         raise ModelError(
             f"layer '{name}' cannot be watched: TorchScript runs as one piece; use a method that looks at input and "

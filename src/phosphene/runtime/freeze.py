@@ -35,7 +35,7 @@ def freeze(module: nn.Module) -> nn.Module:
     module = unwrapped(module)
     with torch.inference_mode(False), torch.no_grad():
         tensors = {id(tensor): _own(tensor) for tensor in (*module.parameters(), *module.buffers())}
-        if tensors and all(tensor.is_meta for tensor in tensors.values()):
+        if tensors and all(tensor.device.type == "meta" for tensor in tensors.values()):
             raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
         frozen = duplicate(module, tensors)
         # TorchScript copies its weights itself, past the given ones.
