@@ -26,6 +26,9 @@ def test_a_line_for_each_thing_and_one_a_second(
     assert said.err.splitlines() == ["a.png 0/4", "b.png 1/4", "grow, p 0.10 2/4", "grow, p 0.30 4/4"]
 
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 def test_threads_wait_passively_and_are_as_many_as_asked_for(tmp_path: Path) -> None:
     picture = Path(skimage.__file__).parent / "data" / "chelsea.png"
     code = (
@@ -36,15 +39,15 @@ def test_threads_wait_passively_and_are_as_many_as_asked_for(tmp_path: Path) -> 
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         "import torch\n"
-        "print(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads(), file=sys.stderr)\n"
+        "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], torch.get_num_threads(), file=sys.stderr)\n"
     )
     command = ["explain", str(picture), "--threads", "1", "--json", "--out", str(tmp_path / "run")]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
     done = subprocess.run(
         [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True, env=environment
     )
     *lines, last = done.stderr.splitlines()
-    assert last == "passive 1"
+    assert last == "passive 3000 1"
     assert lines == [f"{picture.name} 0/1"]
     assert json.loads(done.stdout)["images"][0]["status"] == "ok"
 
