@@ -62,12 +62,12 @@ three facets of 300 pictures (churches)
 All 2001 steps at 512 pixels on SqueezeNet 1.0 took 2251 s on one thread of a busy machine. It does not draw a church:
 the cosine with the target is .80 at the first step, .86 at step 30 and .81 at the end, below that of the weighted sum
 of the exemplars it starts from (.93 at the network's own 227 pixels), and the network reads a komondor (.44). Inside
-the mask the blur and the denoising of every tenth step wipe out more than the steps draw. The likely cause is the rate: .5 in
-units of the normalized input is what the published script has for networks whose inputs have about unit variance;
-SqueezeNet's weights, of the time of Caffe, take bytes less their mean, where such a step is small. With steps as
-torchvision's networks have them, one run that was ended after 30 steps, the opposite happens: the middle is saturated
-noise, and the cosine falls to .73. The paper's numbers belong to the paper's networks; the preset `best` makes steps of a size of their own
-on any network.""",
+the mask the blur and the denoising of every tenth step wipe out more than the steps draw. The likely cause is the
+rate: .5 in units of the normalized input is what the published script has for networks whose inputs have about unit
+variance; SqueezeNet's weights, of the time of Caffe, take bytes less their mean, where such a step is small. With
+steps as torchvision's networks have them, one run that was ended after 30 steps, the opposite happens: the middle is
+saturated noise, and the cosine falls to .73. The paper's numbers belong to the paper's networks; the preset `best`
+makes steps of a size of their own on any network.""",
 }
 
 # What a person who looked at each picture has to say about it.
