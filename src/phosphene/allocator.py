@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import gc
 import sys
 from functools import cache
 
@@ -34,9 +35,24 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        mallopt = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").mallopt
+        mallopt = _libc().mallopt
     except (OSError, AttributeError):  # another C library
         return False
     wanted = ((_M_MMAP_THRESHOLD, _KEEP_BELOW), (_M_TRIM_THRESHOLD, _KEEP_BELOW), (_M_ARENA_MAX, 1))
     _KEPT.append(all(bool(mallopt(name, value)) for name, value in wanted))
     return _KEPT[-1]
+
+
+def give_back_freed_memory() -> None:
+    """Give the system what is free, where `keep_freed_memory` keeps it: once a shard of pictures, not at each pass.
+
+    Pictures and maps of many sizes leave holes between what lives longer, so that without it a process that goes through
+    thousands of pictures grows by 8 MB a hundred.
+    """
+    if keeps_freed_memory():
+        gc.collect()
+        _libc().malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6")

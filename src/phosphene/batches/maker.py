@@ -9,6 +9,7 @@ from functools import singledispatchmethod
 from itertools import islice
 from typing import Any
 
+from phosphene.allocator import give_back_freed_memory
 from phosphene.batches.masks import Mask, shares
 from phosphene.batches.work import Made, Shard, Tell, Work
 from phosphene.cancel import Cancel
@@ -69,6 +70,7 @@ class ShardMaker:
         about = {"phosphene.kind": self.work.task.rows.kind, "phosphene.plan": self.work.plan}
         records = self._told(shard, tell, self._records(shard.entries, clock, cancel))
         counts = write_shard(self.work.place, shard_name(shard.number), records, self.work.format, about)
+        give_back_freed_memory()
         return Made(shard.number, counts, time.perf_counter() - begin, clock.seconds)
 
     def try_out(self, shard: Shard, tell: Tell = quiet) -> None:
