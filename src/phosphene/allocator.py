@@ -46,7 +46,7 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> None:
     """Give the system what is free, where `keep_freed_memory` keeps it: once a shard of pictures, not at each pass.
 
-    Pictures and maps of many sizes leave holes between what lives longer, so that without it a process that goes through
+    Pictures and maps of many sizes leave holes between what lives longer: without it a process that goes through
     thousands of pictures grows by 8 MB a hundred.
     """
     if keeps_freed_memory():
