@@ -231,6 +231,8 @@ def craft(
     if not seen.parts:
         raise nothing_measured("concepts")
     rows = np.concatenate(seen.rows)
+    if not rows.any():
+        raise OptionError(f"the output of layer {seen.layer} is zero for all crops; name another layer")
     if concepts > min(rows.shape):
         raise OptionError(
             f"{concepts} concepts in {len(rows)} crops and {rows.shape[1]} channels; ask for fewer, or for more crops"
@@ -362,8 +364,8 @@ def _default_layer(classifier: Prepared, image: Tensor) -> str:
 def _not_negative(rows: Tensor, layer: str) -> Wide:
     if not bool((rows >= 0).all()):
         raise ModelError(
-            f"the output of layer {layer} has numbers below zero, or NaN: CRAFT takes apart what a layer such as a ReLU "
-            "gives; name such a layer"
+            f"the output of layer {layer} has numbers below zero, or NaN: CRAFT takes apart what a layer such as a "
+            "ReLU gives; name such a layer"
         )
     return _wide(rows)
 
