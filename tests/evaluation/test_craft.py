@@ -67,7 +67,7 @@ def found_in(folder, **options):
 def test_the_concepts_are_those_that_are_there(folder):
     found = found_in(folder, size=0.25, designs=64)
     assert found.layer == "parts"
-    assert found.error < 0.02
+    assert found.left_over < 0.02
     assert found.crop_count == 96
     assert abs(found.rebuilt - found.score) < 0.01 * abs(found.score)
     red, *others = found.concepts
@@ -103,7 +103,7 @@ def test_the_importance_is_jansens_formula(folder):
         rows.append(net.parts(net.patches(cut)).mean(dim=(2, 3)).detach().double().numpy())
     rows = np.concatenate(rows)
     amounts, vectors = factorized(rows, count, 4)
-    assert found.error == pytest.approx(np.linalg.norm(rows - amounts @ vectors) / np.linalg.norm(rows), rel=1e-3)
+    assert found.left_over == pytest.approx(np.linalg.norm(rows - amounts @ vectors) / np.linalg.norm(rows), rel=1e-3)
     masks = sobol_masks(count, designs, 4)
     one, other = masks[:designs], masks[designs : 2 * designs]
     indices, drops = np.zeros((len(found.pictures), count)), np.zeros((len(found.pictures), count))
@@ -249,7 +249,7 @@ def test_the_command(folder, tmp_path, monkeypatch):
     outcome = phosphene(*given, "--class", "red", "--concepts", 3, "--crops", 6, "--out", "run", "--json")
     assert outcome.code == 1, outcome.err
     answer = outcome.json
-    keys(answer, ["run", "report", "images", "target", "layer", "crops", "error", "score", "rebuilt_score", "rows"])
+    keys(answer, ["run", "report", "images", "target", "layer", "crops", "left_over", "score", "rebuilt_score", "rows"])
     keys(answer, ["errors", "charts", "vectors"])
     assert (answer["images"], answer["crops"], answer["target"], answer["layer"]) == (8, 48, "red", "parts")
     assert "broken.jpg" in answer["errors"][0]["error"]

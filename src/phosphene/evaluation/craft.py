@@ -34,6 +34,8 @@ Rows = tuple[int, int, int, int]
 _SHOWN, _SIDE = 6, 128
 # Of both factorizations: so often the factors are gone over at most.
 _ROUNDS = 5000
+# Of the largest: scores that differ by less are the same but for rounding.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class FoundConcepts(Shown):
         target: what was explained, as people read it.
         layer: dotted name.
         crop_count: how many crops the concepts were found in.
-        error: of the crops' outputs, the part that the concepts do not account for: |A - U W| / |A|.
+        left_over: of the crops' outputs, the part that the concepts do not account for: |A - U W| / |A|.
         score: of the target, the mean over the pictures.
         rebuilt: the same where the layer's output is U W: of nothing but the concepts.
         pictures: (N, C, H, W) in [0, 1] what the network saw.
@@ -102,7 +104,7 @@ class FoundConcepts(Shown):
     target: str
     layer: str
     crop_count: int
-    error: float
+    left_over: float
     score: float
     rebuilt: float
     pictures: Tensor
@@ -265,7 +267,7 @@ def craft(
         target=goal.label(classifier.labels),
         layer=seen.layer,
         crop_count=len(rows),
-        error=float(np.linalg.norm(rows - amounts @ vectors) / np.linalg.norm(rows)),
+        left_over=float(np.linalg.norm(rows - amounts @ vectors) / np.linalg.norm(rows)),
         score=float(clean.mean()),
         rebuilt=float(full.mean()),
         pictures=images.cpu(),
@@ -453,7 +455,7 @@ def sobol_masks(count: int, designs: int, seed: int = 0) -> Wide:
 
 
 def total_indices(scores: Wide, designs: int) -> Wide:
-    """(N, K) total Sobol indices by Jansen's estimator; zero where the scores do not change at all.
+    """(N, K) total Sobol indices by Jansen's estimator; zero where the scores do not change but for rounding.
 
     Args:
         scores: (N, designs * (K + 2)) for the first rows of `sobol_masks`.
@@ -471,7 +473,8 @@ def total_indices(scores: Wide, designs: int) -> Wide:
 
     one, other, *mixed = np.split(scores, scores.shape[1] // designs, axis=1)
     found = sobol_indices(func={"f_A": one, "f_B": other, "f_AB": np.stack(mixed)}, n=designs)
-    return np.asarray(found.total_order).reshape(len(scores), len(mixed))
+    indices: Wide = np.asarray(found.total_order).reshape(len(scores), len(mixed))
+    return np.where((np.ptp(scores, axis=1) > _SAME * np.abs(scores).max(axis=1))[:, None], indices, 0.0)
 
 
 class _Rebuilt:

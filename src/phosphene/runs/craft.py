@@ -29,7 +29,7 @@ def find_concepts(
     """Concepts found in pictures; importances, crops and maps that show them, directions and a report.
 
     Returns:
-        The JSON answer of the command: {"run", "report", "images", "target", "layer", "crops", "error", "score",
+        The JSON answer of the command: {"run", "report", "images", "target", "layer", "crops", "left_over", "score",
         "rebuilt_score", "rows", "errors", "charts", "vectors"}.
     """
     files = chosen_files(images, limit)
@@ -68,7 +68,7 @@ def find_concepts(
             target=found.target,
             layer=found.layer,
             crops=found.crop_count,
-            error=found.error,
+            left_over=found.left_over,
             score=found.score,
             rebuilt_score=found.rebuilt,
             rows=rows,
