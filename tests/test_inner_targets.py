@@ -120,7 +120,7 @@ def test_tokens_may_come_last(images):
         (VisionTransformer, Token(BLOCK, 17, 1), NotFoundError, "has 17 tokens of 12 channels"),
         (VisionTransformer, Token(BLOCK, 0, 12), NotFoundError, "no token blocks.1=12@0"),
         (VisionTransformer, Token("blocks.9", 0, 1), NotFoundError, "blocks.9"),
-        (pooled, Direction("4", (1.0, 2.0)), OptionError, "has 2 values; the output of 4 for one image is (8, 8, 8): give 8"),
+        (pooled, Direction("4", (1.0, 2.0)), OptionError, "has 2 values; the output of 4 for one image is (8, 8, 8): "),
         (pooled, Direction("4", channels=(1, 8)), NotFoundError, "no channel 8 in 4: it has 8"),
     ],
 )  # fmt: skip
@@ -258,7 +258,7 @@ def test_batch_asks_for_them(place):
     [
         (["--direction", "4=none.npy"], "none.npy: no such file"),
         (["--direction", "4=rows.npy"], "holds 8 directions"),
-        (["--target", "direction:9=1,2"], "9"),
+        (["--target", "direction:far=1,2"], "far"),
         (["--token", "4=1"], "is not LAYER=CHANNEL@TOKEN"),
         (["--token", "4=1@0", "--direction", "4=1"], "give one of them"),
         (["--direction", "4=1,2", "--versus", "1"], "--direction has no class to be told apart from"),

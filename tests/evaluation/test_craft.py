@@ -241,6 +241,11 @@ def test_outputs_below_zero_are_refused(folder):
 FACTORY = "from tests.evaluation.test_craft import colors\n"
 
 
+def height(path):
+    with Image.open(path) as picture:
+        return picture.height
+
+
 def test_the_command(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(FACTORY)
@@ -255,13 +260,14 @@ def test_the_command(folder, tmp_path, monkeypatch):
     assert "broken.jpg" in answer["errors"][0]["error"]
     for row in answer["rows"]:
         keys(row, ["concept", "importance", "spread", "drop", "crops", "pictures"])
-        assert Image.open(row["pictures"]["crops"]).height > 100
+        assert height(row["pictures"]["crops"]) > 100
         for crop in row["crops"]:
             x0, y0, x1, y1 = crop["box"]
             assert 0 <= x0 < x1 <= 3 * SIDE
             assert 0 <= y0 < y1 <= 2 * SIDE
     x0, y0, x1, y1 = (round(value) for value in answer["rows"][0]["crops"][0]["box"])
-    cut = np.asarray(Image.open(answer["rows"][0]["crops"][0]["path"]))[y0:y1, x0:x1]
+    with Image.open(answer["rows"][0]["crops"][0]["path"]) as picture:
+        cut = np.asarray(picture)[y0:y1, x0:x1]
     assert cut[..., 0].mean() > 20
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert page.count("data:image/jpeg") == 6
@@ -287,10 +293,10 @@ def test_the_command(folder, tmp_path, monkeypatch):
 def test_it_shows_itself(folder, tmp_path):
     found = found_in(folder)
     found.save(tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").width > 400
+    assert height(tmp_path / "sheet.png") > 700
     found.save(tmp_path / "sheet.html")
     assert "concept 1: importance" in (tmp_path / "sheet.html").read_text("utf-8")
-    assert repr(found).startswith("FoundConcepts(red at parts: 0.")
+    assert repr(found).startswith("FoundConcepts(red at parts: 1.00, 0.")
 
 
 def test_beside_the_authors_code(folder):
