@@ -190,7 +190,8 @@ class Direction(
             raise OptionError(f"{path} holds {len(found)} directions; name one, such as {path}@{next(iter(found))}")
         if name and name not in found:
             raise NotFoundError(f"{path} holds no direction '{name}'{suggest(name, found)}")
-        return cls(layer, found[name or next(iter(found))], path=path, name=name)
+        vector = found[name or next(iter(found))]
+        return cls(layer, tuple(vector.tolist()), path=path, name=name)
 
     def label(self, labels: Any) -> str:
         return f"direction {self}"

@@ -70,7 +70,7 @@ def one_of(classes: list[str] | None, target: Target | None) -> str | Target:
     """
     from phosphene.errors import OptionError
 
-    goals = [*(classes or ()), *([] if target is None else [target])]
+    goals: list[str | Target] = [*(classes or ()), *([] if target is None else [target])]
     if len(goals) != 1:
         raise OptionError(
             f"{len(goals)} classes or targets that concepts may speak for; give --class CLASS, or one other"
