@@ -72,6 +72,7 @@ def test_the_concepts_are_those_that_are_there(folder):
     assert found.layer == "parts"
     assert found.left_over < 0.02
     assert found.crop_count == 96
+    assert found.unmoved == 0
     assert abs(found.rebuilt - found.score) < 0.01 * abs(found.score)
     red, *others = found.concepts
     assert [one.number for one in found.concepts] == [1, 2, 3]
@@ -184,6 +185,22 @@ def test_tokens_are_taken_apart_too(folder):
     assert found.maps.shape == (8, 4, 6, 6)
     assert found.vectors.shape == (4, 12)
     assert abs(found.rebuilt - found.score) < 0.2 * abs(found.score)
+
+
+def test_pictures_whose_score_nothing_changes_do_not_count(folder):
+    """A score behind a threshold: of pictures below it no index is defined, and the mean is over the others."""
+
+    middle = float(Colors()(found_in(folder).pictures)[:, 0].median())
+
+    class Threshold(Colors):
+        def behind(self, parts: Tensor) -> Tensor:
+            return (super().behind(parts) - 0.9 * middle).relu()
+
+    files = sorted(folder.iterdir())
+    net = prepare(Classifier(Threshold(), Preprocess((SIDE, SIDE))))
+    found = craft(net, files, target=0, layer="parts", concepts=3, crops=12)
+    assert 0 < found.unmoved < len(files)
+    assert sum(one.importance for one in found.concepts) > 0.9
 
 
 class Bent(nn.Module):

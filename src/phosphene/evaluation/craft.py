@@ -92,6 +92,7 @@ class FoundConcepts(Shown):
         left_over: of the crops' outputs, the part that the concepts do not account for: |A - U W| / |A|.
         score: of the target, the mean over the pictures.
         rebuilt: the same where the layer's output is U W: of nothing but the concepts.
+        unmoved: pictures whose score no mask of concepts changes; they do not count in the importances.
         pictures: (N, C, H, W) in [0, 1] what the network saw.
         views: where in each picture that is.
         paths: of the pictures.
@@ -107,6 +108,7 @@ class FoundConcepts(Shown):
     left_over: float
     score: float
     rebuilt: float
+    unmoved: int
     pictures: Tensor
     views: tuple[View, ...]
     paths: tuple[str, ...]
@@ -248,7 +250,8 @@ def craft(
     if not indices.any():
         raise OptionError(f"what is explained does not depend on layer {seen.layer}; name a layer before it")
     full, without = masked[:, -concepts - 1], masked[:, -concepts:]
-    importance, spread = indices.mean(axis=0), indices.std(axis=0)
+    moved = indices[indices.any(axis=1)]  # of the others no index is defined
+    importance, spread = moved.mean(axis=0), moved.std(axis=0)
     drop = (full[:, None] - without).mean(axis=0)
     order = np.argsort(-importance, kind="stable")
     return FoundConcepts(
@@ -270,6 +273,7 @@ def craft(
         left_over=float(np.linalg.norm(rows - amounts @ vectors) / np.linalg.norm(rows)),
         score=float(clean.mean()),
         rebuilt=float(full.mean()),
+        unmoved=len(indices) - len(moved),
         pictures=images.cpu(),
         views=tuple(seen.views),
         paths=tuple(seen.paths),
