@@ -190,7 +190,7 @@ def test_tokens_are_taken_apart_too(folder):
 def test_pictures_whose_score_nothing_changes_do_not_count(folder):
     """A score behind a threshold: of pictures below it no index is defined, and the mean is over the others."""
 
-    middle = float(Colors()(found_in(folder).pictures)[:, 0].median())
+    middle = float(Colors()(found_in(folder).pictures)[:, 0].median().detach())
 
     class Threshold(Colors):
         def behind(self, parts: Tensor) -> Tensor:
