@@ -22,7 +22,7 @@ VERBS = {
 }
 NETWORKS = {
     *("Classifier", "Labels", "Preprocess", "ScoreFunction", "Target", "Unit", "View", "capture", "load_classifier"),
-    *("Detected", "Mask", "Region", "Similar", "prepare"),
+    *("Detected", "Direction", "Mask", "Region", "Similar", "Token", "prepare"),
 }
 EXTENDING = {
     *("Options", "Spec", "methods", "option", "parse_spec"),

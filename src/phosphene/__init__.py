@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from phosphene.errors import ResourceError as ResourceError
     from phosphene.hooks import capture as capture
     from phosphene.images import read_image as read_image
+    from phosphene.inner_targets import Direction as Direction
+    from phosphene.inner_targets import Token as Token
     from phosphene.options import Options as Options
     from phosphene.options import option as option
     from phosphene.output_targets import Detected as Detected
@@ -72,6 +74,7 @@ _PLACES = {
     "Classifier": "classifier",
     "Contrast": "types",
     "Detected": "output_targets",
+    "Direction": "inner_targets",
     "Impression": "types",
     "InputError": "errors",
     "Labels": "classifier",
@@ -96,6 +99,7 @@ _PLACES = {
     "Similar": "output_targets",
     "Spec": "registry",
     "Target": "targets",
+    "Token": "inner_targets",
     "Unit": "targets",
     "View": "types",
     "atlas": "atlases",

@@ -260,6 +260,8 @@ class Target(metaclass=_MadeOfParts):
         return self
 
 
+# Where the kinds are that are not below.
+_MODULES = ("output_targets", "inner_targets")
 _KINDS: dict[str, type[Target]] = {}
 
 
@@ -268,9 +270,10 @@ def kinds() -> Mapping[str, type[Target]]:
 
     Example:
         >>> sorted(name for name, kind in kinds().items() if kind.option)
-        ['object', 'region', 'similar', 'unit']
+        ['direction', 'object', 'region', 'similar', 'token', 'unit']
     """
-    import_module("phosphene.output_targets")
+    for module in _MODULES:
+        import_module(f"phosphene.{module}")
     load_plugins("phosphene.targets")
     return _KINDS
 

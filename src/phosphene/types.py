@@ -233,7 +233,7 @@ class Attribution(Shown):
         return int(self.maps.shape[0])
 
     def __repr__(self) -> str:
-        names = [str(one) for one in self.explained] or [str(self.target.unit or self.target.classes)]
+        names = [str(one) for one in self.explained] or [str(self.target.classes or self.target)]
         where = f" at {self.layer}" if self.layer else ""
         cells = " x ".join(map(str, self.maps.shape[1:]))
         return f"Attribution({self.spec}{where}: {_some(names)}; maps {cells} of {_counted(len(self), 'image')})"

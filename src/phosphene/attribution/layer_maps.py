@@ -24,8 +24,8 @@ Layers = LayerName | tuple[str, ...]
 def layer_names(classifier: Classifier, layer: Layers | None, target: Target) -> tuple[str, ...]:
     """The dotted names of one layer, of several (a tuple, or joined by +), or of the default of the target for None."""
     prepared = prepare(classifier)
-    if layer is None and target.unit is not None:
-        return (prepared.layer_of_unit(target.unit.layer),)
+    if layer is None and target.layers:
+        return (prepared.layer_of_unit(target.layers[0]),)
     given: Sequence[Any] = (
         layer if isinstance(layer, tuple) else layer.split("+") if isinstance(layer, str) else [layer]
     )

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from phosphene.runs.common import Common
     from phosphene.targets import Target
 
+SpokenFor = Annotated[
+    list[str] | None, typer.Option("--class", metavar="CLASS", help="The class that the concepts may speak for.")
+]
+
 
 @command(
     evaluate,
@@ -34,9 +38,7 @@ def concepts(
         list[str],
         typer.Option(metavar="DIR", help="Random pictures: several folders are a set each, one is cut into --sets."),
     ],
-    class_: Annotated[
-        list[str] | None, typer.Option("--class", metavar="CLASS", help="The class that the concepts may speak for.")
-    ] = None,
+    class_: SpokenFor = None,
     target: Target | None = None,
     layer: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Where concepts are looked for; repeatable.")
@@ -46,16 +48,11 @@ def concepts(
     limit: Limit = 50,
 ) -> Answer:
     """Test whether concepts, each shown by a folder of pictures, speak for a class (TCAV)."""
-    from phosphene.errors import OptionError
     from phosphene.runs.concepts import measure_concepts
 
-    goals = [*(class_ or ()), *([] if target is None else [target])]
-    if len(goals) != 1:
-        raise OptionError(
-            f"{len(goals)} classes or targets that concepts may speak for; give --class CLASS, or one other"
-        )
+    goal = one_of(class_, target)
     answer = measure_concepts(
-        images, concept, random, common, target=goals[0], layers=layer or (), sets=sets, level=level, limit=limit
+        images, concept, random, common, target=goal, layers=layer or (), sets=sets, level=level, limit=limit
     )
     lines = [f"{'concept':24} score  random  accuracy  layer"]
     for row in answer["rows"]:
@@ -63,3 +60,19 @@ def concepts(
         lines += [*named(row["concept"], 24, cells), f"  {row['verdict']}"]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     return Answer(answer, "\n".join(lines), bool(answer["errors"]))
+
+
+def one_of(classes: list[str] | None, target: Target | None) -> str | Target:
+    """The one class or other target that was asked for.
+
+    Raises:
+        OptionError: for none, or several.
+    """
+    from phosphene.errors import OptionError
+
+    goals: list[str | Target] = [*(classes or ()), *([] if target is None else [target])]
+    if len(goals) != 1:
+        raise OptionError(
+            f"{len(goals)} classes or targets that concepts may speak for; give --class CLASS, or one other"
+        )
+    return goals[0]

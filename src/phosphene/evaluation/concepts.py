@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,8 @@ class ConceptTests(Shown):
         images: how many pictures were looked at.
         sets: pictures that could be read of each concept and of each random set, in this order.
         broken: the files that could not be read.
+        vectors: by layer and concept, the mean of the concept's unit vectors against each random set, (D,) of length 1:
+            what `Direction` takes.
     """
 
     tests: tuple[ConceptTest, ...]
@@ -129,6 +131,7 @@ class ConceptTests(Shown):
     images: int
     sets: Mapping[str, int]
     broken: tuple[Record, ...]
+    vectors: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"ConceptTests({self.target}: {', '.join(f'{one.concept} {one.score:.2f}' for one in self.tests)})"
@@ -199,12 +202,9 @@ def tcav(
         kim2018, sections 3.2 to 3.5.
     """
     progress = told(progress)
-    goal = resolve_one(target, classifier.labels)
-    if not isinstance(goal, Target) or len(goal.singles()) != 1:
-        raise OptionError("which class do the concepts speak for? name one class, or another target")
+    goal = one_goal(classifier, target)
     if not 0 < level < 1:
         raise OptionError(f"level={level} must lie between 0 and 1, such as 0.05")
-    goal = goal.found_in(classifier)
     groups = concept_sets(concepts, random, sets, seed)
     chosen = [classifier.layer_name(layer) for layer in dict.fromkeys(layers)] or [_default_layer(classifier)]
     look = _Look(classifier, chosen, len(pictures) + sum(map(len, groups.values())), progress)
@@ -222,11 +222,26 @@ def tcav(
     names = [Path(folder).name for folder in concepts]
     drawn = [name for name in groups if name not in names]
     found: list[ConceptTest] = []
+    vectors: dict[str, dict[str, Floats]] = {}
     for layer in chosen:
         rows = {name: values[layer] for name, values in outputs.items()}
-        found += _tested(names, drawn, layer, slopes[layer], rows, seed)
+        tested = _tested(names, drawn, layer, slopes[layer], rows, seed)
+        found += [one for one, _ in tested]
+        vectors[layer] = {one.concept: vector for one, vector in tested}
     tests = tuple(replace(one, tests=len(found), level=level) for one in found)
-    return ConceptTests(tests, goal.label(classifier.labels), images, counts, tuple(look.broken))
+    return ConceptTests(tests, goal.label(classifier.labels), images, counts, tuple(look.broken), vectors)
+
+
+def one_goal(classifier: Prepared, target: TargetLike) -> Target:
+    """The one target that concepts may speak for, its names looked up.
+
+    Raises:
+        OptionError: for several classes, or the best of each picture.
+    """
+    goal = resolve_one(target, classifier.labels)
+    if not isinstance(goal, Target) or len(goal.singles()) != 1:
+        raise OptionError("which class do the concepts speak for? name one class, or another target")
+    return goal.found_in(classifier)
 
 
 def concept_sets(concepts: Sequence[Place], random: Sequence[Place], sets: int, seed: int) -> dict[str, list[Path]]:
@@ -352,8 +367,8 @@ def _refuse_linear(slopes: Floats, layer: str) -> None:
 
 def _tested(
     names: Sequence[str], drawn: Sequence[str], layer: str, slopes: Floats, outputs: Mapping[str, Floats], seed: int
-) -> list[ConceptTest]:
-    """Each concept at one layer against the random sets, and these in a ring."""
+) -> list[tuple[ConceptTest, Floats]]:
+    """Each concept at one layer against the random sets, and these in a ring, with the concept's mean vector."""
     ring = pairwise([*drawn, drawn[0]])
     chance = tuple(tcav_score(slopes, concept_vector(outputs[one], outputs[other], seed)[0]) for one, other in ring)
     found = []
@@ -361,7 +376,9 @@ def _tested(
         fits = [concept_vector(outputs[name], outputs[other], seed) for other in drawn]
         scores = tuple(tcav_score(slopes, vector) for vector, _ in fits)
         accuracy = float(np.mean([right for _, right in fits]))
-        found.append(ConceptTest(name, layer, scores, chance, accuracy, *told_apart(scores, chance)))
+        mean = np.mean([vector for vector, _ in fits], axis=0)
+        test = ConceptTest(name, layer, scores, chance, accuracy, *told_apart(scores, chance))
+        found.append((test, mean / max(float(np.linalg.norm(mean)), 1e-12)))
     return found
 
 

@@ -111,7 +111,7 @@ def _what(one: Attribution) -> str:
     """What is explained in an image, by name and with its probability where that is known."""
     if one.explained:
         return str(one.explained[0])
-    return f"class {one.target.classes[0]}" if one.target.classes else str(one.target.unit)
+    return f"class {one.target.classes[0]}" if one.target.classes else str(one.target)
 
 
 def _doubt(one: Attribution) -> str | None:

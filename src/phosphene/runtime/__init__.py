@@ -1,6 +1,5 @@
 """How a classifier runs fast: its prepared form, and the passes that every method is made of."""
 
-from phosphene.runtime.ablated import ablated_scores
 from phosphene.runtime.curvature import layer_curvature
 from phosphene.runtime.passes import (
     activations,
@@ -13,8 +12,10 @@ from phosphene.runtime.passes import (
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.prepare import Prepared, plain_mode, prepare
 from phosphene.runtime.relevance import attention, relevance
+from phosphene.runtime.replaced import Copies, ablated_scores, replaced_scores
 
 __all__ = [
+    "Copies",
     "MaskedScores",
     "Prepared",
     "ablated_scores",
@@ -30,5 +31,6 @@ __all__ = [
     "plain_mode",
     "prepare",
     "relevance",
+    "replaced_scores",
     "rule_gradient",
 ]

@@ -24,7 +24,7 @@ from phosphene.synthesis.augment import Affine, Augmentation, Flip, in_turn
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
 from phosphene.synthesis.companions import companions
 from phosphene.synthesis.masks import disc
-from phosphene.synthesis.objectives import NOTHING, Objective, of_target, saturating, scheduled, unit
+from phosphene.synthesis.objectives import NOTHING, Objective, of_target, saturating, scheduled
 from phosphene.synthesis.parametrization import Enlarged
 from phosphene.synthesis.priors import natural_tones, total_variation_step
 from phosphene.synthesis.schedules import Schedule, cosine, linear
@@ -160,7 +160,7 @@ class DrawingOptions(Options):
             OptionError: for a folder whose statistics would count for nothing.
         """
         weight = self.statistics if self.prior == "photographs" else 0.0
-        weight = weight if target is None or target.unit is None else 0.0
+        weight = weight if target is None or not target.layers else 0.0
         if self.statistics_of and weight == 0:
             raise OptionError(
                 f"the statistics of {self.statistics_of} count for nothing: for classes only, with prior=photographs "
@@ -179,8 +179,8 @@ def raised(
         >>> raised(Classifier(torch.nn.Flatten()), Target(unit=Unit("conv", 3))).layers
         ('conv',)
     """
-    if target.unit is not None:
-        return unit(target.unit)
+    if not target.classes:
+        return of_target(classifier, target)
     if score != "saturating":
         return of_target(classifier, target, score)
     return saturating(classifier, target, temperature) + fading_logit(of_target(classifier, target))

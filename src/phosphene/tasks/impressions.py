@@ -329,7 +329,7 @@ class _Making:
 
 def _label(classifier: Prepared, target: Target) -> str:
     """What an image was made for, by name."""
-    return " + ".join(classifier.labels[index] for index in target.classes) or str(target.unit)
+    return " + ".join(classifier.labels[index] for index in target.classes) or target.label(classifier.labels)
 
 
 def _preset_of(spec: Spec) -> str:

@@ -105,7 +105,7 @@ def class_impression(
     if options.prior == "photographs":
         if options.early_stop:
             raise OptionError("early_stop is of the published generator; set prior=none, or early_stop=false")
-        prior = options.photographs(middle=target.unit is None)
+        prior = options.photographs(middle=not target.layers)
         run = draw(
             classifier, goal, start, streams, options.steps, prior, watch=held.see, after=calm, stage="class impression"
         )  # fmt: skip

@@ -136,7 +136,7 @@ def sci(
         addepalli2020; olah2017 for the preconditioning; fel2023 for the accumulated gradient as alpha.
     """
     size, target, drawn = canvas_size(classifier), target.expand(len(streams)), options.prior == "photographs"
-    if drawn and target.unit is not None:  # (a channel responds everywhere: it fills the frame)
+    if drawn and target.layers:  # (a channel responds everywhere: it fills the frame)
         options = replace(options, mask="none", weight="none")
     begin = (
         noisy_mean(classifier, streams, START_NOISE, "normal")

@@ -1,8 +1,9 @@
-"""Scores with one channel of a layer after the other set to zero."""
+"""Scores with other values in the place of a layer's output: one channel set to zero, or any others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,21 +24,46 @@ Progress = Callable[[int, int], None]
 Replace = Callable[[Tensor], Tensor]
 
 
-def ablated_scores(
+@dataclass(frozen=True)
+class Copies:
+    """What stands in the place of a layer's output for one image, one after the other.
+
+    Args:
+        count: how many.
+        made: those of some numbers, (len(numbers), ...) in the shape of the output.
+    """
+
+    count: int
+    made: Callable[[range], Tensor]
+
+
+def replaced_scores(
     classifier: Classifier,
     images: Tensor,
     target: Target,
     layer: str,
+    copies_of: Callable[[int, Tensor], Copies],
     *,
     score: Score = "logit",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(clean scores (N,), scores (N, k) without each channel of the layer, its outputs (N, ...)).
+    """(clean scores (N,), scores (N, count) with each copy in the place of the layer's output, its outputs (N, ...)).
 
     What comes before the layer runs once per image where the network allows it: the layer's one output is replaced
     by many. Whether it does is tried out, by whether unchanged copies give the clean score. Of a layer that runs
     several times the last output is meant, as everywhere.
+
+    Args:
+        classifier: any.
+        images: (N, C, H, W) in [0, 1].
+        target: whose score it is.
+        layer: dotted name.
+        copies_of: what replaces the output, given the number of the image and its output (1, ...); of every image
+            equally many.
+        score: what of a class.
+        batch_size: copies at once; None chooses.
+        progress: called with (copies done, in all).
     """
     prepared = prepare(classifier, keep=(layer, *target.layers))
     prepared.check_images(images)
@@ -48,19 +74,18 @@ def ablated_scores(
         value, outputs = _run(prepared, image, own, layer, score)
         output, turn = outputs[-1], len(outputs)
         once = _runs_once(prepared, image, own, layer, score, value, turn)
-        axis = channel_axis(output, image, prepared.layout(layer))
-        count = int(output.shape[axis])
+        copies = copies_of(index, output)
 
         def run(start: int, stop: int) -> Tensor:
-            copies = image if once else image.expand(stop - start, -1, -1, -1)
-            without = _without(range(start, stop), axis)
-            values, _ = _run(prepared, copies, own, layer, score, without, turn, stop - start if once else 1)
+            repeated = image if once else image.expand(stop - start, -1, -1, -1)
+            made = copies.made(range(start, stop)).to(output)
+            values, _ = _run(prepared, repeated, own, layer, score, lambda _: made, turn, stop - start if once else 1)
             if progress is not None:
-                progress(index * count + stop, len(images) * count)
+                progress(index * copies.count + stop, len(images) * copies.count)
             return values
 
         size = batch_size or (_COPIES if once else None)
-        return value, torch.cat(prepared.in_batches(run, count, size, images.shape[1:])), output
+        return value, torch.cat(prepared.in_batches(run, copies.count, size, images.shape[1:])), output
 
     with prepared.passing(gradients=False):
         found = prepared.in_batches(row, len(images), 1, images.shape[1:])
@@ -68,16 +93,34 @@ def ablated_scores(
     return torch.cat(clean).float(), torch.stack(rows).float(), torch.cat(outputs).float()
 
 
-def _without(channels: range, axis: int) -> Replace:
-    """Copies of a layer's output, one for each channel, with that channel set to zero."""
+def ablated_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    layer: str,
+    *,
+    score: Score = "logit",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(clean scores (N,), scores (N, k) without each channel of the layer, its outputs (N, ...))."""
+    prepared = prepare(classifier)
 
-    def replace(output: Tensor) -> Tensor:
-        copies = output.expand(len(channels), *output.shape[1:]).clone()
-        for copy, channel in zip(copies, channels, strict=True):
-            copy.select(axis - 1, channel).zero_()
-        return copies
+    def copies_of(index: int, output: Tensor) -> Copies:
+        axis = channel_axis(output, images[index : index + 1], prepared.layout(layer))
+        return Copies(int(output.shape[axis]), lambda channels: _without(output, channels, axis))
 
-    return replace
+    return replaced_scores(
+        prepared, images, target, layer, copies_of, score=score, batch_size=batch_size, progress=progress
+    )
+
+
+def _without(output: Tensor, channels: range, axis: int) -> Tensor:
+    """Copies of a layer's output (1, ...), one for each channel, with that channel set to zero."""
+    copies = output.expand(len(channels), *output.shape[1:]).clone()
+    for copy, channel in zip(copies, channels, strict=True):
+        copy.select(axis - 1, channel).zero_()
+    return copies
 
 
 def _runs_once(
