@@ -20,7 +20,7 @@ from phosphene.atlases.plan import STAGES, stage
 from phosphene.atlases.work import AtlasConfig, Work
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, ResourceError
+from phosphene.errors import CancelledError, InputError, ResourceError
 from phosphene.files import is_url, join
 from phosphene.labels import class_list
 from phosphene.runtime.prepare import Precision
@@ -189,6 +189,9 @@ def run_atlas(
         progress(0, 1, "pages")
         written = write_pages(desk, manifest)
         manifest["complete"] = True
+    except CancelledError as stop:
+        stop.place = place
+        raise
     finally:
         manifest["seconds"] = time.perf_counter() - started
         write_manifest(place, manifest)

@@ -30,7 +30,7 @@ Source = Annotated[
     ),
 ]
 ViewOption = Annotated[
-    Literal["center", "whole"], typer.Option("--view", help="The centre as trained, or the whole frame.")
+    Literal["center", "whole"], typer.Option("--view", help="The center as trained, or the whole frame.")
 ]
 
 # What the run is cut into, who computes it, how a table is read: of all three commands.

@@ -73,7 +73,12 @@ class LocateConfig:
         }
 
     def pictures_at_once(self, classifier: Prepared) -> int:
-        """How many pictures make a batch: fewer where several classes are looked for in each."""
+        """How many pictures make a batch: fewer where several classes are looked for in each.
+
+        One alone on a CPU, where the first answer would be late.
+        """
+        if classifier.device.type == "cpu":
+            return 1
         return max(1, self.batch_size // typed_classes(self.classes, classifier.labels).count)
 
     def run(
@@ -83,7 +88,7 @@ class LocateConfig:
 
         The maps of all items are made before the first row; objects are cut out when their row is asked for.
         """
-        found = computed(classifier, items, lambda group: _searched(self, classifier, group))
+        found = computed(classifier, items, lambda group: _searched(self, classifier, group, progress))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, item, picture_folder(start + number, item.path), result)
 
@@ -98,18 +103,22 @@ class _Searched:
     seconds: float
 
 
-def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item]) -> Sequence[_Searched | str]:
+def _searched(
+    config: LocateConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None
+) -> Sequence[_Searched | str]:
     begin = clock(classifier.device)
     pictures = pictures_of(items)
     odds = posteriors(classifier, pictures, config.preset)
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
-        return answered(items, answers, lambda some: _searched(config, classifier, some))
+        return answered(items, answers, lambda some: _searched(config, classifier, some, progress))
     chosen = typed_classes(config.classes, classifier.labels).chosen(odds)
     count = len(chosen[0])
     copies = [picture for picture in pictures for _ in range(count)]
     classes = [index for row in chosen for index in row]
-    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed)
+    label = "+".join(config.preset.methods)
+    passes = None if progress is None else lambda done, total: progress(done, total, label)
+    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed, progress=passes)
     seconds = (clock(classifier.device) - begin) / len(items)
     found = []
     for number, row in enumerate(chosen):
