@@ -61,7 +61,7 @@ def measure_concepts(
             layer: run.folder.save_bytes(f"{file_stem(layer)}.safetensors", save(dict(of_layer)))
             for layer, of_layer in found.vectors.items()
         }
-        run.drop_arrays()
+        run.drop_arrays(but="tests")
         return run.finish(
             images=found.images,
             target=found.target,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -82,13 +81,15 @@ class Measurement:
             arrays = {name: np.load(file) for name, file in self._files(row).items()}
             return Piece(_numbers(row.values), arrays)
         piece = make()
-        assets = {name: Asset(f"{_ARRAYS}/{_mark(key, name)}.npy", values) for name, values in piece.arrays.items()}
+        assets = {name: Asset(f"{_ARRAYS}/{_mark(key)}-{_mark(name)}.npy", values) for name, values in piece.arrays.items()}
         self._sink.write(PieceRow(key, piece.values, assets))
         return piece
 
-    def drop_arrays(self) -> None:
-        """Remove the arrays of all pieces, where nothing asks for them any more."""
-        shutil.rmtree(self.folder.path / _ARRAYS, ignore_errors=True)
+    def drop_arrays(self, but: str) -> None:
+        """Remove the arrays of all pieces but one, where that one is all that is asked for from now on."""
+        for file in (self.folder.path / _ARRAYS).glob("*.npy"):
+            if not file.name.startswith(f"{_mark(but)}-"):
+                file.unlink()
 
     def finish(self, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""
@@ -122,8 +123,8 @@ def files_told(files: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
     return {"pictures": len(names), "pictures_sha256": sha256("\0".join(names).encode()).hexdigest()}
 
 
-def _mark(key: str, name: str) -> str:
-    return sha256(f"{key}\0{name}".encode()).hexdigest()[:16]
+def _mark(name: str) -> str:
+    return sha256(name.encode()).hexdigest()[:16]
 
 
 def _numbers(value: Any) -> Any:
