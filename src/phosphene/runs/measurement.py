@@ -81,7 +81,8 @@ class Measurement:
             arrays = {name: np.load(file) for name, file in self._files(row).items()}
             return Piece(_numbers(row.values), arrays)
         piece = make()
-        assets = {name: Asset(f"{_ARRAYS}/{_mark(key)}-{_mark(name)}.npy", values) for name, values in piece.arrays.items()}
+        stem = f"{_ARRAYS}/{_mark(key)}"
+        assets = {name: Asset(f"{stem}-{_mark(name)}.npy", values) for name, values in piece.arrays.items()}
         self._sink.write(PieceRow(key, piece.values, assets))
         return piece
 
