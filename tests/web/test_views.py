@@ -201,6 +201,49 @@ def test_locate_and_the_calls_it_shows(desk, cat, job, here):
     ]
 
 
+@pytest.mark.parametrize("how", ["stopped", "failed"])
+@pytest.mark.parametrize(
+    ("view", "ask", "slow", "left"),
+    [
+        (views.locate, LocateAsk(methods=("cam",)), "phosphene.tasks.objects.attribute", 5),
+        (views.locate, LocateAsk(methods=("cam",), classes="top3"), "phosphene.tasks.locate.cut_out", 2),
+        (views.activations, LayerAsk(layer="blocks.5"), "phosphene.tasks.activations.activations", 0),
+        (views.activations, LayerAsk(layer="blocks.5"), "phosphene.tasks.activations.channel_grid", 0),
+    ],
+)
+def test_a_stop_and_the_time_limit_take_hold_after_the_step_under_way(view, ask, slow, left, how, desk, cat):
+    calls, jobs = [], []
+    place, name = slow.rsplit(".", 1)
+    step = getattr(import_module(place), name)
+
+    def counted(*given, **more):
+        calls.append(name)
+        (job,) = jobs
+        if how == "stopped":
+            job.cancel.cancel()
+        else:
+            job.seconds = 0.0
+        return step(*given, **more)
+
+    def work(job):
+        jobs.append(job)
+        yield from view(desk, ask, cat, job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module(place), name, counted)
+        job = desk.worker.submit("test", work)
+        assert job.over.wait(120)
+    assert (job.state.status, job.state.value) == (how, None)
+    assert len(calls) == 1
+    # Without either there are more steps.
+    if left:
+        calls.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(import_module(place), name, lambda *given, **more: calls.append(name) or step(*given, **more))
+            assert desk.worker.submit("test", lambda job: view(desk, ask, cat, job)).result(120)
+        assert len(calls) == 1 + left
+
+
 @pytest.mark.parametrize(
     "ask",
     [
