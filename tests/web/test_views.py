@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -172,6 +173,32 @@ def test_a_place_shows_the_channels_that_are_strongest_there(desk, cat, job, qui
     assert desk.channels.get(("embedded", "blocks.5", strongest[0])) is not None
 
 
+@pytest.mark.parametrize("view", ["center", "whole"])
+def test_the_calls_of_a_place_give_what_is_shown(view, desk, cat, job, here, quick):
+    from PIL import Image
+
+    desk.channels._made.clear()
+    found = last(views.place(desk, ExplainAsk(layer="blocks.5", view=view, at=(0.5, 0.5)), cat, job))
+    (values,) = found.arrays(desk.shelf)
+    names = executed(found.calls["python"])
+    np.testing.assert_allclose(values, names["found"]["blocks.5"][0].numpy(), rtol=1e-3, atol=1e-3)
+    shown = [bytes_of(desk.shelf, str(image["src"])) for image in found.images if "drawn so that" in str(image["alt"])]
+    assert len(shown) == len(names["drawn"]) == 4
+    for content, image in zip(shown, names["drawn"], strict=True):
+        seen = np.asarray(Image.open(io.BytesIO(content)), np.float32) / 255
+        assert np.abs(seen - image.movedim(0, -1).numpy()).mean() < 0.03  # a JPEG
+    first, *draw = (
+        found.calls["command"].splitlines() if view == "center" else ("", *found.calls["command"].splitlines())
+    )
+    if first:
+        (row,) = run_json(first, here)["layers"]
+        np.testing.assert_allclose(values, np.load(row["array"]), rtol=1e-3, atol=1e-3)
+    assert len(draw) == 4
+    (made,) = run_json(draw[0], here)["impressions"]
+    seen = np.asarray(Image.open(io.BytesIO(shown[0])), np.float32) / 255
+    assert np.abs(seen - np.asarray(Image.open(made["image"]), np.float32) / 255).mean() < 0.03
+
+
 def test_a_place_that_was_not_seen_is_refused(desk, cat, job):
     with pytest.raises(OptionError, match="did not see this place"):
         last(views.place(desk, ExplainAsk(at=(0.01, 0.5)), cat, job))
@@ -181,7 +208,8 @@ def test_a_channel_that_is_silent_at_the_start_is_drawn_before_its_relu(desk, jo
     from phosphene.web.views.place import draw_channel
 
     drawn = draw_channel(desk.classifier(""), "head", 700, job)
-    assert np.asarray(drawn.content).std() > 5
+    assert np.asarray(drawn.image.content).std() > 5
+    assert drawn.layer != "head"
 
 
 def test_locate_and_the_calls_it_shows(desk, cat, job, here):
