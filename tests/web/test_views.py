@@ -187,14 +187,12 @@ def test_the_calls_of_a_place_give_what_is_shown(view, desk, cat, job, here, qui
     for content, image in zip(shown, names["drawn"], strict=True):
         seen = np.asarray(Image.open(io.BytesIO(content)), np.float32) / 255
         assert np.abs(seen - image.movedim(0, -1).numpy()).mean() < 0.03  # a JPEG
-    first, *draw = (
-        found.calls["command"].splitlines() if view == "center" else ("", *found.calls["command"].splitlines())
-    )
-    if first:
-        (row,) = run_json(first, here)["layers"]
+    lines = found.calls["command"].splitlines()
+    if view == "center":  # the command has no other
+        (row,) = run_json(lines.pop(0), here)["layers"]
         np.testing.assert_allclose(values, np.load(row["array"]), rtol=1e-3, atol=1e-3)
-    assert len(draw) == 4
-    (made,) = run_json(draw[0], here)["impressions"]
+    assert len(lines) == 4
+    (made,) = run_json(lines[0], here)["impressions"]
     seen = np.asarray(Image.open(io.BytesIO(shown[0])), np.float32) / 255
     assert np.abs(seen - np.asarray(Image.open(made["image"]), np.float32) / 255).mean() < 0.03
 
