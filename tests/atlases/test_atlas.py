@@ -328,7 +328,8 @@ def test_a_cluster_draws_the_same(drawn_here, tmp_path):
     folder, same = drawn_here
     told, given = [], {"layers": ["1"], "grid": 2, "facets": 0, **DRAWN}
     with pytest.raises(ResourceError, match="no cluster"):
-        phosphene.atlas(classifier_of(vgg_f()), folder, tmp_path / "none", ray="127.0.0.1:1", **given)
+        phosphene.atlas(classifier_of(vgg_f()), folder, tmp_path / "site", ray="127.0.0.1:1", **given)
+    assert not (tmp_path / "site").exists()
     phosphene.atlas(
         classifier_of(vgg_f()),
         folder,
@@ -350,6 +351,7 @@ def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):
         phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / "site", layers=["1"], ray="local", **DRAWN)
     with pytest.raises(OptionError, match="--num-gpus is for Ray"):
         phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / "site", layers=["1"], num_gpus=1, **DRAWN)
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_part_of_which_workers_go_on_dying_ends_the_atlas(tmp_path):

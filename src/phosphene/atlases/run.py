@@ -180,27 +180,26 @@ def run_atlas(
         "precision": choice.precision,
     }
     about = {"threads": torch.get_num_threads(), "device": str(classifier.device), "images": list(images)}
-    place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
-    remove_partial_files(place)
-    work = Work(place, choice, config, tuple(images), keys)
-    desk = Desk(work, classifier)
-    try:
-        with engines.connected(choice.threads):
+    with engines.connected(choice.threads):  # before anything is written
+        place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
+        remove_partial_files(place)
+        desk = Desk(Work(place, choice, config, tuple(images), keys), classifier)
+        try:
             for number in range(STAGES):
                 _make(desk, number, engine, progress, cancel)
                 if number == 0 and keys and not desk.answers.pictures:
                     reason = desk.answers.broken[0]["error"]
                     raise InputError(f"none of the {len(keys)} pictures can be read ({reason})")
-        progress(0, 1, "pages")
-        written = write_pages(desk, manifest)
-        manifest["complete"] = True
-    except CancelledError as stop:
-        stop.place = place
-        raise
-    finally:
-        manifest["seconds"] = time.perf_counter() - started
-        remove_partial_files(place)  # of workers that died or were stopped
-        write_manifest(place, manifest)
+            progress(0, 1, "pages")
+            written = write_pages(desk, manifest)
+            manifest["complete"] = True
+        except CancelledError as stop:
+            stop.place = place
+            raise
+        finally:
+            manifest["seconds"] = time.perf_counter() - started
+            remove_partial_files(place)  # of workers that died or were stopped
+            write_manifest(place, manifest)
     return {
         "run": place,
         "index": join(place, "index.html") if is_url(place) else os.path.join(place, "index.html"),

@@ -33,7 +33,7 @@ class RayData:
     workers: int | None
     num_gpus: float
 
-    def run(self, crew: Crew, parts: Iterator[Any], _tell: Callable[..., None], cancel: Cancel) -> Iterator[Any]:
+    def run(self, crew: Crew, parts: Iterator[Any], tell: Callable[..., None], cancel: Cancel) -> Iterator[Any]:
         """What was made, as it comes; nothing is told within a part.
 
         Raises:
