@@ -224,12 +224,19 @@ def test_a_hostile_upload_is_told_in_the_page(opened, tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
-    "search", ["?tab=explain&picture=chelsea.png&methods=cam", "?tab=audit", "?tab=layer&picture=chelsea.png"]
+    ("search", "there"),
+    [
+        ("?tab=explain&picture=chelsea.png&methods=cam", "#answer-explain .answer"),
+        ("?tab=explain&picture=chelsea.png&methods=cam&layer=blocks.5&at=0.5x0.5", "#explain-place .answer .how"),
+        ("?tab=locate&picture=coffee.png&methods=cam&segment=threshold", "#answer-locate .answer"),
+        ("?tab=compare&picture=chelsea.png&method=cam&other_method=grad_cam", "#answer-compare .answer"),
+        ("?tab=audit", "#answer-audit .answer"),
+        ("?tab=layer&picture=chelsea.png", "#answer-layer .answer"),
+    ],
 )
-def test_it_fits_on_a_phone_and_can_be_read(opened, search, dark):
+def test_it_fits_on_a_phone_and_can_be_read(opened, search, there, dark):
     page = opened(search, width=390, dark=dark)
-    tab = re.search(r"tab=(\w+)", search)[1]
-    page.wait_for_selector(f"#answer-{tab} .answer")
+    page.wait_for_selector(there)
     page.wait_for_timeout(300)
     assert fits(page)
     assert page.evaluate("document.body.classList.contains('dark')") == dark
