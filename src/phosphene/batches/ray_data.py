@@ -60,9 +60,9 @@ class RayData:
             )
             try:
                 for row in told.iter_rows():
-                    made, error = pickle.loads(row["made"])
-                    if error is not None:
-                        raise error
+                    made, problem = pickle.loads(row["made"])
+                    if problem is not None:
+                        raise problem
                     yield made
                     cancel.raise_if_cancelled()
             except ray.exceptions.RayError as error:
