@@ -83,7 +83,7 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
     files = {"picture.jpg": Asset("picture.jpg", small, {"quality": 88})}
     files |= {f"channel-{index}.png": _laid(seen, index, (small.height, small.width)) for index in strongest}
     urls = desk.shelf.put(files)
-    array = file_url(desk.shelf, Asset(f"{file_stem(layer)}.npy", seen.values))
+    array = file_url(desk.shelf, Asset(f"{file_stem(layer)}.npy", seen.values.numpy()))
     cards: list[dict[str, Any]] = [
         {
             "channel": index,
