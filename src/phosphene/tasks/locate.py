@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from phosphene.devices import clock
-from phosphene.errors import NumericalError
+from phosphene.errors import NumericalError, printable
 from phosphene.images import picture_size
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import SegmentName
@@ -90,7 +91,7 @@ class LocateConfig:
         """
         found = computed(classifier, items, lambda group: _searched(self, classifier, group, progress))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
-            yield _row(self, item, picture_folder(start + number, item.path), result)
+            yield _row(self, item, picture_folder(start + number, item.path), result, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,14 +132,19 @@ def _searched(
     return found
 
 
-def _row(config: LocateConfig, item: Item, folder: str, result: _Searched | str) -> LocateRow:
+def _row(
+    config: LocateConfig, item: Item, folder: str, result: _Searched | str, progress: Progress | None
+) -> LocateRow:
     row = LocateRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
     if item.picture is not None:
         row = replace(row, size=picture_size(item.picture))
     if isinstance(result, str) or item.picture is None:
         return replace(row, status="error", error=str(result))
     found = []
-    for prediction, seen in zip(result.classes, result.evidence, strict=True):
+    for number, (prediction, seen) in enumerate(zip(result.classes, result.evidence, strict=True)):
+        if progress is not None:
+            text = f"{PurePath(item.path).name}, cutting out {prediction.label}"
+            progress(number, len(result.classes), printable(text))
         try:
             found.append(cut_out(item.picture, seen, config.preset, prediction))
         except NumericalError as error:
