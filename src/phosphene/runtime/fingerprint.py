@@ -68,7 +68,7 @@ class Fingerprint:
         self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
         self._states = self._read()
         self._samples = list(_samples(self._placed))
-        self._sampled = [torch.cat(group) for group in self._samples]
+        self._sampled = [_joined(groups) for groups in self._samples]
 
     def matches(self, classifier: Classifier) -> bool:
         """Whether the classifier is what it was."""
@@ -78,9 +78,7 @@ class Fingerprint:
             return False
         with torch.no_grad():
             # The samples are views of the same memory: they show what it holds now.
-            return all(
-                torch.equal(torch.cat(now), then) for now, then in zip(self._samples, self._sampled, strict=True)
-            )
+            return all(torch.equal(_joined(now), then) for now, then in zip(self._samples, self._sampled, strict=True))
 
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules (`Surroundings`)."""
@@ -149,18 +147,23 @@ def _has_memory(tensor: Tensor) -> bool:
         return False
 
 
-def _samples(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """A few values of each tensor, evenly spread, as views of its memory; those of one device and length together.
+def _samples(tensors: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+    """A few values of each tensor, evenly spread, as views of its memory; for each device those of one length together.
 
     Read as whole numbers: of these each equals itself, and all are of types that can be joined.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    groups: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
     for tensor in tensors:
         odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
         if not odd and tensor.numel() and tensor.device.type != "meta" and tensor.dtype.itemsize in _WHOLE:
             found = _sample(tensor.detach())
-            groups.setdefault((found.device, found.dtype), []).append(found)
-    yield from groups.values()
+            groups.setdefault(found.device, {}).setdefault(found.dtype, []).append(found)
+    yield from ([*of_device.values()] for of_device in groups.values())
+
+
+def _joined(groups: Sequence[list[Tensor]]) -> Tensor:
+    """All values of a device as bytes, so that the CPU waits for one comparison alone."""
+    return torch.cat([torch.cat(group).view(torch.uint8) for group in groups])
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
