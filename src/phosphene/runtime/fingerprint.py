@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings
+from phosphene.runtime.comparable import CONTAINERS, MOST_ITEMS, SAMPLED, comparable, is_settings
 from phosphene.runtime.surroundings import Surroundings
 
-# Values of each tensor that are looked at: what is written past PyTorch's counting (`.data`) shows in these.
-_SAMPLED = 8
-_MOST_ITEMS = 64
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
 
@@ -115,9 +112,9 @@ def _modules(module: nn.Module) -> list[nn.Module]:
             found[id(value)] = value
             own = vars(value)
             waiting += [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
-        elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+        elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
             waiting += value
-        elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+        elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
             waiting += value.values()
     return list(found.values())
 
@@ -131,10 +128,10 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
     """Tensors, also of lists and dicts, into a list."""
     if isinstance(value, Tensor):
         tensors.append(value)
-    elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+    elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
         for item in value:
             _collect(item, tensors)
-    elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+    elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
         for item in value.values():
             _collect(item, tensors)
 
@@ -175,6 +172,6 @@ def _sample(values: Tensor) -> Tensor:
         values = values.as_strided((values.numel(),), (1,), values.storage_offset())
     while values.ndim > 1:  # of another layout the first row
         values = values[0]
-    count = min(_SAMPLED, len(values))
+    count = min(SAMPLED, len(values))
     step = max(1, (len(values) - 1) // max(1, count - 1))
     return values[::step][:count].view(_WHOLE[values.dtype.itemsize])
