@@ -58,6 +58,10 @@ class MissingExtraError(PhospheneError):
     """An optional dependency is not installed; the message holds the install line."""
 
 
+# What has to be typed again: exit code 2, and no run is kept of it. The others are for inputs and machines.
+TYPED_WRONG = (OptionError, InputError, ModelError, MissingExtraError)
+
+
 def to_install(what: str, *requirements: str) -> MissingExtraError:
     """The error for what has to be installed first, with the one command that installs it where this program runs.
 

@@ -63,6 +63,77 @@ def test_wrong_input(tmp_path, arguments, message):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+# What is wrong about options or with the network is known once a method was tried on the first picture.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "--method", "grad_cam:layer=nope"], "no layer 'nope'"),
+        (["explain", "--method", "cam", "--method", "integrated_gradients:steps=0"], "gradients:steps=0: steps=0 must"),
+        (["explain", "--method", "occlusion:window=999"], "a window of 999 x 999 does not fit"),
+        (["explain", "--method", "cam", "--score", "probability"], "cam takes the logit apart"),
+        (
+            ["explain", "--method", "saliency", "--method", "grad_cam", "--unit", "blocks.3=9999"],
+            "no unit blocks.3=9999",
+        ),
+        (["explain", "--unit", "nope=3"], "no layer 'nope'"),
+        (["explain", "--class", "tabbi"], "did you mean"),
+        (["explain", "--method", "attention_rollout"], "no layers of self-attention"),
+        (["locate", "--method", "grad_cam:layer=nope"], "no layer 'nope'"),
+        (["locate", "--method", "cam", "--method", "rise:masks=0"], "masks=0"),
+        (["locate", "--method", "attention_rollout"], "no layers of self-attention"),
+        (["features", "--recipe", "minds_eye:steps=-1", "--facets", "1"], "steps=-1"),
+        (["evaluate", "faithfulness", "--method", "grad_cam:layer=nope", "--images"], "no layer 'nope'"),
+        (["evaluate", "sanity", "--method", "attention_rollout", "--images"], "no layers of self-attention"),
+        (["batch", "explain", "--method", "integrated_gradients:steps=0", "--workers", "0"], "steps=0 must be"),
+        (["batch", "explain", "--method", "attention_rollout", "--workers", "0"], "no layers of self-attention"),
+        (["batch", "locate", "--method", "grad_cam:layer=nope", "--workers", "0"], "no layer 'nope'"),
+        (["atlas", "--classes", "0", "--method", "grad_cam:layer=nope", "--images"], "no layer 'nope'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options(tmp_path, arguments, message):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a-broken.png").write_text("no picture")
+    Image.fromarray(chelsea()[:96, :96]).save(tmp_path / "pictures" / "cat.png")
+    outcome = phosphene(*arguments, "pictures", "--out", "run")
+    assert outcome.code == 2, outcome.err
+    assert message in outcome.err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize("arguments", [["ladybug", "--recipe", "sci:steps=-1"], ["--unit", "blocks.3=9999"]])
+def test_wrong_options_of_drawings(tmp_path, arguments):
+    outcome = phosphene("impress", *arguments, "--recipe", "class_model", "--steps", "2", "--out", "run")
+    assert outcome.code == 2, outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_network_does_not_allow_is_a_row_beside_what_it_does(tmp_path):
+    Image.fromarray(chelsea()[:96, :96]).save(tmp_path / "cat.png")
+    outcome = phosphene("explain", "cat.png", "--method", "attention_rollout", "--method", "cam", "--json")
+    assert outcome.code == 1
+    assert [shown["status"] for shown in outcome.json["images"][0]["maps"]] == ["error", "ok"]
+
+
+def test_a_picture_of_its_own_fault_is_a_row(tmp_path):
+    """A window larger than one picture, which a network of any size sees as it is, when others were done before."""
+    for name, side in (("a.png", 96), ("b.png", 24), ("c.png", 96)):
+        Image.fromarray(chelsea()[:side, :side]).save(tmp_path / name)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom phosphene import Classifier, Preprocess\n"
+        "def make():\n"
+        "    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]\n"
+        "    return Classifier(torch.nn.Sequential(*layers), Preprocess(None))\n"
+    )
+    outcome = phosphene(
+        "explain", "*.png", "--model", "net.py:make", "--method", "occlusion:window=32,stride=32", "--json"
+    )
+    assert outcome.code == 1
+    maps = [row["maps"][0] for row in outcome.json["images"]]
+    assert [shown["status"] for shown in maps] == ["ok", "error", "ok"]
+    assert "does not fit an image of 24 x 24" in maps[1]["error"]
+
+
 def test_what_is_there_beside_what_is_missing_is_done(tmp_path):
     Image.fromarray(chelsea()[:96, :96]).save(tmp_path / "cat.png")
     outcome = phosphene("predict", "cat.png", "none.jpg", "--json")

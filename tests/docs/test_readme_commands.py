@@ -1,7 +1,8 @@
-"""Every `phosphene` line of the README and of the docs, as printed, on a fresh installation without any extra.
+"""Every `phosphene` line of the README and of the docs, as printed, on a fresh installation.
 
 Slow (the images of `impress` alone take minutes): `make test-commands` runs it, `make test` does not. The environment
-is made anew with pip, which needs a network; PHOSPHENE_PYTHON names a Python that is used instead.
+is made anew with pip, which needs a network: first without any extra, then with each extra that lines ask for.
+PHOSPHENE_PYTHON names a Python that is used instead, as it is.
 """
 
 from __future__ import annotations
@@ -11,91 +12,136 @@ import re
 import shlex
 import subprocess
 import sys
-import tarfile
+import threading
+import urllib.request
 import venv
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from skimage.data import chelsea, coffee
+
+from tests.docs.places import ROOT, lay_out, lay_out_archives
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # What a page names that everybody has a name of their own for.
 PLACES = {
-    "photo.jpg": "photo.jpg",
-    "cat.jpg": "photo.jpg",
-    "dog.jpg": "photo.jpg",
-    "wolf.jpg": "photo.jpg",
-    "holiday/": "holiday",
-    "holiday": "holiday",
-    "FOLDER": "holiday",
-    "DIR": "holiday",
-    "val/": "holiday",
-    "photos/churches": "holiday",
-    "dogs_and_wolves/": "animals",
-    "dogs_vs_wolves": "animals",
+    **dict.fromkeys(["cat.jpg", "dog.jpg", "wolf.jpg"], "photo.jpg"),
+    **dict.fromkeys(["FOLDER", "DIR", "val/", "photos/churches", "photos/screws"], "holiday"),
+    "val/**/*.jpg": "holiday/**/*.jpg",
+    **dict.fromkeys(["dogs_and_wolves/", "dogs_vs_wolves"], "animals"),
 }
+# The extra that a line asks for, by what stands in it; in this order they are installed. The page comes last, as Gradio
+# wants an older Pillow than all the rest.
+EXTRAS = {
+    "batch": r"phosphene (batch|report) ",
+    "captum": r"captum:",
+    "lite": r"embedded:lite",
+    "hf,onnx": r"(hf|onnx):",
+    "web": r"phosphene web",
+}
+# To make the networks of other kinds: what only writes ONNX files, and the tests' own modules.
+BESIDE = {"hf,onnx": ["onnx", "pytest"]}
+MAKE_NETWORKS = "from pathlib import Path; from tests.docs.places import lay_out_networks; lay_out_networks(Path())"
+SECONDS = 1800
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, line) of every line that calls the command, without the comment behind it."""
+    """(page, line) of every line that calls the command, without the comment behind it; by the extra that it needs."""
     found = [
-        (str(page.relative_to(ROOT)), line.partition("    #")[0].strip())
+        (str(page.relative_to(ROOT)), re.split(r"\s{2,}#", line)[0].strip())
         for page in PAGES
         if "decisions" not in page.parts
         for line in page.read_text(encoding="utf-8").splitlines()
         if re.match(r" {0,4}phosphene [a-z]", line)
     ]
-    return list(dict.fromkeys(found))
+    order = [None, *EXTRAS]
+    return sorted(dict.fromkeys(found), key=lambda one: order.index(extra(one[1])))
+
+
+def extra(line: str) -> str | None:
+    """The last extra that a line needs; None for none."""
+    return next((name for name, words in reversed(EXTRAS.items()) if re.search(words, line)), None)
+
+
+@dataclass
+class Fresh:
+    """A Python in which phosphene was just installed, and a folder with all that the pages name."""
+
+    python: str
+    place: Path
+    extras: list[str | None] = field(default_factory=lambda: [None])
+
+    def needs(self, extra: str | None) -> None:
+        """Install an extra, as a user would who was told to; what is made with it is made."""
+        if extra in self.extras:
+            return
+        self.extras.append(extra)
+        if "PHOSPHENE_PYTHON" not in os.environ:
+            install(self.python, f"{ROOT}[{extra}]", *BESIDE.get(str(extra), []), web=extra == "web")
+        if extra == "hf,onnx":
+            self.run("-c", MAKE_NETWORKS, PYTHONPATH=str(ROOT))
+        if extra == "web":
+            self.run("-m", "phosphene", "explain", "holiday", "--out", "runs/holiday", "--overwrite")
+
+    def run(self, *arguments: str, **environment: str) -> None:
+        """Run this Python in the folder; it has to end well."""
+        done = subprocess.run(
+            [self.python, *arguments], cwd=self.place, capture_output=True, text=True, timeout=SECONDS, check=False,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
+
+    def serve(self, *arguments: str) -> None:
+        """Start the page, ask it how it is once it says where it is, and end it."""
+        server = subprocess.Popen([self.python, *arguments], cwd=self.place, stderr=subprocess.PIPE, text=True)
+        assert server.stderr is not None
+        watchdog = threading.Timer(300, server.kill)
+        watchdog.start()
+        try:
+            found = (re.search(r"http://\S+", line) for line in server.stderr)
+            address = next((match[0] for match in found if match), None)
+            assert address, f"{shlex.join(arguments)} ended without an address"
+            with urllib.request.urlopen(f"{address.rstrip('/')}/healthz", timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            watchdog.cancel()
+            server.terminate()
+            server.wait(30)
+
+
+def install(python: str, *what: str, web: bool = False) -> None:
+    """With pip, in the versions that are tested."""
+    versions = ROOT / ("constraints-web.txt" if web else "constraints.txt")
+    command = [python, "-m", "pip", "install", "--quiet", "--constraint", str(versions), *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{' '.join(what)} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with all that the pages name."""
-    folder = tmp_path_factory.mktemp("first hour")
-    Image.fromarray(chelsea()).save(folder / "photo.jpg")
-    for name, pictures in {
-        "holiday": [(chelsea, 0), (coffee, 0), (chelsea, 30), (coffee, 30), (chelsea, 60)],
-        "animals/cats": [(chelsea, cut) for cut in range(0, 50, 5)],
-        "animals/cups": [(coffee, cut) for cut in range(0, 50, 5)],
-    }.items():
-        (folder / name).mkdir(parents=True)
-        for number, (picture, cut) in enumerate(pictures):
-            Image.fromarray(picture()[cut:, cut:]).save(folder / name / f"{number}.jpg")
-    boxes = "".join(f"{number}.jpg,281,10,10,200,200\n" for number in range(5))
-    (folder / "boxes.csv").write_text("file,class_index,x0,y0,x1,y1\n" + boxes)
-    (folder / "shards").mkdir()
-    for number in range(10):
-        with tarfile.open(folder / "shards" / f"{number:03d}.tar", "w") as shard:
-            shard.add(folder / "photo.jpg", f"{number}.jpg")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory) -> str:
-    """A Python with phosphene and no extra."""
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+    place = tmp_path_factory.mktemp("first hour")
+    lay_out(place)
+    lay_out_archives(place)
     if "PHOSPHENE_PYTHON" in os.environ:
-        return os.environ["PHOSPHENE_PYTHON"]
+        return Fresh(os.environ["PHOSPHENE_PYTHON"], place)
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
-    own = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    install = [own, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", str(ROOT)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no fresh environment: {done.stderr.strip().splitlines()[-1]}")
-    return str(own)
+    python = str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
+    install(python, str(ROOT))
+    return Fresh(python, place)
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda text: text)
-def test_line_runs_as_printed(page: str, line: str, python: str, place: Path) -> None:
+def test_line_runs_as_printed(page: str, line: str, fresh: Fresh) -> None:
+    fresh.needs(extra(line))
     for call in line.split(" && "):
-        words = [PLACES.get(word, word) for word in shlex.split(call.partition(" > ")[0])]
-        if any(word.startswith("captum:") for word in words):
-            pytest.skip("captum is an extra")
+        words = ["-m", *(PLACES.get(word, word) for word in shlex.split(call.partition(" > ")[0]))]
+        if "web" in words:
+            fresh.serve(*words)
+            continue
         if "--resume" not in words and "--out" in words:
             words.append("--overwrite")
-        done = subprocess.run([python, "-m", *words], cwd=place, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{page}: {call}\n{done.stderr}"
+        fresh.run(*words)

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from skimage.data import astronaut, chelsea, coffee, rocket
 
 import phosphene
 from phosphene.zoo import embedded, load
 from tests.cli.running import phosphene as command
+from tests.docs.places import lay_out, lay_out_networks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -34,15 +33,6 @@ SHORTER = {
     "evaluate faithfulness": ["--model", "small.py:make"],
     "batch explain": ["--model", "small.py:make", "--workers", "0"],
 }
-SMALL = """
-import torch
-import phosphene
-
-def make():
-    torch.manual_seed(0)
-    layers = [torch.nn.Conv2d(3, 8, 5, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return phosphene.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(8, 5)), phosphene.Preprocess((32, 32)))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +48,8 @@ NEEDS = {"other_networks.md": ("transformers", "onnx", "onnxruntime")}
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the pages take for granted: photo.jpg, a folder of photographs, two classes in folders, boxes."""
     monkeypatch.chdir(tmp_path)
-    shots = {"cat": chelsea(), "cup": coffee(), "woman": astronaut(), "rocket": rocket()}
-    Path("holiday").mkdir()
-    for name, shot in shots.items():
-        Image.fromarray(shot).resize((224, 224)).save(Path("holiday") / f"{name}.jpg")
-    Image.fromarray(chelsea()).save("photo.jpg")
-    Path("small.py").write_text(SMALL)
-    Path("boxes.csv").write_text("file,class,x0,y0,x1,y1\ncat.jpg,Egyptian cat,50,20,200,220\n")
-    for name, shot in (("cat", chelsea()), ("cup", coffee())):
-        folder = Path("animals") / name
-        folder.mkdir(parents=True)
-        for index in range(12):
-            Image.fromarray(np.roll(shot, 9 * index, axis=1)).resize((96, 96)).save(folder / f"{index}.jpg")
-    stripes = np.where(np.arange(96) // 6 % 2, 240, 20).astype(np.uint8)
-    for name, count, layers in (("striped", 12, [np.tile(stripes, (96, 1))]), ("others", 36, list(shots.values()))):
-        Path(name).mkdir()
-        for index in range(count):
-            shown = np.roll(layers[index % len(layers)], 7 * index, axis=1)
-            Image.fromarray(shown).convert("RGB").resize((96, 96)).save(Path(name) / f"{index}.png")
+    lay_out(tmp_path)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -100,25 +72,11 @@ def test_commands_of_a_page_run(page: Path) -> None:
     for package in NEEDS.get(page.name, ()):
         pytest.importorskip(package, reason=f"{package} is not installed")
     if page.name in NEEDS:
-        _other_networks(page)
+        lay_out_networks(Path())
     for arguments in commands(page):
         shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
         outcome = command(*arguments, *shorter)
         assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
-
-
-def _other_networks(page: Path) -> None:
-    """What the page of other networks takes for granted: a folder of transformers, an ONNX file, its own service."""
-    from tests.zoo import test_hf, test_onnx
-
-    facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    test_hf.processor(test_hf.vit(Path("vit")), "ViTImageProcessor", **facts)
-    test_hf.segformer(Path("segmenter"))
-    test_hf.yolos(Path("detector"))
-    test_onnx.written(Path("net.onnx"), ["n", 3, 32, 32])
-    Path("net.json").write_text('{"size": [32, 32], "labels": ["cat", "dog", "cup"]}')
-    (service,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    Path("service.py").write_text(service)
 
 
 @cache

@@ -22,7 +22,7 @@ from phosphene.files import is_url, join
 from phosphene.labels import class_list
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import open_pictures
-from phosphene.store import Plan, begin, keep_inputs, remove_partial_files, write_manifest
+from phosphene.store import Plan, begin, keep_inputs, remove_partial_files, taken_back, write_manifest
 from phosphene.zoo import ModelChoice
 
 # Called with (parts done, parts in all, what is being done).
@@ -180,26 +180,29 @@ def run_atlas(
         "precision": choice.precision,
     }
     about = {"threads": torch.get_num_threads(), "device": str(classifier.device), "images": list(images)}
+    if keys:
+        config.try_method(classifier)
     with engines.connected(choice.threads):  # before anything is written
         place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
         remove_partial_files(place)
         desk = Desk(Work(place, choice, config, tuple(images), keys), classifier)
-        try:
-            for number in range(STAGES):
-                _make(desk, number, engine, progress, cancel)
-                if number == 0 and keys and not desk.answers.pictures:
-                    reason = desk.answers.broken[0]["error"]
-                    raise InputError(f"none of the {len(keys)} pictures can be read ({reason})")
-            progress(0, 1, "pages")
-            written = write_pages(desk, manifest)
-            manifest["complete"] = True
-        except CancelledError as stop:
-            stop.place = place
-            raise
-        finally:
-            manifest["seconds"] = time.perf_counter() - started
-            remove_partial_files(place)  # of workers that died or were stopped
-            write_manifest(place, manifest)
+        with taken_back(place, lambda: number == 0 and "resumed" not in manifest):
+            try:
+                for number in range(STAGES):
+                    _make(desk, number, engine, progress, cancel)
+                    if number == 0 and keys and not desk.answers.pictures:
+                        reason = desk.answers.broken[0]["error"]
+                        raise InputError(f"none of the {len(keys)} pictures can be read ({reason})")
+                progress(0, 1, "pages")
+                written = write_pages(desk, manifest)
+                manifest["complete"] = True
+            except CancelledError as stop:
+                stop.place = place
+                raise
+            finally:
+                manifest["seconds"] = time.perf_counter() - started
+                remove_partial_files(place)  # of workers that died or were stopped
+                write_manifest(place, manifest)
     return {
         "run": place,
         "index": join(place, "index.html") if is_url(place) else os.path.join(place, "index.html"),

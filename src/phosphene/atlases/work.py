@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from PIL import Image
+
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import spatial_size
 from phosphene.runtime import Prepared, forward
 from phosphene.tasks import ImpressConfig
+from phosphene.tasks.attributions import explain
 from phosphene.tasks.facets import layer_names
 from phosphene.zoo import ModelChoice
 
@@ -67,6 +70,16 @@ class AtlasConfig:
         for layer in layers:
             _check_channels(self.channels, layer, width(classifier, layer))
         return replace(self, classes=tuple(map(str, self._classes(classifier))), layers=layers)
+
+    def try_method(self, classifier: Prepared) -> None:
+        """Explain a gray picture, so that a method that cannot do it is refused before minutes of drawing.
+
+        Raises:
+            PhospheneError: for a method that there is not, options that make no sense, or a network that does not
+                allow it.
+        """
+        size = classifier.preprocess.size or (224, 224)
+        explain(classifier, Image.new("RGB", size[::-1], "gray"), self.method, target=int(self.classes[0]))
 
     def _classes(self, classifier: Prepared) -> list[int]:
         if "all" in self.classes and "all" not in classifier.labels.names:

@@ -115,7 +115,7 @@ class ShardMaker:
         """
         task, found = self.work.task, self.classifier
         try:
-            rows = list(task.run(found, items, start=start))
+            rows = list(task.run(found, items, start=start, first=not self._has_worked))
         except (OptionError, MissingExtraError):
             raise  # the same for every picture
         except Exception as error:  # whatever a network makes of one picture costs that picture alone

@@ -39,6 +39,7 @@ from phosphene.store import (
     remove_partial_files,
     shard_counts,
     shard_names,
+    taken_back,
     write_manifest,
 )
 from phosphene.tasks import ExplainConfig, LocateConfig, PictureTask, PredictConfig
@@ -326,15 +327,16 @@ def run_batch(
     tally = _Tally(plan.command, len(keys), progress, sum(finished.values(), ShardCounts()))
     made: list[Made] = []
     shards = cut(source, keys, cutting.shard_size, finished.keys())
-    try:
-        for one in engine.run(crew, shards, tally.tell, cancel):
-            made.append(one)
-            tally.made(one)
-    finally:
-        facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
-        manifest |= facts | {"complete": tally.done.pictures == len(keys)}
-        remove_partial_files(place)  # of workers that died
-        write_manifest(place, manifest)
+    with taken_back(place, lambda: not finished and not made):
+        try:
+            for one in engine.run(crew, shards, tally.tell, cancel):
+                made.append(one)
+                tally.made(one)
+        finally:
+            facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
+            manifest |= facts | {"complete": tally.done.pictures == len(keys)}
+            remove_partial_files(place)  # of workers that died
+            write_manifest(place, manifest)
     done = tally.done
     return {
         "run": place,

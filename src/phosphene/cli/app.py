@@ -18,15 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from phosphene import __version__
-from phosphene.errors import (
-    CancelledError,
-    InputError,
-    MissingExtraError,
-    ModelError,
-    OptionError,
-    PhospheneError,
-    printable,
-)
+from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, PhospheneError, printable
 from phosphene.runs.common import Announce, Common
 from phosphene.targets import CommandOption, Target, kinds
 
@@ -52,7 +44,6 @@ class Answer:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SECONDS_BETWEEN = 1.0
-_TYPED_WRONG = (OptionError, InputError, ModelError, MissingExtraError)
 
 
 def _common_option(item: Field[Any]) -> tuple[Any, Any]:
@@ -264,7 +255,7 @@ def _one_line_errors(as_json: bool, *, resumable: bool) -> Iterator[None]:
         print(f"phosphene: {error}", file=sys.stderr)
         if as_json:
             print(json.dumps({"error": str(error)}))
-        raise typer.Exit(2 if isinstance(error, _TYPED_WRONG) else 1) from None
+        raise typer.Exit(2 if isinstance(error, TYPED_WRONG) else 1) from None
     except (KeyboardInterrupt, CancelledError) as stop:
         print(f"phosphene: {_stopped(getattr(stop, 'place', None), resumable)}", file=sys.stderr)
         raise typer.Exit(130) from None

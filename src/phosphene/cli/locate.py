@@ -52,10 +52,12 @@ def locate(
 
 def _lines(image: Mapping[str, Any]) -> list[str]:
     """The picture, each object with its box, and what went wrong."""
+    from phosphene.runs.pictures import in_pixels
+
     size = "" if "size" not in image else f" ({image['size'][1]} x {image['size'][0]})"
     lines = [image["path"] + size]
-    for found in image["objects"]:
-        x0, y0, x1, y1 = found["box"]
-        lines.append(f"  {found['probability']:6.1%}  {found['label']}: x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}")
+    lines += [
+        f"  {found['probability']:6.1%}  {found['label']}: {in_pixels(found['box'])}" for found in image["objects"]
+    ]
     lines += [f"  note: {note}" for note in image.get("notes", ())]
     return [*lines, *([f"  failed: {image['error']}"] if image["error"] else [])]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from phosphene.devices import clock
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Progress, affordable, failing, nothing_measured
+from phosphene.evaluation.heat import Progress, affordable, failing, nothing_measured, refuse_if_none_works
 from phosphene.evaluation.look import Look, looks
 from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
@@ -182,7 +182,7 @@ def faithfulness(
 
     Raises:
         InputError: if no picture could be read.
-        OptionError: for methods or measures that make no sense.
+        OptionError: for methods or measures that make no sense, or if the network allows none of the methods.
 
     References:
         petsiuk2018, section 4; chattopadhay2018, section 4.1; rong2022; samek2017.
@@ -212,6 +212,7 @@ def faithfulness(
                 before = look.start * columns + column * len(look.paths)
                 tell = partial(_tell, progress, before, len(paths) * columns)
                 into.take(keep(f"{look.where}: {into.method}", partial(each, look, explain, tell)).values)
+        refuse_if_none_works(measured.values())
     count = len(paths) - len(broken)
     if count == 0:
         raise nothing_measured("faithfulness")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -139,6 +139,17 @@ def failing(measurement: Fallible) -> Iterator[None]:
         yield
     except (ModelError, NumericalError) as error:
         measurement.error = str(error)
+
+
+def refuse_if_none_works(measurements: Iterable[Fallible]) -> None:
+    """Refuse to go on where not one of the methods can explain this network.
+
+    Raises:
+        OptionError: with what each of them said.
+    """
+    errors = [one.error for one in measurements]
+    if all(errors):
+        raise OptionError("; ".join(dict.fromkeys(map(str, errors))))
 
 
 def nothing_measured(what: str) -> InputError:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Heat, Progress, affordable, failing, nothing_measured
+from phosphene.evaluation.heat import Heat, Progress, affordable, failing, nothing_measured, refuse_if_none_works
 from phosphene.evaluation.look import Look, looks
 from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.spearman import spearman
@@ -244,7 +244,8 @@ def sanity(
 
     Raises:
         InputError: if no picture could be read.
-        OptionError: for methods or modes that make no sense, or a network without parameters.
+        OptionError: for methods or modes that make no sense, a network without parameters, or one that allows none of
+            the methods.
 
     References:
         adebayo2018, sections 3 and 4.
@@ -268,6 +269,7 @@ def sanity(
         example = torch.from_numpy(first.arrays["picture"]) if example is None else example
         for result in results.values():
             result.take(first, result.chance)
+        refuse_if_none_works(results.values())
         for step, (mode, index) in enumerate(plan, start=1):
             name = f"{mode}, {parts[index].name}"
             chosen = parts[: index + 1] if mode == "cascading" else parts[index : index + 1]

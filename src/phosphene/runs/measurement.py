@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from phosphene.errors import CancelledError, InputError, ModelError, OptionError
+from phosphene.errors import TYPED_WRONG, CancelledError
 from phosphene.evaluation.pieces import Piece
 from phosphene.report import write_report
 from phosphene.runs.common import Common
@@ -110,7 +110,7 @@ class Measurement:
     ) -> None:
         self._sink.__exit__(kind, error, trace)
         # What has to be asked for in another way is not gone on with, however much was measured before that was known.
-        if isinstance(error, OptionError | InputError | ModelError) and not self._resumed:
+        if isinstance(error, TYPED_WRONG) and not self._resumed:
             self.folder.discard(whole=True)
         if isinstance(error, CancelledError | KeyboardInterrupt) and not self._resumed:
             self.folder.discard()  # (where nothing was measured yet)

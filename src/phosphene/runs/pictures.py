@@ -18,7 +18,6 @@ from phosphene.runtime import Prepared
 from phosphene.sources import Entry, Item, Source, open_pictures
 from phosphene.store import FolderSink, Row, Run, keep_inputs, open_run
 from phosphene.tasks import PictureTask
-from phosphene.types import Prediction
 
 # Called when all rows are there, with what the run holds, where rows can be written again, and the pictures; gives
 # what is to be said besides in manifest and answer.
@@ -98,24 +97,47 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
         def progress(done: int, total: int, text: str, place: str = place) -> None:
             common.step(done, total, f"{text}, {place}")
 
-        rows = task.run(classifier, items, start=start, progress=progress)
+        told: dict[str, list[str]] = {}
+
+        def say(item: Item, text: str, told: dict[str, list[str]] = told) -> None:
+            lines = told.setdefault(item.key, [])
+            if item.key not in sink.done and text not in lines:  # (what is tried again is told once)
+                lines.append(text)
+                common.say(f"{_name(item.path)}: {text}")
+
+        rows = task.run(classifier, items, start=start, progress=progress, say=say, first=not sink.has_worked)
         for number, item in enumerate(items, start):
             if item.key not in sink.done:
-                common.announce(number, len(keys), printable(PurePath(item.path).name))
+                common.announce(number, len(keys), _name(item.path))
             row = next(rows)
             if row.key not in sink.done:
                 sink.write(row)
-                common.say(_found(row))
+                for text in _found(row):
+                    say(item, text)
             common.cancel.raise_if_cancelled()
 
 
-def _found(row: Row) -> str:
-    """A picture and what was found in it, in a line."""
-    name = printable(PurePath(getattr(row, "path", row.key)).name)
+def _found(row: Row) -> list[str]:
+    """What was found in a picture, a text each."""
     if getattr(row, "status", "ok") == "error":
-        return f"{name}: failed: {getattr(row, 'error', '')}"
-    found = getattr(row, "objects", ()) or getattr(row, "predicted", ())[:1]
-    return f"{name}: " + ", ".join(str(Prediction(one.index, one.label, one.probability)) for one in found)
+        return [f"failed: {getattr(row, 'error', '')}"]
+    best = [str(one) for one in getattr(row, "predicted", ())[:1]]
+    return [f"{thing.label}: {in_pixels(thing.box)}" for thing in getattr(row, "objects", ())] or best
+
+
+def in_pixels(box: Sequence[float]) -> str:
+    """A box as people read it.
+
+    Example:
+        >>> in_pixels((10, 20.4, 300, 200))
+        'x 10 to 300, y 20 to 200'
+    """
+    x0, y0, x1, y1 = box
+    return f"x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}"
+
+
+def _name(path: str) -> str:
+    return printable(PurePath(path).name)
 
 
 def batches_to_do(

@@ -5,7 +5,7 @@ one registered class.
 """
 
 from phosphene.run_mark import MANIFEST
-from phosphene.store.begin import begin, keep_inputs, remove_partial_files, write_manifest
+from phosphene.store.begin import begin, keep_inputs, remove_partial_files, taken_back, write_manifest
 from phosphene.store.folder_sink import FolderSink, asset_bytes
 from phosphene.store.memory_sink import MemorySink
 from phosphene.store.pinned import PinnedFacet, read_pinned
@@ -123,6 +123,7 @@ __all__ = [
     "sink_kinds",
     "versions",
     "without_nan",
+    "taken_back",
     "write_manifest",
     "write_shard",
 ]

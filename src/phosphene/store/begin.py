@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from phosphene.errors import InputError, OptionError, OutputError
+from phosphene.errors import TYPED_WRONG, InputError, OptionError, OutputError
 from phosphene.files import is_file, is_run, is_url, join, names_in, read_file, remove, write_whole
 from phosphene.run_mark import MANIFEST
 from phosphene.store.plan import Plan, check_same
@@ -50,6 +51,26 @@ def begin(
     if plan.keys is not None and not is_file(join(place, PLAN)):
         write_whole(place, PLAN, "".join(json.dumps(key) + "\n" for key in plan.keys).encode())
     return place, manifest
+
+
+@contextmanager
+def taken_back(place: str, is_empty: Callable[[], bool]) -> Iterator[None]:
+    """A block that fills a run; one that refuses what was typed takes the run with it, as long as nothing was made.
+
+    Args:
+        place: of the run, which was begun.
+        is_empty: whether nothing was made; asked when the block ends so.
+    """
+    try:
+        yield
+    except TYPED_WRONG:
+        if not is_empty():
+            raise
+        if is_url(place):
+            _remove_files(place, [name for name, is_dir in names_in(place) if not is_dir])
+        else:
+            RunFolder(Path(place), "").discard(whole=True)
+        raise
 
 
 def keep_inputs(place: str | None, overwrite: bool, paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -118,7 +139,11 @@ def _cleared(place: str | None, command: str, overwrite: bool) -> str:
         raise OutputError(f"{place}: holds files that are no phosphene run; choose another --out")
     if there and not overwrite:
         raise OptionError(f"{place}: exists already; add --overwrite or choose another --out")
-    # The manifest last: until all is gone the place is known as a run.
-    for name in sorted(there, key=lambda name: name == MANIFEST):
-        remove(place, name)
+    _remove_files(place, there)
     return place
+
+
+def _remove_files(place: str, names: Iterable[str]) -> None:
+    # The manifest last: until all is gone the place is known as a run.
+    for name in sorted(names, key=lambda name: name == MANIFEST):
+        remove(place, name)

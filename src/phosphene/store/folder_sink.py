@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from phosphene.errors import CancelledError, InputError, OutputError, PhospheneError
+from phosphene.errors import TYPED_WRONG, CancelledError, InputError, OutputError, PhospheneError
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
@@ -62,6 +62,11 @@ class FolderSink(Sink):
         self._status = {row.key: _status(row) for row in read_rows(self.place)}
         self.done = frozenset(self._status)
 
+    @property
+    def has_worked(self) -> bool:
+        """Whether there is a row that is no error."""
+        return any(status != "error" for status in self._status.values())
+
     def write(self, row: Row) -> None:
         """Write the files of a row, then its line.
 
@@ -104,8 +109,12 @@ class FolderSink(Sink):
         super().__exit__(kind, error, trace)
         if isinstance(error, CancelledError):
             error.place = self.place
-        if isinstance(error, PhospheneError) and not self._status and not self._resumed:
+        if self._resumed:
+            return
+        if isinstance(error, PhospheneError) and not self._status:
             self.folder.discard()
+        elif isinstance(error, TYPED_WRONG) and not self.has_worked:  # (what could not be read is told once more)
+            self.folder.discard(whole=True)
 
 
 def save_asset(folder: RunFolder, asset: Asset) -> PurePath:

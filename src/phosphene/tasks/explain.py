@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from phosphene.classifier import ViewKind
-from phosphene.errors import OptionError, PhospheneError
+from phosphene.errors import TYPED_WRONG, ModelError, OptionError, PhospheneError
 from phosphene.images import picture_size
 from phosphene.labels import Labels
 from phosphene.registry import Spec, entry, format_spec, parse_spec
@@ -29,11 +29,11 @@ from phosphene.tasks.attributions import (
     with_classes,
 )
 from phosphene.tasks.map_rows import OVERLAY_SIDE, REPORT_SIDE, failed_row, map_row
-from phosphene.tasks.task import Progress, answered, computed, pictures_of
+from phosphene.tasks.task import Progress, Say, answered, computed, pictures_of
 from phosphene.types import Attribution, Prediction, Render, Score
 
 # One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
-Outcome = tuple[Attribution, ...] | str
+Outcome = tuple[Attribution, ...] | PhospheneError
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,26 @@ class ExplainConfig:
         return max(1, self.batch_size // self.asked(classifier.labels).count)
 
     def run(
-        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+        self,
+        classifier: Prepared,
+        items: Sequence[Item],
+        *,
+        start: int = 0,
+        progress: Progress | None = None,
+        say: Say | None = None,
+        first: bool = False,
     ) -> Iterator[ExplainRow]:
         """A row for each item, in order; a picture that cannot be explained is a row with its error.
 
         The maps of all items are made before the first row; overlays are drawn when their row is asked for.
+
+        Raises:
+            OptionError: of the `first` items, if a method's options make no sense, or the network allows none of the
+                methods.
         """
-        found = computed(classifier, items, lambda group: _explained(self, classifier, group, progress))
+        found = computed(classifier, items, lambda group: _explained(self, classifier, group, progress, say))
+        if first:
+            _refuse_what_never_works([one.maps for one in found if not isinstance(one, str)])
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, classifier.labels, item, picture_folder(start + number, item.path), result)
 
@@ -150,20 +163,51 @@ class _Explained:
     maps: tuple[tuple[Spec, Target, Outcome], ...]
 
 
+def _refuse_what_never_works(pictures: Sequence[Sequence[tuple[Spec, Target, Outcome]]]) -> None:
+    """Refuse options that make no sense on any of these pictures, and methods none of which the network allows.
+
+    Where it allows some, the others say in their rows why it does not.
+    """
+    failed: dict[str, PhospheneError] = {}
+    maps = list(zip(*pictures, strict=True))  # each method and class on every picture
+    for on_each in maps:
+        errors = [outcome for _, _, outcome in on_each if isinstance(outcome, TYPED_WRONG)]
+        if len(errors) == len(on_each):
+            failed.setdefault(format_spec(on_each[0][0]), errors[0])
+    named = {format_spec(on_each[0][0]) for on_each in maps}
+    if len(failed) < len(named):
+        failed = {method: error for method, error in failed.items() if not isinstance(error, ModelError)}
+    if not failed:
+        return
+    reasons = list(dict.fromkeys(map(str, failed.values())))
+    if len(reasons) > 1 or len(failed) < len(named):  # say of which method each is
+        reasons = [
+            f"{method}: {str(why).removeprefix(parse_spec(method).name + ': ')}" for method, why in failed.items()
+        ]
+    raise OptionError("; ".join(reasons))
+
+
 def _explained(
-    config: ExplainConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None
+    config: ExplainConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None, say: Say | None
 ) -> Sequence[_Explained | str]:
     """The maps of pictures that the network sees at one size: each method gets all pictures and classes at once."""
     seen = see(classifier, pictures_of(items), config.view)
     logits = forward(seen.classifier, seen.images)
     answers = logits.isfinite().all(dim=1).tolist()
     if not all(answers):
-        return answered(items, answers, lambda some: _explained(config, classifier, some, progress))
+        return answered(items, answers, lambda some: _explained(config, classifier, some, progress, say))
     predictions = classifier.predictions(logits)
+    if say is not None:
+        for item, best in zip(items, predictions, strict=True):
+            say(item, str(best[0]))
     versus = class_target(config.versus, classifier.labels) if config.versus else None
     target, count = of_each(config.asked(classifier.labels), logits, versus, config.score)
     copies = seen.repeated(count)
-    outcomes = [_answers(config, copies, target, spec, count, progress) for spec in config.methods]
+    outcomes = []
+    for spec in config.methods:
+        outcomes.append(_answers(config, copies, target, spec, count, progress))
+        if say is not None and len(items) == 1 and len(config.methods) > 1:
+            say(items[0], _told(spec, outcomes[-1]))
     found = []
     for number, (predicted, view) in enumerate(zip(predictions, seen.views, strict=True)):
         rows = range(number * count, (number + 1) * count)
@@ -178,8 +222,21 @@ def _explained(
     return found
 
 
+def _told(spec: Spec, results: Sequence[tuple[Spec, Outcome]]) -> str:
+    """A method that is done, and how long that took, or why it failed."""
+    for _, outcome in results:
+        if isinstance(outcome, PhospheneError):
+            return f"{format_spec(spec)} failed: {outcome}"
+    seconds = sum(part.seconds for _, outcome in results if not isinstance(outcome, PhospheneError) for part in outcome)
+    return f"{format_spec(spec)}, {seconds:.1f} s"
+
+
 def _with_classes(outcome: Outcome, classifier: Prepared, logits: Tensor) -> Outcome:
-    return outcome if isinstance(outcome, str) else tuple(with_classes(part, classifier, logits) for part in outcome)
+    return (
+        outcome
+        if isinstance(outcome, PhospheneError)
+        else tuple(with_classes(part, classifier, logits) for part in outcome)
+    )
 
 
 def _answers(
@@ -193,14 +250,14 @@ def _answers(
             if why is not None:
                 one = seen.rows(row, row + 1)
                 (again,) = _outcomes(config, one, target.rows(row, row + 1), other, 1, progress)
-                if not isinstance(again, str) and _why_nothing(again) is None:
+                if not isinstance(again, PhospheneError) and _why_nothing(again) is None:
                     note = in_the_place_of(format_spec(other), format_spec(spec), why)
                     found[row] = other, tuple(replace(part, notes=(note, *part.notes)) for part in again)
     return found
 
 
 def _why_nothing(outcome: Outcome) -> str | None:
-    return outcome if isinstance(outcome, str) else says_nothing(outcome[-1])
+    return str(outcome) if isinstance(outcome, PhospheneError) else says_nothing(outcome[-1])
 
 
 def _outcomes(
@@ -221,7 +278,9 @@ def _outcomes(
     except PhospheneError as error:
         total = len(seen.pictures)
         if total == count:
-            return [str(error)] * count
+            # (without what it was raised in, which holds tensors)
+            error.__cause__ = error.__context__ = error.__traceback__ = None
+            return [error] * count
         singles = [(row, row + count) for row in range(0, total, count)]
         return [
             outcome
@@ -245,8 +304,8 @@ def _row(config: ExplainConfig, labels: Labels, item: Item, folder: str, result:
     picture = item.picture
     maps: list[MapRow] = []
     for spec, target, outcome in result.maps:
-        if isinstance(outcome, str):
-            maps.append(failed_row(spec, target, labels, outcome))
+        if isinstance(outcome, PhospheneError):
+            maps.append(failed_row(spec, target, labels, str(outcome)))
         else:
             maps.append(map_row(folder, picture, spec, target, outcome, labels, config.render, config.overlay_side))
     shown = Asset(f"{folder}/picture.jpg", thumbnail(picture, REPORT_SIDE), {"quality": 90})

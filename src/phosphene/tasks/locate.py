@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 from phosphene.devices import clock
-from phosphene.errors import NumericalError, printable
+from phosphene.errors import ModelError, NumericalError, OptionError, printable
 from phosphene.images import picture_size
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import SegmentName
@@ -20,7 +20,7 @@ from phosphene.targets import typed_classes
 from phosphene.tasks.map_rows import REPORT_SIDE
 from phosphene.tasks.object_rows import object_row
 from phosphene.tasks.objects import Evidence, configured, cut_out, evidence, overview, posteriors
-from phosphene.tasks.task import Progress, answered, computed, pictures_of
+from phosphene.tasks.task import Progress, Say, answered, computed, pictures_of
 from phosphene.types import Prediction
 
 
@@ -83,13 +83,23 @@ class LocateConfig:
         return max(1, self.batch_size // typed_classes(self.classes, classifier.labels).count)
 
     def run(
-        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+        self,
+        classifier: Prepared,
+        items: Sequence[Item],
+        *,
+        start: int = 0,
+        progress: Progress | None = None,
+        say: Say | None = None,
+        first: bool = False,
     ) -> Iterator[LocateRow]:
         """A row for each item, in order; a picture in which nothing can be located is a row with its error.
 
         The maps of all items are made before the first row; objects are cut out when their row is asked for.
+
+        Raises:
+            OptionError: for options that make no sense, or methods that the network does not allow.
         """
-        found = computed(classifier, items, lambda group: _searched(self, classifier, group, progress))
+        found = computed(classifier, items, lambda group: _searched(self, classifier, group, progress, say))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, item, picture_folder(start + number, item.path), result, progress)
 
@@ -105,21 +115,27 @@ class _Searched:
 
 
 def _searched(
-    config: LocateConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None
+    config: LocateConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None, say: Say | None
 ) -> Sequence[_Searched | str]:
     begin = clock(classifier.device)
     pictures = pictures_of(items)
     odds = posteriors(classifier, pictures, config.preset)
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
-        return answered(items, answers, lambda some: _searched(config, classifier, some, progress))
+        return answered(items, answers, lambda some: _searched(config, classifier, some, progress, say))
     chosen = typed_classes(config.classes, classifier.labels).chosen(odds)
     count = len(chosen[0])
+    if say is not None:
+        for item, row, likely in zip(items, chosen, odds, strict=True):
+            say(item, ", ".join(str(Prediction(one, classifier.labels[one], float(likely[one]))) for one in row))
     copies = [picture for picture in pictures for _ in range(count)]
     classes = [index for row in chosen for index in row]
     label = "+".join(config.preset.methods)
     passes = None if progress is None else lambda done, total: progress(done, total, label)
-    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed, progress=passes)
+    try:
+        maps = evidence(classifier, copies, classes, config.preset, seed=config.seed, progress=passes)
+    except ModelError as error:  # pictures are laid out in sizes that the network takes: it is none of these
+        raise OptionError(str(error)) from error
     seconds = (clock(classifier.device) - begin) / len(items)
     found = []
     for number, row in enumerate(chosen):

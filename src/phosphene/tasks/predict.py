@@ -13,7 +13,7 @@ from phosphene.runtime import Prepared, forward
 from phosphene.sources import Item
 from phosphene.store import PredictRow, Row
 from phosphene.tasks.attributions import see
-from phosphene.tasks.task import Progress, answered, computed, pictures_of
+from phosphene.tasks.task import Progress, Say, answered, computed, pictures_of
 from phosphene.types import Prediction
 
 # The best classes of one picture, and the seconds that it took.
@@ -48,7 +48,14 @@ class PredictConfig:
         return self.batch_size
 
     def run(
-        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+        self,
+        classifier: Prepared,
+        items: Sequence[Item],
+        *,
+        start: int = 0,
+        progress: Progress | None = None,
+        say: Say | None = None,
+        first: bool = False,
     ) -> Iterator[PredictRow]:
         """A row for each item, in order; a picture that cannot be read is a row with its error."""
         found = computed(classifier, items, lambda group: _predicted(self, classifier, group))

@@ -15,6 +15,8 @@ from phosphene.tasks.stream import no_answer
 
 # Called with (steps done, steps in all, what is being done).
 Progress = Callable[[int, int, str], None]
+# Called with a picture and what was found of it, as soon as it is.
+Say = Callable[[Item, str], None]
 
 Result = TypeVar("Result")
 
@@ -32,7 +34,14 @@ class PictureTask(Protocol):
         """How many pictures one call of `run` is meant to get."""
 
     def run(
-        self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
+        self,
+        classifier: Prepared,
+        items: Sequence[Item],
+        *,
+        start: int = 0,
+        progress: Progress | None = None,
+        say: Say | None = None,
+        first: bool = False,
     ) -> Iterator[Row]:
         """A row for each item, in order.
 
@@ -41,6 +50,12 @@ class PictureTask(Protocol):
             items: pictures, or errors in their place.
             start: number of the first item in the run; the names of files have it.
             progress: called by what takes many passes.
+            say: called with what is known of a picture before its row is there.
+            first: whether no picture of the run was done before: what is asked for and cannot be done for any of these
+                is refused then, as it is the options' or the network's fault.
+
+        Raises:
+            OptionError: for what was asked for and makes no sense, or cannot be done by the network.
         """
 
 
