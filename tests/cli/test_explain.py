@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,10 @@ def test_json_has_the_documented_keys(tmp_path, cat):
         cat, "--method", "saliency", "--method", "grad_cam", "--class", "top2", "--out", run, "--json", "--seed", 3
     )
     assert outcome.code == 0
-    begun, found = outcome.err.splitlines()  # (for each picture, of a command that is piped)
+    begun, found, *methods = outcome.err.splitlines()  # (for each picture, of a command that is piped)
     assert begun == "cat.jpg 0/1"
-    assert found.startswith("cat.jpg: ")
+    assert re.fullmatch(r"cat\.jpg: tiger cat \d+ %", found)
+    assert [line.rpartition(",")[0] for line in methods] == ["cat.jpg: saliency", "cat.jpg: grad_cam"]
     answer = outcome.json
     keys(answer, ["run", "images"])
     assert Path(answer["run"]) == run

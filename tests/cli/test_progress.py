@@ -38,6 +38,8 @@ def test_threads_wait_passively_and_are_as_many_as_asked_for(tmp_path: Path) -> 
         "    phosphene.cli.main()\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
+        "heavy = ('matplotlib.figure', 'scipy.ndimage', 'scipy.sparse', 'skimage.color', 'sklearn', 'IPython')\n"
+        "assert not [name for name in heavy if name in sys.modules], 'the first result waits for these imports'\n"
         "import torch\n"
         "print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], torch.get_num_threads(), file=sys.stderr)\n"
     )

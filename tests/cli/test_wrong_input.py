@@ -101,9 +101,11 @@ def test_wrong_options(tmp_path, arguments, message):
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-@pytest.mark.parametrize("arguments", [["ladybug", "--recipe", "sci:steps=-1"], ["--unit", "blocks.3=9999"]])
+@pytest.mark.parametrize(
+    "arguments", [["ladybug", "--recipe", "sci:steps=-1"], ["--unit", "blocks.3=9999", "--steps", "2"]]
+)
 def test_wrong_options_of_drawings(tmp_path, arguments):
-    outcome = phosphene("impress", *arguments, "--recipe", "class_model", "--steps", "2", "--out", "run")
+    outcome = phosphene("impress", *arguments, "--out", "run")
     assert outcome.code == 2, outcome.err
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import skimage.data
+import skimage
 import torch
 from torch import Tensor
 

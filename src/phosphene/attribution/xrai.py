@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import scipy
+import skimage
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from skimage.segmentation import felzenszwalb
-from skimage.transform import resize
 from torch import Tensor
 
 from phosphene.attribution.integrated_gradients import path_shares, told_of
@@ -133,7 +132,9 @@ def segments(picture: NDArray[Any], scales: Sequence[float], dilation: float) ->
     for scale in scales:
         with warnings.catch_warnings():  # that more than three channels are one picture, as is meant here
             warnings.filterwarnings("ignore", "Got image with third dimension", RuntimeWarning)
-            labels = felzenszwalb(stretched, scale * ratio, sigma=_BLUR, min_size=max(1, round(_SMALLEST * ratio**2)))
+            labels = skimage.segmentation.felzenszwalb(
+                stretched, scale * ratio, sigma=_BLUR, min_size=max(1, round(_SMALLEST * ratio**2))
+            )
         if size != (height, width):
             labels = _resized(labels, (height, width), order=0)
         found += [_widened(labels, label, place, dilation) for label, place in _places(labels.astype(int))]
@@ -143,7 +144,7 @@ def segments(picture: NDArray[Any], scales: Sequence[float], dilation: float) ->
 def _resized(values: NDArray[Any], size: tuple[int, int], order: int) -> NDArray[Any]:
     """Values (H, W, ...) at another size by splines of an order; labels, of order 0, are not smoothed."""
     options = {"mode": "constant", "preserve_range": True, "anti_aliasing": order > 0}
-    found: NDArray[Any] = resize(values, size, order=order, **options)  # type: ignore[no-untyped-call]
+    found: NDArray[Any] = skimage.transform.resize(values, size, order=order, **options)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -154,7 +155,7 @@ def _ratio(size: tuple[int, ...]) -> float:
 
 def _places(labels: NDArray[Any]) -> list[tuple[int, tuple[slice, slice]]]:
     """Each label that is there, and the box around it."""
-    boxes = ndimage.find_objects(labels + 1)
+    boxes = scipy.ndimage.find_objects(labels + 1)
     return [(label, box) for label, box in enumerate(boxes) if box is not None]
 
 
@@ -165,7 +166,7 @@ def _widened(labels: NDArray[Any], label: int, box: tuple[slice, slice], pixels:
         return np.asarray(labels == label, dtype=bool)
     near = tuple(slice(max(0, side.start - room), side.stop + room) for side in box)
     found = np.zeros(labels.shape, dtype=bool)
-    found[near] = ndimage.distance_transform_edt(labels[near] != label) <= pixels
+    found[near] = scipy.ndimage.distance_transform_edt(labels[near] != label) <= pixels
     return found
 
 
@@ -179,7 +180,7 @@ def gain_densities(evidence: NDArray[Any], masks: NDArray[np.bool_], least: int)
     """
     flat, rows = evidence.ravel().astype(np.float64), masks.reshape(len(masks), -1)
     # By columns: a pixel that is taken is taken from all segments that hold it, and never looked at again.
-    inside = sparse.csc_array(rows, dtype=np.float64)
+    inside = scipy.sparse.csc_array(rows, dtype=np.float64)
     count, total = inside @ np.ones(len(flat)), inside @ flat
     free, found = np.ones(len(flat), dtype=bool), np.empty(len(flat))
     while True:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import skimage
 from numpy.typing import NDArray
-from skimage.color import rgb2lab
 from threadpoolctl import threadpool_limits
 
 from phosphene.errors import OptionError
@@ -56,7 +56,7 @@ def color_features(image: Array, space: ColorSpace = "lab") -> Array:
     if space == "rgb":
         return image
     if space == "lab":
-        return np.asarray(rgb2lab(image)) / 100.0
+        return np.asarray(skimage.color.rgb2lab(image)) / 100.0
     raise OptionError(f"color space '{space}' is unknown; choose lab or rgb")
 
 

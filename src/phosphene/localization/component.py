@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 
 def largest_component(mask: NDArray[np.bool_], weight: NDArray[np.floating] | None = None) -> NDArray[np.bool_]:
@@ -19,8 +19,8 @@ def largest_component(mask: NDArray[np.bool_], weight: NDArray[np.floating] | No
         array([[0, 0, 1],
                [0, 0, 1]])
     """
-    labels, count = ndimage.label(mask)
+    labels, count = scipy.ndimage.label(mask)
     if count <= 1:
         return mask.copy()
-    sizes = ndimage.sum_labels(np.ones(mask.shape) if weight is None else weight, labels, np.arange(1, count + 1))
+    sizes = scipy.ndimage.sum_labels(np.ones(mask.shape) if weight is None else weight, labels, np.arange(1, count + 1))
     return np.asarray(labels == 1 + int(np.argmax(sizes)))

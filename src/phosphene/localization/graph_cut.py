@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from phosphene.errors import OptionError
 
@@ -109,15 +108,15 @@ def minimum_cut(log_odds: Array, edges: Edges) -> NDArray[np.bool_]:
     """
     graph = _graph(log_odds, edges)
     source, sink = log_odds.size, log_odds.size + 1
-    residual = graph - maximum_flow(graph, source, sink).flow
+    residual = graph - scipy.sparse.csgraph.maximum_flow(graph, source, sink).flow
     residual.eliminate_zeros()
-    reached = breadth_first_order(residual, source, return_predecessors=False)
+    reached = scipy.sparse.csgraph.breadth_first_order(residual, source, return_predecessors=False)
     mask = np.zeros(log_odds.size + 2, dtype=bool)
     mask[reached] = True
     return mask[: log_odds.size].reshape(log_odds.shape)
 
 
-def _graph(log_odds: Array, edges: Edges) -> csr_array:
+def _graph(log_odds: Array, edges: Edges) -> scipy.sparse.csr_array:
     """Capacities: source -> pixel for what speaks for the object, pixel -> sink for what speaks against it."""
     units = min(_UNITS, _MOST_FLOW // (math.ceil(_MOST_ODDS) * log_odds.size))
     odds = _whole(log_odds.ravel().clip(-_MOST_ODDS, _MOST_ODDS), units)
@@ -127,7 +126,7 @@ def _graph(log_odds: Array, edges: Edges) -> csr_array:
     tails = np.concatenate([edges.first, edges.second, np.full(len(spoken_for), source), against])
     heads = np.concatenate([edges.second, edges.first, spoken_for, np.full(len(against), sink)])
     capacities = np.concatenate([weight, weight, odds[spoken_for], -odds[against]])
-    return csr_array((capacities, (tails, heads)), shape=(sink + 1, sink + 1))
+    return scipy.sparse.csr_array((capacities, (tails, heads)), shape=(sink + 1, sink + 1))
 
 
 def _whole(values: Array, units: int) -> NDArray[np.int32]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from phosphene.errors import OptionError
@@ -108,7 +108,7 @@ def object_count(evidence: Tensor, *, sigma: float = 0.04, level: float = 0.5) -
 
 def _parts(values: np.ndarray, level: float) -> int:
     peak = values.max()
-    return int(ndimage.label(values > level * peak)[1]) if peak > 0 else 0
+    return int(scipy.ndimage.label(values > level * peak)[1]) if peak > 0 else 0
 
 
 @register_metric(title="Coverage", paper="zhou2016")

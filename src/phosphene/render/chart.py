@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Distinct in hue and in lightness, so that they survive grey printing and most color blindness.
 _COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0e7490", "#be185d", "#a16207", "#4d7c0f", "#525252", "#111827")
@@ -37,7 +39,7 @@ def line_chart(
         quiet: names of lines to be drawn dashed and grey: baselines.
     """
     loud = [name for name in series if name not in quiet]
-    figure = Figure(figsize=(8, 3.73), dpi=150, layout="constrained")
+    figure = _figure(3.73)
     axes = figure.subplots()
     for name, values in series.items():
         places = list(range(len(values))) if xs is None else list(xs)
@@ -72,7 +74,7 @@ def bar_chart(values: Mapping[str, float], *, label: str, quiet: Sequence[str] =
         label: what they measure.
         quiet: names of bars to be drawn grey: baselines.
     """
-    figure = Figure(figsize=(8, 0.7 + 0.4 * len(values)), dpi=150, layout="constrained")
+    figure = _figure(0.7 + 0.4 * len(values))
     axes = figure.subplots()
     colors = ["0.7" if name in quiet else _COLORS[0] for name in values]
     bars = axes.barh(list(values), list(values.values()), color=colors, height=0.6)
@@ -84,6 +86,13 @@ def bar_chart(values: Mapping[str, float], *, label: str, quiet: Sequence[str] =
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return Image.open(content).convert("RGB")
+
+
+def _figure(inches: float) -> Figure:
+    """An empty figure 1200 pixels wide."""
+    from matplotlib.figure import Figure  # (slow to import, and most runs draw no chart)
+
+    return Figure(figsize=(8, inches), dpi=150, layout="constrained")
 
 
 def _same(first: Sequence[float], second: Sequence[float]) -> bool:

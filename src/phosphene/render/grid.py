@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from phosphene.render.palette import palette
 
 INK, PAPER = (32, 33, 36), (255, 255, 255)
 
@@ -131,4 +132,4 @@ def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _colored(values: NDArray[np.float32], low: float, high: float) -> Image.Image:
     share = np.zeros_like(values) if high <= low else (values - low) / (high - low)
-    return Image.fromarray(matplotlib.colormaps["viridis"](share, bytes=True)[..., :3].copy(), "RGB")
+    return Image.fromarray(palette("viridis")(share, bytes=True)[..., :3].copy(), "RGB")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from phosphene.render.grid import font_of
+from phosphene.render.palette import palette
 from phosphene.types import Display
 
 Values = NDArray[np.float32]
@@ -231,5 +231,5 @@ def _is_drawn(array: Values, scale: Scale) -> NDArray[np.bool_]:
 @cache
 def _palette(display: Display) -> NDArray[np.uint8]:
     """(256, 4) colors."""
-    colors = matplotlib.colormaps[_PALETTES[display]](np.arange(256), bytes=True)
+    colors = palette(_PALETTES[display])(np.arange(256), bytes=True)
     return np.asarray(colors, np.uint8)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from phosphene.render.grid import INK, PAPER, font_of
+from phosphene.render.palette import palette
 
 
 def position_map(values: NDArray[np.floating], *, side: int = 224, low: float = 0.0, high: float = 1.0) -> Image.Image:
@@ -32,7 +32,7 @@ def position_map(values: NDArray[np.floating], *, side: int = 224, low: float = 
     share = np.clip((np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12), 0, 1)
     factor = side / max(share.shape)
     size = (max(1, round(share.shape[1] * factor)), max(1, round(share.shape[0] * factor)))
-    colors = matplotlib.colormaps["turbo"]
+    colors = palette("turbo")
     shown = Image.fromarray(colors(share, bytes=True)[..., :3].copy(), "RGB").resize(size, Image.Resampling.NEAREST)
     bar = Image.fromarray(colors(np.linspace(1, 0, size[1])[:, None], bytes=True)[..., :3].copy(), "RGB")
     sheet = Image.new("RGB", (size[0] + 56, size[1]), PAPER)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image, ImageShow
+from PIL import Image
 
 from phosphene import types
 from phosphene.errors import OptionError, OutputError
@@ -163,7 +163,7 @@ class _Drawing:
     def show(self, result: Any) -> None:
         if in_notebook():
             import_module("IPython.display").display(result)
-        elif not ImageShow.show(sheet_picture(sheet_of(result))):
+        elif not import_module("PIL.ImageShow").show(sheet_picture(sheet_of(result))):
             raise OutputError("no program that shows pictures was found; write the result with .save('result.png')")
 
     def save(self, result: Any, path: str | os.PathLike[str]) -> None:

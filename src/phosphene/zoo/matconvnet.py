@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.io import loadmat
 from torch import Tensor
 
 from phosphene.errors import ModelError
@@ -26,7 +26,7 @@ def read_matconvnet(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], Tenso
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give a file with weights")
     try:
-        found: dict[str, Any] = loadmat(path, simplify_cells=True)
+        found: dict[str, Any] = scipy.io.loadmat(path, simplify_cells=True)
     except NotImplementedError:
         raise ModelError(f"{path}: is MATLAB 7.3 (HDF5); save it with -v7, or give .safetensors") from None
     except Exception as error:  # a damaged file may raise anything in the reader
