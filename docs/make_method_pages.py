@@ -48,6 +48,12 @@ FAMILIES = {
     "feature": "Features",
 }
 
+# A transformer, and a chain of layers with ReLUs, in the places of a network of the reader's own.
+_OTHER_NETWORKS = {
+    **dict.fromkeys(["attention_relevance", "attention_rollout"], "hf:vit"),
+    **dict.fromkeys(["captum:deep_lift", "captum:deep_lift_shap", "captum:lrp"], "net.py:make"),
+}
+
 
 def page_name(entry: Entry) -> str:
     """The file of a method's page: captum:lime -> captum_lime.md."""
@@ -107,12 +113,17 @@ def page(entry: Entry, cost: dict[str, Any] | None) -> str:
         f"**Caveat.** {entry.caveat}",
         _picture(entry, cost),
         _options(entry),
-        f"```console\nphosphene explain cat.jpg --method {_spec(entry)}\n```",
+        f"```console\nphosphene explain cat.jpg --method {_spec(entry)}{_model(entry)}\n```",
         f"**Cost.** {_cost(cost)}" if cost and "forward" in cost else "",
         "**References.** " + " ".join(references),
         f"Made from `{entry.function.__module__}` by docs/make_method_pages.py.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _model(entry: Entry) -> str:
+    """The option that names a network which allows the method, where the embedded one does not."""
+    return f" --model {_OTHER_NETWORKS[entry.name]}" if entry.name in _OTHER_NETWORKS else ""
 
 
 def index(costs: dict[str, Any]) -> str:

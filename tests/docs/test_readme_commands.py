@@ -29,6 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACES = {
     **dict.fromkeys(["cat.jpg", "dog.jpg", "wolf.jpg"], "photo.jpg"),
     **dict.fromkeys(["FOLDER", "DIR", "val/", "photos/churches", "photos/screws"], "holiday"),
+    "net.py:make": "small.py:make",
     "val/**/*.jpg": "holiday/**/*.jpg",
     **dict.fromkeys(["dogs_and_wolves/", "dogs_vs_wolves"], "animals"),
 }
@@ -38,7 +39,7 @@ EXTRAS = {
     "batch": r"phosphene (batch|report) ",
     "captum": r"captum:",
     "lite": r"embedded:lite",
-    "hf,onnx": r"(hf|onnx):",
+    "hf,onnx": r"(hf|onnx):|service\.py",
     "web": r"phosphene web",
 }
 # To make the networks of other kinds: what only writes ONNX files, and the tests' own modules.
