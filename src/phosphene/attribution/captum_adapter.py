@@ -74,7 +74,7 @@ class ScoreOf(nn.Module):
         """The score (N, 1)."""
         prepared, target = self.scored
         with capture(self.network, target.layers) as found:
-            raw = self.network(images)
+            raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
         return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
+from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
     candidate_layers,
     check_inside,
@@ -164,6 +165,11 @@ class Network:
                 (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
         return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
 
+    def told(self, inputs: FixedInputs) -> None:
+        """Try the network out with these inputs besides the pictures, if nobody said before which it takes."""
+        if self.classifier.inputs.of_item is not None:
+            self.classifier.inputs = inputs
+
     @property
     def contiguous(self) -> bool:
         """Whether images have to be laid out plainly, and the maps in it too: the network takes views of them."""
@@ -220,7 +226,8 @@ class Network:
         classifier = self.classifier
         images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
         with self._lock, classifier.clear_refusal(images), trial(images.device):
-            found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
+            inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
+            found = survey(self.module, inputs, classifier.called)
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
 
     def layout(self, layer: str, *, fed: bool = False) -> Layout | None:

@@ -140,7 +140,9 @@ def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
     with capture(module, target.layers) as found, prepared.clear_refusal(inputs):
-        raw = module(inputs.to(prepared.dtype, copy=True))  # (the network may work in place on what it is given)
+        raw = prepared.called(
+            module, inputs.to(prepared.dtype, copy=True)
+        )  # (the network may work in place on what it is given)
     layouts = {name: prepared.layout(name) for name in target.layers}
     return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
 

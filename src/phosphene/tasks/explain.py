@@ -136,7 +136,7 @@ class ExplainConfig:
 
         The maps of all items are made before the first row; overlays are drawn when their row is asked for.
         """
-        found = computed(classifier, items, lambda group: _explained(self, classifier, group, progress))
+        found = computed(classifier, items, lambda network, group: _explained(self, network, group, progress))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, classifier.labels, item, picture_folder(start + number, item.path), result)
 

@@ -83,7 +83,7 @@ class LocateConfig:
 
         The maps of all items are made before the first row; objects are cut out when their row is asked for.
         """
-        found = computed(classifier, items, lambda group: _searched(self, classifier, group))
+        found = computed(classifier, items, lambda network, group: _searched(self, network, group))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, item, picture_folder(start + number, item.path), result)
 

@@ -51,7 +51,7 @@ class PredictConfig:
         self, classifier: Prepared, items: Sequence[Item], *, start: int = 0, progress: Progress | None = None
     ) -> Iterator[PredictRow]:
         """A row for each item, in order; a picture that cannot be read is a row with its error."""
-        found = computed(classifier, items, lambda group: _predicted(self, classifier, group))
+        found = computed(classifier, items, lambda network, group: _predicted(self, network, group))
         for item, result in zip(items, found, strict=True):
             row = PredictRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
             if isinstance(result, str) or item.picture is None:
