@@ -19,7 +19,7 @@ from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
-from phosphene.images import Interpolation, Picture, picture_size, preprocess
+from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
 from phosphene.output_targets import best_of_each
@@ -406,7 +406,10 @@ class Classifier:
         channels = self.preprocess.channels
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise OptionError(f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]")
+            hint = VOLUMES if isinstance(images, Tensor) and images.ndim == 5 else ""
+            raise OptionError(
+                f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -461,9 +464,17 @@ class Classifier:
             if not isinstance(error, RuntimeError | AssertionError | ValueError):
                 reason = f"{type(error).__name__}: {reason}"
             raise ModelError(
-                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}"
-                + ("" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for")
+                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}" + self._hint()
             ) from error
+
+    def _hint(self) -> str:
+        """What may be wrong with a network that refuses pictures."""
+        if any(isinstance(child, nn.Conv3d) for child in self.module.modules()):
+            return (
+                "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it into a "
+                "module that makes a volume of a picture, as of one slice among fixed ones"
+            )
+        return "" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for"
 
     def _refuse_second_input(self, error: TypeError) -> None:
         """Say of a network that takes more than pictures what it takes."""

@@ -20,6 +20,7 @@ from skimage.data import astronaut, chelsea, coffee, rocket
 import phosphene
 from phosphene.zoo import embedded, load
 from tests.cli.running import phosphene as command
+from tests.serving import scores_service
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -52,8 +53,13 @@ def _one_embedded_classifier():
         yield
 
 
-# Pages whose commands need what the extras bring.
-NEEDS = {"other_networks.md": ("transformers", "onnx", "onnxruntime")}
+# What commands need beside what the tests bring, by what is typed.
+NEEDS = {
+    "hf:": ("transformers",),
+    ".onnx": ("onnx", "onnxscript", "onnxruntime", "transformers"),
+    ".tflite": ("ai_edge_litert",),
+    "captum:": ("captum",),
+}
 
 
 @pytest.fixture
@@ -66,6 +72,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.fromarray(shot).resize((224, 224)).save(Path("holiday") / f"{name}.jpg")
     Image.fromarray(chelsea()).save("photo.jpg")
     Path("small.py").write_text(SMALL)
+    Path("people.csv").write_text("path,age\nphoto.jpg,31\nholiday/cup.jpg,64\n")
     Path("boxes.csv").write_text("file,class,x0,y0,x1,y1\ncat.jpg,Egyptian cat,50,20,200,220\n")
     for name, shot in (("cat", chelsea()), ("cup", coffee())):
         folder = Path("animals") / name
@@ -96,29 +103,55 @@ METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract 
     ids=lambda page: str(page.relative_to(DOCS)),
 )
 @pytest.mark.usefixtures("pictures", "_one_embedded_classifier")
-def test_commands_of_a_page_run(page: Path) -> None:
-    for package in NEEDS.get(page.name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    if page.name in NEEDS:
-        _other_networks(page)
-    for arguments in commands(page):
-        shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
-        outcome = command(*arguments, *shorter)
-        assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
+def test_commands_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in FILES.findall(page.read_text("utf-8")):
+        Path(name).write_text(code)
+    if page.name == "other_networks.md":
+        _other_networks()
+    lacking: dict[str, list[str]] = {}
+    with scores_service(redness) as address:
+        monkeypatch.setenv("SCORES", address)
+        for arguments in commands(page):
+            typed = shlex.join(arguments)
+            packages = [name for word, names in NEEDS.items() if word in typed for name in names]
+            missing = next((name for name in packages if importlib.util.find_spec(name) is None), None)
+            if missing is not None:
+                lacking.setdefault(missing, []).append(typed)
+                continue
+            shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
+            outcome = command(*arguments, *([] if "--model" in arguments else shorter))
+            assert outcome.code == 0, f"phosphene {typed}: {outcome.err}"
+    if lacking:
+        pytest.skip("; ".join(f"{len(lines)} not run: {name} is not installed" for name, lines in lacking.items()))
 
 
-def _other_networks(page: Path) -> None:
-    """What the page of other networks takes for granted: a folder of transformers, an ONNX file, its own service."""
-    from tests.zoo import test_hf, test_onnx
+# "This is `net.py`:" and a block of code: a file that the commands of the page name.
+FILES = re.compile(r"This\s+is\s+`(\w+\.py)`[^`]*?:\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-    facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    test_hf.processor(test_hf.vit(Path("vit")), "ViTImageProcessor", **facts)
-    test_hf.segformer(Path("segmenter"))
-    test_hf.yolos(Path("detector"))
-    test_onnx.written(Path("net.onnx"), ["n", 3, 32, 32])
-    Path("net.json").write_text('{"size": [32, 32], "labels": ["cat", "dog", "cup"]}')
-    (service,) = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    Path("service.py").write_text(service)
+
+def redness(pictures: np.ndarray) -> np.ndarray:
+    """Scores (N, 2) of pictures (N, H, W, 3): pale and red, as the service of a page answers."""
+    red = pictures[..., 0].mean((1, 2)) / 255
+    return np.stack([1 - red, red], axis=1)
+
+
+def _other_networks() -> None:
+    """What the page of other networks takes for granted, as far as it can be made here."""
+    if importlib.util.find_spec("transformers"):
+        from tests.zoo import test_hf
+
+        facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        test_hf.processor(test_hf.vit(Path("vit")), "ViTImageProcessor", **facts)
+        test_hf.deeplab(Path("deeplab"))
+        test_hf.detr(Path("detr"))
+        if importlib.util.find_spec("onnxscript"):
+            test_hf.exported_mobilenet(Path("mobilenet.onnx"))
+            Path("mobilenet.json").write_text('{"size": [64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}')
+    if importlib.util.find_spec("ai_edge_litert"):
+        from tests.zoo import test_tflite
+
+        test_tflite.written(Path("net.tflite"))
+        Path("net.json").write_text('{"labels": ["cat", "dog", "cup"]}')
 
 
 @cache

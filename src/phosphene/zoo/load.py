@@ -49,9 +49,9 @@ def load_classifier(
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
             with their published weights, preprocessing and labels; "hf:NAME" or "hf:FOLDER" of transformers;
             "onnx:FILE" and "tflite:FILE", which have scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights
-            from a file; "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an nn.Module; a
-            TorchScript or torch.export file; a folder made by `phosphene head`. Behind any of these `@KEY` names the
-            output that holds the scores, where there are several. A Classifier is returned as it is, or
+            from a file; "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an
+            nn.Module; a TorchScript or torch.export file; a folder made by `phosphene head`. Behind any of these `@KEY`
+            names the output that holds the scores, where there are several. A Classifier is returned as it is, or
             on another device as a copy. A bare nn.Module sees pictures in [0, 1] at their own size, without
             normalization, unless `preprocess` says otherwise, and a warning says so; one of timm is fed as it was
             trained.
