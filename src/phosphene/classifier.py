@@ -471,7 +471,7 @@ class Classifier:
         """What may be wrong with a network that refuses pictures."""
         if any(isinstance(child, nn.Conv3d) for child in self.module.modules()):
             return (
-                "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it into a "
+                "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it in a "
                 "module that makes a volume of a picture, as of one slice among fixed ones"
             )
         return "" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for"

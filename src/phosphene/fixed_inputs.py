@@ -203,5 +203,9 @@ def _for_each(value: Any, images: Tensor) -> Any:
 
 
 def tensors_of(fixed: FixedInputs) -> Iterator[tuple[str, Tensor]]:
-    """The fixed tensors by name, for a digest of the network."""
-    yield from ((name, value) for name, value in sorted(fixed.values.items()) if isinstance(value, Tensor))
+    """The fixed values by name, plain ones as the bytes of their text, for a digest of the network."""
+    for name, value in sorted(fixed.values.items()):
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, bool | int | float | str | None):
+            yield name, torch.tensor(list(repr(value).encode()), dtype=torch.uint8, device="cpu")
