@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 from skimage.data import chelsea, coffee
 
+from tests.docs.test_site import FILES
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,15 @@ PLACES = {
     "photos/churches": "holiday",
     "dogs_and_wolves/": "animals",
     "dogs_vs_wolves": "animals",
+}
+
+# What is not there without extras, or without a service.
+ELSEWHERE = {
+    "captum:": "captum is an extra",
+    "hf:": "transformers is an extra",
+    ".onnx": "onnxruntime is an extra",
+    ".tflite": "LiteRT is an extra",
+    "service.py": "it asks a service",
 }
 
 
@@ -67,6 +78,9 @@ def place(tmp_path_factory) -> Path:
             Image.fromarray(picture()[cut:, cut:]).save(folder / name / f"{number}.jpg")
     boxes = "".join(f"{number}.jpg,281,10,10,200,200\n" for number in range(5))
     (folder / "boxes.csv").write_text("file,class_index,x0,y0,x1,y1\n" + boxes)
+    (folder / "people.csv").write_text("path,age\nphoto.jpg,31\nholiday/1.jpg,64\n")
+    for name, code in FILES.findall((ROOT / "docs" / "inputs_and_outputs.md").read_text(encoding="utf-8")):
+        (folder / name).write_text(code)
     (folder / "shards").mkdir()
     for number in range(10):
         with tarfile.open(folder / "shards" / f"{number:03d}.tar", "w") as shard:
@@ -93,8 +107,9 @@ def python(tmp_path_factory) -> str:
 def test_line_runs_as_printed(page: str, line: str, python: str, place: Path) -> None:
     for call in line.split(" && "):
         words = [PLACES.get(word, word) for word in shlex.split(call.partition(" > ")[0])]
-        if any(word.startswith("captum:") for word in words):
-            pytest.skip("captum is an extra")
+        needs = next((what for word, what in ELSEWHERE.items() if any(word in one for one in words)), None)
+        if needs is not None:
+            pytest.skip(f"{needs}; tests/docs/test_site.py runs it")
         if "--resume" not in words and "--out" in words:
             words.append("--overwrite")
         done = subprocess.run([python, "-m", *words], cwd=place, capture_output=True, text=True, check=False)
