@@ -68,6 +68,7 @@ class Network:
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
+        self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
@@ -301,8 +302,30 @@ class Network:
             if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
         }
 
+    def sees_picture(self, layer: str) -> bool:
+        """Whether what a layer gives hangs on the picture, not on other inputs of the network alone; tried out once.
+
+        Of a network that takes the picture alone every layer is taken to.
+        """
+        if not self.classifier.inputs.values:
+            return True
+        with self._lock:
+            if layer not in self._seeing:
+                with trial(self.classifier.device):
+                    one, other = (self._given_by(layer, image) for image in self._noise(self._image).split(1))
+                self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
+            return self._seeing[layer]
+
+    def _given_by(self, layer: str, images: Tensor) -> Tensor | None:
+        """The output of a layer; None if it does not run."""
+        with capture(self.module, [layer]) as found:
+            self.classifier.run(self.module, images)
+        return found.get(layer)
+
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
+        if not self.sees_picture(layer):
+            return None
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()

@@ -217,8 +217,21 @@ class Prepared(Classifier):
         return any(isinstance(child, UnflattenedModule) for child in self.module.modules())
 
     def layer_name(self, layer: LayerName | None) -> str:
-        """The dotted name of a layer given by name, as a module of the original network, or None for the default."""
-        return self.default_layer if layer is None else layer_name(self.source.module, layer)
+        """The dotted name of a layer given by name, as a module of the original network, or None for the default.
+
+        Raises:
+            NotFoundError: if there is none.
+            ModelError: if it looks at other inputs of the network than the picture.
+        """
+        if layer is None:
+            return self.default_layer
+        name = layer_name(self.source.module, layer)
+        if self.inputs.of_item is None and not self.network.sees_picture(name):
+            raise ModelError(
+                f"layer '{name}' of {self.name} looks at inputs that are fixed, not at the picture that is explained; "
+                "name a layer that the picture goes through"
+            )
+        return name
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         with self._types(), self._drawing():
