@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
@@ -172,6 +173,15 @@ def test_labels_tell_the_first_of_several_outputs():
         forward(classifier_of(both.module), IMAGES)
     with pytest.raises(ModelError, match="several outputs"):
         forward(classifier_of(Heads("tuple").eval(), labels=list("abcde")), IMAGES)
+
+
+Named = namedtuple("Named", "logits aux")
+
+
+def test_a_field_named_after_the_scores_is_no_guess():
+    """As networks with a second classifier return them while they are trained."""
+    both = classifier_of(Returns(lambda scores, x: Named(scores, scores.flip(1))))
+    assert torch.allclose(forward(both, IMAGES), forward(classifier_of(pooled()), IMAGES), atol=1e-5)
 
 
 FACTORY = """

@@ -528,8 +528,11 @@ class Classifier:
     def _refuse_several(self, output: Any, scores: Tensor) -> None:
         """Refuse the first of several outputs that could each be the scores: rows, or maps where these are asked for.
 
-        One that has not as many classes as there are labels could not.
+        One that has not as many classes as there are labels could not; the first field of a tuple is not refused where
+        its name says that it holds them.
         """
+        if next(iter(getattr(output, "_fields", ())), None) in _NAMES_OF_SCORES:
+            return
         axes = 4 if self.head == "maps" else 2
 
         def fits(value: Any) -> bool:
@@ -614,8 +617,8 @@ class Classifier:
     def _with(self, module: nn.Module, inputs: FixedInputs) -> Classifier:
         there = dict(unwrapped(module).named_modules(remove_duplicate=False))
         layouts = {name: layout for name, layout in self.layouts.items() if name in there}
-        facts = {"name": self.name, "output": self.output, "inputs": inputs, "layouts": layouts}
-        return Classifier(module, self.preprocess, self.labels, self.head, **facts)
+        basics = (module, self.preprocess, self.labels, self.head)
+        return Classifier(*basics, name=self.name, output=self.output, inputs=inputs, layouts=layouts)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -677,6 +680,8 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
         ModelError: if none is found, or none under `key`.
     """
     if key is not None:
+        if isinstance(output, Mapping) and isinstance(key, int) and key not in output:
+            output = list(output.values())  # (names of some files are no words: a position is meant)
         try:
             output = output[key]
         except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):  # (the last: torch before 2.9)
@@ -700,9 +705,15 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
     return values
 
 
+# Keys and fields that say that they hold the scores, as models of many makers have them.
+_NAMES_OF_SCORES = ("logits", "scores", "output", "out", "pred", "prediction")
+
+
 def several_outputs(name: str, output: Any) -> ModelError:
     """The error for a network of several outputs, any of which could be meant."""
     first = next(iter(output)) if isinstance(output, Mapping) else 0
+    if set(str(first)) & set("/:"):  # what a model's spec cannot hold
+        first = 0
     return ModelError(
         f"{name} returns several outputs ({_listed(output)}); say which holds the scores: output={first!r} in Python "
         f"and in a JSON card, SPEC@{first} where a model is named"
@@ -724,7 +735,7 @@ def _listed(output: Any) -> str:
 def _first_known(output: Any, kind: type) -> Any:
     """The logits of a dict, the first tensor of a tuple, or of an object with a field of that name."""
     if isinstance(output, Mapping):
-        for key in ("logits", "scores", "output", "out", "pred", "prediction"):
+        for key in _NAMES_OF_SCORES:
             if isinstance(output.get(key), kind):
                 return output[key]
         found = [value for value in output.values() if isinstance(value, kind)]

@@ -312,7 +312,8 @@ class Network:
         with self._lock:
             if layer not in self._seeing:
                 with trial(self.classifier.device):
-                    one, other = (self._given_by(layer, image) for image in self._noise(self._image).split(1))
+                    noise = self._noise(self._image)
+                    one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
                 self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
             return self._seeing[layer]
 

@@ -123,7 +123,7 @@ def _card(spec: str, weights: Weights) -> Card:
 def _and_output(spec: str) -> tuple[str, str | int | None]:
     """(spec, key or position of the scores) of SPEC@KEY; a file or folder of that name is no such thing."""
     rest, at, key = spec.rpartition("@")
-    exists = any(Path(place).exists() for place in (spec, spec.partition(":")[2]))
+    exists = any(place and Path(place).exists() for place in (spec, spec.partition(":")[2]))
     if not (at and rest and key) or exists or set(key) & set("/:"):
         return spec, None
     return rest, int(key) if key.isdigit() else key
