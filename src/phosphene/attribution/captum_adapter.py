@@ -73,7 +73,7 @@ class ScoreOf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The score (N, 1)."""
         prepared, target = self.scored
-        with capture(self.network, target.layers) as found:
+        with capture(self.network, target.layers) as found, prepared.clear_refusal(images):
             raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
         return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]
