@@ -151,7 +151,7 @@ def _other_networks() -> None:
         from tests.zoo import test_tflite
 
         test_tflite.written(Path("net.tflite"))
-        Path("net.json").write_text('{"labels": ["cat", "dog", "cup"]}')
+        Path("net.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["cat", "dog", "cup"]}')
 
 
 @cache
