@@ -104,7 +104,7 @@ class SimulatedWorker:
         if end < len(entries):
             self.deaths += 1
             self.time += self.world.start
-            raise WorkerDiedError("killed by SIGKILL", finished)
+            raise WorkerDiedError("killed by SIGKILL", (shard.number, ShardCounts(finished)))
         return Made(shard.number, self._counts(shard)) if what == "make" else None
 
     def _counts(self, shard: Shard) -> ShardCounts:

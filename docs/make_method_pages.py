@@ -198,7 +198,7 @@ def _values(kind: Any) -> str:
     if "LayerName" in str(kind) or torch.nn.Module in get_args(kind):
         return "layer"
     if get_origin(kind) is tuple:
-        return "`10` or `10x20`"
+        return "numbers, `0.1x0.2`" if Ellipsis in get_args(kind) else "`10` or `10x20`"
     names = {int: "whole number", float: "number", bool: "`true`, `false`", str: "method", type(None): "`none`"}
     return " or ".join(names.get(one, str(one)) for one in get_args(kind) or (kind,))
 

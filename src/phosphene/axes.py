@@ -94,12 +94,13 @@ class Follow(Operations):
         return found if found is not None and _fits(found, value.shape) else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {item: self._known[item] for item in _tensors((*args, *(kwargs or {}).values())) if item in self._known}
+        values = tensors_in((*args, *(kwargs or {}).values()))
+        given = {item: self._known[item] for item in values if item in self._known}
         output = func(*args, **(kwargs or {}))
         if given:
-            values = list(_tensors((output,)))
+            made = list(tensors_in((output,)))
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
-            for value in values:
+            for value in made:
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
                     self._known[value] = axes
@@ -108,12 +109,13 @@ class Follow(Operations):
         return output
 
 
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments or results of an operation, those in lists too."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _fits(axes: Axes, shape: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phosphene.devices import CPU
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
@@ -272,7 +273,7 @@ class Classifier:
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
         self.inputs = fixed_inputs(unwrapped(module), inputs, explained)
-        self.layouts = _checked_layouts(unwrapped(module), layouts)
+        self._layouts = _checked_layouts(unwrapped(module), layouts)
         self._refreshed = [0]  # (a prepared form shares it)
         self._base: Classifier | None = None  # the same network with other inputs: what is prepared of it is shared
 
@@ -363,6 +364,15 @@ class Classifier:
     def labels(self, labels: LabelsLike) -> None:
         self._labels = as_labels(labels)
 
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Which axis of a layer's output is which, for those that are misread."""
+        return self._layouts
+
+    @layouts.setter
+    def layouts(self, layouts: Mapping[str, Layout] | None) -> None:
+        self._layouts = _checked_layouts(self.module, layouts)
+
     def __repr__(self) -> str:
         size = "any size" if self.preprocess.size is None else "x".join(map(str, self.preprocess.size))
         return f"Classifier({self.name}, {size}, {len(self.labels) or 'unnamed'} classes, {self.head} head)"
@@ -370,7 +380,8 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next((tensor.device for tensor in self._state()), torch.device("cpu"))
+        first = next((tensor.device for tensor in self._state()), CPU)
+        return _device_of_values(self._kept) if first.type == "meta" else first
 
     @property
     def mean_image(self) -> Tensor:
@@ -410,6 +421,12 @@ class Classifier:
             raise OptionError(
                 f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
             )
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(images) or type(images).__name__ == "FakeTensor"
+        if wrapped or images.device.type == "meta":
+            raise OptionError(
+                "images without values of their own (of torch.func, FakeTensorMode or the device 'meta'); call "
+                "outside of the transformation, with a tensor that holds them"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -419,7 +436,12 @@ class Classifier:
 
     def _state(self) -> Iterator[Tensor]:
         # Asked at each batch, and the first is mostly enough: a list of all would take a millisecond.
-        return chain(self.module.parameters(), self.module.buffers())
+        return chain(self._kept.parameters(), self._kept.buffers())
+
+    @property
+    def _kept(self) -> nn.Module:
+        """The module that holds the weights."""
+        return self.module
 
     def logits(self, images: Tensor, copies: int = 1) -> Tensor:
         """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
@@ -619,6 +641,19 @@ class Classifier:
         layouts = {name: layout for name, layout in self.layouts.items() if name in there}
         basics = (module, self.preprocess, self.labels, self.head)
         return Classifier(*basics, name=self.name, output=self.output, inputs=inputs, layouts=layouts)
+
+
+def _device_of_values(module: nn.Module) -> torch.device:
+    """Where values are, of a module whose first tensor has none: a skeleton that is fed with weights kept elsewhere."""
+    known = (tensor.device for tensor in (*module.parameters(), *module.buffers(), *loose_tensors(module)))
+    return next((device for device in known if device.type != "meta"), torch.device("meta"))
+
+
+def loose_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors that are attributes of modules, or lie in lists and dicts that are, such as stacked weights."""
+    for value in chain.from_iterable(vars(child).values() for child in module.modules()):
+        items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+        yield from (item for item in items if isinstance(item, Tensor))
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -83,8 +83,11 @@ def _python() -> str:
 class CancelledError(BaseException):
     """A computation was asked to stop through its Cancel.
 
-    Like asyncio's it is no Exception: a handler that turns errors into rows must not turn a stop into one.
+    Like asyncio's it is no Exception: a handler that turns errors into rows must not turn a stop into one. `place` is
+    the run that keeps what was finished, where there is one.
     """
+
+    place: str | None = None
 
 
 def printable(text: str) -> str:

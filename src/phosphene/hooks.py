@@ -26,6 +26,20 @@ Edit = Callable[[str, Tensor], Tensor]
 ReluRule = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
+class Captured(dict[str, Tensor]):
+    """What was captured, by name; whoever asks for more is told what did not run."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise did_not_run(name)
+
+
+def did_not_run(layer: str) -> ModelError:
+    """Why nothing of a layer was seen, in one line."""
+    return ModelError(
+        f"layer '{layer}' did not run on these images, or returned no tensor; `phosphene layers` lists those that do"
+    )
+
+
 @contextmanager
 def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) -> Iterator[dict[str, Tensor]]:
     """The outputs of named layers, filled in while the module runs inside the context.
@@ -48,7 +62,7 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence | Set):
         raise OptionError(f"layers {layers!r} to be captured are no list; give their dotted names")
-    found: dict[str, Tensor] = {}
+    found = Captured()
     thread = threading.get_ident()
 
     def hook_for(name: str) -> Callable[..., Any]:
@@ -58,6 +72,11 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
             value = first_tensor(output)
             if value is None:
                 return None
+            if _is_wrapped(value):
+                raise ModelError(
+                    f"layer '{name}' runs inside of torch.vmap or another transformation of torch.func, where nobody "
+                    "can watch it; use a method that looks at input and output alone (saliency, occlusion, rise)"
+                )
             value = value if edit is None else edit(name, value)
             found[name] = value
             return _replace_first(output, value.clone())
@@ -142,7 +161,7 @@ def survey(
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             # What returns a dict is a whole network or a part of one, no layer with an output of its own.
             value = None if isinstance(output, Mapping) else first_tensor(output)
-            if value is not None and threading.get_ident() == thread:
+            if value is not None and threading.get_ident() == thread and not _is_wrapped(value):
                 calls = seen.pop(name).calls + 1 if name in seen else 1
                 fed = first_tensor(arguments)
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
@@ -187,6 +206,10 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, tuple | list):
         return next((item for item in output if isinstance(item, Tensor)), None)
     return None
+
+
+def _is_wrapped(value: Tensor) -> bool:
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 
 def _replace_first(output: Any, value: Tensor) -> Any:
@@ -432,11 +455,10 @@ def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
     if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
         return node_kind(node) != "_Rectify" and not getattr(node, "linear", False)
-    if node_kind(node) in (
-        "Clamp",
-        "ClampMin",
-    ):  # a clamp from elsewhere than 0 keeps numbers safe and is no activation
-        return _is_zero(node._saved_min)
+    if node_kind(node) in ("Clamp", "ClampMin"):
+        return _is_zero(node._saved_min)  # (from elsewhere than 0 it keeps numbers safe and is no activation)
+    if any(node_kind(below) == "Abs" for below in nodes_below(node)):  # of a magnitude, as in nn.LPPool2d, it is none
+        return False
     return node_kind(node) in _ESCAPED
 
 

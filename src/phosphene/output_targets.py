@@ -93,7 +93,7 @@ class Region(
 
     @classmethod
     def parse(cls, text: str) -> Region:
-        name, place = _class_and_numbers(text, (0, 2, 4), cls.kind)
+        name, place = _class_and_numbers(text, (0, 2, 4))
         return cls(name, place)
 
     def label(self, labels: Labels) -> str:
@@ -182,7 +182,7 @@ class Detected(
 
     @classmethod
     def parse(cls, text: str) -> Detected:
-        name, box = _class_and_numbers(text, (4,), cls.kind)
+        name, box = _class_and_numbers(text, (4,))
         return cls(name, (box[0], box[1], box[2], box[3]))
 
     def label(self, labels: Labels) -> str:
@@ -328,7 +328,7 @@ def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
     return shared / (areas - shared)
 
 
-def _class_and_numbers(text: str, counts: tuple[int, ...], kind: str) -> tuple[int | str, tuple[float, ...]]:
+def _class_and_numbers(text: str, counts: tuple[int, ...]) -> tuple[int | str, tuple[float, ...]]:
     """What CLASS@NUMBERS means."""
     name, _, rest = text.rpartition("@") if "@" in text else (text, "", "")
     try:
@@ -337,7 +337,7 @@ def _class_and_numbers(text: str, counts: tuple[int, ...], kind: str) -> tuple[i
         numbers = (math.nan,)
     if not name or len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         wanted = " or ".join(str(count) for count in counts)
-        raise OptionError(f"--{kind} '{text}': write CLASS@ and {wanted} numbers with commas, in pixels")
+        raise OptionError(f"{text}: write CLASS@ and {wanted} numbers with commas, in pixels")
     return int(name) if name.isdigit() else name, numbers
 
 

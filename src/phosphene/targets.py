@@ -460,7 +460,7 @@ class Unit(
         channel, _, place = rest.partition("@")
         if layer and not given:
             raise OptionError(
-                f"--unit {layer}: which channel of it? give {layer}=CHANNEL, or {layer}=all for the whole layer; "
+                f"{layer}: which channel of it? give {layer}=CHANNEL, or {layer}=all for the whole layer; "
                 f"phosphene activations IMAGE --layer {layer} shows what its channels answer"
             )
         channel = "" if rest == "all" else channel
@@ -470,7 +470,7 @@ class Unit(
                 raise ValueError(text)
             return cls(layer, int(channel) if channel else None, (rows[0], rows[1]) if rows else None)
         except ValueError:
-            raise OptionError(f"--unit '{text}' is not LAYER=CHANNEL, LAYER=CHANNEL@ROW,COLUMN or LAYER=all") from None
+            raise OptionError(f"{text}: is not LAYER=CHANNEL, LAYER=CHANNEL@ROW,COLUMN or LAYER=all") from None
 
     def scores(self, outputs: Outputs, default: Score = "logit") -> Tensor:
         """The activation of the unit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -22,9 +23,17 @@ from phosphene.atlases.laid_out import in_cells, whitened
 from phosphene.atlases.look import field_side, looks
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import CancelledError, InputError, ModelError, OptionError
+from phosphene.errors import (
+    CancelledError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    ResourceError,
+)
 from phosphene.runtime import prepare
 from phosphene.zoo import ModelChoice
+from tests.browsing import CHROMIUM, needs_chromium
 from tests.cli.running import phosphene as command
 from tests.networks import classifier_of, one_channel, pooled, vgg_f
 from tests.transformers import VisionTransformer
@@ -294,11 +303,68 @@ def test_any_worker_can_draw_a_part(site, tmp_path):
     assert parts == len(list((tmp_path / "material").glob("*.json"))) >= 5
 
 
-def test_workers_draw_the_same(tmp_path):
-    given = {"classes": [0, 1], "channels": 2, "seeds": 1, "steps": 2, "channel_steps": 2}
-    for name, workers in (("here", 0), ("there", 1)):
-        phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / name, layers=["1"], workers=workers, threads=1, **given)
-    assert files(tmp_path / "here") == files(tmp_path / "there")
+DRAWN = {"classes": [0, 1], "channels": 2, "seeds": 1, "steps": 2, "channel_steps": 2, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def drawn_here(tmp_path_factory):
+    """(photographs, files) of an atlas that this process alone has drawn."""
+    place = tmp_path_factory.mktemp("here")
+    folder = pictures(place / "photos", 3)
+    phosphene.atlas(classifier_of(vgg_f()), folder, place / "site", layers=["1"], grid=2, facets=0, **DRAWN)
+    return folder, files(place / "site")
+
+
+def test_workers_draw_the_same(drawn_here, tmp_path):
+    folder, same = drawn_here
+    network = classifier_of(vgg_f())
+    phosphene.atlas(network, folder, tmp_path / "site", layers=["1"], grid=2, facets=0, workers=2, **DRAWN)
+    assert files(tmp_path / "site") == same
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_cluster_draws_the_same(drawn_here, tmp_path):
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
+    folder, same = drawn_here
+    told, given = [], {"layers": ["1"], "grid": 2, "facets": 0, **DRAWN}
+    with pytest.raises(ResourceError, match="no cluster"):
+        phosphene.atlas(classifier_of(vgg_f()), folder, tmp_path / "site", ray="127.0.0.1:1", **given)
+    assert not (tmp_path / "site").exists()
+    phosphene.atlas(
+        classifier_of(vgg_f()),
+        folder,
+        tmp_path / "site",
+        ray="local",
+        workers=2,
+        progress=lambda *one: told.append(one),
+        **given,
+    )
+    assert not ray.is_initialized()
+    assert files(tmp_path / "site") == same
+    assert told[:2] == [(0, 1, "look-0000"), (0, 1, "look-0000, 0/3")]  # a part alone is drawn here
+    assert [done for done, total, _ in told if total > 1] == [1, 2, 3, 4]
+
+
+def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ray\[data\]"):
+        phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / "site", layers=["1"], ray="local", **DRAWN)
+    with pytest.raises(OptionError, match="--num-gpus is for Ray"):
+        phosphene.atlas(classifier_of(vgg_f()), out=tmp_path / "site", layers=["1"], num_gpus=1, **DRAWN)
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_part_of_which_workers_go_on_dying_ends_the_atlas(tmp_path):
+    (tmp_path / "mortal.py").write_text(
+        "import os, signal\nfrom tests.networks import classifier_of, vgg_f\n\n"
+        "def make():\n    if os.environ['DRIVER'] != str(os.getpid()):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return classifier_of(vgg_f())\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRIVER", str(os.getpid()))
+        with pytest.raises(ResourceError, match=r"classes-00000: 3 workers died of it \(killed by SIGKILL"):
+            phosphene.atlas(f"{tmp_path / 'mortal.py'}:make", out=tmp_path / "site", layers=["1"], workers=1, **DRAWN)
+    assert not [path for path in (tmp_path / "site").rglob("*") if "partial" in path.name]
 
 
 def test_the_command_says_what_it_drew(tmp_path):
@@ -398,10 +464,7 @@ def test_each_picture_is_looked_at_once():
     assert [part.first for part in parts] == [0, 32, 64]
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@needs_chromium
 @pytest.mark.parametrize("name", ["index.html", "class/1.html", "class/2.html", "layer/5/activations.html#0-0"])
 def test_a_browser_opens_it_from_disk_without_a_word(site, name, tmp_path):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]

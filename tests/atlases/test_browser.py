@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 import phosphene
 from tests.atlases.test_atlas import FEW, HOSTILE, network, pictures
+from tests.browsing import needs_chromium, opening
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed (make test-web installs it)"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
+pytestmark = [pytest.mark.filterwarnings("default"), needs_chromium]
 
 
 @pytest.fixture(scope="module")
@@ -27,40 +18,11 @@ def address(tmp_path_factory):
     return (place / "site").as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def opened(browser, address):
-    """Opens a page; at the end nothing was asked of others, and nothing was said in the console."""
-    shown, wrong = [], []
-
-    def open_page(name="index.html", width=1280, dark=False):
-        page = browser.new_page(
-            viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
-        )
-        page.set_default_timeout(30_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text))
-        # (Pictures that were still on their way when a page was left were given up by the browser.)
-        page.on(
-            "requestfailed",
-            lambda asked: None if asked.failure == "net::ERR_ABORTED" else wrong.append(asked.url),
-        )
-        page.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else wrong.append(asked.url))
-        page.goto(f"{address}/{name}")
-        shown.append(page)
-        return page
-
-    yield open_page
-    for page in shown:
-        page.close()
-    assert not wrong
+    """Opens a page of the atlas."""
+    with opening(browser, address) as open_page:
+        yield open_page
 
 
 def test_search_by_keyboard_opens_a_class_from_any_page(opened):
@@ -78,7 +40,7 @@ def test_search_by_keyboard_opens_a_class_from_any_page(opened):
 
 
 def test_hostile_names_are_text_in_what_is_found(opened):
-    page = opened()
+    page = opened("index.html")
     page.fill("#search", "onerror")
     page.wait_for_selector("#found [role=option]")
     assert HOSTILE in page.inner_text("#found")
@@ -86,7 +48,7 @@ def test_hostile_names_are_text_in_what_is_found(opened):
 
 
 def test_the_filter_leaves_the_classes_of_that_name(opened):
-    page = opened()
+    page = opened("index.html")
     page.fill("#filter", "GRÖSSE".lower().replace("ss", "ß"))
     assert page.locator("#grid li:visible").count() == 1
     page.fill("#filter", "nothing of the kind")

@@ -48,7 +48,7 @@ class Worker:
         for place in range(0, len(numbers), BATCH):
             batch = set(numbers[place : place + BATCH])
             if batch & self.killers or (self.together and self.together <= batch) or self.asked in self.accidents:
-                raise WorkerDiedError("killed by SIGSEGV", place)
+                raise WorkerDiedError("killed by SIGSEGV", (shard.number, ShardCounts(place)))
             tell(shard.number, ShardCounts(place + BATCH))
         if what == "make":
             self.made = [entry.key for entry in shard.entries if left_out(entry)]

@@ -142,3 +142,26 @@ def test_what_a_worker_cannot_do_is_said_by_the_run(tmp_path):
         patch.setenv("FIRST", str(os.getpid()))
         with pytest.raises(ModelError, match="no card"):
             phosphene.batch(f"{place}:make", folder, tmp_path / "two", workers=1, **OPTIONS)
+
+
+def test_a_network_of_the_main_module_is_refused_and_nobody_waits(tmp_path):
+    folder, place = photos(tmp_path / "photos", 3), tmp_path / "script.py"
+    place.write_text(
+        "import sys, torch, phosphene\n"
+        "class Net(torch.nn.Sequential):\n    pass\n"
+        "net = Net(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+        "classifier = phosphene.Classifier(net, phosphene.Preprocess((16, 16)))\n"
+        "phosphene.batch(classifier, sys.argv[1], sys.argv[2], method='saliency', workers=1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, str(place), str(folder), str(tmp_path / "run")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1].startswith(
+        "phosphene.errors.OptionError: the classifier cannot be sent to another process (Can't get attribute 'Net'"
+    )

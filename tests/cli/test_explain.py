@@ -32,7 +32,9 @@ def test_json_has_the_documented_keys(tmp_path, cat):
         cat, "--method", "saliency", "--method", "grad_cam", "--class", "top2", "--out", run, "--json", "--seed", 3
     )
     assert outcome.code == 0
-    assert outcome.err == "cat.jpg 0/1\n"  # (a line for each picture, of a command that is piped)
+    begun, found = outcome.err.splitlines()  # (for each picture, of a command that is piped)
+    assert begun == "cat.jpg 0/1"
+    assert found.startswith("cat.jpg: ")
     answer = outcome.json
     keys(answer, ["run", "images"])
     assert Path(answer["run"]) == run

@@ -46,9 +46,10 @@ def test_threads_wait_passively_and_are_as_many_as_asked_for(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True, env=environment
     )
-    *lines, last = done.stderr.splitlines()
+    *lines, found, last = done.stderr.splitlines()
     assert last == "passive 3000 1"
     assert lines == [f"{picture.name} 0/1"]
+    assert found == f"{picture.name}: tiger cat 39 %"
     assert json.loads(done.stdout)["images"][0]["status"] == "ok"
 
 

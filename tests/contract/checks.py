@@ -39,6 +39,7 @@ _QUICK: dict[str, Any] = {
     "components": 2,
     "segments": 4,
     "cells": 3,
+    "scales": (5000.0,),
 }
 
 Explain = Callable[..., Attribution]

@@ -66,7 +66,8 @@ def test_one_class_for_all_and_never_zipped_short(method):
 @pytest.mark.parametrize("method", checks.method_names())
 def test_a_map_that_says_nothing_is_named(method):
     """NaN and zero everywhere carry a reason; a good image of the same batch carries none."""
-    spec = checks.quick_spec(method)
+    # To the network below a white baseline is not a number for any image.
+    spec = checks.quick_spec(method, **({"baseline": "black"} if method == "xrai" else {}))
     images = torch.rand(2, 3, 16, 16)
     images[0] *= 0.1
     images[1] = 0.9 + 0.1 * images[1]

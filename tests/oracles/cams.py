@@ -101,10 +101,15 @@ def ablation_cam(head: Head, a: Tensor) -> Tensor:
     return _weighted(a, weights)
 
 
-def integrated_gradients(score: Head, image: Tensor, base: Tensor, steps: int = 4000) -> Tensor:
-    """(H, W) by the midpoint rule, many steps."""
+def path_shares(score: Head, image: Tensor, base: Tensor, steps: int = 4000) -> Tensor:
+    """(C, H, W) integrated gradients of each value, by the midpoint rule, many steps."""
     image, base = image.double(), base.double()
     total = torch.zeros_like(image)
     for step in range(steps):
         total += gradient(lambda x: score(x), base + (step + 0.5) / steps * (image - base))
-    return ((image - base) * total / steps).sum(0)
+    return (image - base) * total / steps
+
+
+def integrated_gradients(score: Head, image: Tensor, base: Tensor, steps: int = 4000) -> Tensor:
+    """(H, W) the sum of the shares over the channels."""
+    return path_shares(score, image, base, steps).sum(0)

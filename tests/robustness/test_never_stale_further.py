@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from phosphene import explain
 from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import OptionError
 from phosphene.runtime import forward, prepare
 from phosphene.targets import Target
 from tests.comparing import map_error
@@ -273,16 +275,112 @@ def test_after_refresh_everything_is_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["below", "bent", "factor"])
-def test_what_a_class_is_given_is_seen_after_refresh(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_class_is_given_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = made(Settings)
     classifier = classifier_of(network, SIZE)
     errors(classifier, network)
     original = Settings.below
     exchanged = {"below": lambda self, x: original(self, x) * -1, "bent": lambda self, x: x.square(), "factor": 3.0}
     monkeypatch.setattr(Settings, name, exchanged[name])
-    classifier.refresh()
     found = errors(classifier, network)
     assert all(error <= MOST for error in found.values()), found
+
+
+SCALE, BLURS, KNOWN = 1.0, False, {"scale": 1.0}
+SPACE, HERE = SimpleNamespace(scale=1.0), sys.modules[__name__]
+
+
+class Fixed:
+    scale = 1.0
+
+
+def scaled(x: Tensor) -> Tensor:
+    return x * SCALE
+
+
+def closed_over() -> tuple[nn.Module, Callable[[float], None]]:
+    """A network whose forward reads what only its closure holds, and what sets it."""
+    scale = 1.0
+
+    def exchange(value: float) -> None:
+        nonlocal scale
+        scale = value
+
+    class Closed(Body):
+        def below(self, x: Tensor) -> Tensor:
+            return super().below(x) * scale
+
+    return made(Closed), exchange
+
+
+class Outside(Body):
+    """All that a forward may read past its module."""
+
+    def below(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if BLURS:  # between a convolution and its norm
+            x = F.avg_pool2d(x, 3, 1, 1)
+        x = self.pool(self.relu(self.norm(x)))
+        return scaled(x) * KNOWN["scale"] * SPACE.scale * HERE.KNOWN["scale"] * Fixed.scale
+
+
+OUTSIDE: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a number that a function reads": lambda patch: patch.setitem(globals(), "SCALE", -2.0),
+    "a flag": lambda patch: patch.setitem(globals(), "BLURS", True),
+    "a dict": lambda patch: patch.setitem(KNOWN, "scale", -2.0),
+    "a namespace": lambda patch: patch.setattr(SPACE, "scale", -2.0),
+    "a class": lambda patch: patch.setattr(Fixed, "scale", -2.0),
+    "a function": lambda patch: patch.setitem(globals(), "scaled", torch.sin),
+    "a function of the module": lambda patch: patch.setattr(Outside, "above", lambda self, x: Body.above(self, -x)),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_code_reads_past_its_module_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = made(Outside)
+    classifier = classifier_of(network, SIZE)
+    assert all(error <= MOST for error in errors(classifier, network).values())
+    before = forward(classifier, pictures())
+    OUTSIDE[name](monkeypatch)
+    found = errors(classifier, network)
+    assert all(error <= MOST for error in found.values()), found
+    assert map_error(forward(classifier, pictures()), before) > 1e-3, "this change changes nothing"
+
+
+def test_what_a_closure_holds_is_seen() -> None:
+    network, exchange = closed_over()
+    classifier = classifier_of(network, SIZE)
+    assert all(error <= MOST for error in errors(classifier, network).values())
+    exchange(-2.0)
+    found = errors(classifier, network)
+    assert all(error <= MOST for error in found.values()), found
+
+
+@pytest.mark.parametrize("kind", ["class", "global"])
+def test_a_count_that_passes_move_themselves_does_not_make_the_form_anew(kind: str) -> None:
+    class CountsItself(Body):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if kind == "class":
+                type(self).calls += 1
+            else:
+                counted()
+            return super().forward(x)
+
+    classifier = classifier_of(made(CountsItself), SIZE)
+    forward(classifier, pictures())
+    first = prepare(classifier)
+    forward(classifier, pictures())
+    assert prepare(classifier) is first
+
+
+CALLS = 0
+
+
+def counted() -> None:
+    global CALLS  # (as such networks do)
+    CALLS += 1
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
@@ -374,6 +472,10 @@ def test_the_fields_of_a_classifier() -> None:
     copies[:, :, 0:5, 0:3] = 0
     scores = Eager(network, (0.0, 0.1, 0.2), (0.7, 0.9, 0.5)).logits(copies)
     assert map_error(found()[:1, :1, 0], scores.sigmoid()[:, INDICES[0] : INDICES[0] + 1]) <= MOST
+    with pytest.raises(OptionError, match="layouts"):
+        classifier.layouts = "NHWC"
+    classifier.layouts = None
+    assert classifier.layouts == {}
     classifier.labels = ["ant", "bee", "cat", "dog", "elk"]
     assert explain(classifier, images, "saliency", target="cat").target.classes == (2, 2, 2)
     classifier.module = made(Settings)
@@ -394,3 +496,14 @@ def test_another_output_is_read_when_it_is_named() -> None:
     assert map_error(forward(classifier, pictures()), 2 - first.square()) <= MOST
     found = explain(classifier, pictures(), "saliency", target=list(INDICES))
     assert torch.allclose(found.score, (2 - first.square())[range(3), list(INDICES)], atol=1e-4)
+
+
+first = 0  # (of the name of a layer, and no name that any code reads)
+
+
+def test_a_global_name_like_an_attribute_s_is_nobody_s_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = classifier_of(made(Body), SIZE)
+    held = prepare(classifier)
+    monkeypatch.setitem(globals(), "first", 1)
+    monkeypatch.setattr(sys.modules[Body.__module__], "first", 1, raising=False)
+    assert prepare(classifier) is held

@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 
 import numpy as np
 import pytest
 
 from phosphene.runs.demo import demo_pictures
+from tests.browsing import needs_chromium, opening
 
 pytest.importorskip("gradio", reason="gradio is not installed (make test-web installs it)")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed (make test-web installs it)"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
-
-# For machines that do much else besides.
-PATIENCE = 90_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        launched = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
+pytestmark = [pytest.mark.filterwarnings("default"), needs_chromium]
 
 
 @pytest.fixture
 def opened(browser, served):
-    """Opens an address of the page; at the end nothing was asked of others, and nothing went wrong in the browser."""
+    """Opens an address of the page; it waits long, for machines that do much else besides."""
     address, _ = served
-    pages, wrong = [], []
-
-    def open_page(search="", width=1280, dark=False):
-        page = browser.new_page(
-            viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
-        )
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url),
-        )
-        page.goto(f"{address}/{search}")
-        page.wait_for_selector("#run-explain", state="attached")
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert not wrong
+    with opening(browser, address, ready="#run-explain", patience=90_000, minds=("error",)) as open_page:
+        yield open_page
 
 
 def picture(name):
@@ -262,12 +224,19 @@ def test_a_hostile_upload_is_told_in_the_page(opened, tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
-    "search", ["?tab=explain&picture=chelsea.png&methods=cam", "?tab=audit", "?tab=layer&picture=chelsea.png"]
+    ("search", "there"),
+    [
+        ("?tab=explain&picture=chelsea.png&methods=cam", "#answer-explain .answer"),
+        ("?tab=explain&picture=chelsea.png&methods=cam&layer=blocks.5&at=0.5x0.5", "#explain-place .answer .how"),
+        ("?tab=locate&picture=coffee.png&methods=cam&segment=threshold", "#answer-locate .answer"),
+        ("?tab=compare&picture=chelsea.png&method=cam&other_method=grad_cam", "#answer-compare .answer"),
+        ("?tab=audit", "#answer-audit .answer"),
+        ("?tab=layer&picture=chelsea.png", "#answer-layer .answer"),
+    ],
 )
-def test_it_fits_on_a_phone_and_can_be_read(opened, search, dark):
+def test_it_fits_on_a_phone_and_can_be_read(opened, search, there, dark):
     page = opened(search, width=390, dark=dark)
-    tab = re.search(r"tab=(\w+)", search)[1]
-    page.wait_for_selector(f"#answer-{tab} .answer")
+    page.wait_for_selector(there)
     page.wait_for_timeout(300)
     assert fits(page)
     assert page.evaluate("document.body.classList.contains('dark')") == dark

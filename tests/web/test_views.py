@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -172,6 +173,30 @@ def test_a_place_shows_the_channels_that_are_strongest_there(desk, cat, job, qui
     assert desk.channels.get(("embedded", "blocks.5", strongest[0])) is not None
 
 
+@pytest.mark.parametrize("view", ["center", "whole"])
+def test_the_calls_of_a_place_give_what_is_shown(view, desk, cat, job, here, quick):
+    from PIL import Image
+
+    desk.channels._made.clear()
+    found = last(views.place(desk, ExplainAsk(layer="blocks.5", view=view, at=(0.5, 0.5)), cat, job))
+    (values,) = found.arrays(desk.shelf)
+    names = executed(found.calls["python"])
+    np.testing.assert_allclose(values, names["found"]["blocks.5"][0].numpy(), rtol=1e-3, atol=1e-3)
+    shown = [bytes_of(desk.shelf, str(image["src"])) for image in found.images if "drawn so that" in str(image["alt"])]
+    assert len(shown) == len(names["drawn"]) == 4
+    for content, image in zip(shown, names["drawn"], strict=True):
+        seen = np.asarray(Image.open(io.BytesIO(content)), np.float32) / 255
+        assert np.abs(seen - image.movedim(0, -1).numpy()).mean() < 0.03  # a JPEG
+    lines = found.calls["command"].splitlines()
+    if view == "center":  # the command has no other
+        (row,) = run_json(lines.pop(0), here)["layers"]
+        np.testing.assert_allclose(values, np.load(row["array"]), rtol=1e-3, atol=1e-3)
+    assert len(lines) == 4
+    (made,) = run_json(lines[0], here)["impressions"]
+    seen = np.asarray(Image.open(io.BytesIO(shown[0])), np.float32) / 255
+    assert np.abs(seen - np.asarray(Image.open(made["image"]), np.float32) / 255).mean() < 0.03
+
+
 def test_a_place_that_was_not_seen_is_refused(desk, cat, job):
     with pytest.raises(OptionError, match="did not see this place"):
         last(views.place(desk, ExplainAsk(at=(0.01, 0.5)), cat, job))
@@ -181,7 +206,8 @@ def test_a_channel_that_is_silent_at_the_start_is_drawn_before_its_relu(desk, jo
     from phosphene.web.views.place import draw_channel
 
     drawn = draw_channel(desk.classifier(""), "head", 700, job)
-    assert np.asarray(drawn.content).std() > 5
+    assert np.asarray(drawn.image.content).std() > 5
+    assert drawn.layer != "head"
 
 
 def test_locate_and_the_calls_it_shows(desk, cat, job, here):
@@ -199,6 +225,49 @@ def test_locate_and_the_calls_it_shows(desk, cat, job, here):
     assert [thing["box"] for thing in image["objects"]] == [
         [x, y, x + width, y + height] for x, y, width, height in boxes
     ]
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed"])
+@pytest.mark.parametrize(
+    ("view", "ask", "slow", "left"),
+    [
+        (views.locate, LocateAsk(methods=("cam",)), "phosphene.tasks.objects.attribute", 5),
+        (views.locate, LocateAsk(methods=("cam",), classes="top3"), "phosphene.tasks.locate.cut_out", 2),
+        (views.activations, LayerAsk(layer="blocks.5"), "phosphene.tasks.activations.activations", 0),
+        (views.activations, LayerAsk(layer="blocks.5"), "phosphene.tasks.activations.channel_grid", 0),
+    ],
+)
+def test_a_stop_and_the_time_limit_take_hold_after_the_step_under_way(view, ask, slow, left, how, desk, cat):
+    calls, jobs = [], []
+    place, name = slow.rsplit(".", 1)
+    step = getattr(import_module(place), name)
+
+    def counted(*given, **more):
+        calls.append(name)
+        (job,) = jobs
+        if how == "stopped":
+            job.cancel.cancel()
+        else:
+            job.seconds = 0.0
+        return step(*given, **more)
+
+    def work(job):
+        jobs.append(job)
+        yield from view(desk, ask, cat, job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module(place), name, counted)
+        job = desk.worker.submit("test", work)
+        assert job.over.wait(120)
+    assert (job.state.status, job.state.value) == (how, None)
+    assert len(calls) == 1
+    # Without either there are more steps.
+    if left:
+        calls.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(import_module(place), name, lambda *given, **more: calls.append(name) or step(*given, **more))
+            assert desk.worker.submit("test", lambda job: view(desk, ask, cat, job)).result(120)
+        assert len(calls) == 1 + left
 
 
 @pytest.mark.parametrize(

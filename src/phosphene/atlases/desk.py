@@ -18,6 +18,7 @@ from torch import Tensor
 
 from phosphene.atlases.look import Answers, field_side, joined_answers, looks
 from phosphene.atlases.work import LOOKED_AT, Work, width
+from phosphene.cancel import Cancel
 from phosphene.errors import InputError, ModelError
 from phosphene.files import is_file, join, read_file, write_whole
 from phosphene.images import Picture
@@ -28,7 +29,7 @@ from phosphene.types import View
 
 # Files by name, and the record.
 Made = tuple[Mapping[str, bytes], Mapping[str, Any]]
-# Called with (done, in all) within a part; may raise CancelledError.
+# Called with (done, in all) within a part.
 Tell = Callable[[int, int], None]
 
 
@@ -56,18 +57,33 @@ class Desk:
         self.classifier = work.model.load() if classifier is None else classifier
         self._fields: dict[str, int] = {}
 
-    def make(self, part: Part, tell: Tell = lambda _done, _total: None) -> None:
+    def make(self, part: Part, tell: Tell = lambda _done, _total: None, cancel: Cancel | None = None) -> str:
         """Draw a part and put it in its place, its record last.
+
+        Args:
+            part: to draw.
+            tell: called on the way.
+            cancel: ends it there; nothing is written then.
+
+        Returns:
+            Its key.
 
         Raises:
             OutputError: if it cannot be written.
-            CancelledError: if `tell` asks for it; nothing is written then.
         """
-        files, record = part.make(self, tell)
+        cancel = cancel or Cancel()
+        cancel.raise_if_cancelled()
+
+        def stoppable(done: int, total: int) -> None:
+            cancel.raise_if_cancelled()
+            tell(done, total)
+
+        files, record = part.make(self, stoppable)
         for name, content in files.items():
             write_whole(self.work.place, name, content)
         text = json.dumps(without_nan(record), allow_nan=False, ensure_ascii=True)
         write_whole(self.work.place, _record_name(part), (text + "\n").encode("ascii"))
+        return part.key
 
     def is_made(self, part: Part) -> bool:
         """Whether a part is in its place."""

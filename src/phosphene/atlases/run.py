@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from itertools import islice
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -18,9 +14,10 @@ from phosphene.atlases.desk import Desk, Part
 from phosphene.atlases.pages import write_pages
 from phosphene.atlases.plan import STAGES, stage
 from phosphene.atlases.work import AtlasConfig, Work
+from phosphene.batches import Again, Crew, Engine, Engines, InProcess
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, ResourceError
+from phosphene.errors import CancelledError, InputError
 from phosphene.files import is_url, join
 from phosphene.labels import class_list
 from phosphene.runtime.prepare import Precision
@@ -30,6 +27,7 @@ from phosphene.zoo import ModelChoice
 
 # Called with (parts done, parts in all, what is being done).
 Announce = Callable[[int, int, str], None]
+_ALONE = Engines()
 
 
 def quiet(_done: int, _total: int, _text: str) -> None:
@@ -53,6 +51,8 @@ def atlas(
     method: str = "grad_cam",
     limit: int | None = None,
     workers: int = 0,
+    ray: str | None = None,
+    num_gpus: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
     precision: Precision = "exact",
@@ -82,7 +82,9 @@ def atlas(
         facets: of each layer; 0 for none.
         method: of the evidence on pictures.
         limit: the first pictures alone.
-        workers: processes of their own that draw; 0 for this one alone.
+        workers: processes of their own that draw; 0 for this one alone, on Ray for as many as there is room for.
+        ray: "local" or the address of a Ray cluster, whose machines see `out` and `images` under the same names.
+        num_gpus: of each worker on Ray; None for one where the device is a GPU, else none.
         resume: go on with the atlas in `out`.
         overwrite: replace the one that is there.
         precision: "exact" or "fast".
@@ -97,6 +99,7 @@ def atlas(
     Raises:
         OptionError: for options that make no sense, or an atlas of another plan in `out`, naming what is different.
         InputError: if none of the pictures can be read.
+        ResourceError: if there is no cluster, or workers go on dying.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -128,7 +131,7 @@ def atlas(
         ModelChoice(classifier, device=device, precision=precision, threads=threads),
         [os.fspath(place) for place in places],
         os.fspath(out),
-        workers=workers,
+        engines=Engines(workers, ray, num_gpus),
         resume=resume,
         overwrite=overwrite,
         progress=progress or quiet,
@@ -141,7 +144,7 @@ def run_atlas(
     images: Sequence[str],
     out: str | None,
     *,
-    workers: int = 0,
+    engines: Engines = _ALONE,
     resume: bool = False,
     overwrite: bool = False,
     progress: Announce = quiet,
@@ -154,7 +157,7 @@ def run_atlas(
         choice: of the classifier.
         images: what holds the pictures, as typed.
         out: folder or URL; None makes a new folder under ./phosphene-runs.
-        workers: processes of their own; 0 for this one alone.
+        engines: where the parts are drawn.
         resume: go on with the atlas that is there.
         overwrite: replace it.
         progress: called with (parts done, parts in all, text).
@@ -166,7 +169,7 @@ def run_atlas(
     """
     started, cancel = time.perf_counter(), cancel or Cancel()
     classifier = choice.load()
-    config = config.checked(classifier)
+    config, engine = config.checked(classifier), engines.chosen(classifier)
     entries = list(islice(open_pictures(images).entries(), config.limit)) if images else []
     keep_inputs(out, overwrite, [*images, *(entry.path for entry in entries)])
     keys = tuple(entry.key for entry in entries)
@@ -177,21 +180,26 @@ def run_atlas(
         "precision": choice.precision,
     }
     about = {"threads": torch.get_num_threads(), "device": str(classifier.device), "images": list(images)}
-    place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
-    remove_partial_files(place)
-    work = Work(place, choice, config, tuple(images), keys)
-    desk = Desk(work, classifier)
-    try:
-        for number in range(STAGES):
-            _make(desk, number, workers, progress, cancel)
-            if number == 0 and keys and not desk.answers.pictures:
-                raise InputError(f"none of the {len(keys)} pictures can be read ({desk.answers.broken[0]['error']})")
-        progress(0, 1, "pages")
-        written = write_pages(desk, manifest)
-        manifest["complete"] = True
-    finally:
-        manifest["seconds"] = time.perf_counter() - started
-        write_manifest(place, manifest)
+    with engines.connected(choice.threads):  # before anything is written
+        place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
+        remove_partial_files(place)
+        desk = Desk(Work(place, choice, config, tuple(images), keys), classifier)
+        try:
+            for number in range(STAGES):
+                _make(desk, number, engine, progress, cancel)
+                if number == 0 and keys and not desk.answers.pictures:
+                    reason = desk.answers.broken[0]["error"]
+                    raise InputError(f"none of the {len(keys)} pictures can be read ({reason})")
+            progress(0, 1, "pages")
+            written = write_pages(desk, manifest)
+            manifest["complete"] = True
+        except CancelledError as stop:
+            stop.place = place
+            raise
+        finally:
+            manifest["seconds"] = time.perf_counter() - started
+            remove_partial_files(place)  # of workers that died or were stopped
+            write_manifest(place, manifest)
     return {
         "run": place,
         "index": join(place, "index.html") if is_url(place) else os.path.join(place, "index.html"),
@@ -200,56 +208,21 @@ def run_atlas(
     }
 
 
-def _make(desk: Desk, number: int, workers: int, progress: Announce, cancel: Cancel) -> None:
+def _make(desk: Desk, number: int, engine: Engine, progress: Announce, cancel: Cancel) -> None:
     """Make the parts of a stage that are not there yet."""
     parts = stage(desk, number)
     left = [part for part in parts if not desk.is_made(part)]
     done = len(parts) - len(left)
-    if workers and len(left) > 1:
-        for part in _by_workers(desk.work, left, workers, cancel):
-            done += 1
-            progress(done, len(parts), part.key)
+    if isinstance(engine, InProcess) or len(left) < 2:
+        for before, part in enumerate(left, done):
+
+            def tell(inside: int, total: int, part: Part = part, before: int = before) -> None:
+                progress(before, len(parts), f"{part.key}, {inside}/{total}")
+
+            progress(before, len(parts), part.key)
+            desk.make(part, tell, cancel)
+            progress(before + 1, len(parts), part.key)
         return
-    for part in left:
-        cancel.raise_if_cancelled()
-
-        def tell(inside: int, total: int, part: Part = part, before: int = done) -> None:
-            cancel.raise_if_cancelled()
-            progress(before, len(parts), f"{part.key}, {inside}/{total}")
-
-        progress(done, len(parts), part.key)
-        desk.make(part, tell)
-        done += 1
-        progress(done, len(parts), part.key)
-
-
-def _by_workers(work: Work, parts: Sequence[Part], count: int, cancel: Cancel) -> Iterator[Part]:
-    """Parts as processes of their own have made them."""
-    threads = work.model.threads or max(1, (os.cpu_count() or 1) // count)
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin, initargs=(work, threads))
-    try:
-        waiting: dict[Future[None], Part] = {pool.submit(_made, part): part for part in parts}
-        while waiting:
-            finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-                yield waiting.pop(future)
-            cancel.raise_if_cancelled()
-    except BrokenProcessPool:
-        raise ResourceError("a worker died, perhaps for want of memory; use fewer, and --resume goes on") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_DESKS: list[Desk] = []
-
-
-def _begin(work: Work, threads: int) -> None:
-    """In a worker: load the network once, and leave Ctrl-C to who started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    _DESKS[:] = [Desk(work)]
-
-
-def _made(part: Part) -> None:
-    _DESKS[0].make(part)
+    crew = Crew(desk.work, Desk, Again)
+    for before, key in enumerate(engine.run(crew, iter(left), lambda *_told: None, cancel), done):
+        progress(before + 1, len(parts), key)

@@ -32,6 +32,7 @@ from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze
 from phosphene.runtime.prepare import Prepared
+from phosphene.runtime.state import State
 from phosphene.targets import Outputs, Target
 from phosphene.types import Attribution
 
@@ -69,10 +70,13 @@ class ScoreOf(nn.Module):
             if getattr(child, "inplace", False):  # captum's hooks need what an activation was given
                 child.inplace = False  # type: ignore[assignment]
         self.scored = (prepared, target)  # in a tuple, as it is no part of the network
+        self.state = State(self.network) if prepared.network.moves else None
 
     def forward(self, images: Tensor) -> Tensor:
         """The score (N, 1)."""
         prepared, target = self.scored
+        if self.state is not None:
+            self.state.restore()
         with capture(self.network, target.layers) as found, prepared.clear_refusal(images):
             raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phosphene.attribution.formula import by_formula
-from phosphene.attribution.layer_maps import layer_map
+from phosphene.attribution.layer_maps import activation_map
 from phosphene.devices import wide
 from phosphene.registry import register_attribution
 
@@ -21,8 +21,8 @@ _UNDECIDED = 1e-3
     display="positive",
     caveat="The same for every class: it shows what the layer responds to, not what speaks for the class.",
 )
-@by_formula(layer_map)
-def eigen_cam(activations: Tensor, gradients: Tensor, *, center: bool = False) -> Tensor:
+@by_formula(activation_map)
+def eigen_cam(activations: Tensor, *, center: bool = False) -> Tensor:
     """What stands out in a layer: its activations projected on their first principal direction.
 
     ``L = A v_1``, A being the activations as (places, channels) and v_1 their first right singular vector. The vector's
@@ -32,7 +32,6 @@ def eigen_cam(activations: Tensor, gradients: Tensor, *, center: bool = False) -
 
     Args:
         activations: (N, k, h, w).
-        gradients: not used: the class plays no part.
         center: take the mean of each channel over the places off first, as common implementations do.
 
     Example:

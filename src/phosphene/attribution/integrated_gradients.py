@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -76,25 +77,54 @@ def integrated_gradients(
     start = {"black": torch.zeros_like(mean), "mean": mean, "white": torch.ones_like(mean)}[baseline]
     maps, ends = [], []
     for index, image in enumerate(images.detach().to(classifier.device, torch.float32)):
-        base = start.to(image).expand_as(image)
-        total = torch.zeros_like(image, dtype=widest(classifier.device))
-        scores: list[Tensor] = []
-        places, weights = _path(steps)
-        for first, last in batches(len(places), batch_size, classifier.device):
-            points = torch.lerp(base, image, image.new_tensor(places[first:last])[:, None, None, None])
-            score, gradient = input_gradient(
-                classifier, points, target.rows(index, index + 1), batch_size=batch_size or last - first
-            )
-            # In float32 within a batch, a tenth of the time of products in float64; the batches add up in that.
-            total += (gradient.new_tensor(weights[first:last])[:, None, None, None] * gradient).sum(dim=0)
-            scores.append(score)
-            if progress is not None:
-                progress(index * len(places) + last, len(images) * len(places))
-        maps.append((total * (image - base)).sum(dim=0))
-        ends.append(torch.cat(scores)[[0, -1]])
+        told = None if progress is None else partial(told_of, progress, index, len(images))
+        own = target.rows(index, index + 1)
+        shares, scores = path_shares(classifier, image, own, start.to(image), steps, batch_size, told)
+        maps.append(shares.sum(dim=0))
+        ends.append(scores)
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
     error = (values.sum(dim=(1, 2)) - (high - low)).abs()
     return attribution(values.float(), images, target, high, checks=per_image(completeness_error=error))
+
+
+def path_shares(
+    classifier: Classifier,
+    image: Tensor,
+    target: Target,
+    base: Tensor,
+    steps: int,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(shares (C, H, W) of each value of an image, scores (2,) of the baseline and of the image).
+
+    Args:
+        classifier: what is explained, settled.
+        image: (C, H, W) on its device.
+        target: of this image alone.
+        base: (C, 1, 1) or (C, H, W), where the straight way begins.
+        steps: points of the quadrature.
+        batch_size: points per pass; None chooses.
+        progress: called with (points done, points in all).
+    """
+    base = base.expand_as(image)
+    total = torch.zeros_like(image, dtype=widest(classifier.device))
+    scores: list[Tensor] = []
+    places, weights = _path(steps)
+    for first, last in batches(len(places), batch_size, classifier.device):
+        points = torch.lerp(base, image, image.new_tensor(places[first:last])[:, None, None, None])
+        score, gradient = input_gradient(classifier, points, target, batch_size=batch_size or last - first)
+        # In float32 within a batch, a tenth of the time of products in float64; the batches add up in that.
+        total += (gradient.new_tensor(weights[first:last])[:, None, None, None] * gradient).sum(dim=0)
+        scores.append(score)
+        if progress is not None:
+            progress(last, len(places))
+    return total * (image - base), torch.cat(scores)[[0, -1]]
+
+
+def told_of(progress: Callable[[int, int], None], before: int, ways: int, done: int, points: int) -> None:
+    """Tell how far one of several ways is as a part of all of them."""
+    progress(before * points + done, ways * points)
 
 
 def _path(steps: int) -> tuple[list[float], list[float]]:

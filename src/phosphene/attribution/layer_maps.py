@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.graph import LayerName, spatial_map
 from phosphene.grids import to_network_size
-from phosphene.runtime import layer_gradients, prepare
+from phosphene.runtime import Prepared, layer_gradients, layer_values, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution, Layout
 
@@ -71,15 +71,68 @@ def layer_map(
         torch.Size([2, 6, 6])
     """
     names = layer_names(classifier, layer, target)
-    notes = []
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
-    maps = []
-    for name in names:
-        layout, what = prepare(classifier).layout(name), f"layer {name}"
-        both = (found.activations[name], found.gradients[name])
-        maps.append(formula(*(spatial_map(values, what, images, layout) for values in both)))
-        notes += _laid_out(both[0], maps[-1], what, layout)
-    return replace(averaged_layers(maps, names, images, target, found.score, relu), notes=tuple(notes))
+    values = {name: (found.activations[name], found.gradients[name]) for name in names}
+    return _by_formula(formula, prepare(classifier), images, target, values, found.score, relu)
+
+
+def activation_map(
+    formula: Callable[[Tensor], Tensor],
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    *,
+    layer: Layers | None = None,
+    relu: bool = False,
+    batch_size: int | None = None,
+) -> Attribution:
+    """The map that a formula makes of a layer's activations alone, so of networks without a gradient too.
+
+    Args:
+        formula: of activations (N, k, h, w), a map (N, h, w).
+        classifier: what is explained.
+        images: (N, C, H, W) in [0, 1].
+        target: the class or unit whose score is reported.
+        layer: a layer whose output has places, by dotted name or module; several as a+b, averaged; None for the last,
+            of a unit the last before it.
+        relu: keep the positive part of each layer's map alone, as the papers do.
+        batch_size: images per pass; None chooses.
+
+    Returns:
+        Signed maps (N, h, w) on the layer's grid, of several layers on the finest.
+
+    Raises:
+        ModelError: if the layer's output has no places.
+        NotFoundError: for an unknown layer, with the nearest names.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> found = activation_map(lambda a: a.sum(dim=1), Classifier(net), torch.rand(2, 3, 8, 8), Target.of(1))
+        >>> found.maps.shape
+        torch.Size([2, 6, 6])
+    """
+    names = layer_names(classifier, layer, target)
+    score, outputs = layer_values(classifier, images, target, names, batch_size=batch_size)
+    values = {name: (outputs[name],) for name in names}
+    return _by_formula(formula, prepare(classifier), images, target, values, score, relu)
+
+
+def _by_formula(
+    formula: Callable[..., Tensor],
+    prepared: Prepared,
+    images: Tensor,
+    target: Target,
+    values: Mapping[str, tuple[Tensor, ...]],
+    score: Tensor,
+    relu: bool,
+) -> Attribution:
+    """The map of what the formula takes of each layer."""
+    maps, notes = [], []
+    for name, given in values.items():
+        layout, what = prepared.layout(name), f"layer {name}"
+        maps.append(formula(*(spatial_map(value, what, images, layout) for value in given)))
+        notes += _laid_out(given[0], maps[-1], what, layout)
+    return replace(averaged_layers(maps, tuple(values), images, target, score, relu), notes=tuple(notes))
 
 
 def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) -> list[str]:

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from phosphene.batches.work import Made, Shard, Tell, Work
 from phosphene.errors import CancelledError, ModelError, OptionError, PhospheneError
-from phosphene.store import ShardCounts
 
 # As the command does: memory is kept before PyTorch is loaded.
 _OTHER_END = (
@@ -32,67 +31,63 @@ class WorkerDiedError(Exception):
 
     Args:
         how: it ended, in words.
-        finished: pictures of the shard that it had finished.
+        told: what it said last of how far it was; nothing if it did not say.
     """
 
-    def __init__(self, how: str, finished: int) -> None:
+    def __init__(self, how: str, told: tuple[Any, ...] = ()) -> None:
         super().__init__(how)
-        self.how, self.finished = how, finished
+        self.how, self.told = how, told
 
 
 class Child:
-    """A process that makes shards, started with the first one and again after it died.
+    """A process that makes parts of a run, started with the first one and again after it died.
 
     Args:
-        work: what holds for the run.
-        threads: that read pictures ahead.
+        begin: gives what makes parts, called in the process; it can be pickled.
 
     Raises:
         OptionError: for a classifier that cannot be sent to another process.
     """
 
-    def __init__(self, work: Work, threads: int | None = None) -> None:
+    def __init__(self, begin: Callable[[], Any]) -> None:
         try:
-            self._start = pickle.dumps((work, threads))
+            # As bytes: what the process cannot make of them does not disturb what is sent after them.
+            self._start = pickle.dumps(pickle.dumps(begin))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise OptionError(
-                f"the classifier cannot be sent to another process ({error}); give it by name, as "
-                "'package.module:factory', or compute with workers=0"
-            ) from None
+            raise _not_sent(error) from None
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
-    def ask(self, what: Literal["make", "try_out"], shard: Shard, tell: Tell) -> Made | None:
-        """Let the worker make a shard, or try it out.
+    def ask(self, what: str, part: Any, tell: Callable[..., None]) -> Any:
+        """Let the process do something with a part.
 
         Args:
-            what: to be done.
-            shard: the pictures.
-            tell: called after each batch.
+            what: a method of what makes parts, which takes the part and `tell`.
+            part: of the run; it can be pickled.
+            tell: called as the method calls it.
 
         Raises:
             WorkerDiedError: if the process ends before it has answered.
-            PhospheneError: what the worker raised.
+            PhospheneError: what the method raised.
         """
-        finished = 0
+        told: tuple[Any, ...] = ()
         try:
             process = self._running()
             assert process.stdin is not None
             assert process.stdout is not None
-            pickle.dump((what, shard), process.stdin)
+            pickle.dump((what, part), process.stdin)
             process.stdin.flush()
             while True:
                 kind, answer = pickle.load(process.stdout)
                 if kind == "told":
-                    finished = answer.pictures
-                    tell(shard.number, answer)
+                    told = answer
+                    tell(*told)
                 elif kind == "raised":
                     raise answer
                 else:
-                    made: Made | None = answer
-                    return made
+                    return answer
         except (EOFError, OSError, pickle.UnpicklingError):
-            raise WorkerDiedError(self._ended(), finished) from None
+            raise WorkerDiedError(self._ended(), told) from None
 
     def close(self) -> None:
         """End the process, whatever it does; no other one is started."""
@@ -159,16 +154,13 @@ def main() -> None:
     os.dup2(2, 1)  # what a network prints is no answer
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, waiting), daemon=True).start()
-    work, threads = waiting.get()
+    begin = waiting.get()
     maker: Any = None
     while True:
-        what, shard = waiting.get()
+        what, part = waiting.get()
         try:
-            if maker is None:
-                from phosphene.batches.maker import ShardMaker
-
-                maker = ShardMaker(work, threads=threads)
-            answer = getattr(maker, what)(shard, lambda _number, counts: _say(answers, "told", counts))
+            maker = _begun(begin) if maker is None else maker
+            answer = getattr(maker, what)(part, lambda *told: _say(answers, "told", told))
         except PhospheneError as error:
             _say(answers, "raised", error)
         except Exception as error:  # of the user's own code: it may not be known on the other side
@@ -187,6 +179,21 @@ def _read(pipe: IO[bytes], waiting: queue.SimpleQueue[Any]) -> None:
         os._exit(0)
 
 
-def _say(pipe: IO[bytes], kind: str, answer: Made | ShardCounts | PhospheneError | None) -> None:
+def _begun(sent: bytes) -> Any:
+    try:
+        begin = pickle.loads(sent)
+    except (AttributeError, ImportError) as error:  # such as a class of the driver's main module
+        raise _not_sent(error) from None
+    return begin()
+
+
+def _not_sent(error: Exception) -> OptionError:
+    return OptionError(
+        f"the classifier cannot be sent to another process ({error}); give it by name, as 'package.module:factory', or "
+        "compute with workers=0"
+    )
+
+
+def _say(pipe: IO[bytes], kind: str, answer: Any) -> None:
     pickle.dump((kind, answer), pipe)
     pipe.flush()

@@ -1,6 +1,7 @@
-"""Who makes the shards of a run: this process, or processes of its own; `ray_data` has a third way.
+"""Where the parts of a run are made: in this process, or in processes of its own; `ray_data` has a third way.
 
-An engine takes the shards that are to be made, lets `ShardMaker` make each, and gives what was made in any order.
+An engine takes the parts that are to be made, such as shards, lets the crew's maker make each, and gives what was made
+in any order.
 """
 
 from __future__ import annotations
@@ -8,47 +9,45 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from phosphene.batches.child import Child
-from phosphene.batches.guard import Guarded
-from phosphene.batches.maker import ShardMaker
-from phosphene.batches.work import Made, Shard, Tell, Work
+from phosphene.batches.crew import Crew
 from phosphene.cancel import Cancel
 from phosphene.runtime import Prepared
 
 
 class Engine(Protocol):
-    """Something that makes shards."""
+    """Something that has parts made."""
 
-    def run(self, work: Work, shards: Iterator[Shard], tell: Tell, cancel: Cancel) -> Iterator[Made]:
+    def run(self, crew: Crew, parts: Iterator[Any], tell: Callable[..., None], cancel: Cancel) -> Iterator[Any]:
         """What was made, in any order.
 
         Args:
-            work: what holds for the run.
-            shards: that are to be made.
-            tell: called as pictures are done, in any thread.
+            crew: whose maker makes each part.
+            parts: that are to be made.
+            tell: called as a part goes on, in any thread, as the maker calls it.
             cancel: ends the run.
         """
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """Shard after shard in this process, pictures read ahead in threads.
+    """Part after part in this process.
 
     Args:
-        classifier: that looks at the pictures.
+        classifier: of the crew's model, loaded.
     """
 
     classifier: Prepared
 
-    def run(self, work: Work, shards: Iterator[Shard], tell: Tell, cancel: Cancel) -> Iterator[Made]:
+    def run(self, crew: Crew, parts: Iterator[Any], tell: Callable[..., None], cancel: Cancel) -> Iterator[Any]:
         """What was made, in the order of the plan."""
-        maker = ShardMaker(work, self.classifier)
-        for shard in shards:
-            yield maker.make(shard, tell, cancel)
+        maker = crew.begin(crew.work, self.classifier)
+        for part in parts:
+            yield maker.make(part, tell, cancel)
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,25 @@ class Processes:
 
     Args:
         count: of workers.
-        pictures_at_once: of a batch.
     """
 
     count: int
-    pictures_at_once: int
 
-    def run(self, work: Work, shards: Iterator[Shard], tell: Tell, cancel: Cancel) -> Iterator[Made]:
+    def run(self, crew: Crew, parts: Iterator[Any], tell: Callable[..., None], cancel: Cancel) -> Iterator[Any]:
         """What was made, as it comes."""
-        cores = max(1, (os.cpu_count() or 1) // self.count)
-        work = with_threads(work, cores)
-        children = [Child(work, threads=cores + 1) for _ in range(self.count)]
+        children = [crew.child(max(1, (os.cpu_count() or 1) // self.count)) for _ in range(self.count)]
         listing = threading.Lock()
         made: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def drive(child: Child) -> None:
-            guarded = Guarded(child, self.pictures_at_once)
+            guarded = crew.guard(child)
             try:
                 while not cancel.is_cancelled:
                     with listing:
-                        shard = next(shards, None)
-                    if shard is None:
+                        part = next(parts, None)
+                    if part is None:
                         break
-                    made.put(guarded.make(shard, tell))
+                    made.put(guarded.make(part, tell))
                 made.put(None)
             except BaseException as error:  # raised where the results are taken
                 made.put(error)
@@ -93,12 +88,7 @@ class Processes:
                 child.close()
 
 
-def with_threads(work: Work, count: int) -> Work:
-    """The same work, computed in so many threads where no number was asked for."""
-    return work if work.model.threads is not None else replace(work, model=replace(work.model, threads=count))
-
-
-def _until_all_ended(made: queue.SimpleQueue[Any], running: int, cancel: Cancel) -> Iterator[Made]:
+def _until_all_ended(made: queue.SimpleQueue[Any], running: int, cancel: Cancel) -> Iterator[Any]:
     while running:
         try:
             found = made.get(timeout=0.2)

@@ -1,12 +1,12 @@
-"""What is done when a worker dies: its shard is tried again, and a picture that kills workers is found and left out."""
+"""What is done when a worker dies: its part is tried again, and a picture that kills workers is found and left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from phosphene.batches.child import WorkerDiedError
+from phosphene.batches.child import Child, WorkerDiedError
 from phosphene.batches.work import Made, Shard, Tell
 from phosphene.errors import PhospheneError, ResourceError
 from phosphene.sources import Entry
@@ -24,6 +24,34 @@ class Worker(Protocol):
 
     def ask(self, what: Literal["make", "try_out"], shard: Shard, tell: Tell) -> Made | None:
         """Make a shard or try it out; WorkerDiedError where it dies."""
+
+
+class Again:
+    """A worker that gets its part again when it dies; a part of which one worker after the other dies ends the run.
+
+    Args:
+        worker: that may die.
+    """
+
+    def __init__(self, worker: Child) -> None:
+        self._worker = worker
+
+    def make(self, part: Any, tell: Callable[..., None]) -> Any:
+        """What was made of a part.
+
+        Raises:
+            ResourceError: if workers go on dying of it.
+            PhospheneError: what the worker raised.
+        """
+        how = ""
+        for _ in range(1 + _DEATHS):
+            try:
+                return self._worker.ask("make", part, tell)
+            except WorkerDiedError as death:
+                how = death.how
+        raise ResourceError(
+            f"{part.key}: {1 + _DEATHS} workers died of it ({how}); use fewer workers, and --resume goes on"
+        )
 
 
 class Guarded:
@@ -66,7 +94,7 @@ class Guarded:
         entries, start = list(shard.entries), 0
         found: WorkerDiedError | None = death
         while found is not None:
-            start += self._whole(found.finished)
+            start += self._whole(found)
             number = self._killer(shard.number, entries, start)
             if number is None:
                 break  # the machine's own doing: the shard is made again
@@ -89,8 +117,9 @@ class Guarded:
             return None  # an answer, if a sad one
         return None
 
-    def _whole(self, finished: int) -> int:
-        """Pictures in whole batches: what follows is computed in the same batches as before."""
+    def _whole(self, death: WorkerDiedError) -> int:
+        """Pictures finished before it, in whole batches: what follows is computed in the same batches as before."""
+        finished: int = death.told[1].pictures if death.told else 0
         return finished // self._batch * self._batch
 
 

@@ -42,12 +42,13 @@ class ShardMaker:
 
     Args:
         work: what holds for the run.
-        classifier: that work.model would load; None loads it.
-        threads: that read pictures ahead; None as sources choose.
+        classifier: that work.model would load; None loads it, as in a process of its own. There as many threads read
+            ahead as compute, and one, since other workers want the cores as well.
     """
 
-    def __init__(self, work: Work, classifier: Prepared | None = None, threads: int | None = None) -> None:
-        self.work, self.threads = work, threads
+    def __init__(self, work: Work, classifier: Prepared | None = None) -> None:
+        self.work = work
+        self.threads = None if classifier is not None or work.model.threads is None else work.model.threads + 1
         self.classifier = work.model.load() if classifier is None else classifier
         self._classes: dict[str, int | None] = {}
         self._has_worked = False

@@ -7,16 +7,20 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 
+from phosphene.batches.crew import Crew
 from phosphene.batches.engines import Engine, InProcess, Processes
-from phosphene.batches.maker import find_class
+from phosphene.batches.guard import Guarded
+from phosphene.batches.maker import ShardMaker, find_class
 from phosphene.batches.masks import Masks
-from phosphene.batches.ray_data import RayData
+from phosphene.batches.ray_data import RayData, cluster
 from phosphene.batches.work import Made, Work, cut
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
@@ -50,7 +54,7 @@ _OVERLAY_SIDE = 640
 
 @dataclass(frozen=True)
 class Engines:
-    """Who makes the shards.
+    """Where the parts of a run, such as shards, are made.
 
     Args:
         workers: processes, or actors on Ray; 0 for this process alone, None on Ray for all that it has.
@@ -62,15 +66,30 @@ class Engines:
     ray: str | None = None
     num_gpus: float | None = None
 
-    def chosen(self, classifier: Prepared, task: PictureTask) -> Engine:
-        """The engine for a task."""
-        size = task.pictures_at_once(classifier)
+    def chosen(self, classifier: Prepared) -> Engine:
+        """The engine that was asked for.
+
+        Raises:
+            OptionError: for GPUs without Ray.
+        """
         if self.ray is not None:
             gpus = float(classifier.device.type == "cuda") if self.num_gpus is None else self.num_gpus
-            return RayData(self.ray, self.workers or None, gpus, size)
+            return RayData(self.ray, self.workers or None, gpus)
         if self.num_gpus is not None:
             raise OptionError("--num-gpus is for Ray; add --ray, or drop it")
-        return Processes(self.workers, size) if self.workers else InProcess(classifier)
+        return Processes(self.workers) if self.workers else InProcess(classifier)
+
+    def connected(self, threads: int | None) -> AbstractContextManager[Any]:
+        """A block for several runs one after the other, which on Ray have one cluster.
+
+        Args:
+            threads: of each worker; None for one.
+
+        Raises:
+            MissingExtraError: if Ray is not installed.
+            ResourceError: if there is no cluster.
+        """
+        return nullcontext() if self.ray is None else cluster(self.ray, self.workers or None, threads or 1)
 
 
 def batch(
@@ -298,17 +317,17 @@ def run_batch(
     about = {"threads": torch.get_num_threads(), "device": str(classifier.device), "folder": os.getcwd()}
     about |= {"source": dict(told or {})}
     plan = in_shards(Plan(task.rows.kind, keys, facts, about), format, cutting.shard_size)
-    engine = engines.chosen(classifier, task)
+    engine, guard = engines.chosen(classifier), partial(Guarded, pictures_at_once=task.pictures_at_once(classifier))
     del classifier  # workers of their own have theirs
     place, manifest = begin(out, plan, overwrite=overwrite, resume=not overwrite)
     remove_partial_files(place)
     finished = _finished(place)
-    work = Work(place, choice, task, format, plan.digest, masks)
+    crew = Crew(Work(place, choice, task, format, plan.digest, masks), ShardMaker, guard)
     tally = _Tally(plan.command, len(keys), progress, sum(finished.values(), ShardCounts()))
     made: list[Made] = []
     shards = cut(source, keys, cutting.shard_size, finished.keys())
     try:
-        for one in engine.run(work, shards, tally.tell, cancel):
+        for one in engine.run(crew, shards, tally.tell, cancel):
             made.append(one)
             tally.made(one)
     finally:

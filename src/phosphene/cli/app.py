@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -116,7 +117,7 @@ def command(
             as_json = given.pop("json")
             if shared is not None:
                 args = ({key: given.pop(key) for key in shared}, *args)
-            with _one_line_errors(as_json):
+            with _one_line_errors(as_json, resumable="resume" in given):
                 if takes_target:
                     given["target"] = _target(given)
                 if common:
@@ -187,18 +188,19 @@ def _target_options() -> dict[str, CommandOption]:
 def _target(given: dict[str, Any]) -> Target | None:
     """The target among the options, which are taken out; None if none was given, or classes, which are left typed."""
     asked = {name: given.pop(name) for name in _target_options()}
-    chosen = {name: (name, text) for name, text in asked.items() if text}
+    chosen = {name: (f"--{name} ", name, text) for name, text in asked.items() if text}
     if typed := given.pop("target"):
-        chosen["target"] = _kind_and_value(typed)
+        kind, text = _kind_and_value(typed)
+        chosen["target"] = (f"--target {kind}:", kind, text)
     if len(chosen) > 1:
         raise OptionError(f"{' and '.join(f'--{name}' for name in chosen)}: give one of them")
     if not chosen:
         return None
-    ((kind, text),) = chosen.values()
+    ((option, kind, text),) = chosen.values()
     if kind == "output":
         text = _named_output(text, given)
     elif kind != "class":
-        return kinds()[kind].parse(text)
+        return _parsed(option, kind, text)
     classes = next(name for name in _TYPED_CLASSES if name in given)
     if given[classes]:
         raise OptionError(f"--target {typed} and a class besides: give one of them")
@@ -217,6 +219,15 @@ def _named_output(text: str, given: dict[str, Any]) -> str:
         raise OptionError(f"--target 'output:{text}' is not output:KEY=CLASS of a network of several outputs")
     given["model"] = f"{given['model']}@{key}"
     return name or "top1"
+
+
+def _parsed(option: str, kind: str, text: str) -> Target:
+    """The target of a kind; what is wrong is said of the option as typed ("--unit ", "--target unit:")."""
+    try:
+        return kinds()[kind].parse(text)
+    except OptionError as error:
+        said = str(error)
+        raise OptionError(option + (said if said.startswith(text) else f"{text}: {said}")) from None
 
 
 def _kind_and_value(typed: str) -> tuple[str, str]:
@@ -257,7 +268,7 @@ def _print(answer: Answer, as_json: bool) -> None:
 
 
 @contextmanager
-def _one_line_errors(as_json: bool) -> Iterator[None]:
+def _one_line_errors(as_json: bool, *, resumable: bool) -> Iterator[None]:
     """Errors that phosphene raises on purpose become one line, and so do warnings.
 
     What was typed wrong exits 2: options, inputs that are not there, a network that cannot do it, a package to be
@@ -272,9 +283,17 @@ def _one_line_errors(as_json: bool) -> Iterator[None]:
         if as_json:
             print(json.dumps({"error": str(error)}))
         raise typer.Exit(2 if isinstance(error, _TYPED_WRONG) else 1) from None
-    except (KeyboardInterrupt, CancelledError):
-        print("phosphene: stopped; what was finished is kept", file=sys.stderr)
+    except (KeyboardInterrupt, CancelledError) as stop:
+        print(f"phosphene: {_stopped(getattr(stop, 'place', None), resumable)}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _stopped(place: str | None, resumable: bool) -> str:
+    """What is said of a stop: where the rest is, and how it is gone on with."""
+    if place is None:
+        return "stopped; what was finished is kept"
+    how = f"; the same command with --out {shlex.quote(place)} --resume goes on" if resumable else ""
+    return printable(f"stopped; what was finished is kept in {place}{how}")
 
 
 def _lines() -> Announce:
@@ -293,10 +312,10 @@ def _lines() -> Announce:
 @contextmanager
 def _progress() -> Iterator[tuple[Announce, Callable[[str], None]]]:
     """(how far it is, what was found): a bar with the time that is left and a line above it for each picture, on a
-    terminal; when piped lines on standard error, one for each picture as it is begun.
+    terminal; when piped lines on standard error, for each picture one as it is begun and one of what was found.
     """
     if not sys.stderr.isatty():
-        yield _lines(), lambda _: None
+        yield _lines(), lambda line: print(printable(line), file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -8,6 +8,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
+from phosphene.cli.batch import GpusOption, RayOption
 from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     examples=(
         "--out site --classes ladybug,zebra --images holiday/",
         "--out site --layers blocks.8 --images holiday/ --resume",
+        "--out site --ray local --workers 8",
     ),
 )
 def atlas(
@@ -52,12 +54,20 @@ def atlas(
     method: Annotated[str, typer.Option(metavar="SPEC", help="Of the evidence on pictures.")] = "grad_cam",
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N pictures alone.")] = None,
     workers: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Processes of their own that draw; 0: this process alone.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes of their own that draw; 0: this process alone, with --ray all that it has.",
+        ),
     ] = 0,
+    ray: RayOption = None,
+    num_gpus: GpusOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the atlas in --out.")] = False,
 ) -> Answer:
     """Draw a site of a whole network: its classes, layers and channels, to be looked at like a map."""
     from phosphene.atlases import AtlasConfig, run_atlas
+    from phosphene.batches import Engines
     from phosphene.runs.session import check_resume
 
     if common.report is not None:
@@ -83,7 +93,7 @@ def atlas(
             common.choice,
             images or [],
             common.out,
-            workers=workers,
+            engines=Engines(workers, ray, num_gpus),
             resume=resume,
             overwrite=common.overwrite,
             progress=common.announce,

@@ -30,7 +30,12 @@ Source = Annotated[
     ),
 ]
 ViewOption = Annotated[
-    Literal["center", "whole"], typer.Option("--view", help="The centre as trained, or the whole frame.")
+    Literal["center", "whole"], typer.Option("--view", help="The center as trained, or the whole frame.")
+]
+RayOption = Annotated[str | None, typer.Option("--ray", metavar="local|ADDRESS", help="Compute on a Ray cluster.")]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--num-gpus", metavar="N", min=0, help="GPUs of each worker on Ray [default: by --device]."),
 ]
 
 # What the run is cut into, who computes it, how a table is read: of all three commands.
@@ -53,17 +58,8 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "ray": (
-        Annotated[str | None, typer.Option("--ray", metavar="local|ADDRESS", help="Compute on a Ray cluster.")],
-        None,
-    ),
-    "num_gpus": (
-        Annotated[
-            float | None,
-            typer.Option("--num-gpus", metavar="N", min=0, help="GPUs of each worker on Ray [default: by --device]."),
-        ],
-        None,
-    ),
+    "ray": (RayOption, None),
+    "num_gpus": (GpusOption, None),
     "batch_size": (
         Annotated[
             int | None,

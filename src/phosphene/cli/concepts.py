@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Resume
 from phosphene.cli.faithfulness import Limit, Pictures
 
 if TYPE_CHECKING:
@@ -46,14 +48,17 @@ def concepts(
     sets: Annotated[int, typer.Option(help="How many random sets are made of one folder.")] = 10,
     level: Annotated[float, typer.Option(help="Corrected probability below which a concept is significant.")] = 0.05,
     limit: Limit = 50,
+    resume: Resume = False,
 ) -> Answer:
     """Test whether concepts, each shown by a folder of pictures, speak for a class (TCAV)."""
     from phosphene.runs.concepts import measure_concepts
 
     goal = one_of(class_, target)
-    answer = measure_concepts(
-        images, concept, random, common, target=goal, layers=layer or (), sets=sets, level=level, limit=limit
-    )
+    with cancelled_by_interrupt(common.cancel):
+        answer = measure_concepts(
+            images, concept, random, common, target=goal, layers=layer or (), sets=sets, level=level, limit=limit,
+            resume=resume,
+        )  # fmt: skip
     lines = [f"{'concept':24} score  random  accuracy  layer"]
     for row in answer["rows"]:
         cells = f"{row['score']:5.2f}  {row['random_score']:6.2f}  {row['accuracy']:8.2f}  {row['layer']}"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -45,20 +47,23 @@ def faithfulness(
     ] = None,
     limit: Limit = 50,
     masks: Masks = None,
+    resume: Resume = False,
 ) -> Answer:
     """Insertion and deletion areas, average drop and increase of methods, beside maps that know nothing."""
     from phosphene.runs.faithfulness import measure_faithfulness
 
-    answer = measure_faithfulness(
-        images,
-        method or DEFAULT_METHODS,
-        common,
-        classes=class_,
-        protocol=protocol,
-        measures=measure or (),
-        limit=limit,
-        masks=masks,
-    )
+    with cancelled_by_interrupt(common.cancel):
+        answer = measure_faithfulness(
+            images,
+            method or DEFAULT_METHODS,
+            common,
+            classes=class_,
+            protocol=protocol,
+            measures=measure or (),
+            limit=limit,
+            masks=masks,
+            resume=resume,
+        )
     lines = [f"{'method':32} deletion  insertion  drop    increase  s/image"]
     rows = (*answer["rows"], *answer["baselines"].values())
     for row in rows:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -33,12 +35,16 @@ def impressions(
         list[str] | None,
         typer.Option(metavar="SPEC", help="A network that took no part; auto (default), none or a model. Repeatable."),
     ] = None,
+    resume: Resume = False,
 ) -> Answer:
     """Measure impressions: what judges read and how many objects, single-object index, photographs' likeness, time."""
     from phosphene.runs.impressions import evaluate_impressions
 
     names = [name.strip() for text in classes for name in text.split(",") if name.strip()]
-    answer = evaluate_impressions(names, recipe or ["sci"], common, count=count, judge=judge or ["auto"])
+    with cancelled_by_interrupt(common.cancel):
+        answer = evaluate_impressions(
+            names, recipe or ["sci"], common, count=count, judge=judge or ["auto"], resume=resume
+        )
     lines = [f"{'recipe':16} images    own  judge   top1  index  weakest  one object  ms/step"]
     for row in answer["rows"]:
         lines += named(row["recipe"], 16, _cells(row))

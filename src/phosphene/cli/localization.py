@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -35,20 +37,23 @@ def localization(
     preset: Annotated[list[str] | None, typer.Option(help="best, paper; repeatable.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the pointing game, in pixels; published games allow 15.")] = 0.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    resume: Resume = False,
 ) -> Answer:
     """Measure localization: GT-known accuracy, top-1 and top-5 error, pointing game; one row per method."""
     from phosphene.runs.localization import evaluate_localization
 
-    answer = evaluate_localization(
-        images,
-        boxes,
-        common,
-        methods=method or (),
-        segments=segment or (),
-        presets=preset or ("best",),
-        tolerance=tolerance,
-        limit=limit,
-    )
+    with cancelled_by_interrupt(common.cancel):
+        answer = evaluate_localization(
+            images,
+            boxes,
+            common,
+            methods=method or (),
+            segments=segment or (),
+            presets=preset or ("best",),
+            tolerance=tolerance,
+            limit=limit,
+            resume=resume,
+        )
     return Answer(answer, "\n".join(_lines(answer)), bool(answer["failed"]))
 
 

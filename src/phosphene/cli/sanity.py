@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command
 from phosphene.cli.evaluate import evaluate
+from phosphene.cli.explain import Resume
 from phosphene.cli.faithfulness import DEFAULT_METHODS, ClassOption, Limit, Masks, Methods, Pictures
 
 if TYPE_CHECKING:
@@ -34,21 +36,24 @@ def sanity(
     class_: ClassOption = "top1",
     limit: Limit = 50,
     masks: Masks = None,
+    resume: Resume = False,
 ) -> Answer:
     """Randomize the network's weights stage by stage and see which methods notice."""
     from phosphene.evaluation.sanity import MODES
     from phosphene.runs.sanity import check_sanity
 
-    answer = check_sanity(
-        images,
-        method or DEFAULT_METHODS,
-        common,
-        modes=MODES if mode == "both" else (mode,),
-        protocol=protocol,
-        classes=class_,
-        limit=limit,
-        masks=masks,
-    )
+    with cancelled_by_interrupt(common.cancel):
+        answer = check_sanity(
+            images,
+            method or DEFAULT_METHODS,
+            common,
+            modes=MODES if mode == "both" else (mode,),
+            protocol=protocol,
+            classes=class_,
+            limit=limit,
+            masks=masks,
+            resume=resume,
+        )
     lines = [
         f"{row['method']}: {row['error'] or row['verdict'] or 'no verdict without the cascade'}"
         for row in answer["rows"]

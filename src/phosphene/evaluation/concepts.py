@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.evaluation.heat import Progress, nothing_measured
+from phosphene.evaluation.pieces import Keep, Piece, measured_now
 from phosphene.images import list_images
 from phosphene.render import Sheet, Tile, bar_chart, shown_as
 from phosphene.runtime import Prepared, activations, layer_gradients
@@ -34,6 +36,7 @@ FEWEST = 10
 # A t-test needs a spread, and the sets of a ring two different neighbors each.
 _FEWEST_SETS = 3
 _HELD_OUT = 1 / 3
+_BATCH = 16
 # Gradients of two pictures whose cosine differs from 1 by less are the same but for rounding and for their length.
 _SAME = 1e-5
 
@@ -59,8 +62,8 @@ class ConceptTest:
     scores: tuple[float, ...]
     chance: tuple[float, ...]
     accuracy: float
-    t: float | None
-    p: float | None
+    t: float | None = None
+    p: float | None = None
     tests: int = 1
     level: float = 0.05
 
@@ -165,6 +168,7 @@ def tcav(
     sets: int = 10,
     level: float = 0.05,
     seed: int = 0,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
 ) -> ConceptTests:
     """Test with concept activation vectors: does what a folder of pictures shows raise a class's score?
@@ -187,6 +191,7 @@ def tcav(
         sets: how many random sets are made of a single folder.
         level: below which a corrected probability is called significant.
         seed: of the sets, the held-out parts and the fits.
+        keep: gives the pieces that are known already and takes the new ones.
         progress: called with (pictures done, in all, what is being done).
 
     Returns:
@@ -207,29 +212,52 @@ def tcav(
         raise OptionError(f"level={level} must lie between 0 and 1, such as 0.05")
     groups = concept_sets(concepts, random, sets, seed)
     chosen = [classifier.layer_name(layer) for layer in dict.fromkeys(layers)] or [_default_layer(classifier)]
-    look = _Look(classifier, chosen, len(pictures) + sum(map(len, groups.values())), progress)
-    slopes, images = look.at(pictures, goal)
+    look = _Look(classifier, chosen, len(pictures) + sum(map(len, groups.values())), keep, progress)
+    names = [Path(folder).name for folder in concepts]
+    # Known as a whole when all is done, so that the outputs of layers need not be kept for ever.
+    piece = keep("tests", partial(_all_tests, look, pictures, goal, groups, names, seed))
+    found = piece.values
+    sides = [{name: tuple(values[name]) for name in ("scores", "chance")} for values in found["tests"]]
+    tests = [
+        ConceptTest(**{**values, **own}, tests=len(sides), level=level)
+        for values, own in zip(found["tests"], sides, strict=True)
+    ]
+    broken = tuple(Record(path, "error", why) for path, why in found["broken"])
+    vectors: dict[str, dict[str, Floats]] = {}
+    for number, test in enumerate(tests):
+        vectors.setdefault(test.layer, {})[test.concept] = piece.arrays[str(number)]
+    return ConceptTests(tuple(tests), goal.label(classifier.labels), found["images"], found["sets"], broken, vectors)
+
+
+def _all_tests(
+    look: _Look,
+    pictures: Sequence[Place],
+    goal: Target,
+    groups: Mapping[str, Sequence[Place]],
+    names: Sequence[str],
+    seed: int,
+) -> Piece:
+    """Every concept at every layer, and what was looked at for it."""
+    slopes, images = look.at("images", pictures, goal)
     if not images:
         raise nothing_measured("concepts")
-    for layer in chosen:
+    for layer in look.layers:
         _refuse_linear(slopes[layer], layer)
     outputs: dict[str, dict[str, Floats]] = {}
     counts: dict[str, int] = {}
     for name, paths in groups.items():
-        outputs[name], counts[name] = look.at(paths)
+        outputs[name], counts[name] = look.at(name, paths)
         if counts[name] < FEWEST:
             raise InputError(f"{name}: {counts[name]} pictures could be read; at least {FEWEST} are needed")
-    names = [Path(folder).name for folder in concepts]
     drawn = [name for name in groups if name not in names]
-    found: list[ConceptTest] = []
-    vectors: dict[str, dict[str, Floats]] = {}
-    for layer in chosen:
+    found: list[dict[str, Any]] = []
+    vectors: dict[str, Floats] = {}
+    for layer in look.layers:
         rows = {name: values[layer] for name, values in outputs.items()}
-        tested = _tested(names, drawn, layer, slopes[layer], rows, seed)
-        found += [one for one, _ in tested]
-        vectors[layer] = {one.concept: vector for one, vector in tested}
-    tests = tuple(replace(one, tests=len(found), level=level) for one in found)
-    return ConceptTests(tests, goal.label(classifier.labels), images, counts, tuple(look.broken), vectors)
+        for test, vector in _tested(names, drawn, layer, slopes[layer], rows, seed):
+            vectors[str(len(found))] = vector
+            found.append(test)
+    return Piece({"tests": found, "images": images, "sets": counts, "broken": look.broken}, vectors)
 
 
 def one_goal(classifier: Prepared, target: TargetLike) -> Target:
@@ -297,32 +325,39 @@ class _Look:
     classifier: Prepared
     layers: list[str]
     total: int
+    keep: Keep
     progress: Progress | None
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    done: int = 0
 
-    def __post_init__(self) -> None:
-        self.broken: list[Record] = []
-        self._before = 0
-
-    def at(self, paths: Sequence[Place], target: Target | None = None) -> tuple[dict[str, Floats], int]:
+    def at(self, name: str, paths: Sequence[Place], target: Target | None = None) -> tuple[dict[str, Floats], int]:
         """(per layer (n, D) outputs, or gradients of the target's score; n pictures that could be read)."""
         rows: dict[str, list[Floats]] = {layer: [] for layer in self.layers}
-        count = 0
-        for batch in stream(self.classifier, paths):
-            broken = batch.broken
-            if batch.images is not None:
-                values = [self._flat(value, layer, batch.images) for layer, value in self._values(batch.images, target)]
-                batch, kept = batch.answered(torch.cat(values, dim=1))
-                broken = batch.broken
-                count += len(kept)
-                parts = torch.split(kept, [value.shape[1] for value in values], dim=1)
-                for layer, part in zip(self.layers, parts, strict=True):
-                    rows[layer].append(part.cpu().numpy())
-            self.broken += broken
+        count, size = 0, _BATCH if self.classifier.preprocess.size is not None else 1
+        for start in range(0, len(paths), size):
+            part = paths[start : start + size]
+            where = f"{name}, pictures {start + 1} to {start + len(part)}"
+            piece = self.keep(where, partial(self._looked, part, target))
+            self.broken += [(path, why) for path, why in piece.values["broken"]]
+            count += piece.values["count"]
+            for layer, values in piece.arrays.items():
+                rows[layer].append(values)
+            self.done += len(part)
             if self.progress is not None:
-                what = "outputs of layers" if target is None else "gradients"
-                self.progress(self._before + batch.done, self.total, what)
-        self._before += len(paths)
+                self.progress(self.done, self.total, "outputs of layers" if target is None else "gradients")
         return {layer: _stacked(parts, layer) for layer, parts in rows.items()}, count
+
+    def _looked(self, paths: Sequence[Place], target: Target | None) -> Piece:
+        """What there is at the layers for pictures that are looked at together."""
+        (batch,) = stream(self.classifier, paths, size=len(paths))
+        arrays: dict[str, Floats] = {}
+        if batch.images is not None:
+            values = [self._flat(value, layer, batch.images) for layer, value in self._values(batch.images, target)]
+            batch, kept = batch.answered(torch.cat(values, dim=1))
+            parts = torch.split(kept, [value.shape[1] for value in values], dim=1)
+            arrays = {layer: part.cpu().numpy() for layer, part in zip(self.layers, parts, strict=True)}
+        broken = [[record.path, record.error] for record in batch.broken]
+        return Piece({"count": len(paths) - len(broken), "broken": broken}, arrays)
 
     def _values(self, images: Tensor, target: Target | None) -> list[tuple[str, Tensor]]:
         if target is None:
@@ -367,8 +402,10 @@ def _refuse_linear(slopes: Floats, layer: str) -> None:
 
 def _tested(
     names: Sequence[str], drawn: Sequence[str], layer: str, slopes: Floats, outputs: Mapping[str, Floats], seed: int
-) -> list[tuple[ConceptTest, Floats]]:
-    """Each concept at one layer against the random sets, and these in a ring, with the concept's mean vector."""
+) -> list[tuple[dict[str, Any], Floats]]:
+    """Each concept at one layer against the random sets, and these in a ring: what its ConceptTest is made of, and the
+    concept's mean vector.
+    """
     ring = pairwise([*drawn, drawn[0]])
     chance = tuple(tcav_score(slopes, concept_vector(outputs[one], outputs[other], seed)[0]) for one, other in ring)
     found = []
@@ -377,8 +414,9 @@ def _tested(
         scores = tuple(tcav_score(slopes, vector) for vector, _ in fits)
         accuracy = float(np.mean([right for _, right in fits]))
         mean = np.mean([vector for vector, _ in fits], axis=0)
-        test = ConceptTest(name, layer, scores, chance, accuracy, *told_apart(scores, chance))
-        found.append((test, mean / max(float(np.linalg.norm(mean)), 1e-12)))
+        one = {"concept": name, "layer": layer, "scores": scores, "chance": chance, "accuracy": accuracy}
+        t, p = told_apart(scores, chance)
+        found.append((one if t is None else one | {"t": t, "p": p}, mean / max(float(np.linalg.norm(mean)), 1e-12)))
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from phosphene.devices import clock
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Progress, affordable, failing, heat_of, nothing_measured
+from phosphene.evaluation.heat import Progress, affordable, failing, nothing_measured
+from phosphene.evaluation.look import Look, looks
+from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.insertion_deletion import deletion, insertion, rise_blur
@@ -26,7 +29,6 @@ from phosphene.render import Sheet, Tile, line_chart, numbers, shown_as
 from phosphene.runtime import Prepared, forward
 from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.notebook import told
-from phosphene.tasks.stream import stream
 from phosphene.types import Record, Shown
 
 Protocol = Literal["coarse", "rise"]
@@ -49,7 +51,7 @@ class FaithfulnessScores:
         explained: probability when only what the map marks is left.
         further: what was asked for besides: of `road` road_most (low is good), road_least and road (half their
             difference; high is good), of `pixel_flipping` aopc (high is good).
-        curves: mean deletion and insertion curve, (33,) each, over the fractions 0 to 1 of the pixels.
+        drawn: deletion and insertion curves of each image, (33,) each, over the fractions 0 to 1 of the pixels.
         dead: how many maps said nothing (NaN, zero everywhere); they are left out.
         seconds: to explain one image, on average.
         measuring: to measure one map, on average.
@@ -62,11 +64,28 @@ class FaithfulnessScores:
     clean: list[float] = field(default_factory=list)
     explained: list[float] = field(default_factory=list)
     further: dict[str, list[float]] = field(default_factory=dict)
-    curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    drawn: dict[str, list[list[float]]] = field(default_factory=dict)
     dead: int = 0
     seconds: float = 0.0
     measuring: float = 0.0
     error: str | None = None
+
+    @property
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """The mean deletion and insertion curve."""
+        return {name: np.mean(values, axis=0) for name, values in self.drawn.items()}
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """What grows with every image."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("method", "error")}
+
+    def take(self, part: Mapping[str, Any]) -> None:
+        """Add what was found of other images."""
+        self.error = part.get("error")
+        sums = {name: value for name, value in part.items() if name != "error"}
+        for name, value in added(self.sums, sums).items():
+            setattr(self, name, value)
 
     def row(self) -> dict[str, object]:
         """The means with 95 % bootstrap intervals over the images, as the command prints them."""
@@ -136,6 +155,7 @@ def faithfulness(
     measures: Sequence[str] = (),
     masks: int | None = None,
     seed: int = 0,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
 ) -> Faithfulness:
     """Insertion and deletion areas, average drop and average increase of methods over pictures.
@@ -154,7 +174,8 @@ def faithfulness(
             "pixel_flipping" (101 passes).
         masks: number of masks of the methods that draw masks and do not say it.
         seed: of everything random.
-        progress: called with (measurements done, in all, what is being done).
+        keep: gives the pieces that are known already and takes the new ones.
+        progress: called with (measurements done, in all, what is being done), and with the passes of slow methods.
 
     Returns:
         Faithfulness.
@@ -175,49 +196,79 @@ def faithfulness(
     baselines = {name: FaithfulnessScores(name) for name in BASELINES}
     generator = torch.Generator().manual_seed(seed)
     broken: list[Record] = []
-    done, total = 0, len(paths) * (len(specs) + len(BASELINES))
-
-    def measure(into: FaithfulnessScores, maps: Tensor, alive: Sequence[bool], images: Tensor, classes: Target) -> None:
-        nonlocal done
-        for index, values in enumerate(maps):
-            start = clock(classifier.device)
-            if alive[index]:
-                own = classes.rows(index, index + 1)
-                _add(into, classifier, images[index], values, own, protocol)
-                _add_further(into, classifier, images[index], values, own, measures, seed)
-            else:
-                into.dead += 1
-            into.measuring += clock(classifier.device) - start
-            done += 1
-            if progress is not None:
-                progress(done, total, "faithfulness")
-
-    for batch in stream(classifier, paths, size=_BATCH):
-        logits = None if batch.images is None else forward(classifier, batch.images)
-        if logits is not None:
-            batch, logits = batch.answered(logits)
-        broken += batch.broken
-        done += len(batch.broken) * (len(specs) + len(BASELINES))
-        if batch.images is None or logits is None:
+    columns = len(specs) + len(BASELINES)
+    each = partial(_measured, protocol=protocol, measures=measures, seed=seed)
+    for look in looks(classifier, paths, goal, _BATCH):
+        found = keep(look.where, look.found).values
+        broken += [Record(path, "error", why) for path, why in found["broken"]]
+        if not found["shape"]:
             continue
-        best = goal if isinstance(goal, Target) else goal.one_of_each(logits)
-        classes = best.expand(len(batch.paths))
-        for spec in (spec for spec in specs if measured[str(spec)].error is None):
-            with failing(measured[str(spec)]):
-                heat = heat_of(classifier, batch.pictures, batch.views, classes, spec, seed=seed)
-                measured[str(spec)].seconds += heat.attribution.seconds * len(batch.paths)
-                measure(measured[str(spec)], heat.pixels, heat.alive, batch.images, classes)
-        size = batch.images.shape[-2:]
-        shape = (len(batch.paths), *size)
-        noise = torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32).to(batch.images)
-        for name, maps in (("center", center_bump(size).to(noise).expand_as(noise)), ("random", noise)):
-            measure(baselines[name], maps, [True] * len(maps), batch.images, classes)
+        # Of all pictures, also of those that are known: the noise of the next ones comes after theirs.
+        noise = torch.rand(found["shape"], generator=generator, device="cpu", dtype=torch.float32)
+        explained = [(measured[str(spec)], partial(_explained, look, spec, seed, progress)) for spec in specs]
+        blind = [(baselines[name], partial(_blind, look, maps)) for name, maps in _blind_maps(noise).items()]
+        for column, (into, explain) in enumerate((*explained, *blind)):
+            if into.error is None:
+                before = look.start * columns + column * len(look.paths)
+                tell = partial(_tell, progress, before, len(paths) * columns)
+                into.take(keep(f"{look.where}: {into.method}", partial(each, look, explain, tell)).values)
     count = len(paths) - len(broken)
     if count == 0:
         raise nothing_measured("faithfulness")
     for one in (*measured.values(), *baselines.values()):
-        _average(one, count)
+        one.seconds /= count
+        one.measuring /= count
     return Faithfulness(tuple(measured.values()), tuple(baselines.values()), count, tuple(broken))
+
+
+def _tell(progress: Progress | None, before: int, total: int, done: int) -> None:
+    if progress is not None:
+        progress(before + done, total, "faithfulness")
+
+
+# Maps (N, H, W) at the pixels that the network sees, which of them say anything, and seconds an image.
+_Maps = tuple[Tensor, Sequence[bool], float]
+
+
+def _explained(look: Look, spec: Spec, seed: int, progress: Progress | None) -> _Maps:
+    heat = look.heat(spec, seed, progress)
+    return heat.pixels, heat.alive, heat.attribution.seconds
+
+
+def _blind(look: Look, maps: Tensor) -> _Maps:
+    return maps.to(look.images), [True] * len(maps), 0.0
+
+
+def _blind_maps(noise: Tensor) -> dict[str, Tensor]:
+    """Maps (N, H, W) that know nothing of the network, by the names of BASELINES."""
+    return {"center": center_bump(noise.shape[1:]).expand_as(noise), "random": noise}
+
+
+def _measured(
+    look: Look,
+    explain: Callable[[], _Maps],
+    tell: Callable[[int], None],
+    *,
+    protocol: Protocol,
+    measures: Sequence[str],
+    seed: int,
+) -> Piece:
+    """What one method or baseline gets on a few pictures."""
+    classifier, into = look.classifier, FaithfulnessScores("")
+    with failing(into):
+        maps, alive, seconds = explain()
+        into.seconds = seconds * len(maps)
+        for index, values in enumerate(maps):
+            start = clock(classifier.device)
+            if alive[index]:
+                own = look.classes.rows(index, index + 1)
+                _add(into, classifier, look.images[index], values, own, protocol)
+                _add_further(into, classifier, look.images[index], values, own, measures, seed)
+            else:
+                into.dead += 1
+            into.measuring += clock(classifier.device) - start
+            tell(index + 1)
+    return Piece(into.sums | ({} if into.error is None else {"error": into.error}))
 
 
 def center_bump(size: Sequence[int]) -> Tensor:
@@ -241,7 +292,7 @@ def _add(
     into.explained.append(float(score(marked)[0]))
     for name, curve in (("deletion", removed), ("insertion", added)):
         values = np.interp(np.linspace(0, 1, CURVE_POINTS), curve.fractions.cpu(), curve.values.cpu())
-        into.curves[name] = into.curves.get(name, np.zeros(CURVE_POINTS)) + values
+        into.drawn.setdefault(name, []).append(values.tolist())
 
 
 def _add_further(
@@ -269,10 +320,3 @@ def _add_further(
 def probability_of(classifier: Prepared, target: Target) -> Callable[[Tensor], Tensor]:
     """The probability (M,) that the classifier gives copies (M, C, H, W) of one image for its target."""
     return lambda copies: classifier.score(forward(classifier, copies), target, "probability")
-
-
-def _average(measured: FaithfulnessScores, count: int) -> None:
-    kept = max(1, len(measured.deletion))
-    measured.curves = {name: total / kept for name, total in measured.curves.items()}
-    measured.seconds /= count
-    measured.measuring /= count

@@ -56,6 +56,7 @@ def heat_of(
     spec: Spec,
     *,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Heat:
     """What a method lays on pictures, in the pixels of `views`; a method that needs a larger view gets it.
 
@@ -66,10 +67,12 @@ def heat_of(
         target: one class for each picture.
         spec: the configured method.
         seed: of methods that draw random numbers.
+        progress: called with (steps done, steps in all) by methods of many passes.
     """
     kind = needed_view(spec, "center")
     shown = tuple(views) if kind == "center" else classifier.views(pictures, kind)
-    result = attribute(classifier, classifier.preprocessed(pictures, shown), target, spec, seed=seed)
+    images = classifier.preprocessed(pictures, shown)
+    result = attribute(classifier, images, target, spec, seed=seed, progress=progress)
     offset, stride = result.heat_grid
     rows = [
         _seen_through(result.heat[index : index + 1], offset, stride, shown[index], view)
@@ -87,6 +90,11 @@ def _seen_through(
         places = pixel_centers(view.crop[axis + 2]) + view.crop[axis]
         axes.append(places * (shown.scaled[axis] / view.scaled[axis]) - shown.crop[axis])
     return sample_map(heat, offset, stride, axes[0], axes[1])
+
+
+def passes(progress: Progress | None, text: str) -> Callable[[int, int], None] | None:
+    """The progress of the passes of a method, for what is said of them; None where nobody asks."""
+    return None if progress is None else lambda done, total: progress(done, total, text)
 
 
 def affordable(methods: Sequence[str | Spec], masks: int | None) -> tuple[Spec, ...]:

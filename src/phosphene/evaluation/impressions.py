@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
+from phosphene.evaluation.pieces import Keep, Piece, measured_now
 from phosphene.images import to_pil
 from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.photographs import photograph_distance
 from phosphene.registry import Spec
 from phosphene.render import Sheet, Tile, numbers, shown_as
 from phosphene.runtime import Prepared
-from phosphene.tasks.impressions import Job, Progress, synthesize
+from phosphene.tasks.impressions import Job, Progress, batched, synthesize
 from phosphene.tasks.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
 from phosphene.types import Impression, Shown
 
@@ -136,8 +138,8 @@ def measure_impressions(
     judge: Classifier | Sequence[Classifier] | None = None,
     *,
     batch_size: int | None = None,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
-    seen: Callable[[Job, Impression, OwnReading, list[Judgement | None]], None] | None = None,
 ) -> ImpressionScores:
     """Make the images of all jobs by one recipe and have them read.
 
@@ -147,23 +149,42 @@ def measure_impressions(
         recipe: the recipe and its options.
         judge: a network that took no part, or several; None for none.
         batch_size: images made side by side; None chooses.
+        keep: gives the images that are known already and takes the new ones.
         progress: called as by `impress`.
-        seen: called with each image and its readings as soon as they are there.
 
     Returns:
         The images and all readings; `row()` sums them up.
     """
     found = ImpressionScores(str(recipe))
     judges = [] if judge is None else [judge] if isinstance(judge, Classifier) else list(judge)
-    for job, made in zip(
-        jobs, synthesize(classifier, jobs, recipe, batch_size=batch_size, progress=progress), strict=True
-    ):
-        own = read_impressions(classifier, [made])[0]
-        judged = [judge_impressions(one, [made], classifier, objects=True)[0] for one in judges]
-        found.add(job, made, own, judged)
-        if seen is not None:
-            seen(job, made, own, judged)
+    for batch in batched(jobs, classifier, batch_size):
+        before = len(found.jobs)
+        told = None if progress is None else partial(_among_all, progress, before, len(batch), len(jobs))
+        where = f"{recipe}: images {before + 1} to {before + len(batch)}"
+        piece = keep(where, partial(_images, classifier, batch, recipe, batch_size, told))
+        for number, (job, facts) in enumerate(zip(batch, piece.values["images"], strict=True)):
+            made = Impression(
+                torch.from_numpy(piece.arrays[str(number)]), job.target, str(recipe), seed=job.seed, **facts
+            )
+            own = read_impressions(classifier, [made])[0]
+            judged = [judge_impressions(one, [made], classifier, objects=True)[0] for one in judges]
+            found.add(job, made, own, judged)
     return found
+
+
+def _images(
+    classifier: Prepared, batch: Sequence[Job], recipe: str | Spec, batch_size: int | None, progress: Progress | None
+) -> Piece:
+    """The images of jobs that are made side by side, and how long that took."""
+    made = list(synthesize(classifier, batch, recipe, batch_size=batch_size, progress=progress))
+    facts = [{"preset": one.preset, "steps": one.steps, "seconds": one.seconds, "label": one.label} for one in made]
+    return Piece({"images": facts}, {str(number): one.image.numpy() for number, one in enumerate(made)})
+
+
+def _among_all(progress: Progress, before: int, size: int, count: int, done: int, total: int, text: str) -> None:
+    """The steps of a batch among those of all images."""
+    steps = total // size
+    progress(before * steps + done, count * steps, text)
 
 
 def _judge_row(read: Sequence[Judgement]) -> dict[str, object]:

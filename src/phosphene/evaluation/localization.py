@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 
 from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
+from phosphene.evaluation.heat import Progress, passes
+from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.images import Picture, picture_size, read_image
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.metrics.bootstrap import bootstrap_interval
@@ -22,9 +25,8 @@ from phosphene.runtime import Prepared
 from phosphene.tasks.notebook import told
 from phosphene.tasks.objects import cut_out, evidence, posteriors
 from phosphene.tasks.stream import no_answer
-from phosphene.types import Box, Prediction, Record, Shown, Size
+from phosphene.types import Box, Prediction, Record, Shown
 
-Progress = Callable[[int, int, str], None]
 OVERLAPS = (0.3, 0.5, 0.7)
 _BATCH = 8
 # Share of a side that a box may reach beyond its picture: people draw to the edge and a little further, and pictures
@@ -55,7 +57,7 @@ class LocalizationScores:
     best: list[bool] = field(default_factory=list)
     among: list[bool] = field(default_factory=list)
     dead: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(
@@ -66,6 +68,16 @@ class LocalizationScores:
         self.hits.append(point is not None and pointing_hit(point, truth.boxes, tolerance=tolerance))
         self.best.append(rank < 1)
         self.among.append(rank < 5)
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """What grows with every picture."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "way")}
+
+    def take(self, part: Mapping[str, Any]) -> None:
+        """Add what was found of other pictures."""
+        for name, value in added(self.sums, part).items():
+            setattr(self, name, value)
 
     @property
     def gt_known(self) -> float:
@@ -142,6 +154,7 @@ def localization(
     *,
     tolerance: float = 0.0,
     seed: int = 0,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
 ) -> Localization:
     """GT-known accuracy, top-1 and top-5 localization error, the pointing game: of ways to localize and of none.
@@ -156,7 +169,8 @@ def localization(
         ways: presets, configured.
         tolerance: of the pointing game, in pixels.
         seed: of methods that draw random numbers.
-        progress: called with (pictures done, in all, what is being done).
+        keep: gives the pieces that are known already and takes the new ones.
+        progress: called with (pictures done, in all, what is being done), and with the passes of a batch of pictures.
 
     Raises:
         InputError: if no picture could be used.
@@ -168,25 +182,24 @@ def localization(
     rows = tuple(LocalizationScores(" ".join(map(str, _identity(way).values())), way) for way in ways)
     baselines = (LocalizationScores("whole_frame"), LocalizationScores("centre_box"))
     broken: list[Record] = []
-    for batch, done in _batches(classifier, truths, broken):
-        pictures = [picture for _, picture in batch]
-        if batch:
-            odds = posteriors(classifier, pictures, ways[0])
-            alive = odds.isfinite().all(dim=1).tolist()
-            broken += [no_answer(truth.path) for (truth, _), fine in zip(batch, alive, strict=True) if not fine]
-            batch = [one for one, fine in zip(batch, alive, strict=True) if fine]
-            ranks = _ranks(batch, odds[alive])
-            for group in _sharing_maps(rows):
-                own = ranks
-                if group[0].way is not None and group[0].way.ranking != ways[0].ranking:
-                    own = _ranks(batch, posteriors(classifier, [picture for _, picture in batch], group[0].way))
-                _measure(classifier, batch, own, group, tolerance, seed)
-            for measured in baselines:
-                for (truth, picture), rank in zip(batch, ranks, strict=True):
-                    box = _trivial_box(measured.name, picture_size(picture))
-                    measured.add(box, ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2), truth, rank, tolerance)
+    for start in range(0, len(truths), _BATCH):
+        look = _Look(classifier, truths[start : start + _BATCH], ways[0])
+        where = f"pictures {start + 1} to {start + len(look.truths)}"
+        found = keep(where, look.found).values
+        broken += [Record(path, "error", why) for path, why in found["broken"]]
+        for group in _sharing_maps(rows) if found["ranks"] else ():
+            names = ", ".join(measured.name for measured in group)
+            told_passes = passes(progress, f"{names}, {where} of {len(truths)}")
+            measure = partial(_measured, classifier, look, group, tolerance, seed, told_passes)
+            for measured, part in zip(group, keep(f"{where}: {names}", measure).values["rows"], strict=True):
+                measured.take(part)
+        for measured in baselines:
+            for number, size, rank in zip(found["usable"], found["sizes"], found["ranks"], strict=True):
+                box = _trivial_box(measured.name, size)
+                point = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+                measured.add(box, point, look.truths[number], rank, tolerance)
         if progress is not None:
-            progress(done, len(truths), "localization")
+            progress(start + len(look.truths), len(truths), "localization")
     known = baselines[0]
     if not known.overlaps:
         raise InputError(f"none of the {len(truths)} pictures could be used; the first: {broken[0].error}")
@@ -194,20 +207,70 @@ def localization(
     return Localization(count, sum(known.best) / count, sum(known.among) / count, rows, baselines, tuple(broken))
 
 
-def _batches(
-    classifier: Prepared, truths: Sequence[Truth], broken: list[Record]
-) -> Iterator[tuple[list[tuple[Truth, Picture]], int]]:
-    """(pictures that could be used, pictures done) a few at a time; the others go to `broken`."""
-    rest, done = iter(truths), 0
-    while part := list(islice(rest, _BATCH)):
-        done += len(part)
-        kept: list[tuple[Truth, Picture]] = []
-        for truth in part:
+@dataclass(frozen=True)
+class _Seen:
+    """Pictures that can be measured, by their numbers in the batch, the ranks of their classes, and the others."""
+
+    numbers: Sequence[int]
+    pictures: Sequence[Picture]
+    ranks: Sequence[int]
+    broken: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A few pictures, which are read and ranked when they are first looked at.
+
+    Args:
+        classifier: that ranks the classes.
+        truths: of the pictures.
+        first: the way by which they are ranked.
+    """
+
+    classifier: Prepared
+    truths: Sequence[Truth]
+    first: LocalizationPreset
+
+    @cached_property
+    def seen(self) -> _Seen:
+        """The pictures and what is known of them."""
+        broken: list[Record] = []
+        usable: list[tuple[int, Picture]] = []
+        for number, truth in enumerate(self.truths):
             try:
-                kept.append((truth, _read(truth, classifier.preprocess.channels)))
+                usable.append((number, _read(truth, self.classifier.preprocess.channels)))
             except InputError as error:
                 broken.append(Record(str(truth.path), "error", str(error)))
-        yield kept, done
+        if not usable:
+            return _Seen((), (), (), broken)
+        odds = posteriors(self.classifier, [picture for _, picture in usable], self.first)
+        alive = odds.isfinite().all(dim=1).tolist()
+        for (number, _), fine in zip(usable, alive, strict=True):
+            broken += [] if fine else [no_answer(self.truths[number].path)]
+        usable = [one for one, fine in zip(usable, alive, strict=True) if fine]
+        numbers = [number for number, _ in usable]
+        return _Seen(numbers, [picture for _, picture in usable], self._ranks(numbers, odds[alive]), broken)
+
+    def found(self) -> Piece:
+        """What the boxes that need no network are measured by."""
+        return Piece(
+            {
+                "usable": list(self.seen.numbers),
+                "sizes": [list(picture_size(picture)) for picture in self.seen.pictures],
+                "ranks": list(self.seen.ranks),
+                "broken": [[record.path, record.error] for record in self.seen.broken],
+            }
+        )
+
+    def ranked_by(self, way: LocalizationPreset) -> Sequence[int]:
+        """The ranks of the true classes as a way ranks classes."""
+        if way.ranking == self.first.ranking:
+            return self.seen.ranks
+        return self._ranks(self.seen.numbers, posteriors(self.classifier, self.seen.pictures, way))
+
+    def _ranks(self, numbers: Sequence[int], odds: Tensor) -> list[int]:
+        """How many classes the classifier holds for more probable than the true one, for each picture."""
+        return [int((row > row[self.truths[number].index]).sum()) for number, row in zip(numbers, odds, strict=True)]
 
 
 def _read(truth: Truth, channels: int) -> Picture:
@@ -226,11 +289,6 @@ def _read(truth: Truth, channels: int) -> Picture:
     return picture
 
 
-def _ranks(batch: Sequence[tuple[Truth, Picture]], odds: Tensor) -> list[int]:
-    """How many classes the classifier holds for more probable than the true one, for each picture."""
-    return [int((row > row[truth.index]).sum()) for row, (truth, _) in zip(odds, batch, strict=True)]
-
-
 def _sharing_maps(rows: Sequence[LocalizationScores]) -> list[list[LocalizationScores]]:
     """Ways that differ in the segmentation alone, together: their maps are made once."""
     groups: dict[object, list[LocalizationScores]] = {}
@@ -242,36 +300,41 @@ def _sharing_maps(rows: Sequence[LocalizationScores]) -> list[list[LocalizationS
     return list(groups.values())
 
 
-def _measure(
+def _measured(
     classifier: Prepared,
-    batch: Sequence[tuple[Truth, Picture]],
-    ranks: Sequence[int],
+    look: _Look,
     group: Sequence[LocalizationScores],
     tolerance: float,
     seed: int,
-) -> None:
-    pictures = [picture for _, picture in batch]
-    start = clock(classifier.device)
+    progress: Callable[[int, int], None] | None,
+) -> Piece:
+    """What ways that share their maps get on a few pictures."""
     ways = [measured.way for measured in group if measured.way is not None]
     # A cut may need more than the maps that a threshold is content with.
     way = next((way for way in ways if way.segment == "graphcut"), ways[0])
-    maps = evidence(classifier, pictures, [truth.index for truth, _ in batch], way, seed=seed)
+    truths, pictures = [look.truths[number] for number in look.seen.numbers], look.seen.pictures
+    ranks = look.ranked_by(way)
+    start = clock(classifier.device)
+    maps = evidence(classifier, pictures, [truth.index for truth in truths], way, seed=seed, progress=progress)
     shared = clock(classifier.device) - start
-    for measured in group:
-        assert measured.way is not None
+    rows = []
+    for way in ways:
         start = clock(classifier.device)
-        measured.notes.update(seen.note for seen in maps if seen.note is not None)
-        for (truth, picture), rank, seen in zip(batch, ranks, maps, strict=True):
+        notes = Counter(seen.note for seen in maps if seen.note is not None)
+        measured = LocalizationScores("", way, notes=dict(notes))
+        for truth, picture, rank, seen in zip(truths, pictures, ranks, maps, strict=True):
             try:
-                found = cut_out(picture, seen, measured.way, Prediction(truth.index, "", 0.0))
+                found = cut_out(picture, seen, way, Prediction(truth.index, "", 0.0))
                 measured.add(found.box, found.point, truth, rank, tolerance)
             except NumericalError:
                 measured.dead += 1
                 measured.add(None, None, truth, rank, tolerance)
         measured.seconds += shared + clock(classifier.device) - start
+        rows.append(measured.sums)
+    return Piece({"rows": rows})
 
 
-def _trivial_box(name: str, size: Size) -> Box:
+def _trivial_box(name: str, size: Sequence[int]) -> Box:
     """The whole frame, or the box of half its area in the middle."""
     height, width = size
     if name == "whole_frame":

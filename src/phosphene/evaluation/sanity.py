@@ -6,27 +6,30 @@ import copy
 import math
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Heat, Progress, affordable, failing, heat_of, nothing_measured
+from phosphene.evaluation.heat import Heat, Progress, affordable, failing, nothing_measured
+from phosphene.evaluation.look import Look, looks
+from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.spearman import spearman
 from phosphene.metrics.ssim import ssim
 from phosphene.registry import Spec
 from phosphene.render import Sheet, Tile, line_chart, shown_as
-from phosphene.runtime import Prepared, forward, prepare
+from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import forget
-from phosphene.targets import Target, TargetLike, resolve_one
+from phosphene.targets import TargetLike, resolve_one
 from phosphene.tasks.notebook import told
-from phosphene.tasks.stream import stream
 from phosphene.types import Record, Shown
 
 Mode = Literal["cascading", "independent"]
@@ -65,6 +68,11 @@ class Likeness:
     ssim: list[float] = field(default_factory=list)
     dead: int = 0
 
+    def take(self, part: Mapping[str, Any]) -> None:
+        """Add what was found of other pairs."""
+        for name, value in added(asdict(self), part).items():
+            setattr(self, name, value)
+
     def row(self) -> dict[str, float | int | None]:
         """The means over the pairs."""
         names = ("spearman", "spearman_abs", "ssim")
@@ -91,6 +99,16 @@ class Sanity:
     examples: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
+
+    def take(self, piece: Piece, into: Likeness) -> None:
+        """Add what was found of other pictures to one of the likenesses, or why there is nothing."""
+        part = piece.values["methods"].get(self.method, {})
+        self.error = part.get("error", self.error)
+        self.seconds += part.get("seconds", 0.0)
+        if "likeness" in part:
+            into.take(part["likeness"])
+        if self.method in piece.arrays:
+            self.examples.append(torch.from_numpy(piece.arrays[self.method]))
 
     def left(self, share: float) -> float | None:
         """The rank correlation that is left when the cascade has randomized this share of the stages, at least one.
@@ -194,6 +212,7 @@ def sanity(
     target: TargetLike = None,
     masks: int | None = None,
     seed: int = 0,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
 ) -> SanityChecks:
     """How like the maps of a network stay to themselves while its weights are randomized, stage by stage from the head.
@@ -217,7 +236,8 @@ def sanity(
         target: a class for all pictures; None takes each picture's best class.
         masks: number of masks of the methods that draw masks and do not say it.
         seed: of the random weights and the methods' own draws.
-        progress: called with (maps done, in all, what is being done).
+        keep: gives the pieces that are known already and takes the new ones.
+        progress: called with (maps done, in all, what is being done), and with the passes of slow methods.
 
     Returns:
         SanityChecks.
@@ -239,37 +259,24 @@ def sanity(
     results = {spec: Sanity(str(spec), {m: {s.name: Likeness() for s in parts} for m in modes}) for spec in specs}
     broken: list[Record] = []
     example: Tensor | None = None
-    for batch in stream(classifier, paths, size=_BATCH):
-        logits = None if batch.images is None else forward(classifier, batch.images)
-        if logits is not None:
-            batch, logits = batch.answered(logits)
-        broken += batch.broken
-        if batch.images is None or logits is None:
+    for look in looks(classifier, paths, goal, _BATCH):
+        checked = _Checked(look, protocol, seed, progress, with_examples=example is None)
+        first = keep(look.where, partial(checked.intact, _alive(results)))
+        broken += [Record(path, "error", why) for path, why in first.values["broken"]]
+        if not first.values["shape"]:
             continue
-        example = batch.images[0] if example is None else example
-        best = goal if isinstance(goal, Target) else goal.one_of_each(logits)
-        classes = best.expand(len(batch.paths))
-        true: dict[Spec, Heat] = {}
-        for spec in (spec for spec in specs if results[spec].error is None):
-            with failing(results[spec]):
-                true[spec] = heat_of(classifier, batch.pictures, batch.views, classes, spec, seed=seed)
-                _start(results[spec], true[spec])
-        files = len(batch.paths) + len(batch.broken)
+        example = torch.from_numpy(first.arrays["picture"]) if example is None else example
+        for result in results.values():
+            result.take(first, result.chance)
         for step, (mode, index) in enumerate(plan, start=1):
+            name = f"{mode}, {parts[index].name}"
             chosen = parts[: index + 1] if mode == "cascading" else parts[index : index + 1]
-            made = randomized if protocol == "blocks" else initialized
-            network = prepare(made(classifier, chosen, seed), precision=classifier.precision)
-            for spec in (spec for spec in true if results[spec].error is None):
-                with failing(results[spec]):
-                    found = heat_of(network, batch.pictures, batch.views, classes, spec, seed=seed)
-                    pairs = [(row, row) for row in range(len(found))]
-                    compare(results[spec].stages[mode][parts[index].name], found, true[spec], pairs)
-                    if mode == "cascading" and len(results[spec].examples) == index + 1:
-                        results[spec].examples.append(found.pixels[0].cpu())
-            forget(network)
+            found = keep(f"{look.where}: {name}", partial(checked.randomized, _alive(results), mode, chosen))
+            for result in results.values():
+                result.take(found, result.stages[mode][parts[index].name])
             if progress is not None:
-                done = (batch.done - files) * len(plan) + files * step
-                progress(done, len(paths) * len(plan), f"{mode}, {parts[index].name}")
+                done = look.start * len(plan) + len(look.paths) * step
+                progress(done, len(paths) * len(plan), name)
     count = len(paths) - len(broken)
     if example is None:
         raise nothing_measured("sanity")
@@ -278,12 +285,72 @@ def sanity(
     return SanityChecks(tuple(results.values()), parts, count, example, tuple(broken))
 
 
-def _start(result: Sanity, heat: Heat) -> None:
-    """Take up a batch of true maps: time, the first example, and how like the maps of neighbors are."""
-    result.seconds += heat.attribution.seconds * len(heat)
-    if not result.examples:
-        result.examples.append(heat.pixels[0].cpu())
-    compare(result.chance, heat, heat, [(index, index + 1) for index in range(len(heat) - 1)])
+def _alive(results: Mapping[Spec, Sanity]) -> list[Spec]:
+    return [spec for spec, result in results.items() if result.error is None]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A few pictures whose maps by the intact network are made when they are first compared with.
+
+    Args:
+        look: the pictures.
+        protocol: how weights are randomized.
+        seed: of the random weights and the methods' own draws.
+        progress: of methods of many passes.
+        with_examples: whether the first picture's maps are shown.
+    """
+
+    look: Look
+    protocol: Protocol
+    seed: int
+    progress: Progress | None
+    with_examples: bool
+    true: dict[Spec, Heat] = field(default_factory=dict)
+
+    def _true(self, spec: Spec) -> Heat:
+        if spec not in self.true:
+            self.true[spec] = self.look.heat(spec, self.seed, self.progress)
+        return self.true[spec]
+
+    def intact(self, specs: Sequence[Spec]) -> Piece:
+        """What there is of the pictures, how like the maps of neighbors are, and the time that they take."""
+        found = self.look.found().values
+        if not found["shape"]:
+            return Piece(found)
+        neighbors = [(index, index + 1) for index in range(len(self.look.batch.paths) - 1)]
+        methods, arrays = self._compared(specs, self._true, neighbors)
+        for spec, heat in self.true.items():
+            methods[str(spec)]["seconds"] = heat.attribution.seconds * len(heat)
+        picture = {"picture": self.look.images[0].cpu().numpy()} if self.with_examples else {}
+        return Piece({**found, "methods": methods}, {**arrays, **picture})
+
+    def randomized(self, specs: Sequence[Spec], mode: Mode, chosen: Sequence[Stage]) -> Piece:
+        """How like the true maps are those of the network with random weights in some stages."""
+        classifier = self.look.classifier
+        made = randomized if self.protocol == "blocks" else initialized
+        network = prepare(made(classifier, chosen, self.seed), precision=classifier.precision)
+        itself = [(index, index) for index in range(len(self.look.batch.paths))]
+        heat = partial(self.look.heat, seed=self.seed, progress=self.progress, network=network)
+        methods, arrays = self._compared(specs, heat, itself)
+        forget(network)
+        return Piece({"methods": methods}, arrays if mode == "cascading" else {})
+
+    def _compared(
+        self, specs: Sequence[Spec], heat: Callable[[Spec], Heat], pairs: Sequence[tuple[int, int]]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray[Any]]]:
+        """(for each method the likeness of maps to the true ones or why there are none, the first picture's map)."""
+        methods: dict[str, dict[str, Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        for spec in specs:
+            result, likeness = Sanity(str(spec), {}), Likeness()
+            with failing(result):
+                maps = heat(spec)
+                compare(likeness, maps, self._true(spec), pairs)
+                if self.with_examples:
+                    arrays[str(spec)] = maps.pixels[0].detach().float().cpu().numpy()
+            methods[str(spec)] = {"likeness": asdict(likeness)} if result.error is None else {"error": result.error}
+        return methods, arrays
 
 
 def compare(into: Likeness, first: Heat, second: Heat, pairs: Sequence[tuple[int, int]]) -> None:

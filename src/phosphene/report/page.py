@@ -58,6 +58,8 @@ def write_report(
     template = f"{found.command}.html.j2"
     if template not in templates.list_templates():
         raise InputError(f"{run}: a run of '{found.command}' has no report")
+    if found.listing is None and "plan" in found.manifest and not found.is_complete:
+        raise InputError(f"{run}: was stopped before there was anything to tell; go on with it by --resume")
     known: dict[str, Any] = {"run": read_manifest(folder), "missing": found.missing or (), "page": None}
     try:
         pages = None if mode == "pages" else _single(templates, template, known, folder, None if mode else LARGEST)

@@ -90,6 +90,15 @@ class Common:
     say: Callable[[str], None] = lambda _: None
     cancel: Cancel = field(default_factory=Cancel)
 
+    def step(self, done: int, total: int, text: str) -> None:
+        """Announce how far it is, or leave if the run is to be stopped.
+
+        Raises:
+            CancelledError: if it is.
+        """
+        self.cancel.raise_if_cancelled()
+        self.announce(done, total, text)
+
     def load(self) -> Prepared:
         """The prepared classifier."""
         return self.choice.load()

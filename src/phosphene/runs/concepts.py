@@ -9,8 +9,8 @@ from safetensors.numpy import save
 
 from phosphene.evaluation.concepts import concept_sets, tcav
 from phosphene.runs.common import Common
+from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
-from phosphene.runs.session import Session
 from phosphene.store import file_stem
 from phosphene.targets import TargetLike, resolve_one
 
@@ -26,6 +26,7 @@ def measure_concepts(
     sets: int = 10,
     level: float = 0.05,
     limit: int = 50,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Concepts tested at layers; scores, probabilities, a chart and a report.
 
@@ -33,14 +34,16 @@ def measure_concepts(
         The JSON answer of the command: {"run", "report", "images", "target", "sets", "rows", "errors", "charts",
         "vectors"}, the last a file of directions for each layer.
     """
-    concept_sets(concepts, random, sets, common.seed)  # refuses folders that do not do, before the model is loaded
+    groups = concept_sets(concepts, random, sets, common.seed)  # refuses what does not do, before the model is loaded
     files = chosen_files(images, limit)
     classifier = common.load()
     resolve_one(target, classifier.labels)
-    with Session.start(
-        "concepts", common, classifier, images=list(images), concepts=list(concepts), random=list(random),
-        target=str(target), layers=list(layers), sets=sets, level=level, limit=limit,
-    ) as session:  # fmt: skip
+    looked_at = [*files, *(path for group in groups.values() for path in group)]
+    with Measurement(
+        "concepts", common, classifier, inputs=looked_at, resume=resume, images=list(images), concepts=list(concepts),
+        random=list(random), target=str(target), layers=list(layers), sets=sets, level=level, limit=limit,
+        **files_told(looked_at),
+    ) as run:  # fmt: skip
         found = tcav(
             classifier,
             files,
@@ -51,18 +54,20 @@ def measure_concepts(
             sets=sets,
             level=level,
             seed=common.seed,
-            progress=common.announce,
+            keep=run.keep,
+            progress=common.step,
         )
         vectors = {
-            layer: session.folder.save_bytes(f"{file_stem(layer)}.safetensors", save(dict(of_layer)))
+            layer: run.folder.save_bytes(f"{file_stem(layer)}.safetensors", save(dict(of_layer)))
             for layer, of_layer in found.vectors.items()
         }
-        return session.finish(
+        run.drop_arrays(but="tests")
+        return run.finish(
             images=found.images,
             target=found.target,
             sets=dict(found.sets),
             rows=[one.row() for one in found.tests],
             errors=[{"path": record.path, "error": record.error} for record in found.broken],
-            charts={"scores": session.folder.save_image("scores.png", found.chart())},
+            charts={"scores": run.folder.save_image("scores.png", found.chart())},
             vectors=vectors,
         )

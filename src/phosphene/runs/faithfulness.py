@@ -7,8 +7,8 @@ from typing import Any
 
 from phosphene.evaluation.faithfulness import Protocol, faithfulness
 from phosphene.runs.common import Common
+from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
-from phosphene.runs.session import Session
 from phosphene.targets import resolve_one
 
 
@@ -22,6 +22,7 @@ def measure_faithfulness(
     measures: Sequence[str] = (),
     limit: int = 50,
     masks: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Insertion, deletion, average drop and increase of methods over pictures; a table, curves and a report.
 
@@ -31,10 +32,10 @@ def measure_faithfulness(
     classifier = common.load()
     target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
-    with Session.start(
-        "faithfulness", common, classifier, images=list(images), methods=list(methods), classes=classes,
-        protocol=protocol, measures=list(measures), limit=limit, masks=masks,
-    ) as session:  # fmt: skip
+    with Measurement(
+        "faithfulness", common, classifier, inputs=files, resume=resume, images=list(images), methods=list(methods),
+        classes=classes, protocol=protocol, measures=list(measures), limit=limit, masks=masks, **files_told(files),
+    ) as run:  # fmt: skip
         found = faithfulness(
             classifier,
             files,
@@ -44,12 +45,11 @@ def measure_faithfulness(
             measures=measures,
             masks=masks,
             seed=common.seed,
-            progress=common.announce,
+            keep=run.keep,
+            progress=common.step,
         )
-        charts = {
-            kind: session.folder.save_image(f"{kind}.png", found.chart(kind)) for kind in ("deletion", "insertion")
-        }
-        return session.finish(
+        charts = {kind: run.folder.save_image(f"{kind}.png", found.chart(kind)) for kind in ("deletion", "insertion")}
+        return run.finish(
             images=found.images,
             rows=[one.row() for one in found.methods],
             baselines={one.method: one.row() for one in found.baselines},

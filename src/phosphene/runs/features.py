@@ -52,19 +52,15 @@ def draw_features(
     options |= {"pictures": len(paths), "pictures_sha256": sha256("\0".join(paths).encode()).hexdigest()}
     plan = row_plan("features", names, common, classifier, options)
 
-    def announce(done: int, total: int, text: str) -> None:
-        common.cancel.raise_if_cancelled()
-        common.announce(done, total, text)
-
     begun = time.perf_counter()
     with FolderSink(common.out, plan, overwrite=common.overwrite, resume=resume) as sink:
         errors: list[dict[str, Any]] = read_manifest(sink.place).get("errors", [])
         try:
             if not sink.done.issuperset(names):
                 # Of all layers, also those that are done: the last bits may depend on what else is looked at.
-                collected = collect(classifier, source, layers_to_read(names, pin), progress=announce)
+                collected = collect(classifier, source, layers_to_read(names, pin), progress=common.step)
                 errors = [{"path": record.path, "error": record.error} for record in collected.broken]
-                for row in config.run(classifier, collected, without=sink.done, progress=announce):
+                for row in config.run(classifier, collected, without=sink.done, progress=common.step):
                     sink.write(row)
         except CancelledError:
             close_rows(sink, config.rows, common, begun, complete=False, errors=errors)

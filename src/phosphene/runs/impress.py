@@ -17,7 +17,7 @@ from phosphene.render import contact_sheet
 from phosphene.runs.common import Common
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
-from phosphene.store import Asset, FolderSink, asset_bytes, open_run, row_to_json
+from phosphene.store import Asset, FolderSink, ImpressionRow, asset_bytes, open_run, row_to_json
 from phosphene.synthesis.ascent import Step
 from phosphene.tasks.impress import ImpressConfig, job_key
 from phosphene.tasks.impressions import Job, Watch, batched
@@ -71,8 +71,8 @@ def impress_images(
         if config.fused:
             sink.folder.save_text("labels.csv", labels_table(rows))
         answer = close_rows(sink, config.rows, common, begun, complete=stopped is None)
-    if stopped is not None:
-        raise stopped
+        if stopped is not None:
+            raise stopped
     return answer
 
 
@@ -93,16 +93,22 @@ def _write_rows(
         own = keys[start : start + len(batch)]
 
         def progress(done: int, total: int, text: str, before: int = start, size: int = len(batch)) -> None:
-            common.cancel.raise_if_cancelled()
             steps = total // size
-            common.announce(before * steps + done, len(jobs) * steps, text)
+            common.step(before * steps + done, len(jobs) * steps, text)
 
         common.cancel.raise_if_cancelled()
         if not finished.issuperset(own):
             for row in config.run(classifier, batch, start=start, judge=judge, progress=progress, watch=watch):
                 if row.key not in finished:
                     sink.write(row)
+                    common.say(_drawn(row))
         start += len(batch)
+
+
+def _drawn(row: ImpressionRow) -> str:
+    """An image and what its maker reads in it, in a line."""
+    what = " + ".join(map(str, row.classes)) or str(row.unit)
+    return f"{what}{', stopped on its way' if row.status == 'stopped' else ''}: {row.image.name}"
 
 
 def growing(place: str) -> Watch:

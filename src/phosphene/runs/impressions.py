@@ -12,7 +12,7 @@ from phosphene.registry import parse_spec
 from phosphene.render import contact_sheet
 from phosphene.runs.common import Common
 from phosphene.runs.impress import load_judge
-from phosphene.runs.session import Session
+from phosphene.runs.measurement import Measurement
 from phosphene.store import file_stem
 from phosphene.tasks.impressions import Job, configured, single_targets
 from phosphene.tasks.read_impressions import Judgement, OwnReading
@@ -25,6 +25,7 @@ def evaluate_impressions(
     *,
     count: int = 1,
     judge: str | Sequence[str | Classifier] = "auto",
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Impressions of classes by recipes: what their maker and a judge read, a contact sheet each, a table.
 
@@ -34,6 +35,7 @@ def evaluate_impressions(
         common: the common options.
         count: images per class, with one seed after another.
         judge: spec of the judge, or several specs or networks; auto or none.
+        resume: go on with the run in --out.
 
     Returns:
         The JSON answer of the command: {"run", "report", "rows": [...]}.
@@ -44,27 +46,30 @@ def evaluate_impressions(
     specs = [configured(recipe, None, None) for recipe in recipes]
     loaded = [load_judge(one, common) for one in ([judge] if isinstance(judge, str) else judge)]
     readers = [one for one in loaded if one is not None]
-    with Session.start(
+    with Measurement(
         "impressions",
         common,
         classifier,
+        resume=resume,
         classes=[classifier.labels[target.classes[0]] for target in targets],
         recipes=[str(spec) for spec in specs],
         count=count,
         judge=readers[0].name if readers else None,
         judges=[reader.name for reader in readers],
-    ) as session:
+    ) as run:
         rows = []
         for spec in specs:
 
             def show(done: int, total: int, _line: str, name: str = str(spec)) -> None:
-                common.announce(done, total, name)
+                common.step(done, total, name)
 
-            found = measure_impressions(classifier, jobs, parse_spec(spec, "recipe"), readers, progress=show)
+            found = measure_impressions(
+                classifier, jobs, parse_spec(spec, "recipe"), readers, keep=run.keep, progress=show
+            )
             sheet = contact_sheet([to_pil(image) for image in found.images], captions(found))
-            shown = session.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
+            shown = run.folder.save_image(f"{file_stem(found.recipe)}.jpg", sheet, quality=88)
             rows.append({**found.row(), "sheet": shown, "impressions": per_image(found)})
-        return session.finish(rows=rows)
+        return run.finish(rows=rows)
 
 
 def captions(found: ImpressionScores) -> list[str]:

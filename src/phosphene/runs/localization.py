@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import Any
 
 from phosphene.errors import InputError, OptionError
@@ -12,7 +13,7 @@ from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
 from phosphene.runs.common import Common
-from phosphene.runs.session import Session
+from phosphene.runs.measurement import Measurement
 from phosphene.tasks.objects import configured
 
 
@@ -26,6 +27,7 @@ def evaluate_localization(
     presets: Sequence[str] = ("best",),
     tolerance: float = 0.0,
     limit: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Boxes from maps against boxes from people, in one table.
 
@@ -38,6 +40,7 @@ def evaluate_localization(
         presets: "best", "paper", one row each.
         tolerance: of the pointing game, in original pixels.
         limit: only the first so many pictures.
+        resume: go on with the run in --out.
 
     Returns:
         The JSON answer of the command: {"images", "class_top1", "class_top5", "rows": [...], "baselines": {...}}.
@@ -49,10 +52,16 @@ def evaluate_localization(
     truths = read_truth(boxes, list_images(images), classifier.labels, images)[:limit]
     if not truths:
         raise InputError(f"{boxes}: no boxes for the pictures in {images}")
-    options = {"images": images, "boxes": boxes, "tolerance": tolerance, "limit": limit}
-    with Session.start("localization", common, classifier, **options) as session:
-        found = localization(classifier, truths, ways, tolerance=tolerance, seed=common.seed, progress=common.announce)
-        return session.finish(
+    told = sha256(repr([(str(truth.path), truth.index, truth.boxes) for truth in truths]).encode()).hexdigest()
+    with Measurement(
+        "localization", common, classifier, inputs=[boxes, *(truth.path for truth in truths)], resume=resume,
+        images=images, boxes=boxes, tolerance=tolerance, limit=limit, boxes_sha256=told,
+        ways=[f"{'+'.join(way.methods)}, {way.segment}, {way.name}" for way in ways],
+    ) as run:  # fmt: skip
+        found = localization(
+            classifier, truths, ways, tolerance=tolerance, seed=common.seed, keep=run.keep, progress=common.step
+        )
+        return run.finish(
             images=found.images,
             class_top1=found.class_top1,
             class_top5=found.class_top5,

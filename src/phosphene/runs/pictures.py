@@ -92,11 +92,11 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
     size = task.pictures_at_once(classifier)
     channels = classifier.preprocess.channels
     for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, channels=channels):
-        place = f"pictures {start + 1} to {start + len(items)} of {len(keys)}"
+        which = f"picture {start + 1}" if len(items) == 1 else f"pictures {start + 1} to {start + len(items)}"
+        place = f"{which} of {len(keys)}"
 
         def progress(done: int, total: int, text: str, place: str = place) -> None:
-            common.cancel.raise_if_cancelled()
-            common.announce(done, total, f"{text}, {place}")
+            common.step(done, total, f"{text}, {place}")
 
         rows = task.run(classifier, items, start=start, progress=progress)
         for number, item in enumerate(items, start):

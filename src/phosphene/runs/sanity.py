@@ -13,8 +13,8 @@ from phosphene.images import to_pil
 from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
 from phosphene.runs.common import Common
+from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
-from phosphene.runs.session import Session
 from phosphene.store import file_stem
 from phosphene.targets import resolve_one
 
@@ -32,6 +32,7 @@ def check_sanity(
     classes: str = "top1",
     limit: int = 50,
     masks: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Parameter randomization of methods over pictures; likeness per stage, a verdict each, and a report.
 
@@ -41,10 +42,10 @@ def check_sanity(
     classifier = common.load()
     target = resolve_one(classes, classifier.labels)
     files = chosen_files(images, limit)
-    with Session.start(
-        "sanity", common, classifier, images=list(images), methods=list(methods), modes=list(modes), classes=classes,
-        limit=limit, masks=masks,
-    ) as session:  # fmt: skip
+    with Measurement(
+        "sanity", common, classifier, inputs=files, resume=resume, images=list(images), methods=list(methods),
+        modes=list(modes), protocol=protocol, classes=classes, limit=limit, masks=masks, **files_told(files),
+    ) as run:  # fmt: skip
         found = sanity(
             classifier,
             files,
@@ -54,12 +55,13 @@ def check_sanity(
             target=target,
             masks=masks,
             seed=common.seed,
-            progress=common.announce,
+            keep=run.keep,
+            progress=common.step,
         )
         names = [stage.name for stage in found.stages]
-        charts = {mode: session.folder.save_image(f"{mode}.png", found.chart(mode)) for mode in modes}
-        rows = [_row(one) | {"pictures": _strip(session, found, one)} for one in found.methods]
-        return session.finish(
+        charts = {mode: run.folder.save_image(f"{mode}.png", found.chart(mode)) for mode in modes}
+        rows = [_row(one) | {"pictures": _strip(run, found, one)} for one in found.methods]
+        return run.finish(
             images=found.images,
             stages=names,
             rows=rows,
@@ -82,7 +84,7 @@ def _row(one: Sanity) -> dict[str, Any]:
     }
 
 
-def _strip(session: Session, found: SanityChecks, one: Sanity) -> Any:
+def _strip(run: Measurement, found: SanityChecks, one: Sanity) -> Any:
     """The first picture's maps along the cascade, each on its own scale."""
     if len(one.examples) < 2:
         return None
@@ -99,6 +101,4 @@ def _strip(session: Session, found: SanityChecks, one: Sanity) -> Any:
         values = one.examples[step]
         tiles.append(overlay(picture, heat_layer(values, scale_of(values, display))))
     labels = ["intact" if step == 0 else f"down to {found.stages[step - 1].name}" for step in steps]
-    return session.folder.save_image(
-        f"{file_stem(one.method)}.jpg", side_by_side(tiles, labels, height=180), quality=88
-    )
+    return run.folder.save_image(f"{file_stem(one.method)}.jpg", side_by_side(tiles, labels, height=180), quality=88)

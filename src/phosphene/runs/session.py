@@ -78,9 +78,9 @@ class Session:
 
 
 def row_plan(
-    command: str, keys: tuple[str, ...], common: Common, classifier: Prepared, options: Mapping[str, Any]
+    command: str, keys: tuple[str, ...] | None, common: Common, classifier: Prepared, options: Mapping[str, Any]
 ) -> Plan:
-    """The plan of a run that writes a row for each key."""
+    """The plan of a run that writes a row for each key; None where the keys are not known before."""
     facts = {
         "model": common.choice.described(classifier),
         "options": options,

@@ -7,6 +7,7 @@ from phosphene.runtime.passes import (
     head_features,
     input_gradient,
     layer_gradients,
+    layer_values,
     rule_gradient,
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
@@ -27,6 +28,7 @@ __all__ = [
     "input_gradient",
     "layer_curvature",
     "layer_gradients",
+    "layer_values",
     "masked_scores",
     "plain_mode",
     "prepare",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from phosphene.axes import Operations
+from phosphene.axes import Operations, tensors_in
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneWarning
@@ -20,6 +23,8 @@ from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 Run = Callable[[Tensor], Tensor]
 
 _SUM_ERROR, _OUTSIDE, _LAYOUT_ERROR = 1e-5, 1e-3, 1e-3
+# Passes more of a network that moves a generator without drawing from PyTorch's.
+_COINS = 4
 # What hands on values in another shape or part of them.
 _PASSIVE = {
     "View",
@@ -47,7 +52,11 @@ class FirstLook:
         reentrant: whether a part is checkpointed in the way that `torch.autograd.grad` refuses.
         integers: the first layer that computes in integers, past which no gradient comes.
         draws: whether it draws random numbers.
+        seeds: whether it moves a generator of the process, of PyTorch, NumPy or Python: it may set one at each pass.
         hooks: whether it lays hooks on values of its own.
+        recorded: whether its scores are others where a gradient is recorded.
+        last_alone: whether it takes images in channels last and in no other layout.
+        reads: whether its code reads values, such as a confidence that it stops at: those of a whole batch at once.
     """
 
     memory_format: torch.memory_format = torch.channels_last
@@ -57,7 +66,16 @@ class FirstLook:
     reentrant: bool = False
     integers: str | None = None
     draws: bool = False
+    seeds: bool = False
     hooks: bool = False
+    recorded: bool = False
+    last_alone: bool = False
+    reads: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether gradients have to be recorded from the image on, wherever they are asked for."""
+        return self.hooks or self.recorded
 
     def say(self) -> None:
         """Warn of what the user should know about the network."""
@@ -85,21 +103,37 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
         ('probabilities', 'Net returns probabilities: each row of scores sums to ')
     """
     image, device = image.contiguous(), image.device
+    recorded = False
     with _apart(device), torch.enable_grad():
-        before = _random_state(device)
-        with _Draws() as draws, ValueHooks() as hooks:  # type: ignore[no-untyped-call]
-            plain = _tried(run, image.requires_grad_())
-        drawn = draws.may and not torch.equal(before, _random_state(device))
+        before = _generators(device)
+        with _Watch() as watch, ValueHooks() as hooks:
+            plain = _tried(run, watch.follow(image.requires_grad_()))
+            if plain is None:  # some take channels last alone
+                image = image.detach().contiguous(memory_format=torch.channels_last)
+                plain = _tried(run, watch.follow(image.requires_grad_()))
+        after = _generators(device)
         with torch.no_grad(), ValueHooks() if hooks.seen else nullcontext():
-            last = _tried(run, image.clone(memory_format=torch.channels_last))
+            last = _tried(run, image.detach().clone(memory_format=torch.channels_last))
             if plain is None:
                 return None
-            seen = plain.detach()
+            seen, seeds = plain.detach(), before != after
+            # What sets a generator at each pass draws the same numbers every time.
+            moving = last is None or after[0] != _generators(device)[0]
+            drawn = watch.draws and before[0] != after[0] and moving
             alike = last is not None and _alike(last, seen)
-            if last is not None and not alike and not drawn:  # of random numbers of its own, or of the layout
-                again = _tried(run, image)
-                drawn = again is None or not _alike(again, seen)
+            if last is not None and not alike and not drawn:  # by random numbers of its own, gradients or the layout
+                again = _tried(run, image.detach())
+                if again is None or not _alike(again, seen):
+                    with torch.enable_grad():
+                        once_more = _tried(run, image)
+                    recorded = again is not None and once_more is not None and _alike(once_more, seen)
+                    drawn, alike = not recorded, recorded and again is not None and _alike(last, again)
+            if seeds and not drawn:  # (a coin that chooses among layers may fall alike several times)
+                with torch.enable_grad():
+                    more = [_tried(run, image) for _ in range(_COINS)]
+                drawn = any(found is None or not _alike(found, seen) for found in more)
     nodes = set(map(node_kind, graph_nodes(plain)))
+    last_alone = not image.is_contiguous()
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))
     found, why = _head(head, seen, _ends_in_sigmoid(plain), name)
     noise = (
@@ -107,13 +141,17 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
         "gives other scores, and a map is that of one draw; switch it off, or pass several and average them"
     )
     return FirstLook(
-        memory_format=torch.channels_last if last_ones else torch.contiguous_format,
+        memory_format=torch.channels_last if last_ones or last_alone else torch.contiguous_format,
         head=found,
         notes=(*([why] if why else []), *([noise] if drawn else [])),
         differentiable=plain.requires_grad,
         reentrant="CheckpointFunction" in nodes,
         draws=drawn,
+        seeds=seeds,
         hooks=hooks.seen,
+        recorded=recorded,
+        last_alone=last_alone,
+        reads=watch.reads,
     )
 
 
@@ -124,19 +162,39 @@ def _apart(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _random_state(device: torch.device) -> Tensor:
-    own = torch.get_rng_state()
-    return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
+def _generators(device: torch.device) -> tuple[bytes, bytes, object]:
+    """What the generators of PyTorch, NumPy and Python stand at."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    _, keys, *places = np.random.get_state()
+    own = b"".join(state.numpy().tobytes() for state in states)
+    return own, np.asarray(keys).tobytes() + repr(places).encode(), random.getstate()
 
 
-class _Draws(Operations):  # type: ignore[no-untyped-call]
-    """Notes whether this thread runs what may draw random numbers: the generators are moved by all threads."""
+class _Watch(Operations):  # type: ignore[no-untyped-call]
+    """Notes what this thread runs: what may draw random numbers, for the generators are moved by all threads.
 
-    may = False
+    And what hands to Python a value that came of an image, by which it may go on in another way.
+    """
+
+    draws = reads = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._of_images: Any = WeakTensorKeyDictionary()
+
+    def follow(self, image: Tensor) -> Tensor:
+        """The image itself, from which on values are followed."""
+        self._of_images[image] = True
+        return image
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.may = self.may or torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
+        followed = any(value in self._of_images for value in tensors_in((*args, *(kwargs or {}).values())))
+        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
+        self.reads = self.reads or (followed and torch.Tag.data_dependent_output in func.tags)
+        output = func(*args, **(kwargs or {}))
+        for value in tensors_in((output,)) if followed else ():
+            self._of_images[value] = True
+        return output
 
 
 def _tried(run: Run, image: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from phosphene.classifier import unwrapped
+from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
 
 # What every module has.
@@ -35,7 +35,8 @@ def freeze(module: nn.Module) -> nn.Module:
     module = unwrapped(module)
     with torch.inference_mode(False), torch.no_grad():
         tensors = {id(tensor): _own(tensor) for tensor in (*module.parameters(), *module.buffers())}
-        if tensors and all(tensor.device.type == "meta" for tensor in tensors.values()):
+        there = (*tensors.values(), *loose_tensors(module))
+        if tensors and all(tensor.device.type == "meta" for tensor in there):
             raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
         frozen = duplicate(module, tensors)
         # TorchScript copies its weights itself, past the given ones.
@@ -57,6 +58,13 @@ def duplicate(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
         ) from error
+    mine = set(module.modules())
+    for name, child in copied.named_modules():
+        if child in mine:
+            raise ModelError(
+                f"layer '{name}' ({type(child).__name__}) hands out itself where it is copied, so that passes would "
+                "run in the original; give it a __deepcopy__ that copies, or none"
+            )
     own = _Own({id(child) for child in module.modules()} | set(tensors), known)
     for name, child in copied.named_modules():
         own.rebind(child, f"layer '{name}'" if name else "the network")

@@ -35,6 +35,7 @@ from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, n
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import whole_float32
+from phosphene.runtime.state import State
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
@@ -57,6 +58,8 @@ class Network:
     Attributes:
         module: the copy, as it was written.
         first_look: what was seen when the first images came; None before, or where nothing could be seen.
+        state: what the network held before it ever ran.
+        moves: whether its passes change what later ones give, so that each has to begin with that state.
         right_windows: whether windows of its maps give what whole maps give, by precision, size and boxes.
     """
 
@@ -65,6 +68,8 @@ class Network:
             self.module = freeze(source.module)
         self.classifier = source.with_module(self.module)
         self.first_look: FirstLook | None = None
+        self.state = State(self.module)
+        self.moves = False
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
@@ -82,7 +87,8 @@ class Network:
         A copy is traced: running a network on stand-ins for tensors may leave some of them in its attributes. A graph
         that does not give what the network gives (its code asked what kind of value it has) is none.
         """
-        with own_random_state():
+        # Without gradients, as graphs are run; code that asks for them is of two minds, and no graph.
+        with own_random_state(), torch.no_grad():
             traced = trace(duplicate(self.module, _tensors(self.module)))
         if traced is None or not self._gives_the_same(traced, _NEARLY):
             return None
@@ -112,8 +118,10 @@ class Network:
     def variant(self, arithmetic: Arithmetic) -> tuple[nn.Module, fx.GraphModule | None]:
         """(the network, its graph) that computes as asked for; the same one each time."""
         with self._lock:
+            if self.as_written:
+                return self.module, self._own_traced
             if arithmetic not in self._variants:
-                if self.contiguous or is_scripted(self.module) or self.classifier.device.type != "cpu":
+                if is_scripted(self.module) or self.classifier.device.type != "cpu":
                     return self.module, self._own_traced
                 # Outside of inference mode, whoever asks: packed weights made inside could not be used for gradients.
                 with torch.inference_mode(False), torch.no_grad(), own_random_state():
@@ -154,6 +162,7 @@ class Network:
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
+        self._begin()
         with trial(leaf.device, gradients=True):
             torch.manual_seed(0)
             np.random.seed(0)
@@ -172,6 +181,25 @@ class Network:
             self.classifier.inputs = inputs
 
     @property
+    def as_written(self) -> bool:
+        """Whether it runs as it was written: another form would not do what it does."""
+        look = self.first_look
+        return self.contiguous or self.moves or (look is not None and (look.draws or look.seeds))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, one pass forward: of a network that its passes change each with the state that it was given in."""
+        with self._lock if self.moves else nullcontext():
+            if self.moves:
+                self.state.restore()
+            yield
+
+    def _begin(self) -> None:
+        """Before a trial: until it is known whether they matter, changes by former passes are taken back."""
+        if self.moves or self.first_look is None:
+            self.state.restore()
+
+    @property
     def contiguous(self) -> bool:
         """Whether images have to be laid out plainly, and the maps in it too: the network takes views of them."""
         look = self.first_look
@@ -182,9 +210,11 @@ class Network:
         with self._lock:
             if self.first_look is None:
                 self._size = size
-                self.first_look = self._looked()
-                if self.contiguous:
-                    self.lay_out_plainly()
+                found = self._looked()
+                self.moves = self._moves(found)
+                self.first_look = found
+                if self.as_written:
+                    self._restore()
             return self.first_look or FirstLook(head=self.classifier.head)
 
     def lay_out_plainly(self) -> None:
@@ -192,8 +222,29 @@ class Network:
         with self._lock:
             look = self.first_look or FirstLook(head=self.classifier.head)
             self.first_look = replace(look, memory_format=torch.contiguous_format)
-            for module, _ in self._variants.values():
-                restore(module)
+            self._restore()
+
+    def _restore(self) -> None:
+        for module, _ in self._variants.values():
+            restore(module)
+
+    def _moves(self, look: FirstLook | None) -> bool:
+        """Whether passes change what later ones give: a count, a running statistic, an observer, a result that is kept.
+
+        What is made at the first pass and stays (a grid of positions) does not, nor what is merely kept of each pass.
+        """
+        if not self.state.is_changed():
+            return False
+        image, settled = _laid_out(self._noise(self._image)[1:], look), State(self.module)
+        with trial(image.device):
+            try:
+                later = self._rows_now(image)
+                counts = settled.counts()
+                self.state.restore()
+                first = self._rows_now(image)
+            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+                return True
+        return counts or not torch.equal(first, later)
 
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
@@ -210,6 +261,10 @@ class Network:
 
     def _rows(self, images: Tensor) -> Tensor:
         """(N, K) what the network as it was written returns, whatever its head: that is known after the first look."""
+        self._begin()
+        return self._rows_now(images)
+
+    def _rows_now(self, images: Tensor) -> Tensor:
         return self.classifier.rows(self.classifier.run(self.module, images), len(images))
 
     @property
@@ -225,11 +280,17 @@ class Network:
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
         classifier = self.classifier
-        images = classifier.mean_image.expand(1, -1, *self.size).contiguous()
+        images = _laid_out(classifier.mean_image.expand(1, -1, *self.size).contiguous(), self.first_look)
         with self._lock, classifier.clear_refusal(images), trial(images.device):
+            self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
             found = survey(self.module, inputs, classifier.called)
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether `layers` are known."""
+        return "layers" in vars(self)
 
     def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
         """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
@@ -295,7 +356,7 @@ class Network:
             there = [layer for layer in layers if layer in found and found[layer].requires_grad]
             if not (value.requires_grad and there):
                 return {}
-            gradients = torch.autograd.grad(value, [found[layer] for layer in there], allow_unused=True)
+            gradients = _gradients(value, [found[layer] for layer in there])
         return {
             layer: spatial_map(gradient, layer, images, self.layout(layer))
             for layer, gradient in zip(there, gradients, strict=True)
@@ -336,7 +397,7 @@ class Network:
                 return None
             # Unequal weights: the sum of probabilities is 1 whatever the image.
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
-            (gradient,) = torch.autograd.grad((logits * weights).sum(), found[layer], allow_unused=True)
+            (gradient,) = _gradients((logits * weights).sum(), [found[layer]])
         if gradient is None:
             return None
         if not bool(gradient.any()):
@@ -359,6 +420,8 @@ class Network:
         return {}
 
     def _are_independent(self, image: torch.Size) -> bool:
+        if self.first_look is not None and self.first_look.reads:  # (it would have to be tried with every value)
+            return False
         images = self._noise(image)
         with trial(images.device):
             try:
@@ -389,19 +452,20 @@ class Network:
                 scores = self._rows(leaf)
                 if any(map(norms_by_batch, graph_nodes(scores))):
                     return True
-                scores = scores[1:]
-                with right_norms(scores):
-                    (gradient,) = torch.autograd.grad(scores.square().sum(), leaf)
-            except (RuntimeError, PhospheneError):  # no gradient, or one that the pass itself will refuse
+                (gradient,) = _gradients(scores[1:].square().sum(), [leaf])
+            except (RuntimeError, PhospheneError):  # what the pass itself will refuse
                 return False
+        if gradient is None:
+            return False
         other, own = gradient.abs().flatten(1).amax(1)
         return bool(other > _NO_GRADIENT * own)
 
     def _noise(self, image: torch.Size) -> Tensor:
-        """(2, C, H, W) unequal images of random numbers."""
+        """(2, C, H, W) unequal images of random numbers, laid out as the network wants them."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
-        return (images * torch.tensor([0.5, 1.0], device="cpu").view(2, 1, 1, 1)).to(self.classifier.device)
+        images = images * torch.tensor([0.5, 1.0], device="cpu").view(2, 1, 1, 1)
+        return _laid_out(images.to(self.classifier.device), self.first_look)
 
 
 @contextmanager
@@ -430,6 +494,20 @@ def _near(found: Tensor, expected: Tensor, room: float) -> bool:
         return True
     difference = (found - expected).float().square().mean().sqrt()
     return bool(difference <= room * expected.float().square().mean().sqrt().clamp(min=1e-12))
+
+
+def _gradients(value: Tensor, at: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient at each tensor; none of a network whose way back fails, which the pass itself will say better."""
+    try:
+        with right_norms(value):
+            return torch.autograd.grad(value, at, allow_unused=True)
+    except Exception:  # code of the network's own runs on the way back
+        return (None,) * len(at)
+
+
+def _laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
+    last_alone = look is not None and look.last_alone
+    return images.contiguous(memory_format=torch.channels_last) if last_alone else images
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def rule_gradient(
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.hooks)
+        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
         start_of_graph = (
             nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _start_of_graph)
         )
@@ -189,7 +189,7 @@ def rule_gradient(
 
 def _refuse_compiled(module: nn.Module) -> None:
     for name, child in module.named_modules():
-        if hasattr(child, "_orig_mod"):
+        if isinstance(getattr(child, "_orig_mod", None), nn.Module):
             raise ModelError(
                 f"layer '{name}' is compiled, where no ReLU rule reaches; pass the module it was made of (._orig_mod)"
             )
@@ -221,6 +221,29 @@ def layer_gradients(
     target = target.expand(len(images))
     key = ("layers", target, tuple(layers), score, batch_size)
     return prepared.once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
+
+
+def layer_values(
+    classifier: Classifier, images: Tensor, target: Target, layers: Sequence[str], *, batch_size: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(score (N,), outputs of the layers) without gradients, which the network need not have."""
+    prepared = prepare(classifier, keep=(*layers, *target.layers))
+    prepared.check_images(images)
+    target = target.expand(len(images))
+    recorded = None if target.layers else _shared_records(prepared, images, batch_size)
+    if recorded is not None and list(layers) == [recorded[0]]:
+        outputs = torch.cat([record.start.detach().float() for record in recorded[1]])
+        known = [target.rows(*record.span).scores(record.outputs, "logit").detach() for record in recorded[1]]
+        return torch.cat(known).float(), {recorded[0]: outputs}
+
+    def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+        with capture(prepared.module, layers) as found:
+            values = scored(prepared, prepared.ready(images[start:stop]), target.rows(start, stop), "logit")
+        return values.float(), {name: found[name].float() for name in layers}
+
+    with prepared.passing(gradients=False):
+        scores, parts = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
+    return torch.cat(scores), {name: torch.cat([part[name] for part in parts]) for name in layers}
 
 
 def _layer_gradients(
@@ -279,7 +302,7 @@ def _shared_records(prepared: Prepared, images: Tensor, batch_size: int | None) 
 
     None where there is no such layer, or where an exact gradient there asks for a pass as written from the image on.
     """
-    if prepared.memo is None or images is not prepared.memo.images:
+    if prepared.memo is None or images is not prepared.memo.images or prepared.network.moves:
         return None
     layer = prepared.once(images, "default layer", lambda: _recordable_layer(prepared))
     if layer is None:
@@ -323,9 +346,9 @@ def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
     """Whether the way up to the layers is recorded too.
 
     It is then run as written, so that what a ReLU above the layers sees has the original's last bits; and hooks that
-    the network lays on what its layers give, where that has a gradient, run.
+    the network lays on what its layers give, where that has a gradient, run, and code that asks for one finds it.
     """
-    if prepared.first_look.hooks:
+    if prepared.first_look.whole:
         return True
     if prepared.precision != "exact":
         return False

@@ -66,6 +66,8 @@ def masked_scores(
     clean = _scores(prepared, images, target, score)
     if why is None and prepared.preprocess.mean_picture is not None:
         why = "the mean is a picture, so that a covered place is not the same everywhere"
+    if why is None and prepared.network.moves:
+        why = "the network's passes change what later ones give"
     if why is None and prepared.network.contiguous:
         why = "the network takes views of its maps, which windows of them are not"
     if windowed and why is None and not _windows_are_right(prepared, images, boxes, fill):

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from itertools import chain
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -93,8 +92,9 @@ class Prepared(Classifier):
     def _form(self) -> tuple[nn.Module, fx.GraphModule | None]:
         return self.network.variant(arithmetic(self.precision, self.purpose, self.device))
 
-    def _state(self) -> Iterator[Tensor]:
-        return chain(self.network.module.parameters(), self.network.module.buffers())
+    @property
+    def _kept(self) -> nn.Module:
+        return self.network.module
 
     def variant(self, purpose: Purpose, precision: Precision | None = None) -> Prepared:
         """The same classifier, made for other passes; None keeps the precision."""
@@ -130,7 +130,9 @@ class Prepared(Classifier):
     def check_images(self, images: Tensor) -> None:
         super().check_images(images)
         # Before any pass, since it may say by which head scores are read.
-        self.network.look((int(images.shape[-2]), int(images.shape[-1])))
+        if self.network.first_look is None:
+            self.network.look((int(images.shape[-2]), int(images.shape[-1])))
+            self.fingerprint.settle()
 
     @property
     def head(self) -> HeadKind:
@@ -157,17 +159,25 @@ class Prepared(Classifier):
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""
-        return run() if self.memo is None else self.memo.once(images, key, run)
+        return run() if self.memo is None or self.network.moves else self.memo.once(images, key, run)
 
     @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape of its output."""
-        return self.network.layers
+        return self._settling(lambda: self.network.layers)
 
     @property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return self.network.default_layer
+        return self._settling(lambda: self.network.default_layer)
+
+    def _settling(self, look: Callable[[], Result]) -> Result:
+        """What a look at the layers gives; the first of them runs the network, which may count that."""
+        known = self.network.is_surveyed
+        found = look()
+        if not known:
+            self.fingerprint.settle()
+        return found
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
@@ -234,12 +244,12 @@ class Prepared(Classifier):
         return name
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
-        with self._types(), self._drawing():
+        with self._types(), self._drawing(), self.network.running():
             return super().run(module, images)
 
     def _drawing(self) -> AbstractContextManager[None]:
-        """The user's random state stays as it is, also where the network draws random numbers."""
-        return own_random_state() if self.first_look.draws else nullcontext()
+        """The user's random state stays as it is, also where the network moves it."""
+        return own_random_state() if self.first_look.draws or self.first_look.seeds else nullcontext()
 
     @contextmanager
     def _types(self) -> Iterator[None]:
@@ -298,7 +308,22 @@ class Prepared(Classifier):
         if all(self.network.independent.values()):
             return seen
         why = "this network takes no batch, or its scores of an image change with the rest of it"
+        if self.first_look.reads:
+            why = "the code of this network goes on by values that it reads, which of a batch are those of all images"
         return (*seen, f"images ran one by one: {why}")
+
+    def notes_on(self, layers: str | None) -> tuple[str, ...]:
+        """The same, and of which output of a layer a map is that runs several times: a mirrored copy's lies mirrored.
+
+        Args:
+            layers: names of those that were looked at, joined by +; None for none.
+        """
+        names = layers.split("+") if layers and self.network.is_surveyed else []
+        repeated = [found for found in self.layers if found.calls > 1 and found.name in names] if names else []
+        return (
+            *self.notes,
+            *(f"layer {one.name} runs {one.calls} times for each image: its last output is meant" for one in repeated),
+        )
 
 
 _PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()
@@ -328,6 +353,8 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
         >>> prepare(classifier) is prepare(classifier)
         True
     """
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise ModelError("nothing is computed inside of FakeTensorMode; explain the network outside of it")
     if not isinstance(classifier, Classifier):
         raise OptionError(
             f"{type(classifier).__name__} is no Classifier; make one: Classifier(module, Preprocess(...))"

@@ -139,10 +139,10 @@ def _one_by_one(
 def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
-    with capture(module, target.layers) as found, prepared.clear_refusal(inputs):
-        raw = prepared.called(
-            module, inputs.to(prepared.dtype, copy=True)
-        )  # (the network may work in place on what it is given)
+    running = prepared.network.running()
+    with capture(module, target.layers) as found, prepared.clear_refusal(inputs), running:
+        given = inputs.to(prepared.dtype, copy=True)  # (the network may work in place on what it is given)
+        raw = prepared.called(module, given)
     layouts = {name: prepared.layout(name) for name in target.layers}
     return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import channel_axis
-from phosphene.hooks import capture
+from phosphene.hooks import capture, did_not_run
 from phosphene.runtime.passes import scored
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.targets import Target
@@ -72,6 +72,8 @@ def replaced_scores(
     def row(index: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         image, own = images[index:end], target.rows(index, end)
         value, outputs = _run(prepared, image, own, layer, score)
+        if not outputs:
+            raise did_not_run(layer)
         output, turn = outputs[-1], len(outputs)
         once = _runs_once(prepared, image, own, layer, score, value, turn)
         copies = copies_of(index, output)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from phosphene.errors import InputError, OutputError, PhospheneError
+from phosphene.errors import CancelledError, InputError, OutputError, PhospheneError
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
@@ -83,22 +83,27 @@ class FolderSink(Sink):
         self._status[row.key] = _status(row)
 
     def close(self, *, complete: bool = True, **facts: Any) -> None:
-        """Write what is known now to the manifest; the run is complete if every row of the plan is there."""
+        """Write what is known now to the manifest; the run is complete if every row of the plan is there.
+
+        Facts go before what the manifest says of itself: the `rows` of an evaluation are its table.
+        """
         if self._file.closed:
             return
         self._file.close()
         self._encoders.shutdown()
         planned = self.plan.keys or ()
         failed = sum(status == "error" for status in self._status.values())
-        self._manifest |= facts
         self._manifest["complete"] = complete and all(key in self._status for key in planned)
         self._manifest["rows"] = {"ok": len(self._status) - failed, "error": failed}
+        self._manifest |= facts
         write_manifest(self.place, self._manifest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        if isinstance(error, CancelledError):
+            error.place = self.place
         if isinstance(error, PhospheneError) and not self._status and not self._resumed:
             self.folder.discard()
 

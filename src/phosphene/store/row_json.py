@@ -69,6 +69,8 @@ def map_files(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(**new)
     if isinstance(value, tuple):
         return tuple(map_files(item, change) for item in value)
+    if isinstance(value, Mapping):
+        return {name: map_files(item, change) for name, item in value.items()}
     return value
 
 

@@ -58,7 +58,7 @@ RowKind = TypeVar("RowKind", bound=type[Row])
 
 
 def row_kind(name: str, listing: str) -> Callable[[RowKind], RowKind]:
-    """Name a kind of row and the list of its rows.
+    """Name a kind of row and the list of its rows; no name for rows that no answer lists.
 
     Example:
         >>> ROW_KINDS["predict"].listing
@@ -339,6 +339,21 @@ class ActivationRow(Row):
     picture: File | None = None
     array: File | None = None
     scale: ChannelScale | None = field(default=None, metadata=ABSENT)
+
+
+@row_kind("piece", "")
+@dataclass(frozen=True)
+class PieceRow(Row):
+    """A part of an evaluation, such as what one method got on a few pictures; no answer lists it.
+
+    Args:
+        key: what was measured, in words.
+        values: JSON; a null among them is a number that is none.
+        arrays: by name; those that only a run on its way needs are gone when it is complete.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, File] = field(default_factory=dict)
 
 
 def as_array(file: File | None) -> NDArray[Any] | None:

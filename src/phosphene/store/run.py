@@ -107,7 +107,7 @@ class Run:
         listed: dict[str, list[dict[str, Any]]] = defaultdict(list)
         if self.listing is not None:
             listed[self.listing] = []
-        for row in self.rows():
+        for row in (row for row in self.rows() if row.listing):
             shown = row_to_json(row)
             del shown["kind"]
             listed[row.listing].append(shown)

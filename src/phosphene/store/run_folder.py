@@ -72,12 +72,16 @@ class RunFolder:
             raise OutputError(f"{folder}: cannot be written ({_reason(error)}); choose another --out") from None
         return cls(folder.absolute(), command)
 
-    def discard(self) -> None:
+    def discard(self, *, whole: bool = False) -> None:
         """Remove the folder of a run that failed before it made anything: nothing but its manifest and plan is in it.
 
         The folder that runs are put into by default goes with its only one.
+
+        Args:
+            whole: remove also what was made.
         """
-        if all(item.name in _BEGUN and not (item.name == ROWS and item.stat().st_size) for item in self.path.iterdir()):
+        made = [item for item in self.path.glob("*") if item.name not in _BEGUN or _holds_rows(item)]
+        if self.path.exists() and (whole or not made):
             shutil.rmtree(self.path)
             if self.path.parent.name == DEFAULT_FOLDER and not any(self.path.parent.iterdir()):
                 self.path.parent.rmdir()
@@ -189,6 +193,10 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return value
+
+
+def _holds_rows(file: Path) -> bool:
+    return file.name == ROWS and file.stat().st_size > 0
 
 
 def _fresh_name(command: str) -> Path:

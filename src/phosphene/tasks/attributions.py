@@ -429,7 +429,7 @@ def attribute(
     seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)
-    notes = (*result.notes, *prepare(classifier).notes)
+    notes = (*result.notes, *prepare(classifier).notes_on(result.layer))
     return replace(result, spec=format_spec(spec), seconds=seconds, notes=notes)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from phosphene.devices import clock
-from phosphene.errors import NumericalError
+from phosphene.errors import NumericalError, printable
 from phosphene.images import picture_size
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import SegmentName
@@ -73,7 +74,12 @@ class LocateConfig:
         }
 
     def pictures_at_once(self, classifier: Prepared) -> int:
-        """How many pictures make a batch: fewer where several classes are looked for in each."""
+        """How many pictures make a batch: fewer where several classes are looked for in each.
+
+        One alone on a CPU, where the first answer would be late.
+        """
+        if classifier.device.type == "cpu":
+            return 1
         return max(1, self.batch_size // typed_classes(self.classes, classifier.labels).count)
 
     def run(
@@ -83,9 +89,9 @@ class LocateConfig:
 
         The maps of all items are made before the first row; objects are cut out when their row is asked for.
         """
-        found = computed(classifier, items, lambda network, group: _searched(self, network, group))
+        found = computed(classifier, items, lambda network, group: _searched(self, network, group, progress))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
-            yield _row(self, item, picture_folder(start + number, item.path), result)
+            yield _row(self, item, picture_folder(start + number, item.path), result, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,18 +104,22 @@ class _Searched:
     seconds: float
 
 
-def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item]) -> Sequence[_Searched | str]:
+def _searched(
+    config: LocateConfig, classifier: Prepared, items: Sequence[Item], progress: Progress | None
+) -> Sequence[_Searched | str]:
     begin = clock(classifier.device)
     pictures = pictures_of(items)
     odds = posteriors(classifier, pictures, config.preset)
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
-        return answered(items, answers, lambda some: _searched(config, classifier, some))
+        return answered(items, answers, lambda some: _searched(config, classifier, some, progress))
     chosen = typed_classes(config.classes, classifier.labels).chosen(odds)
     count = len(chosen[0])
     copies = [picture for picture in pictures for _ in range(count)]
     classes = [index for row in chosen for index in row]
-    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed)
+    label = "+".join(config.preset.methods)
+    passes = None if progress is None else lambda done, total: progress(done, total, label)
+    maps = evidence(classifier, copies, classes, config.preset, seed=config.seed, progress=passes)
     seconds = (clock(classifier.device) - begin) / len(items)
     found = []
     for number, row in enumerate(chosen):
@@ -122,14 +132,19 @@ def _searched(config: LocateConfig, classifier: Prepared, items: Sequence[Item])
     return found
 
 
-def _row(config: LocateConfig, item: Item, folder: str, result: _Searched | str) -> LocateRow:
+def _row(
+    config: LocateConfig, item: Item, folder: str, result: _Searched | str, progress: Progress | None
+) -> LocateRow:
     row = LocateRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
     if item.picture is not None:
         row = replace(row, size=picture_size(item.picture))
     if isinstance(result, str) or item.picture is None:
         return replace(row, status="error", error=str(result))
     found = []
-    for prediction, seen in zip(result.classes, result.evidence, strict=True):
+    for number, (prediction, seen) in enumerate(zip(result.classes, result.evidence, strict=True)):
+        if progress is not None:
+            text = f"{PurePath(item.path).name}, cutting out {prediction.label}"
+            progress(number, len(result.classes), printable(text))
         try:
             found.append(cut_out(item.picture, seen, config.preset, prediction))
         except NumericalError as error:

@@ -45,8 +45,7 @@ class NotebookBar:
             self._handle = display.display(bar, display_id=True)
         elif self._handle is not None:
             self._handle.update(bar)
-        if ended:  # what comes next has a bar of its own
-            self._handle = None
+        if ended:  # what comes next begins anew, in the same place
             self._begin()
 
 

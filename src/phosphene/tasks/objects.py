@@ -26,7 +26,7 @@ from phosphene.registry import Spec, entry, parse_spec
 from phosphene.render import Sheet, Tile, draw_boxes, shown_as, thumbnail
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
-from phosphene.tasks.attributions import attribute, in_the_place_of, needed_view
+from phosphene.tasks.attributions import Progress, attribute, in_the_place_of, needed_view
 from phosphene.tasks.deep_features import deep_features
 from phosphene.types import Attribution, Box, Prediction, Results, Shown, Size, View
 from phosphene.zoo import load_classifier
@@ -247,16 +247,23 @@ class Evidence:
 
 
 def evidence(
-    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: LocalizationPreset, *, seed: int = 0
+    classifier: Prepared,
+    pictures: Sequence[Picture],
+    classes: Sequence[int],
+    way: LocalizationPreset,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> list[Evidence]:
     """The maps of each picture and class, put together on the way's grid over the whole picture.
 
     The maps of all methods, sizes and mirror images, each stretched to [0, 1], are averaged: what is hot at one size
     alone is left behind. Sizes that the network does not take are left out. Where the preset's own methods do not run
-    on the network, or leave a picture's map flat, others take their place, and the evidence says so.
+    on the network, or leave a picture's map flat, others take their place, and the evidence says so. `progress` is
+    called with (looks done, in all), and within a look by methods of many passes.
     """
     try:
-        found = _evidence(classifier, pictures, classes, way, seed)
+        found = _evidence(classifier, pictures, classes, way, seed, progress)
     except ModelError as error:
         if not way.otherwise:
             raise
@@ -267,7 +274,7 @@ def evidence(
             break
         try:
             own = [pictures[index] for index in empty], [classes[index] for index in empty]
-            again = _evidence(classifier, *own, way.with_methods((method,)), seed)
+            again = _evidence(classifier, *own, way.with_methods((method,)), seed, progress)
         except ModelError:
             continue
         for index, seen in zip(empty, again, strict=True):
@@ -278,27 +285,37 @@ def evidence(
 
 
 def _evidence(
-    classifier: Prepared, pictures: Sequence[Picture], classes: Sequence[int], way: LocalizationPreset, seed: int
+    classifier: Prepared,
+    pictures: Sequence[Picture],
+    classes: Sequence[int],
+    way: LocalizationPreset,
+    seed: int,
+    progress: Progress | None,
 ) -> list[Evidence]:
     target = Target.of(classes)
     grids = [grid_size(picture_size(picture), way.grid) for picture in pictures]
     sums = [torch.zeros(grid, dtype=torch.float64, device="cpu") for grid in grids]
     problems: list[str | None] = [None] * len(pictures)
     fine = True
-    for spec in map(parse_spec, way.methods):
-        for size in _sizes_shown(classifier, spec, way):
-            views = [whole_view(picture_size(picture), size) for picture in pictures]
-            images = classifier.preprocessed(pictures, views)
-            for mirrored in (False, True) if way.mirror and not _is_slow(spec) else (False,):
-                seen = images.flip(-1) if mirrored else images
-                result = attribute(classifier, seen, target, spec, seed=seed)
-                power = way.fine.power if way.fine is not None and _is_fine(spec, result) else 1.0
-                fine = fine and _is_fine(spec, result)
-                for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
-                    problems[index] = problems[index] or result.problems[index]
-                    share = None if way.grid is None else way.blur
-                    laid = _laid(result, index, view, grid, share, power, mirrored).cpu().double()
-                    sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
+    shown = [(spec, size) for spec in map(parse_spec, way.methods) for size in _sizes_shown(classifier, spec, way)]
+    mirrors = [(False, True) if way.mirror and not _is_slow(spec) else (False,) for spec, _ in shown]
+    done, total = 0, sum(map(len, mirrors))
+    for (spec, size), ways in zip(shown, mirrors, strict=True):
+        views = [whole_view(picture_size(picture), size) for picture in pictures]
+        images = classifier.preprocessed(pictures, views)
+        for mirrored in ways:
+            seen = images.flip(-1) if mirrored else images
+            result = attribute(classifier, seen, target, spec, seed=seed, progress=_within(progress, done, total))
+            power = way.fine.power if way.fine is not None and _is_fine(spec, result) else 1.0
+            fine = fine and _is_fine(spec, result)
+            for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
+                problems[index] = problems[index] or result.problems[index]
+                share = None if way.grid is None else way.blur
+                laid = _laid(result, index, view, grid, share, power, mirrored).cpu().double()
+                sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
+            done += 1
+            if progress is not None:
+                progress(done, total)
     features = _deep_features(classifier, pictures, grids, way)
     return [
         Evidence(
@@ -338,6 +355,13 @@ def grid_size(original: Size, side: int | None = 96) -> Size:
     else:
         factor = min(1.0, side / max(original))
     return max(1, round(original[0] * factor)), max(1, round(original[1] * factor))
+
+
+def _within(progress: Progress | None, looks: int, all_looks: int) -> Progress | None:
+    """The progress of a method's passes within one of several looks."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(looks * total + done, all_looks * total)
 
 
 def _sizes_shown(classifier: Prepared, spec: Spec, way: LocalizationPreset) -> list[Size]:

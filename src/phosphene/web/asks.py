@@ -248,14 +248,7 @@ class LayerAsk(Ask):
             more = {"facets": self.facets, "exemplars": self.exemplars, "recipe": f"minds_eye:steps={self.steps}"}
             call = _call("features", model, "pictures", self.layer or None, **more)
             return _lines(f"found = {call}", "found[0].facets[0].image  # (channels, height, width), 0 to 1")
-        return _lines(
-            f"classifier = phosphene.prepare(phosphene.load_classifier({model!r}))",
-            f"picture = phosphene.read_image({self.picture!r})",
-            f"layer = {self.layer!r}" if self.layer else "layer = classifier.default_layer",
-            "with phosphene.capture(classifier.module, [layer]) as found:",
-            "    classifier.logits(classifier.preprocessed([picture], classifier.views([picture])))",
-            "found[layer][0]  # (channels, height, width)",
-        )
+        return _lines(*_captured(model, self.picture, self.layer), "found[layer][0]  # (channels, height, width)")
 
 
 @dataclass(frozen=True)
@@ -324,6 +317,48 @@ class Code(str):
         return str(self)
 
 
+@dataclass(frozen=True)
+class PlaceCalls:
+    """The calls that give what is shown of a place: the layer's values, and an image for each of its channels there.
+
+    Args:
+        ask: the question, with the picture's name.
+        layer: that was looked at.
+        cell: (row, column) of the place in it.
+        units: (layer, channel) that each image is drawn for.
+        recipe: of the images.
+    """
+
+    ask: ExplainAsk
+    layer: str
+    cell: tuple[int, int]
+    units: tuple[tuple[str, int], ...]
+    recipe: str
+
+    def command(self) -> str:
+        """The lines for a shell in the folder of the picture; of the values only where the view is the command's."""
+        model = _given("--model", self.ask.model)
+        lines = []
+        if self.ask.view == "center":
+            words = ["phosphene", "activations", file_word(self.ask.picture), *model, "--layer", self.layer]
+            lines = [[*words, *(word for _, channel in self.units for word in ("--channel", str(channel)))]]
+        for layer, channel in self.units:
+            unit = ["--unit", f"{layer}={channel}", "--recipe", self.recipe, "--judge", "none"]
+            lines.append(["phosphene", "impress", *model, *unit])
+        return "\n".join(map(shlex.join, lines))
+
+    def python(self, model: str) -> str:
+        """The lines of Python, to be run in the folder of the picture."""
+        row, column = self.cell
+        units = ", ".join(f"({layer!r}, {channel})" for layer, channel in self.units)
+        draw = _call("impress", model, Code("phosphene.Unit(layer, channel)"), self.recipe)
+        return _lines(
+            *_captured(model, self.ask.picture, self.layer, self.ask.view),
+            f"found[layer][0][:, {row}, {column}]  # (channels,), at the place",
+            f"drawn = [{draw}[0].image for layer, channel in [{units}]]",
+        )
+
+
 def at_layer(method: str, layer: str) -> Spec:
     """The method, looking at a layer if it looks at one and does not say which.
 
@@ -354,6 +389,18 @@ def _given(option: str, value: str, usual: str = "") -> list[str]:
 def _call(function: str, *arguments: Any, **options: Any) -> str:
     given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
     return f"phosphene.{function}({', '.join([*map(repr, arguments), *given])})"
+
+
+def _captured(model: str, picture: str, layer: str, view: str = "center") -> tuple[str, ...]:
+    """What leaves a layer's output for a picture in found[layer][0]; no layer is the default one."""
+    views = "classifier.views([picture])" if view == "center" else f"classifier.views([picture], {view!r})"
+    return (
+        f"classifier = phosphene.prepare(phosphene.load_classifier({model!r}))",
+        f"picture = phosphene.read_image({picture!r})",
+        f"layer = {layer!r}" if layer else "layer = classifier.default_layer",
+        "with phosphene.capture(classifier.module, [layer]) as found:",
+        f"    classifier.logits(classifier.preprocessed([picture], {views}))",
+    )
 
 
 def _lines(*lines: str) -> str:

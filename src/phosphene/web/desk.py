@@ -91,20 +91,33 @@ class Desk:
         return self.runs[name or next(iter(self.runs))]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that a channel responds to.
+
+    Args:
+        image: as it is shown.
+        layer: whose channel was drawn; one that feeds the channel's layer where that gave no gradient.
+    """
+
+    image: Asset
+    layer: str
+
+
 class Kept:
     """The newest of some pictures, by key."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._made: OrderedDict[tuple[str, str, int], Asset] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str, int], Drawn] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, str, int]) -> Asset | None:
+    def get(self, key: tuple[str, str, int]) -> Drawn | None:
         """The picture, if it is kept."""
         with self._lock:
             return self._made.get(key)
 
-    def put(self, key: tuple[str, str, int], picture: Asset) -> None:
+    def put(self, key: tuple[str, str, int], picture: Drawn) -> None:
         """Keep a picture."""
         with self._lock:
             self._made[key] = picture

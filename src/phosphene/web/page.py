@@ -195,7 +195,7 @@ class _Page:
             self._own(
                 "explain.view",
                 gr.Radio(
-                    [("centre, as trained", "center"), ("whole frame", "whole")],
+                    [("center, as trained", "center"), ("whole frame", "whole")],
                     value="center",
                     label="What the network sees",
                 ),

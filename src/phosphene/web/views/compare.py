@@ -36,7 +36,8 @@ def compare(desk: Desk, ask: CompareAsk, chosen: Chosen, job: Job) -> Iterator[s
     ask = replace(ask, picture=chosen.name)
     sides: list[dict[str, Any]] = []
     rows: list[ExplainRow] = []
-    for side in ask.sides:
+    for number, side in enumerate(ask.sides):
+        job.progress(number, 2, f"Asking {'this' if number == 0 else 'the other'} side")
         classifier = desk.classifier(side.model)
         item = chosen.item(classifier.preprocess.channels)
         (row,) = (

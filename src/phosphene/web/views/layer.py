@@ -37,8 +37,11 @@ def activations(desk: Desk, ask: LayerAsk, chosen: Chosen, job: Job) -> Iterator
     item = chosen.item(classifier.preprocess.channels)
     assert item.picture is not None
     config = ActivationsConfig((ask.layer,) if ask.layer else (), count=ask.count)
+    job.progress(0, 2, "Looking at the picture")
     predicted, rows = config.run(classifier, item.picture)
+    job.progress(1, 2, "Drawing the channels")
     (row,) = rows
+    job.check()
     drawn = sorted((channel for channel in row.channels if channel.drawn), key=lambda channel: -channel.mean)
     yield render(
         "activations",

@@ -15,15 +15,15 @@ from phosphene.graph import layers_feeding, spatial_map
 from phosphene.images import Picture
 from phosphene.render import heat_layer, scale_of, thumbnail
 from phosphene.runtime import Prepared, activations
-from phosphene.store import Asset
+from phosphene.store import Asset, file_stem
 from phosphene.targets import Unit
 from phosphene.tasks import ImpressConfig
 from phosphene.tasks.map_rows import REPORT_SIDE
 from phosphene.types import View
-from phosphene.web.asks import ExplainAsk
-from phosphene.web.desk import Desk
+from phosphene.web.asks import ExplainAsk, PlaceCalls
+from phosphene.web.desk import Desk, Drawn
 from phosphene.web.pictures import Chosen
-from phosphene.web.views.frame import render
+from phosphene.web.views.frame import file_url, render
 from phosphene.web.worker import Job
 
 _CHANNELS = 4
@@ -83,27 +83,32 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
     files = {"picture.jpg": Asset("picture.jpg", small, {"quality": 88})}
     files |= {f"channel-{index}.png": _laid(seen, index, (small.height, small.width)) for index in strongest}
     urls = desk.shelf.put(files)
+    array = file_url(desk.shelf, Asset(f"{file_stem(layer)}.npy", seen.values.numpy()))
     cards: list[dict[str, Any]] = [
         {
             "channel": index,
             "value": float(there[index]),
             "heat": urls[f"channel-{index}.png"],
             "classes": _speaks_for(classifier, layer, index),
-            "drawn": _url(desk, desk.channels.get((model, layer, index))),
+            "drawn": desk.channels.get((model, layer, index)),
             "why": "",
         }
         for index in strongest
     ]
 
     def page() -> str:
+        drawn = [(card["drawn"].layer if card["drawn"] else layer, card["channel"]) for card in cards]
+        calls = PlaceCalls(replace(ask, picture=chosen.name), layer, (row, column), tuple(drawn), _DRAWING)
         return render(
             "place",
             layer=layer,
             at=ask.at,
-            cards=cards,
+            cards=[card | {"drawn": card["drawn"] and file_url(desk.shelf, card["drawn"].image)} for card in cards],
             picture=urls["picture.jpg"],
+            array=array,
             name=chosen.name,
             cell=(row, column),
+            calls={"command": calls.command(), "python": calls.python(model)},
         )
 
     yield page()
@@ -115,7 +120,7 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
                 card["why"] = str(error).split(":", 1)[0]
             else:
                 desk.channels.put((model, layer, card["channel"]), drawn)
-                card["drawn"] = _url(desk, drawn)
+                card["drawn"] = drawn
             yield page()
 
 
@@ -132,7 +137,7 @@ def look(classifier: Prepared, picture: Picture, layer: str, view: str) -> Layer
     return Layered(layer, values[0].cpu(), views[0])
 
 
-def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> Asset:
+def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> Drawn:
     """An image that a channel responds to, drawn from the network alone.
 
     A channel that is silent at the gray start has no gradient; then what feeds it is drawn, before its ReLU.
@@ -154,7 +159,7 @@ def draw_channel(classifier: Prepared, layer: str, channel: int, job: Job) -> As
                 raise
         else:
             assert isinstance(row.image, Asset)
-            return replace(row.image, name=f"channel-{channel}.jpg", options={"quality": 88})
+            return Drawn(replace(row.image, name=f"channel-{channel}.jpg", options={"quality": 88}), source)
     raise NumericalError(f"no gradient for channel {channel}")
 
 
@@ -179,7 +184,3 @@ def _speaks_for(classifier: Prepared, layer: str, channel: int) -> list[dict[str
     weights = head.weight[:, channel].float().cpu()
     best = weights.argsort(descending=True)[:_CLASSES].tolist()
     return [{"label": classifier.labels[index], "weight": float(weights[index])} for index in best]
-
-
-def _url(desk: Desk, drawn: Asset | None) -> str | None:
-    return None if drawn is None else desk.shelf.put({drawn.name: drawn})[drawn.name]

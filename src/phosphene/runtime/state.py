@@ -1,0 +1,133 @@
+"""What a network holds and may change as it runs, so that each pass can begin with what it was given in."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phosphene.classifier import loose_tensors
+from phosphene.hooks import is_scripted
+from phosphene.runtime.comparable import is_settings
+
+# Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
+_SMALL = 2**16
+_NUMBERS = (bool, int, float, complex, str, type(None))
+
+
+class State:
+    """The attributes, buffers and small parameters of a module's parts at one time.
+
+    Args:
+        module: of one's own.
+
+    Example:
+        >>> net = nn.BatchNorm2d(3, momentum=0.5)
+        >>> state = State(net)
+        >>> _ = net(torch.rand(2, 3, 4, 4))
+        >>> state.counts(), state.is_changed()
+        (True, True)
+        >>> state.restore()
+        >>> net.running_mean, state.is_changed()
+        (tensor([0., 0., 0.]), False)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = [child for child in module.modules() if not is_scripted(child)]
+        tables = [
+            table for child in parts for table in (vars(child), child._buffers, child._parameters, child._modules)
+        ]
+        tables += [vars(value) for table in list(tables) for value in table.values() if is_settings(value)]
+        self._tables = [(table, dict(table)) for table in tables]
+        small = [parameter for parameter in module.parameters() if parameter.numel() <= _SMALL]
+        loose = [tensor for tensor in loose_tensors(module) if tensor.numel() <= _SMALL]
+        written = {id(tensor): tensor for tensor in (*module.buffers(), *small, *loose)}
+        readable = [tensor for tensor in written.values() if _is_readable(tensor)]
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
+        known = set(map(id, tables))
+        values = [value for table in tables for value in table.values() if id(value) not in known]
+        containers = [value for value in values if type(value) in _FILLED]
+        self._containers = [(value, _FILLED[type(value)](value)) for value in containers]
+
+    def is_changed(self) -> bool:
+        """Whether anything else is there now."""
+        return self.counts() or any(not _same(table, before) for table, before in self._tables)
+
+    def counts(self) -> bool:
+        """Whether a number is another now: in an attribute, in a list, dict or array of one, in a tensor.
+
+        What is merely kept, such as the last features, is no number.
+        """
+        for table, before in self._tables:
+            for key, value in table.items():
+                known = before.get(key)
+                if known is not value and isinstance(value, _NUMBERS) and (type(known), known) != (type(value), value):
+                    return True
+        changed = (not _equal(tensor, before) for tensor, before in self._tensors)
+        return any(not _alike(value, before) for value, before in self._containers) or any(changed)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for table, before in self._tables:
+            if not _same(table, before):
+                table.clear()
+                table.update(before)
+        for value, before in self._containers:
+            if not _alike(value, before):
+                _fill(value, before)
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, kept in self._tensors:
+                if tensor.shape != kept.shape:
+                    tensor.data = kept.clone()
+                elif not _equal(tensor, kept):
+                    tensor.data.copy_(kept)  # (past PyTorch's counting: what was computed keeps its way back)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
+    return tensor.layout == torch.strided and tensor.device.type != "meta" and not odd
+
+
+def _equal(tensor: Tensor, before: Tensor) -> bool:
+    return tensor.shape == before.shape and torch.equal(_bytes(tensor), _bytes(before))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The values as bytes, of which each equals itself, whatever type they are of."""
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
+def _same(table: dict[str, Any], before: dict[str, Any]) -> bool:
+    return len(table) == len(before) and all(map(operator.is_, table.values(), before.values()))
+
+
+_FILLED: dict[type, Callable[[Any], Any]] = {
+    list: list,
+    dict: dict,
+    set: set,
+    deque: list,
+    np.ndarray: np.copy,
+}
+
+
+def _alike(value: Any, before: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return bool(value.tobytes() == before.tobytes())
+    if isinstance(value, set):
+        return bool(value == before)
+    if isinstance(value, dict):
+        return list(value) == list(before) and _same(value, before)
+    return len(value) == len(before) and all(map(operator.is_, value, before))
+
+
+def _fill(value: Any, before: Any) -> None:
+    if isinstance(value, np.ndarray):
+        value[...] = before
+        return
+    value.clear()
+    (value.extend if isinstance(value, list | deque) else value.update)(before)

@@ -1,0 +1,177 @@
+"""What the code of a network reads that hangs on none of its modules: their classes, global names, closures."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import types
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from phosphene.classifier import Classifier
+from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings
+
+# Nobody changes the code of these between two calls but by naming it anew, which is seen where it is named.
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "timm", "torchvision", "transformers"}
+# How far functions are followed that call functions.
+_DEPTH = 3
+
+
+class Surroundings:
+    """All of that at one time.
+
+    Args:
+        modules: of a network.
+
+    Example:
+        >>> class Net(nn.Module):
+        ...     scale = 1.0
+        ...     def forward(self, x): return x * self.scale
+        >>> surroundings = Surroundings([Net()])
+        >>> surroundings.holds()
+        True
+        >>> Net.scale = 2.0
+        >>> surroundings.holds()
+        False
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        reader = _Reader()
+        reader.read(modules)
+        self._classes = [(space, len(space)) for space in reader.classes.values()]
+        # By identity; what can be filled anew is looked into.
+        self._named = [(space, list(names.items())) for space, names in reader.named.values()]
+        self._filled = [
+            (space, name, comparable(value))
+            for space, names in self._named
+            for name, value in names
+            if _is_filled(value)
+        ]
+
+    def holds(self) -> bool:
+        """Whether everything is as it was."""
+        if any(len(space) != count for space, count in self._classes):
+            return False
+        for space, names in self._named:
+            for name, value in names:
+                if space.get(name) is not value:
+                    return False
+        return all(comparable(space[name]) == before for space, name, before in self._filled)
+
+    def settle(self) -> None:
+        """Leave out from now on what has changed by now.
+
+        For what a network's own passes change, such as a count of calls: noticing it would make all anew at each call.
+        """
+        self._classes = [(space, len(space)) for space, _ in self._classes]
+        self._named = [
+            (space, [(name, value) for name, value in names if space.get(name) is value])
+            for space, names in self._named
+        ]
+        self._filled = [one for one in self._filled if comparable(one[0].get(one[1])) == one[2]]
+
+
+class _Reader:
+    """Collects what is read, each function and class once."""
+
+    def __init__(self) -> None:
+        self.classes: dict[type, Mapping[str, Any]] = {}
+        self.named: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}
+        self._followed: set[types.FunctionType] = set()
+        self._mentioned = {"forward", "__call__", "__getattr__"}
+
+    def read(self, modules: Iterable[nn.Module]) -> None:
+        """From each forward on, what code mentions of the modules' classes; other methods may do what they like."""
+        for module in modules:
+            for kind in type(module).__mro__:
+                if kind not in self.classes and not _is_library(kind.__module__):
+                    self.classes[kind] = vars(kind)
+            for value in vars(module).values():  # (hooks lie deeper, run as they are, and often keep what they see)
+                self._follow(value)
+        known = 0
+        while known < len(self._mentioned):
+            known = len(self._mentioned)
+            for space in self.classes.values():
+                for name in self._mentioned & space.keys():
+                    self._note(space, name)
+
+    def _note(self, space: Mapping[str, Any], name: str, depth: int = _DEPTH) -> None:
+        if isinstance(space[name], Classifier):  # (whoever holds the fingerprint would keep it alive)
+            return
+        self.named.setdefault(id(space), (space, {}))[1][name] = space[name]
+        self._follow(space[name], depth)
+
+    def _follow(self, value: Any, depth: int = _DEPTH) -> None:
+        function = _function(value)
+        if function is None or depth == 0 or function in self._followed or _is_library(function.__module__):
+            return
+        self._followed.add(function)
+        codes = list(_codes(function.__code__))
+        for code in codes:
+            self._mentioned.update(code.co_names, (one for one in code.co_consts if isinstance(one, str)))
+        for name in {name for code in codes for name in _globals_read(code)} & function.__globals__.keys():
+            found = function.__globals__[name]
+            if isinstance(found, types.ModuleType | type):
+                if _is_library(found.__name__ if isinstance(found, types.ModuleType) else found.__module__):
+                    continue
+                inner = vars(found)
+                for attribute in {name for code in codes for name in code.co_names} & inner.keys():
+                    self._note(inner, attribute, depth - 1)
+            self._note(function.__globals__, name, depth - 1)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+            if name != "__class__":
+                self._note(_Cell(cell), "cell_contents", depth - 1)
+
+
+class _Cell(dict[str, Any]):
+    """What a closure holds, read as a namespace is."""
+
+    def __init__(self, cell: types.CellType) -> None:
+        super().__init__()
+        self._cell = cell
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return getattr(self._cell, name)
+        except ValueError:  # an empty one
+            return default
+
+    def __getitem__(self, name: str) -> Any:
+        return self.get(name)
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code of a function and of those inside of it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _globals_read(code: types.CodeType) -> Iterator[str]:
+    # (Among `co_names` are names of attributes too, and `x` of `self.x` is not the `x` of somebody's notebook.)
+    return (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
+
+
+def _function(value: Any) -> types.FunctionType | None:
+    """The Python function in a value, if there is one."""
+    if isinstance(value, staticmethod | classmethod | types.MethodType):
+        value = value.__func__
+    elif isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, functools.partial | functools.cached_property):
+        value = value.func
+    return value if isinstance(value, types.FunctionType) else None
+
+
+def _is_filled(value: Any) -> bool:
+    own = isinstance(value, Namespace | types.SimpleNamespace) or not _is_library(type(value).__module__)
+    return isinstance(value, CONTAINERS) or (own and is_settings(value))
+
+
+def _is_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _LIBRARIES
