@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -74,6 +75,9 @@ def test_the_concepts_are_those_that_are_there(folder):
     assert found.crop_count == 96
     assert found.unmoved == 0
     assert abs(found.rebuilt - found.score) < 0.01 * abs(found.score)
+    assert found.notes == []
+    (note,) = replace(found, rebuilt=0.1 * found.score).notes
+    assert "say little" in note
     red, *others = found.concepts
     assert [one.number for one in found.concepts] == [1, 2, 3]
     assert red.importance > 0.6

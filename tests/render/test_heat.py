@@ -52,6 +52,7 @@ def test_methods_whose_zero_is_no_baseline_are_shown_over_their_range():
         "attention_rollout",
         "rise",
         "score_cam",
+        "xrai",
     }
     classifier, images = classifier_of(pooled()), torch.rand(1, 3, 16, 16)
     assert explain(classifier, images, "rise:masks=8").display == "range"

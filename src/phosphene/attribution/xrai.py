@@ -91,7 +91,7 @@ def xrai(
     if steps < 1 or not scales or not min(scales) > 0 or dilation < 0 or least < 1:
         raise OptionError(
             f"xrai: steps={steps} and least={least} must be at least 1, scales={scales} above 0 and "
-            f"dilation={dilation} not below"
+            f"dilation={dilation} at least 0"
         )
     classifier = prepare(classifier).settled()
     classifier.check_images(images)

@@ -58,5 +58,6 @@ def craft(
         f"{row['concept']:7}  {row['importance']:10.2f}  {row['spread']:6.2f}  {-row['drop']:+16.2g}"
         for row in answer["rows"]
     ]
+    lines += [f"note: {note}" for note in answer["notes"]]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     return Answer(answer, "\n".join(lines), bool(answer["errors"]))

@@ -32,6 +32,8 @@ Rows = tuple[int, int, int, int]
 
 # Pictures that a concept is shown by, and the height of each in pixels.
 _SHOWN, _SIDE = 6, 128
+# Importances are shares of the score that the concepts give; of less than this part of the real one they say little.
+_ENOUGH = 0.5
 # Of both factorizations: so often the factors are gone over at most.
 _ROUNDS = 5000
 # Of the largest: scores that differ by less are the same but for rounding.
@@ -117,6 +119,16 @@ class FoundConcepts(Shown):
     def __repr__(self) -> str:
         found = ", ".join(f"{one.importance:.2f}" for one in self.concepts)
         return f"FoundConcepts({self.target} at {self.layer}: {found})"
+
+    @property
+    def notes(self) -> list[str]:
+        """What makes the importances say little about the target."""
+        if abs(self.rebuilt - self.score) <= (1 - _ENOUGH) * abs(self.score):
+            return []
+        return [
+            f"from the concepts alone the score is {self.rebuilt:.3g} instead of {self.score:.3g}: the importances are "
+            "shares of that, and say little of what the network goes by; take more concepts or another layer"
+        ]
 
     def chart(self) -> Image.Image:
         """The importances as bars."""

@@ -30,7 +30,7 @@ def find_concepts(
 
     Returns:
         The JSON answer of the command: {"run", "report", "images", "target", "layer", "crops", "left_over", "score",
-        "rebuilt_score", "unmoved", "rows", "errors", "charts", "vectors"}.
+        "rebuilt_score", "unmoved", "notes", "rows", "errors", "charts", "vectors"}.
     """
     files = chosen_files(images, limit)
     classifier = common.load()
@@ -72,6 +72,7 @@ def find_concepts(
             score=found.score,
             rebuilt_score=found.rebuilt,
             unmoved=found.unmoved,
+            notes=found.notes,
             rows=rows,
             errors=[{"path": record.path, "error": record.error} for record in found.broken],
             charts={"importance": folder.save_image("importance.png", found.chart())},

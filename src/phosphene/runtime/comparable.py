@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-_MOST_ITEMS, _LEVELS, _SAMPLED = 64, 2, 8
+# How many items of a container, and values of an array or tensor, are looked at: what is written to a tensor past
+# PyTorch's counting (`.data`) shows in these.
+MOST_ITEMS, SAMPLED = 64, 8
+_LEVELS = 2
 CONTAINERS = (list, dict, set, deque, np.ndarray)
 
 
@@ -23,14 +26,14 @@ def comparable(value: Any, level: int = 0) -> Any:
     kind = type(value)
     if kind in (int, bool, str, float, type(None)):
         return value
-    if kind in (list, tuple, deque) and len(value) <= _MOST_ITEMS:
+    if kind in (list, tuple, deque) and len(value) <= MOST_ITEMS:
         return [comparable(item, level) for item in value]
-    if kind is set and len(value) <= _MOST_ITEMS:
+    if kind is set and len(value) <= MOST_ITEMS:
         return {comparable(item, level) for item in value if item.__hash__}
-    if isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+    if isinstance(value, dict) and len(value) <= MOST_ITEMS:
         return [(key, comparable(item, level)) for key, item in value.items()]
     if kind is np.ndarray and value.dtype.kind in "biufc":
-        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // _SAMPLED)].tobytes()
+        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // SAMPLED)].tobytes()
     if level < _LEVELS and is_settings(value):
         own = object.__getattribute__(value, "__dict__")
         return [(key, comparable(item, level + 1)) for key, item in own.items()]
@@ -45,4 +48,4 @@ def is_settings(value: Any) -> bool:
         own = object.__getattribute__(value, "__dict__")  # (past code of its own)
     except AttributeError:
         return False
-    return 0 < len(own) <= _MOST_ITEMS
+    return 0 < len(own) <= MOST_ITEMS

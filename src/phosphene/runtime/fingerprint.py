@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings
+from phosphene.runtime.comparable import CONTAINERS, MOST_ITEMS, SAMPLED, comparable, is_settings
 from phosphene.runtime.surroundings import Surroundings
 
-# Values of each tensor that are looked at: what is written past PyTorch's counting (`.data`) shows in these.
-_SAMPLED = 8
-_MOST_ITEMS = 64
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
 
@@ -68,7 +65,7 @@ class Fingerprint:
         self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
         self._states = self._read()
         self._samples = list(_samples(self._placed))
-        self._sampled = [torch.cat(group) for group in self._samples]
+        self._sampled = [_joined(groups) for groups in self._samples]
 
     def matches(self, classifier: Classifier) -> bool:
         """Whether the classifier is what it was."""
@@ -78,9 +75,7 @@ class Fingerprint:
             return False
         with torch.no_grad():
             # The samples are views of the same memory: they show what it holds now.
-            return all(
-                torch.equal(torch.cat(now), then) for now, then in zip(self._samples, self._sampled, strict=True)
-            )
+            return all(torch.equal(_joined(now), then) for now, then in zip(self._samples, self._sampled, strict=True))
 
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules (`Surroundings`)."""
@@ -117,9 +112,9 @@ def _modules(module: nn.Module) -> list[nn.Module]:
             found[id(value)] = value
             own = vars(value)
             waiting += [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
-        elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+        elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
             waiting += value
-        elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+        elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
             waiting += value.values()
     return list(found.values())
 
@@ -133,10 +128,10 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
     """Tensors, also of lists and dicts, into a list."""
     if isinstance(value, Tensor):
         tensors.append(value)
-    elif isinstance(value, list | tuple) and len(value) <= _MOST_ITEMS:
+    elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
         for item in value:
             _collect(item, tensors)
-    elif isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+    elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
         for item in value.values():
             _collect(item, tensors)
 
@@ -149,18 +144,23 @@ def _has_memory(tensor: Tensor) -> bool:
         return False
 
 
-def _samples(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """A few values of each tensor, evenly spread, as views of its memory; those of one device and length together.
+def _samples(tensors: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+    """A few values of each tensor, evenly spread, as views of its memory; for each device those of one length together.
 
     Read as whole numbers: of these each equals itself, and all are of types that can be joined.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    groups: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
     for tensor in tensors:
         odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
         if not odd and tensor.numel() and tensor.device.type != "meta" and tensor.dtype.itemsize in _WHOLE:
             found = _sample(tensor.detach())
-            groups.setdefault((found.device, found.dtype), []).append(found)
-    yield from groups.values()
+            groups.setdefault(found.device, {}).setdefault(found.dtype, []).append(found)
+    yield from ([*of_device.values()] for of_device in groups.values())
+
+
+def _joined(groups: Sequence[list[Tensor]]) -> Tensor:
+    """All values of a device as bytes, so that the CPU waits for one comparison alone."""
+    return torch.cat([torch.cat(group).view(torch.uint8) for group in groups])
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -172,6 +172,6 @@ def _sample(values: Tensor) -> Tensor:
         values = values.as_strided((values.numel(),), (1,), values.storage_offset())
     while values.ndim > 1:  # of another layout the first row
         values = values[0]
-    count = min(_SAMPLED, len(values))
+    count = min(SAMPLED, len(values))
     step = max(1, (len(values) - 1) // max(1, count - 1))
     return values[::step][:count].view(_WHOLE[values.dtype.itemsize])
