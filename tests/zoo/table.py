@@ -86,7 +86,8 @@ def _general(reason: str, network: str) -> str:
     reason = re.sub(r"\blayer '?[\w.]+'?", "layer '...'", reason)
     reason = re.sub(r"ends in '[^']*'", "ends in '...'", reason)
     reason = re.sub(r"score \([-\d.e+]+\)", "score", reason)
-    return reason.replace(network, "the network")
+    reason = re.sub(r"for the (object|region|similar) .* use", "for another target use", reason)
+    return re.sub(rf"{re.escape(network)}\b", "the network", reason)
 
 
 def write(parts: list[str]) -> None:

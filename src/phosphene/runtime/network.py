@@ -393,8 +393,8 @@ class Network:
             images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self._rows(images)
-            if not logits.requires_grad:
-                return None
+            if not logits.requires_grad or (found[layer].ndim == 4 and len(found[layer]) != 1):
+                return None  # (or parts of a picture, as a detector cuts them out)
             # Unequal weights: the sum of probabilities is 1 whatever the image.
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
             (gradient,) = _gradients((logits * weights).sum(), [found[layer]])

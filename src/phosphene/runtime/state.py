@@ -18,7 +18,7 @@ from phosphene.runtime.comparable import is_settings
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
 _NUMBERS = (bool, int, float, complex, str, type(None))
-# Attributes that say that a first pass put hooks on the network (transformers): without them the next would do so again.
+# What says that a first pass put hooks on the network (transformers): without it the next would put them on again.
 _LASTING = ("_output_capturing_hooks_installed",)
 
 
