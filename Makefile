@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ZOO := .venv-zoo
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo atlas-demo test test-commands fuzz test-gpu test-web test-zoo test-examples zoo-table check format docs bench clean
+.PHONY: demo atlas-demo test test-commands fuzz test-gpu test-web test-zoo test-peers test-examples zoo-table check format docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/phosphene demo
@@ -41,10 +41,14 @@ test-web: .venv-web/.made
 	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-web.txt --editable '.[web]' pytest hypothesis playwright
 	touch $@
 
-# Architectures of torchvision and timm with random weights; an environment of its own, about 5 GB (grad-cam without its
-# own build of OpenCV).
+# Networks of torchvision, timm and transformers with random weights, ONNX (which onnx and onnxscript write) and TensorFlow
+# Lite files; an environment of its own, about 5 GB (grad-cam and Quantus without their own build of OpenCV).
 test-zoo: $(ZOO)/.made
 	$(ZOO)/bin/python -m pytest -n 2 --dist worksteal tests/zoo
+
+# Every comparison of docs/peers.md, beside the libraries that it names.
+test-peers: $(ZOO)/.made
+	$(ZOO)/bin/python -m pytest -rs $(shell grep -o 'tests/[a-z_/]*[.]py::[a-z_]*' docs/peers.md | sort -u)
 
 # The examples beside other tools, with those tools; an environment of its own, as only these pages need them.
 test-examples: .venv-examples/.made
@@ -110,6 +114,6 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml constraints.txt
 
 $(ZOO)/.made: pyproject.toml constraints.txt constraints-zoo.txt
 	$(PYTHON) -m venv $(ZOO)
-	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision]'
-	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 opencv-python-headless==5.0.0.93 ttach==0.0.3
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision,hf,onnx,tflite]' onnx onnxscript pandas saliency zennit
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 opencv-python-headless==5.0.0.93 quantus==0.6.0 ttach==0.0.3
 	touch $@

@@ -17,6 +17,13 @@ def map_error(got: Tensor, expected: Tensor) -> float:
     return float(((got - expected).abs().amax(1) / expected.abs().amax(1).clamp(min=1e-300)).max())
 
 
+def stretched(maps: Tensor) -> Tensor:
+    """The positive part of each map (N, h, w) from its lowest to its highest value, as pytorch-grad-cam returns it."""
+    positive = maps.clamp(min=0)
+    positive = positive - positive.amin(dim=(1, 2), keepdim=True)
+    return positive / (1e-7 + positive.amax(dim=(1, 2), keepdim=True))
+
+
 def exact_score(classifier: Classifier, index: int, kind: str = "logit") -> Callable[[Tensor], Tensor]:
     """The score of one class as a float64 function of images (1, C, H, W) in [0, 1]; softmax head."""
     module = copy.deepcopy(classifier.module).double().eval()

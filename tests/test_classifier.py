@@ -67,8 +67,9 @@ def test_scores_are_found_in_any_output(kind):
 @pytest.mark.parametrize(
     ("pack", "output", "message"),
     [
-        (lambda scores, x: {"a": x, "b": scores}, None, "returned dict without scores; name them with output='key'"),
-        (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: \['a'\]\)"),
+        (lambda scores, x: {"a": x, "b": scores}, None, r"several outputs \('a' \(1, 3, 16, 16\), 'b' \(1, 5\)\); say"),
+        (lambda scores, x: {"a": "x", "b": 3}, None, "returned dict without scores; name them with output='key'"),
+        (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: 'a' \(1, 5\)\)"),
         (lambda scores, x: (scores,), 3, "has no '3'"),
         (lambda scores, x: x, None, r"returned scores of shape \(1, 3, 16, 16\) for 1 images, not \(1, classes\)"),
     ],

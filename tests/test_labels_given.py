@@ -262,7 +262,7 @@ class Optional(Two):
 
 
 def test_a_second_input_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"Two takes 'mask' besides the pictures.*wrap") as caught:
+    with pytest.raises(ModelError, match=r"Two takes 'mask' besides the pictures.*inputs=") as caught:
         explain(classifier_of(Two()), IMAGES)
     assert "\n" not in str(caught.value)
     assert forward(classifier_of(Optional()), IMAGES).shape == (3, 5)

@@ -26,6 +26,7 @@ from phosphene import (
 )  # fmt: skip
 from phosphene.targets import kinds
 from tests.cli.running import phosphene as command
+from tests.comparing import stretched
 from tests.networks import MEAN, STD, classifier_of, pooled
 
 LABELS = ["sky", "cat", "dog", "cup"]
@@ -154,8 +155,41 @@ def test_same_as_the_published_segmentation_target(images):
     theirs = peers.GradCAM(net, [net.features[2]])
     theirs.get_target_width_height = lambda _: (4, 4)
     expected = torch.from_numpy(theirs(normalized(images), [SemanticSegmentationTarget(1, mask)] * 2))
-    ours = found.maps.clamp(min=0)
-    assert torch.allclose(ours / ours.amax(dim=(1, 2), keepdim=True), expected, atol=1e-4)
+    assert float((stretched(found.maps) - expected).abs().max()) < 1e-4
+
+
+class Anchored(nn.Module):
+    """A detector whose boxes lie where they lie: only how likely each is hangs on the picture."""
+
+    boxes = ((1.0, 1.0, 9.0, 9.0), (6.0, 5.0, 15.0, 15.0), (2.0, 8.0, 7.0, 14.0))
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.head = nn.Linear(8 * 16, 3)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        likely = self.head(self.features(x).flatten(1)).sigmoid()
+        return [{"boxes": torch.tensor(self.boxes), "labels": torch.tensor([1, 2, 3]), "scores": row} for row in likely]
+
+
+def test_same_as_the_published_detection_target(images):
+    """Its sum of overlap and probability and our product have slopes alike where the boxes do not move."""
+    peers = pytest.importorskip("pytorch_grad_cam", reason="pytorch-grad-cam is not installed", exc_type=ImportError)
+    from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
+
+    net = Anchored().eval()
+    for label, box in ((2, (5.0, 5.0, 15.0, 14.0)), (1, (1.0, 1.0, 9.0, 8.0))):
+        classifier = classifier_of(net, labels=LABELS, head="boxes")
+        found = attribute(classifier, images, Detected(label, box), "grad_cam", layer="features.2")
+        theirs = peers.GradCAM(net, [net.features[2]])
+        theirs.get_target_width_height = lambda _: (4, 4)
+        expected = torch.from_numpy(
+            theirs(normalized(images), [FasterRCNNBoxScoreTarget([label], np.array([box]))] * len(images))
+        )
+        assert bool((expected > 0).any())
+        assert float((stretched(found.maps) - expected).abs().max()) < 1e-4
 
 
 def test_a_head_of_maps_answers_with_their_mean(images):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import namedtuple
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.attribution.occlusion import occlusion
@@ -15,6 +19,8 @@ from phosphene.errors import ModelError
 from phosphene.runtime import forward
 from phosphene.targets import Target
 from phosphene.tasks.attributions import explain
+from phosphene.zoo import load_classifier
+from tests.cli.running import phosphene as command
 from tests.comparing import map_error
 from tests.networks import classifier_of, pooled
 from tests.test_classifier import Returns
@@ -112,6 +118,109 @@ def test_what_is_no_row_for_each_image_is_refused(kind, method):
 def test_of_one_image_too(kind):
     with pytest.raises(ModelError):
         forward(classifier_of(Returns(REFUSED[kind][0])), IMAGES[:1])
+
+
+class Heads(nn.Module):
+    """Two questions about a picture, in a dict or a tuple."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.kind = pooled(), kind
+
+    def forward(self, x: Tensor):
+        color, shape = self.inner(x)[:, :3], 2 * self.inner(x.flip(3))
+        return {"color": color, "shape": shape} if self.kind == "dict" else (color, shape)
+
+
+HEADS = {"dict": ("color", "shape"), "tuple": (0, 1)}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_of_several_outputs_one_is_named(kind):
+    net = Heads(kind).eval()
+    for key, columns in zip(HEADS[kind], (3, 5), strict=True):
+        classifier = classifier_of(net, output=key)
+        assert forward(classifier, IMAGES).shape == (4, columns)
+        alone = classifier_of(Picked(net, key).eval())
+        for method in ("saliency", "grad_cam", "occlusion:window=8,stride=8", "rise:masks=8"):
+            found, expected = (explain(one, IMAGES[:2], method, target=2) for one in (classifier, alone))
+            assert map_error(found.heat, expected.heat) < 1e-4
+    shown = ", ".join(f"{key!r} (2, {columns})" for key, columns in zip(HEADS[kind], (3, 5), strict=True))
+    for method in ("saliency", "cam", "occlusion:window=8,stride=8"):
+        with pytest.raises(
+            ModelError, match=f"several outputs {re.escape(f'({shown})')}; say which.*output="
+        ) as caught:
+            explain(classifier_of(net), IMAGES[:2], method, target=2)
+        assert "\n" not in str(caught.value)
+
+
+class Picked(nn.Module):
+    """One output of a network by itself."""
+
+    def __init__(self, inner: nn.Module, key: str | int) -> None:
+        super().__init__()
+        self.inner, self.key = inner, key
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[self.key]
+
+
+def test_labels_tell_the_first_of_several_outputs():
+    """An embedding beside the scores is no score: it has not as many columns as there are labels."""
+    both = classifier_of(Returns(lambda scores, x: (scores, x.mean(dim=(2, 3)))), labels=list("abcde"))
+    assert torch.allclose(forward(both, IMAGES), forward(classifier_of(pooled()), IMAGES), atol=1e-5)
+    with pytest.raises(ModelError, match=r"several outputs \(0 \(4, 5\), 1 \(4, 3\)\)"):
+        forward(classifier_of(both.module), IMAGES)
+    with pytest.raises(ModelError, match="several outputs"):
+        forward(classifier_of(Heads("tuple").eval(), labels=list("abcde")), IMAGES)
+
+
+Named = namedtuple("Named", "logits aux")
+
+
+def test_a_field_named_after_the_scores_is_no_guess():
+    """As networks with a second classifier return them while they are trained."""
+    both = classifier_of(Returns(lambda scores, x: Named(scores, scores.flip(1))))
+    assert torch.allclose(forward(both, IMAGES), forward(classifier_of(pooled()), IMAGES), atol=1e-5)
+
+
+FACTORY = """
+import phosphene
+from tests.test_outputs import Heads
+
+def make():
+    return phosphene.Classifier(Heads("dict").eval(), phosphene.Preprocess((16, 16)))
+"""
+
+
+def test_commands_name_an_output_behind_the_model_or_in_the_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(FACTORY)
+    Image.fromarray((IMAGES[0] * 255).byte().permute(1, 2, 0).numpy()).save("photo.png")
+    common = ("photo.png", "--method", "saliency", "--json")
+    refused = command("explain", *common, "--model", "net.py:make", "--out", "no")
+    assert refused.code != 0
+    assert "several outputs ('color' (1, 3), 'shape' (1, 5)); say which" in refused.out + refused.err
+    runs = [
+        command("explain", *common, "--out", str(place), *arguments).json
+        for place, arguments in enumerate(
+            [
+                ("--model", "net.py:make@shape", "--class", "4"),
+                ("--model", "net.py:make", "--target", "output:shape=4"),
+                ("--model", "net.py:make", "--target", "output:color"),
+            ]
+        )
+    ]
+    first, second, third = (run["images"][0] for run in runs)
+    assert first["maps"][0]["score"] == second["maps"][0]["score"]
+    assert first["maps"][0]["target"]["index"] == 4
+    assert (len(second["predicted"]), len(third["predicted"])) == (5, 3)
+    assert command("predict", "photo.png", "--model", "net.py:make@color", "--out", "guess").code == 0
+    wrong = command("explain", *common, "--model", "net.py:make@size", "--out", "wrong")
+    assert "has no 'size' (there is: 'color' (1, 3), 'shape' (1, 5))" in wrong.out + wrong.err
+    for typed in ("output:=3", "output:"):
+        assert command("explain", *common, "--model", "net.py:make", "--target", typed).code == 2
+    assert load_classifier("net.py:make@shape").output == "shape"
 
 
 def test_a_key_that_holds_no_scores_is_refused():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+from urllib.request import Request, urlopen
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ from phosphene.registry import entries
 from phosphene.runtime import prepare
 from tests.contract import checks
 from tests.networks import MEAN, STD, classifier_of, pooled
+from tests.serving import scores_service
 
 SCORES_ALONE = {"occlusion", "rise"} | {
     f"captum:{name}" for name in ("feature_ablation", "kernel_shap", "lime", "shapley_value_sampling")
@@ -136,3 +141,33 @@ def test_a_function_is_never_copied_and_seldom_asked():
     assert service.asked - before <= 3
     assert prepare(box) is prepare(box)
     assert isinstance(box, Classifier)
+
+
+def redness(pictures: np.ndarray) -> np.ndarray:
+    """Scores (N, 2) of pictures (N, H, W, 3): pale and red."""
+    red = 0.2 + 0.6 * pictures[..., 0].mean((1, 2)) / 255  # (never 0, whose logarithm has no end)
+    return np.stack([1 - red, red], axis=1)
+
+
+@pytest.mark.parametrize("method", ["rise:masks=1000", "captum:lime:samples=100", "captum:kernel_shap:samples=400"])
+def test_a_service_behind_an_address_is_explained_as_the_function_is(method):
+    images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
+    images[:, 0, :, :8], images[:, 0, :, 8:] = 0.0, 1.0
+
+    with scores_service(redness) as address:
+
+        def asked(pictures):
+            content = io.BytesIO()
+            np.save(content, pictures)
+            with urlopen(Request(address, content.getvalue()), timeout=60) as answer:
+                return json.load(answer)["scores"]
+
+        facts = (Preprocess((16, 16)), ["pale", "red"], "probabilities")
+        found = attribute(ScoreFunction(asked, *facts, takes="pictures", name="service"), images, "red", method)
+        expected = attribute(ScoreFunction(redness, *facts, takes="pictures"), images, "red", method)
+        assert torch.allclose(found.maps, expected.maps, atol=1e-5 * float(expected.maps.abs().max()))
+        half = found.heat.shape[2] // 2
+        assert bool((found.heat[:, :, -half:].mean((1, 2)) > found.heat[:, :, :half].mean((1, 2))).all())
+    with pytest.raises(ModelError, match=r"service cannot run on images of shape .*URLError") as refusal:
+        attribute(ScoreFunction(asked, *facts, takes="pictures", name="service"), images, "red", method)
+    assert "\n" not in str(refusal.value)

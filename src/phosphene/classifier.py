@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,16 +17,15 @@ from torch.nn import functional as F
 
 from phosphene.devices import CPU
 from phosphene.errors import ModelError, OptionError, PhospheneError
+from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
-from phosphene.images import Interpolation, Picture, picture_size, preprocess
+from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
 from phosphene.output_targets import best_of_each
 from phosphene.targets import Outputs, Target
 from phosphene.types import Layout, Prediction, Score, Size, View
-
-_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 HeadKind = Literal["softmax", "sigmoid", "probabilities", "score", "maps", "boxes"]
 ViewKind = Literal["center", "whole", "margin"]
@@ -241,7 +239,11 @@ class Classifier:
             unless a Detected says which.
         name: what reports call it.
         output: key or position of the scores where the module returns a dict or a tuple, their name where it returns
-            another object; None finds them.
+            another object; None finds them, and refuses where several could be meant.
+        inputs: what the module takes besides the pictures, by the names in its forward: of a tensor the first axis is 1
+            and goes with every image, all else is handed over as it is. Or a function of a source's Item (its path,
+            columns, label) that returns such a dict for each picture; in Python `given` says them.
+        explained: the name of the input that is the picture; None for the first that is not fixed.
         layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
 
     Example:
@@ -260,6 +262,8 @@ class Classifier:
         *,
         name: str | None = None,
         output: str | int | None = None,
+        inputs: InputsLike | FixedInputs = None,
+        explained: str | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         self.module: nn.Module = module
@@ -268,8 +272,10 @@ class Classifier:
         self.labels = as_labels(labels)
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
+        self.inputs = fixed_inputs(unwrapped(module), inputs, explained)
         self._layouts = _checked_layouts(unwrapped(module), layouts)
         self._refreshed = [0]  # (a prepared form shares it)
+        self._base: Classifier | None = None  # the same network with other inputs: what is prepared of it is shared
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Fields may be set at any time, and a wrong one would be found far from where it was given.
@@ -285,6 +291,8 @@ class Classifier:
         *,
         name: str | None = None,
         output: str | int | None = None,
+        inputs: InputsLike = None,
+        explained: str | None = None,
     ) -> Classifier:
         """A bare network that is fed with tensors as its weights expect them, normalized already.
 
@@ -298,6 +306,8 @@ class Classifier:
             head: "softmax", "sigmoid", "probabilities" or "score".
             name: what reports call it.
             output: key or position of the scores where the module returns a dict or a tuple; None finds them.
+            inputs: what it takes besides, as Classifier takes them, and so is explained.
+            explained: the name of the input that is the picture; None for the first that is not fixed.
 
         Raises:
             ModelError: for what is no module.
@@ -308,7 +318,31 @@ class Classifier:
             >>> torch.equal(Classifier.of(net).logits(images), net(images))
             True
         """
-        return cls(module, None, labels, head, name=name, output=output)
+        return cls(module, None, labels, head, name=name, output=output, inputs=inputs, explained=explained)
+
+    def given(self, **values: Any) -> Classifier:
+        """The same network with these values of its other inputs, such as those that belong to one picture.
+
+        What was prepared of the network is shared by all that are made so.
+
+        Args:
+            **values: by the names in its forward, as the argument `inputs` of a Classifier.
+
+        Raises:
+            OptionError: for inputs that the network has not.
+            ModelError: if one is left open that it needs.
+
+        Example:
+            >>> class Aged(nn.Module):
+            ...     def forward(self, image, age):
+            ...         return image.mean((2, 3)) * age
+            >>> young = Classifier(Aged(), inputs={"age": torch.tensor([[1.0]])})
+            >>> young.given(age=torch.tensor([[3.0]])).logits(torch.ones(1, 3, 4, 4))
+            tensor([[3., 3., 3.]])
+        """
+        found = self._with(self.module, self.inputs.given(self.module, values))
+        found._base = self._base or self
+        return found
 
     def refresh(self) -> None:
         """Forget what was prepared of the network: its next pass sees it as it is now.
@@ -383,7 +417,10 @@ class Classifier:
         channels = self.preprocess.channels
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise OptionError(f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]")
+            hint = VOLUMES if isinstance(images, Tensor) and images.ndim == 5 else ""
+            raise OptionError(
+                f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
+            )
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor(images) or type(images).__name__ == "FakeTensor"
         if wrapped or images.device.type == "meta":
             raise OptionError(
@@ -427,7 +464,11 @@ class Classifier:
         if not isinstance(images, Tensor):
             raise OptionError(f"images of type {type(images).__name__}; give a tensor (N, C, H, W)")
         with self.clear_refusal(images):
-            return module(self.preprocess.normalize(images).to(self.dtype))
+            return self.called(module, self.preprocess.normalize(images).to(self.dtype))
+
+    def called(self, module: nn.Module, inputs: Tensor) -> Any:
+        """What a module (the network, a copy or a graph of it) returns for normalized images, all else being fixed."""
+        return self.inputs.call(module, inputs)
 
     @contextmanager
     def clear_refusal(self, images: Tensor) -> Iterator[None]:
@@ -445,23 +486,23 @@ class Classifier:
             if not isinstance(error, RuntimeError | AssertionError | ValueError):
                 reason = f"{type(error).__name__}: {reason}"
             raise ModelError(
-                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}"
-                + ("" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for")
+                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}" + self._hint()
             ) from error
+
+    def _hint(self) -> str:
+        """What may be wrong with a network that refuses pictures."""
+        if any(isinstance(child, nn.Conv3d) for child in self.module.modules()):
+            return (
+                "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it in a "
+                "module that makes a volume of a picture, as of one slice among fixed ones"
+            )
+        return "" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for"
 
     def _refuse_second_input(self, error: TypeError) -> None:
         """Say of a network that takes more than pictures what it takes."""
-        try:
-            parameters = inspect.signature(self.module.forward).parameters.values()
-        except (TypeError, ValueError):
-            return
-        named = [item.name for item in parameters if item.default is item.empty and item.kind not in _STARRED]
-        if len(named) > 1:
-            more = ", ".join(f"'{name}'" for name in named[1:])
-            raise ModelError(
-                f"{self.name} takes {more} besides the pictures; wrap it into a module whose forward takes the "
-                "pictures alone and gives it the rest"
-            ) from error
+        lacking = open_inputs(self.module, self.inputs)
+        if lacking:
+            raise lacking_inputs(self.name, lacking) from error
 
     def read(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) scores out of whatever the module returned.
@@ -499,10 +540,35 @@ class Classifier:
         """The scores in whatever the module returned, in the shape that they have there.
 
         Raises:
-            ModelError: if none are found.
+            ModelError: if none are found, or several, of which none is named.
         """
         scores: Tensor = find_scores(output, self.output)
+        if self.output is None:
+            self._refuse_several(output, scores)
         return scores
+
+    def _refuse_several(self, output: Any, scores: Tensor) -> None:
+        """Refuse the first of several outputs that could each be the scores: rows, or maps where these are asked for.
+
+        One that has not as many classes as there are labels could not; the first field of a tuple is not refused where
+        its name says that it holds them.
+        """
+        if next(iter(getattr(output, "_fields", ())), None) in _NAMES_OF_SCORES:
+            return
+        axes = 4 if self.head == "maps" else 2
+
+        def fits(value: Any) -> bool:
+            alike = isinstance(value, Tensor) and value.is_floating_point() and value.ndim == axes
+            return alike and len(value) == len(scores) and len(self.labels) in (0, self._count(value.shape[1]))
+
+        if not isinstance(output, tuple | list) or not isinstance(output[0], Tensor) or scores.ndim != axes:
+            return
+        if any(map(fits, output[1:])):
+            raise several_outputs(self.name, output)
+
+    def _count(self, columns: int) -> int:
+        """How many classes so many scores are: one score of two labels is both."""
+        return 2 if columns == 1 and len(self.labels) == 2 else columns
 
     def rows(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) the numbers themselves, one row for each of `count` images, whatever the head.
@@ -566,11 +632,15 @@ class Classifier:
 
     def with_module(self, module: nn.Module) -> Classifier:
         """The same classifier around another module."""
+        found = self._with(module, self.inputs)
+        found._base = self._base if module is self.module else None
+        return found
+
+    def _with(self, module: nn.Module, inputs: FixedInputs) -> Classifier:
         there = dict(unwrapped(module).named_modules(remove_duplicate=False))
         layouts = {name: layout for name, layout in self.layouts.items() if name in there}
-        return Classifier(
-            module, self.preprocess, self.labels, self.head, name=self.name, output=self.output, layouts=layouts
-        )
+        basics = (module, self.preprocess, self.labels, self.head)
+        return Classifier(*basics, name=self.name, output=self.output, inputs=inputs, layouts=layouts)
 
 
 def _device_of_values(module: nn.Module) -> torch.device:
@@ -645,12 +715,13 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
         ModelError: if none is found, or none under `key`.
     """
     if key is not None:
+        if isinstance(output, Mapping) and isinstance(key, int) and key not in output:
+            output = list(output.values())  # (names of some files are no words: a position is meant)
         try:
             output = output[key]
         except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):  # (the last: torch before 2.9)
             if not isinstance(key, str) or isinstance(output, kind) or not hasattr(output, key):
-                keys = list(output) if isinstance(output, Mapping) else type(output).__name__
-                raise ModelError(f"the network's output has no '{key}' (there is: {keys})") from None
+                raise ModelError(f"the network's output has no '{key}' (there is: {_listed(output)})") from None
             output = getattr(output, key)
     if isinstance(output, kind):
         return output
@@ -663,14 +734,43 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
         )
     values = _first_known(output, kind)
     if values is None:
+        if isinstance(output, Mapping) and sum(isinstance(value, kind) for value in output.values()) > 1:
+            raise several_outputs("the network", output)
         raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")
     return values
+
+
+# Keys and fields that say that they hold the scores, as models of many makers have them.
+_NAMES_OF_SCORES = ("logits", "scores", "output", "out", "pred", "prediction")
+
+
+def several_outputs(name: str, output: Any) -> ModelError:
+    """The error for a network of several outputs, any of which could be meant."""
+    first = next(iter(output)) if isinstance(output, Mapping) else 0
+    if set(str(first)) & set("/:"):  # what a model's spec cannot hold
+        first = 0
+    return ModelError(
+        f"{name} returns several outputs ({_listed(output)}); say which holds the scores: output={first!r} in Python "
+        f"and in a JSON card, SPEC@{first} where a model is named"
+    )
+
+
+def _listed(output: Any) -> str:
+    """The parts of an output by key or position, with their shapes."""
+    if isinstance(output, Mapping):
+        parts = list(output.items())
+    elif isinstance(output, tuple | list):
+        parts = list(enumerate(output))
+    else:
+        return type(output).__name__
+    shown = [f"{key!r} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(key) for key, value in parts[:12]]
+    return ", ".join(shown) + (", ..." if len(parts) > 12 else "")
 
 
 def _first_known(output: Any, kind: type) -> Any:
     """The logits of a dict, the first tensor of a tuple, or of an object with a field of that name."""
     if isinstance(output, Mapping):
-        for key in ("logits", "scores", "output", "out", "pred", "prediction"):
+        for key in _NAMES_OF_SCORES:
             if isinstance(output.get(key), kind):
                 return output[key]
         found = [value for value in output.values() if isinstance(value, kind)]

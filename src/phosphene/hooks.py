@@ -141,11 +141,18 @@ def scaled_gradients(module: nn.Module, layers: Sequence[str], factor: float) ->
         yield
 
 
-def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
+def survey(
+    module: nn.Module, inputs: Tensor, call: Callable[[nn.Module, Tensor], Any] = lambda module, inputs: module(inputs)
+) -> list[Layer]:
     """Every module that ran on `inputs`, in the order in which they finished.
 
     With the shapes of their outputs (without N) and which axis of these holds the channels: as the operations on the
     way from the images say, and where they cannot be followed (code of another library), as the module's kind says.
+
+    Args:
+        module: the network.
+        inputs: (N, C, H, W) normalized images.
+        call: how it is called with them, where it takes more.
     """
     seen: dict[str, Layer] = {}
     thread = threading.get_ident()
@@ -170,7 +177,7 @@ def survey(module: nn.Module, inputs: Tensor) -> list[Layer]:
                 handle = child.register_forward_hook(hook_for(name, type(child).__name__))
                 stack.callback(handle.remove)
         with torch.no_grad(), Follow() as follow:
-            module(follow.name(inputs, "NCPP"))
+            call(module, follow.name(inputs, "NCPP"))
     return [replace(layer, order=order) for order, layer in enumerate(seen.values())]
 
 

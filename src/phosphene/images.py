@@ -53,6 +53,7 @@ MAX_PIXELS = 180_000_000
 _MAX_RESIZED = 16_000_000
 # Red, green and blue in a grey picture, as Pillow weighs them.
 _LUMA = (0.299, 0.587, 0.114)
+VOLUMES = ", of a volume its slices and of a film its frames: they are the N pictures of a batch"
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"})
 
 
@@ -261,7 +262,8 @@ def _given_pil(image: Image.Image, channels: int | None) -> Picture:
 
 def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Picture]:
     if array.ndim not in (2, 3, 4) or 0 in array.shape:
-        raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C)")
+        hint = VOLUMES if array.ndim == 5 else ""
+        raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C){hint}")
     if array.dtype.kind not in "biuf":
         raise InputError(f"a picture of type {array.dtype}; pass uint8, uint16 or float in [0, 1]")
     if np.ma.is_masked(array):
@@ -275,7 +277,8 @@ def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Pictu
 
 def _from_tensor(tensor: Tensor, channels: int | None) -> list[Picture]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
-        raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W)")
+        hint = VOLUMES if tensor.ndim == 5 else ""
+        raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W){hint}")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
         raise InputError(
             f"a picture of type {tensor.dtype}, {tensor.layout}, on {tensor.device}; pass uint8 or float in [0, 1]"

@@ -11,6 +11,7 @@ from phosphene import Classifier, ModelError, Preprocess, ScoreFunction, Target,
 from phosphene.attribution.attention_relevance import attention_relevance
 from phosphene.attribution.attention_rollout import attention_rollout
 from phosphene.decomposed import attention, multi_head_attention
+from tests.comparing import stretched
 from tests.networks import MEAN, STD, classifier_of, pooled
 from tests.transformers import FORMS, VisionTransformer
 
@@ -154,3 +155,25 @@ def test_grad_cam_says_how_it_laid_the_tokens_out(class_token, images):
         f"the {16 + class_token} tokens of layer blocks.2.norm1 are laid out as 4 x 4 patches{left_out}",
     )
     assert attribute(classifier_of(pooled()), images, 1, "grad_cam").notes == ()
+
+
+PEERS = [("grad_cam", "GradCAM"), ("hires_cam", "HiResCAM"), ("layer_cam", "LayerCAM")]
+
+
+@pytest.mark.parametrize(("method", "theirs"), PEERS)
+@pytest.mark.parametrize("class_token", [True, False])
+def test_same_as_pytorch_grad_cam_with_the_reshaping_written_out(method, theirs, class_token, images):
+    peers = pytest.importorskip("pytorch_grad_cam", reason="pytorch-grad-cam is not installed", exc_type=ImportError)
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    net = VisionTransformer(class_token=class_token)
+    classifier = classifier_of(net)
+
+    def places(tokens):
+        return tokens[:, int(class_token) :].reshape(len(tokens), 4, 4, -1).permute(0, 3, 1, 2)
+
+    cam = getattr(peers, theirs)(net, [net.blocks[2].norm1], reshape_transform=places)
+    cam.get_target_width_height = lambda _: (4, 4)
+    expected = torch.from_numpy(cam(classifier.preprocess.normalize(images), [ClassifierOutputTarget(1)] * len(images)))
+    found = attribute(classifier, images, 1, method, layer="blocks.2.norm1")
+    assert float((stretched(found.maps) - expected).abs().max()) < 1e-4

@@ -106,7 +106,7 @@ def test_shapley_cam_of_a_logit_behind_a_linear_head_is_grad_cam(images):
     assert torch.allclose(one, other, atol=1e-5)
     residual = attribute(classifier, images, 1, "shapley_cam").maps
     assert not torch.allclose(residual, 2 * other, atol=1e-3)
-    with pytest.raises(OptionError, match="give a class, not a unit"):
+    with pytest.raises(OptionError, match="give a class alone"):
         shapley_cam(classifier, images, Target(unit=Unit("0", 1)))
 
 

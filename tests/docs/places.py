@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tarfile
 from pathlib import Path
@@ -21,6 +22,8 @@ def make():
     return phosphene.Classifier(torch.nn.Sequential(*layers, torch.nn.Linear(8, 5)), phosphene.Preprocess((32, 32)))
 """
 
+_FILES = re.compile(r"This\s+is\s+`(\w+\.py)`[^`]*?:\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
 
 def lay_out(place: Path) -> None:
     """Make what nearly every page names, in a folder."""
@@ -30,6 +33,7 @@ def lay_out(place: Path) -> None:
         Image.fromarray(shot).resize((224, 224)).save(place / "holiday" / f"{name}.jpg")
     Image.fromarray(chelsea()).save(place / "photo.jpg")
     (place / "small.py").write_text(SMALL)
+    (place / "people.csv").write_text("path,age\nphoto.jpg,31\nholiday/cup.jpg,64\n")
     (place / "boxes.csv").write_text("file,class,x0,y0,x1,y1\ncat.jpg,Egyptian cat,50,20,200,220\n")
     for name, shot in (("cat", chelsea()), ("cup", coffee())):
         folder = place / "animals" / name
@@ -57,16 +61,26 @@ def lay_out_archives(place: Path) -> None:
     (place / "labels.csv").write_text("\n".join(["path,label,mask_column", *rows]) + "\n")
 
 
-def lay_out_networks(place: Path) -> None:
-    """What the page of other networks names: folders of transformers, an ONNX file, its own service."""
-    from tests.zoo import test_hf, test_onnx
+def lay_out_files(place: Path, page: Path) -> None:
+    """The files that a page shows and its commands name: "This is `net.py`:" and a block of code."""
+    for name, code in _FILES.findall(page.read_text("utf-8")):
+        (place / name).write_text(code)
 
-    facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    test_hf.processor(test_hf.vit(place / "vit"), "ViTImageProcessor", **facts)
-    test_hf.segformer(place / "segmenter")
-    test_hf.yolos(place / "detector")
-    test_onnx.written(place / "net.onnx", ["n", 3, 32, 32])
-    (place / "net.json").write_text('{"size": [32, 32], "labels": ["cat", "dog", "cup"]}')
-    page = (ROOT / "docs" / "other_networks.md").read_text("utf-8")
-    (service,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (place / "service.py").write_text(service)
+
+def lay_out_networks(place: Path) -> None:
+    """What the page of other networks names, as far as the libraries that make it are there."""
+    if importlib.util.find_spec("transformers"):
+        from tests.zoo import test_hf
+
+        facts = {"size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        test_hf.processor(test_hf.vit(place / "vit"), "ViTImageProcessor", **facts)
+        test_hf.deeplab(place / "deeplab")
+        test_hf.detr(place / "detr")
+        if importlib.util.find_spec("onnxscript"):
+            test_hf.exported_mobilenet(place / "mobilenet.onnx")
+            (place / "mobilenet.json").write_text('{"size": [64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}')
+    if importlib.util.find_spec("ai_edge_litert"):
+        from tests.zoo import test_tflite
+
+        test_tflite.written(place / "net.tflite")
+        (place / "net.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["cat", "dog", "cup"]}')

@@ -15,12 +15,14 @@ import sys
 import threading
 import urllib.request
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.docs.places import ROOT, lay_out, lay_out_archives
+from tests.docs.places import ROOT, lay_out, lay_out_archives, lay_out_files
+from tests.serving import redness, scores_service
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +41,11 @@ EXTRAS = {
     "batch": r"phosphene (batch|report) ",
     "captum": r"captum:",
     "lite": r"embedded:lite",
-    "hf,onnx": r"(hf|onnx):|service\.py",
+    "hf,onnx,tflite": r"hf:|\.onnx|\.tflite",
     "web": r"phosphene web",
 }
 # To make the networks of other kinds: what only writes ONNX files, and the tests' own modules.
-BESIDE = {"hf,onnx": ["onnx", "pytest"]}
+BESIDE = {"hf,onnx,tflite": ["onnx", "onnxscript", "pytest"]}
 MAKE_NETWORKS = "from pathlib import Path; from tests.docs.places import lay_out_networks; lay_out_networks(Path())"
 SECONDS = 1800
 
@@ -81,7 +83,7 @@ class Fresh:
         self.extras.append(extra)
         if "PHOSPHENE_PYTHON" not in os.environ:
             install(self.python, f"{ROOT}[{extra}]", *BESIDE.get(str(extra), []), web=extra == "web")
-        if extra == "hf,onnx":
+        if extra == "hf,onnx,tflite":
             self.run("-c", MAKE_NETWORKS, PYTHONPATH=str(ROOT))
         if extra == "web":
             self.run("-m", "phosphene", "explain", "holiday", "--out", "runs/holiday", "--overwrite")
@@ -122,10 +124,20 @@ def install(python: str, *what: str, web: bool = False) -> None:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+def service() -> Iterator[None]:
+    """What a page's service answers, where its lines look for it."""
+    with scores_service(redness) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCORES", address)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory, service: None) -> Fresh:
     place = tmp_path_factory.mktemp("first hour")
     lay_out(place)
     lay_out_archives(place)
+    for page in PAGES:
+        lay_out_files(place, page)
     if "PHOSPHENE_PYTHON" in os.environ:
         return Fresh(os.environ["PHOSPHENE_PYTHON"], place)
     folder = tmp_path_factory.mktemp("fresh")

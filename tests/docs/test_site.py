@@ -18,7 +18,8 @@ import torch
 import phosphene
 from phosphene.zoo import embedded, load
 from tests.cli.running import phosphene as command
-from tests.docs.places import lay_out, lay_out_networks
+from tests.docs.places import lay_out, lay_out_files, lay_out_networks
+from tests.serving import redness, scores_service
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -42,8 +43,13 @@ def _one_embedded_classifier():
         yield
 
 
-# Pages whose commands need what the extras bring.
-NEEDS = {"other_networks.md": ("transformers", "onnx", "onnxruntime")}
+# What commands need beside what the tests bring, by what is typed.
+NEEDS = {
+    "hf:": ("transformers",),
+    ".onnx": ("onnx", "onnxscript", "onnxruntime", "transformers"),
+    ".tflite": ("ai_edge_litert",),
+    "captum:": ("captum",),
+}
 
 
 @pytest.fixture
@@ -68,15 +74,25 @@ METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract 
     ids=lambda page: str(page.relative_to(DOCS)),
 )
 @pytest.mark.usefixtures("pictures", "_one_embedded_classifier")
-def test_commands_of_a_page_run(page: Path) -> None:
-    for package in NEEDS.get(page.name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    if page.name in NEEDS:
+def test_commands_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out_files(Path(), page)
+    if page.name == "other_networks.md":
         lay_out_networks(Path())
-    for arguments in commands(page):
-        shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
-        outcome = command(*arguments, *shorter)
-        assert outcome.code == 0, f"phosphene {shlex.join(arguments)}: {outcome.err}"
+    lacking: dict[str, list[str]] = {}
+    with scores_service(redness) as address:
+        monkeypatch.setenv("SCORES", address)
+        for arguments in commands(page):
+            typed = shlex.join(arguments)
+            packages = [name for word, names in NEEDS.items() if word in typed for name in names]
+            missing = next((name for name in packages if importlib.util.find_spec(name) is None), None)
+            if missing is not None:
+                lacking.setdefault(missing, []).append(typed)
+                continue
+            shorter = SHORTER.get(arguments[0]) or SHORTER.get(" ".join(arguments[:2]), [])
+            outcome = command(*arguments, *([] if "--model" in arguments else shorter))
+            assert outcome.code == 0, f"phosphene {typed}: {outcome.err}"
+    if lacking:
+        pytest.skip("; ".join(f"{len(lines)} not run: {name} is not installed" for name, lines in lacking.items()))
 
 
 @cache

@@ -235,7 +235,7 @@ def test_the_layer_of_the_scores_is_no_default(folder):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"concepts": 1}, OptionError, "concepts=1: give at least 2"),
+        ({"concepts": 1}, OptionError, "concepts=1; give at least 2"),
         ({"concepts": 4}, OptionError, "4 concepts in 96 crops and 3 channels"),
         ({"crops": 0}, OptionError, "crops=0"),
         ({"size": 0.0}, OptionError, "size=0.0 of a crop"),

@@ -75,6 +75,41 @@ def test_road_fills_in_as_the_published_imputation(image, heat):
         assert np.allclose(filled_in(image, missing)[:, missing].T.numpy(), expected, atol=1e-5)
 
 
+def test_road_has_the_figures_of_quantus():
+    """How often the class stays of pictures of one channel: of more it ranks each channel's values by themselves."""
+    quantus = pytest.importorskip("quantus", reason="Quantus is not installed", exc_type=ImportError)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 4)).eval()
+    images = torch.rand(12, 1, 10, 10, generator=torch.Generator().manual_seed(7))
+    heats = torch.rand(12, 10, 10, generator=torch.Generator().manual_seed(8))
+    best = network(images).argmax(dim=1)
+    metric = quantus.ROAD(
+        percentages=[20, 50, 80],
+        noise=0.0,
+        normalise=False,
+        abs=False,
+        display_progressbar=False,
+        disable_warnings=True,
+    )
+    theirs = metric(
+        model=network, x_batch=images.numpy(), y_batch=best.numpy(), a_batch=heats[:, None].numpy(), softmax=True
+    )
+    ours: dict[int, list[bool]] = {20: [], 50: [], 80: []}
+    for one, own, goal in zip(images, heats, best.tolist(), strict=True):
+        said: list[Tensor] = []
+
+        def likely(copies: Tensor, said: list[Tensor] = said, goal: int = goal) -> Tensor:
+            rows = network(copies).detach()
+            said.append(rows)
+            return rows.softmax(dim=1)[:, goal]
+
+        road(one, own, likely, fractions=(0.2, 0.5, 0.8), noise=0.0)
+        for share, row in zip(ours, said[0], strict=True):
+            ours[share].append(int(row.argmax()) == goal)
+    for share, kept in ours.items():
+        assert np.mean(kept) == pytest.approx(theirs[share], abs=1e-9)
+
+
 def test_the_noise_is_drawn_and_can_be_drawn_again(image, heat):
     one, other, third = (
         road(image, heat, scores, noise=noise, generator=torch.Generator().manual_seed(seed)).most

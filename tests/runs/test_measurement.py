@@ -23,6 +23,7 @@ from phosphene.evaluation.pieces import Piece
 from phosphene.report import write_report
 from phosphene.runs.common import Common
 from phosphene.runs.concepts import measure_concepts
+from phosphene.runs.craft import find_concepts
 from phosphene.runs.faithfulness import measure_faithfulness
 from phosphene.runs.impressions import evaluate_impressions
 from phosphene.runs.localization import evaluate_localization
@@ -39,7 +40,7 @@ from tests.runs.test_resume import killed_when, lines_of
 # Enough for two batches and a part of a third of eight pictures, or one and a part of sixteen.
 COUNT = 19
 METHODS = ["saliency", "rise:masks=8,cells=4"]
-KINDS = ("localization", "faithfulness", "sanity", "concepts", "impressions")
+KINDS = ("localization", "faithfulness", "sanity", "concepts", "craft", "impressions")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,10 @@ def work_of(kind: str, network: object, pictures: Path) -> Work:
             concept, others = [str(pictures / "concept")], [str(pictures / "random")]
             return measure_concepts(
                 [own], concept, others, facts, target=1, layers=["3"], sets=3, limit=limit, resume=resume
+            )
+        if kind == "craft":
+            return find_concepts(
+                [own], facts, target=1, layer="2", concepts=2, crops=2, designs=2, limit=limit, resume=resume
             )
         if kind == "impressions":
             return evaluate_impressions(

@@ -51,6 +51,26 @@ class Locked(nn.Module):
             return self.module(x) * self.scale / 2
 
 
+class Capturing(nn.Module):
+    """Puts a hook on a layer at its first pass and says so in an attribute, as transformers' models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.kept = pooled(), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "_output_capturing_hooks_installed", False):
+            self.inner[0].register_forward_hook(lambda _module, _inputs, output: self.kept.append(output))
+            self._output_capturing_hooks_installed = True
+        self.kept.clear()
+        scores = self.inner(x)
+        return scores * len(self.kept)
+
+
+def test_hooks_that_the_first_pass_puts_on_are_not_put_on_twice(images):
+    same_maps(Capturing().eval(), images)
+
+
 class NeverCopied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

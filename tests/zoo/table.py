@@ -1,33 +1,33 @@
-"""Measures which method works on which architecture and writes the table in docs/zoo.md.
+"""Measures which method works on which network, task by task, and writes the tables in docs/zoo.md.
 
-python -m tests.zoo.table
+python -m tests.zoo.table                       all tasks
+python -m tests.zoo.table segmentation ...      some of them
 """
 
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from phosphene.errors import ModelError
+from phosphene.errors import ModelError, OptionError
 from phosphene.graph import spatial_size
 from phosphene.registry import entry
 from phosphene.runtime import prepare
-from phosphene.targets import Target
 from phosphene.zoo import load_classifier
 from tests.contract import checks
-from tests.zoo.networks import SIZE, SPECS, classifier
+from tests.zoo.networks import SPECS
+from tests.zoo.page import equal_to, replace
+from tests.zoo.tasks import TASKS, image_for, made
 
-PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
-BEGIN, END = "<!-- measured: python -m tests.zoo.table -->", "<!-- end of what was measured -->"
-
-
-# Few windows, and enough samples that LIME's lasso leaves a weight.
+# Few windows and channels, and enough samples that LIME's lasso leaves a weight.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "occlusion": {"window": (24, 24), "stride": (24, 24)},
+    "score_cam": {"channels": 16},
     "captum:lime": {"samples": 40},
 }
 
@@ -40,13 +40,14 @@ class Outcome:
     reason: str = ""
 
 
-def outcome(method: str, network: str) -> Outcome:
-    """One method on one network of 64 pixels with random weights."""
-    images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+def outcome(method: str, task: str, network: str) -> Outcome:
+    """One method on one small network with random weights."""
+    classifier = made(task, network)
+    images = image_for(classifier)
     spec = checks.quick_spec(method, **_OPTIONS.get(method, {}))
     try:
-        result = checks.explain(spec, classifier(network), images, Target.of(3))
-    except ModelError as error:
+        result = checks.explain(spec, classifier, images, TASKS[task].target(classifier, images))
+    except (ModelError, OptionError) as error:
         return Outcome("refused", str(error))
     return Outcome("blank", result.problems[0]) if result.problems[0] else Outcome("works")
 
@@ -63,39 +64,39 @@ def default_layers() -> list[str]:
     return lines
 
 
-def table() -> list[str]:
-    """The table of methods and networks, and below it the reasons of the refusals."""
-    lines = ["| method | " + " | ".join(SPECS) + " |", "|---|" + "---|" * len(SPECS)]
+def table(task: str) -> list[str]:
+    """The table of methods and networks of a task, and below it the reasons of the refusals."""
+    names = list(TASKS[task].networks)
+    lines = ["| method | " + " | ".join([*names, "equal to"]) + " |", "|---|" + "---|" * (len(names) + 1)]
     reasons: dict[str, int] = {}
     for method in checks.method_names():
         cells = []
-        for network in SPECS:
-            found = outcome(method, network)
-            number = f" ({reasons.setdefault(_general(found.reason), len(reasons) + 1)})" if found.reason else ""
-            cells.append(found.word + number)
-            print(method, network, found, flush=True)
-        lines.append(f"| {entry('attribution', method).title} `{method}` | " + " | ".join(cells) + " |")
+        for network in names:
+            found = outcome(method, task, network)
+            reason = _general(found.reason, made(task, network).name)
+            cells.append(found.word + (f" ({reasons.setdefault(reason, len(reasons) + 1)})" if reason else ""))
+            print(task, method, network, found, flush=True)
+        title = f"{entry('attribution', method).title} `{method}`"
+        lines.append(f"| {' | '.join([title, *cells, equal_to(method, task)])} |")
     return [*lines, "", *(f"{number}. {reason}" for reason, number in reasons.items())]
 
 
-def _general(reason: str) -> str:
-    """A reason without what differs from network to network, so that the same one is listed once."""
+def _general(reason: str, network: str) -> str:
+    """A reason without the names of layer and network and without numbers of its own, so that it is listed once."""
     reason = re.sub(r"\blayer '?[\w.]+'?", "layer '...'", reason)
     reason = re.sub(r"ends in '[^']*'", "ends in '...'", reason)
-    for network in SPECS:
-        reason = reason.replace(network, "the network")
-    return reason
+    reason = re.sub(r"score \([-\d.e+]+\)", "score", reason)
+    reason = re.sub(r"for the (object|region|similar) .* use", "for another target use", reason)
+    return re.sub(rf"{re.escape(network)}\b", "the network", reason)
 
 
-def write() -> None:
-    """Replace what stands between the two marks of docs/zoo.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    measured = "\n".join(["", *table(), "", *default_layers(), ""])
-    PAGE.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}", encoding="utf-8")
+def write(parts: list[str]) -> None:
+    """Measure these parts anew and put them into docs/zoo.md."""
+    for part in parts:
+        replace(part, default_layers() if part == "layers" else table(part))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    write()
+    warnings.simplefilter("ignore")
+    write(sys.argv[1:] or [*TASKS, "layers"])

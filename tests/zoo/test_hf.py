@@ -196,9 +196,50 @@ def yolos(folder: Path) -> Path:
     return processor(folder, "ViTImageProcessor", **WHOLE)
 
 
-def test_segmentation_and_detection_by_their_configuration(tmp_path):
-    segformer(tmp_path / "maps")
-    yolos(tmp_path / "boxes")
+MOBILE = {"image_size": 64, "depth_multiplier": 0.25, "min_depth": 8, "classifier_dropout_prob": 0.0}
+
+
+def deeplab(folder: Path) -> Path:
+    """DeepLabV3+ on MobileNetV2."""
+    torch.manual_seed(0)
+    config = transformers.MobileNetV2Config(**MOBILE, **NAMED)
+    transformers.MobileNetV2ForSemanticSegmentation(config).save_pretrained(folder)
+    return processor(folder, "ViTImageProcessor", **WHOLE)
+
+
+def detr(folder: Path) -> Path:
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+    )
+    config = transformers.DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone,
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=6, init_std=0.3, **NAMED,
+    )  # fmt: skip
+    transformers.DetrForObjectDetection(config).save_pretrained(folder)
+    return processor(folder, "ViTImageProcessor", **WHOLE)
+
+
+def exported_mobilenet(path: Path) -> Path:
+    """MobileNetV2 as PyTorch exports it."""
+    torch.manual_seed(0)
+    network = transformers.MobileNetV2ForImageClassification(transformers.MobileNetV2Config(**MOBILE, **NAMED)).eval()
+    network.config.return_dict = False
+    for weights in network.parameters():
+        if weights.ndim > 1:
+            torch.nn.init.kaiming_normal_(weights)  # as they are drawn by themselves nothing comes through
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        images, dynamic = torch.rand(2, 3, 64, 64), ({0: torch.export.Dim.DYNAMIC},)
+        torch.onnx.export(network, (images,), path, dynamo=True, dynamic_shapes=dynamic, external_data=False)
+    return path
+
+
+@pytest.mark.parametrize(("maps", "boxes"), [(segformer, yolos), (deeplab, detr)], ids=["segformer", "deeplab"])
+def test_segmentation_and_detection_by_their_configuration(maps, boxes, tmp_path):
+    maps(tmp_path / "maps")
+    boxes(tmp_path / "boxes")
     images = torch.rand(1, 3, 64, 64)
     segmenter, detector = (load_classifier(f"hf:{tmp_path / name}") for name in ("maps", "boxes"))
     assert (segmenter.head, detector.head) == ("maps", "boxes")

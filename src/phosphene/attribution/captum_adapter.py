@@ -77,8 +77,8 @@ class ScoreOf(nn.Module):
         prepared, target = self.scored
         if self.state is not None:
             self.state.restore()
-        with capture(self.network, target.layers) as found:
-            raw = self.network(images)
+        with capture(self.network, target.layers) as found, prepared.clear_refusal(images):
+            raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
         return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]
 

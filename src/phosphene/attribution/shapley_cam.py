@@ -68,7 +68,7 @@ def shapley_cam(
         cai2025, section 4.
     """
     if not target.classes:
-        raise OptionError(f"shapley_cam weighs channels by what they add to a class; give a class, not a {target.kind}")
+        raise OptionError("shapley_cam weighs channels by what they add to a class; give a class alone")
     names = layer_names(classifier, layer, target)
 
     def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:

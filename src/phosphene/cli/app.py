@@ -164,7 +164,10 @@ def _options(written: inspect.Parameter, function: Callable[..., Any]) -> list[i
 
 
 # One option for every kind, as scripts want it.
-_ANY_TARGET = CommandOption("KIND:VALUE", "Any of these, or class:CLASS, in one option: unit:LAYER=CHANNEL, ...")
+_ANY_TARGET = CommandOption(
+    "KIND:VALUE",
+    "Any of these in one option (unit:LAYER=CHANNEL, ...), class:CLASS, or output:KEY=CLASS of one of several outputs.",
+)
 # What the commands call the classes that are typed, a list.
 _TYPED_CLASSES = ("class_", "classes")
 
@@ -185,13 +188,28 @@ def _target(given: dict[str, Any]) -> Target | None:
     if not chosen:
         return None
     ((option, kind, text),) = chosen.values()
-    if kind != "class":
+    if kind == "output":
+        text = _named_output(text, given)
+    elif kind != "class":
         return _parsed(option, kind, text)
     classes = next(name for name in _TYPED_CLASSES if name in given)
     if given[classes]:
-        raise OptionError(f"--target class:{text} and a class besides: give one of them")
+        raise OptionError(f"--target {typed} and a class besides: give one of them")
     given[classes] = [text]
     return None
+
+
+def _named_output(text: str, given: dict[str, Any]) -> str:
+    """The class of KEY=CLASS, or the best; the model's spec says then which output is looked at.
+
+    Raises:
+        OptionError: for a command that names no model.
+    """
+    key, _, name = text.partition("=")
+    if not key or "model" not in given:
+        raise OptionError(f"--target 'output:{text}' is not output:KEY=CLASS of a network of several outputs")
+    given["model"] = f"{given['model']}@{key}"
+    return name or "top1"
 
 
 def _parsed(option: str, kind: str, text: str) -> Target:
@@ -210,7 +228,7 @@ def _kind_and_value(typed: str) -> tuple[str, str]:
         OptionError: for what is not KIND:VALUE, or a kind that commands do not ask for.
     """
     kind, _, text = typed.partition(":")
-    known = ("class", *_target_options())
+    known = ("class", "output", *_target_options())
     if kind not in known or not text:
         raise OptionError(f"--target '{typed}' is not KIND:VALUE with a KIND of {', '.join(known)}")
     return kind, text

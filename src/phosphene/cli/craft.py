@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command
 from phosphene.cli.concepts import SpokenFor, one_of
 from phosphene.cli.evaluate import evaluate
-from phosphene.cli.explain import LayerOption
+from phosphene.cli.explain import LayerOption, Resume
 from phosphene.cli.faithfulness import Limit, Pictures
+from phosphene.evaluation.craft_options import CraftOptions
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
     from phosphene.targets import Target
 
+_OPTIONS = {
+    name: (Annotated[one.type, typer.Option(help=one.doc)], one.default)
+    for name, one in CraftOptions.declared().items()
+}
+
 
 @command(
     evaluate,
     "craft",
+    shared=_OPTIONS,
     writes="a chart, crops and maps of each concept, concepts.safetensors and report.html",
     examples=("--images zebras/ --class zebra", "--images in/ --unit 4=2 --concepts 5 --crops 20"),
 )
 def craft(
     common: Common,
+    options: Mapping[str, Any],
     images: Pictures,
     class_: SpokenFor = None,
     target: Target | None = None,
     layer: LayerOption = None,
-    concepts: Annotated[int, typer.Option(help="How many concepts are found, 2 or more.")] = 10,
-    crops: Annotated[int, typer.Option(help="Crops of each picture.")] = 10,
-    size: Annotated[float, typer.Option(help="Side of a crop, as a part of what the network sees.")] = 1 / 3,
-    designs: Annotated[int, typer.Option(help="Rows of masks for the importance; a power of two.")] = 32,
     limit: Limit = 50,
+    resume: Resume = False,
 ) -> Answer:
     """Find the concepts that a class's pictures are made of, and how much the class hangs on each (CRAFT)."""
     from phosphene.runs.craft import find_concepts
 
-    answer = find_concepts(
-        images,
-        common,
-        target=one_of(class_, target),
-        layer=layer,
-        concepts=concepts,
-        crops=crops,
-        size=size,
-        designs=designs,
-        limit=limit,
-    )
+    goal = one_of(class_, target)
+    with cancelled_by_interrupt(common.cancel):
+        answer = find_concepts(images, common, target=goal, layer=layer, limit=limit, resume=resume, **options)
     lines = [
         f"{answer['target']} at {answer['layer']}: score {answer['score']:.3g}, from the concepts alone "
         f"{answer['rebuilt_score']:.3g}",

@@ -36,7 +36,8 @@ FEWEST = 10
 # A t-test needs a spread, and the sets of a ring two different neighbors each.
 _FEWEST_SETS = 3
 _HELD_OUT = 1 / 3
-_BATCH = 16
+# Pictures that are looked at together.
+BATCH = 16
 # Gradients of two pictures whose cosine differs from 1 by less are the same but for rounding and for their length.
 _SAME = 1e-5
 
@@ -333,7 +334,7 @@ class _Look:
     def at(self, name: str, paths: Sequence[Place], target: Target | None = None) -> tuple[dict[str, Floats], int]:
         """(per layer (n, D) outputs, or gradients of the target's score; n pictures that could be read)."""
         rows: dict[str, list[Floats]] = {layer: [] for layer in self.layers}
-        count, size = 0, _BATCH if self.classifier.preprocess.size is not None else 1
+        count, size = 0, BATCH if self.classifier.preprocess.size is not None else 1
         for start in range(0, len(paths), size):
             part = paths[start : start + size]
             where = f"{name}, pictures {start + 1} to {start + len(part)}"

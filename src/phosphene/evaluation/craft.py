@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 
 from phosphene.attribution.result import even_grid
 from phosphene.errors import ModelError, OptionError
-from phosphene.evaluation.concepts import Floats, Place, one_goal
+from phosphene.evaluation.concepts import BATCH, Floats, Place, one_goal
+from phosphene.evaluation.craft_options import CraftOptions
 from phosphene.evaluation.heat import Progress, nothing_measured
+from phosphene.evaluation.pieces import Keep, Piece, measured_now
 from phosphene.graph import candidate_layers, channel_axis, spatial_map
 from phosphene.grids import to_network_size
 from phosphene.images import to_pil
@@ -195,12 +198,10 @@ def craft(
     *,
     target: TargetLike,
     layer: str | None = None,
-    concepts: int = 10,
-    crops: int = 10,
-    size: float = 1 / 3,
-    designs: int = 32,
     seed: int = 0,
+    keep: Keep = measured_now,
     progress: Progress | None = None,
+    **options: Any,
 ) -> FoundConcepts:
     """The concepts of a class's pictures, and what each counts for the class: non-negative factors of a layer's output.
 
@@ -221,12 +222,10 @@ def craft(
         target: the class (by index or name), or another target; of a class the logit.
         layer: where: a layer without outputs below zero, such as behind a ReLU; by default the last such layer with
             places that is not the scores' own.
-        concepts: how many, K; at least 2.
-        crops: of each picture.
-        size: side of a crop, as a part of what the network sees; above 0, at most 1.
-        designs: rows of masks of each half of the design, a power of two.
         seed: of the crops, the factorization and the masks.
+        keep: gives the pieces that are known already and takes the new ones.
         progress: called with (pictures done, in all, what is being done).
+        **options: concepts, crops, size, designs: those of CraftOptions.
 
     Returns:
         FoundConcepts.
@@ -241,9 +240,10 @@ def craft(
         fel2023craft, sections 3.1 to 3.3; jansen1999 for the estimator; lee1999 for the factorization.
     """
     progress = told(progress)
-    _check(concepts, crops, size, designs)
+    chosen = CraftOptions.of(**options)
+    concepts, designs = chosen.concepts, chosen.designs
     goal = one_goal(classifier, target)
-    seen = _seen(classifier, pictures, layer, crops, size, np.random.default_rng(seed), progress)
+    seen = _seen(classifier, pictures, layer, chosen, seed, keep, progress)
     if not seen.parts:
         raise nothing_measured("concepts")
     rows = np.concatenate(seen.rows)
@@ -257,7 +257,7 @@ def craft(
     images = torch.cat(seen.images)
     inside = _Rebuilt(classifier, images, goal, seen.layer, vectors)
     masks = sobol_masks(concepts, designs, seed)
-    clean, masked = inside.scores(masks, progress)
+    clean, masked, maps = inside.scores(masks, keep, progress)
     indices = total_indices(masked[:, : len(masks) - concepts - 1], designs)
     if not indices.any():
         raise OptionError(f"what is explained does not depend on layer {seen.layer}; name a layer before it")
@@ -278,7 +278,7 @@ def craft(
             for place, row in enumerate(order)
         ),
         vectors=vectors[order].astype(np.float32),
-        maps=inside.maps()[:, torch.from_numpy(order.copy())],
+        maps=maps[:, torch.from_numpy(order.copy())],
         target=goal.label(classifier.labels),
         layer=seen.layer,
         crop_count=len(rows),
@@ -293,69 +293,84 @@ def craft(
     )
 
 
-def _check(concepts: int, crops: int, size: float, designs: int) -> None:
-    if concepts < 2:
-        raise OptionError(f"concepts={concepts}: give at least 2")
-    if crops < 1:
-        raise OptionError(f"crops={crops}: give at least 1 of each picture")
-    if not 0 < size <= 1:
-        raise OptionError(f"size={size} of a crop is a part of the picture; give above 0, at most 1")
-    if designs < 2 or designs & (designs - 1):
-        raise OptionError(f"designs={designs} is no power of two; give 32, 64, ...")
-
-
 @dataclass
 class _Seen:
     """What was read: pictures, their crops, and the crops' outputs at the layer."""
 
     layer: str
-    images: list[Tensor]
-    rows: list[Wide]
-    parts: list[tuple[int, Rows]]
-    views: list[View]
-    paths: list[str]
-    broken: list[Record]
+    images: list[Tensor] = field(default_factory=list)
+    rows: list[Wide] = field(default_factory=list)
+    parts: list[tuple[int, Rows]] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    broken: list[Record] = field(default_factory=list)
+
+    def add(self, piece: Piece, device: torch.device) -> None:
+        """What was found of a few pictures."""
+        found = piece.values
+        self.layer = found["layer"]
+        self.parts += [(len(self.paths) + image, tuple(part)) for image, part in found["parts"]]
+        self.views += [View(**{name: tuple(value) for name, value in view.items()}) for view in found["views"]]
+        self.paths += found["paths"]
+        self.broken += [Record(path, "error", why) for path, why in found["broken"]]
+        if found["paths"]:
+            self.images.append(torch.from_numpy(piece.arrays["images"]).to(device))
+            self.rows.append(piece.arrays["rows"])
 
 
 def _seen(
     classifier: Prepared,
     pictures: Sequence[Place],
     layer: str | None,
-    crops: int,
-    size: float,
-    generator: np.random.Generator,
+    options: CraftOptions,
+    seed: int,
+    keep: Keep,
     progress: Progress | None,
 ) -> _Seen:
-    seen = _Seen("" if layer is None else classifier.layer_name(layer), [], [], [], [], [], [])
-    for batch in stream(classifier, pictures):
-        images = batch.images
-        if images is not None:
-            seen.layer = seen.layer or _default_layer(classifier, images[:1])
-            batch, _ = batch.answered(_outputs(classifier, images, seen.layer).flatten(1))
-            images = batch.images
-        if images is not None:
-            for image in images:
-                cut, parts = random_crops(image, crops, size, generator)
-                rows = spatial_map(
-                    _outputs(classifier, cut, seen.layer),
-                    f"the output of layer {seen.layer}",
-                    cut,
-                    classifier.layout(seen.layer),
-                )
-                seen.rows.append(_not_negative(rows.flatten(2).mean(dim=2), seen.layer))
-                seen.parts += [(len(seen.images), part) for part in parts]
-                seen.images.append(image[None])
-            seen.views += batch.views
-            seen.paths += batch.paths
-        seen.broken += batch.broken
+    seen = _Seen("" if layer is None else classifier.layer_name(layer))
+    together = BATCH if classifier.preprocess.size is not None else 1
+    for start in range(0, len(pictures), together):
+        part = pictures[start : start + together]
+        generator = np.random.default_rng([seed, start])
+        look = partial(_looked, classifier, part, seen.layer, options, generator)
+        seen.add(keep(f"crops of pictures {start + 1} to {start + len(part)}", look), classifier.device)
         if progress is not None:
-            progress(batch.done, len(pictures), "outputs for crops")
-    if len({image.shape for image in seen.images}) > 1:
+            progress(start + len(part), len(pictures), "outputs for crops")
+    if len({images.shape[1:] for images in seen.images}) > 1:
         raise ModelError(
             f"{classifier.name} sees each picture in a size of its own; give pictures of one size, or the network an "
             "input size"
         )
     return seen
+
+
+def _looked(
+    classifier: Prepared, pictures: Sequence[Place], layer: str, options: CraftOptions, generator: np.random.Generator
+) -> Piece:
+    """A few pictures, where their crops lie, and the outputs for these; an empty layer is looked for."""
+    (batch,) = stream(classifier, pictures, size=len(pictures))
+    arrays: dict[str, NDArray[Any]] = {}
+    parts: list[tuple[int, Rows]] = []
+    if batch.images is not None:
+        layer = layer or _default_layer(classifier, batch.images[:1])
+        batch, _ = batch.answered(_outputs(classifier, batch.images, layer).flatten(1))
+    if batch.images is not None:
+        rows = []
+        for index, image in enumerate(batch.images):
+            cut, places = random_crops(image, options.crops, options.size, generator)
+            output = _outputs(classifier, cut, layer)
+            maps = spatial_map(output, f"the output of layer {layer}", cut, classifier.layout(layer))
+            rows.append(_not_negative(maps.flatten(2).mean(dim=2), layer))
+            parts += [(index, place) for place in places]
+        arrays = {"images": batch.images.cpu().numpy(), "rows": np.concatenate(rows)}
+    values = {
+        "layer": layer,
+        "parts": parts,
+        "views": [asdict(view) for view in batch.views],
+        "paths": list(batch.paths),
+        "broken": [(record.path, record.error) for record in batch.broken],
+    }
+    return Piece(values, arrays)
 
 
 def _outputs(classifier: Prepared, images: Tensor, layer: str) -> Tensor:
@@ -507,19 +522,34 @@ class _Rebuilt:
     def __init__(self, classifier: Prepared, images: Tensor, target: Target, layer: str, vectors: Wide) -> None:
         self.classifier, self.images, self.target, self.layer = classifier, images, target, layer
         self.vectors = vectors
-        self._amounts: dict[int, Tensor] = {}  # (1, places, K) of each image, the places as the output has them
 
-    def scores(self, masks: Wide, progress: Progress | None) -> tuple[Wide, Wide]:
-        """(scores (N,) as they are, scores (N, M) with the amounts of each concept multiplied by each row of masks)."""
+    def scores(self, masks: Wide, keep: Keep, progress: Progress | None) -> tuple[Wide, Wide, Tensor]:
+        """(scores (N,) as they are, scores (N, M) for the masks, amounts (N, K, h, w) at the places of the output).
+
+        For a mask the amounts of each concept are multiplied by its number in that row of masks.
+        """
+        pieces = []
+        for index in range(len(self.images)):
+            pieces.append(keep(f"masks of picture {index + 1}", partial(self._scored, index, masks)).arrays)
+            if progress is not None:
+                progress(index + 1, len(self.images), "scores for masks of concepts")
+        clean, masked, amounts = (
+            np.concatenate([piece[name] for piece in pieces]) for name in ("clean", "masked", "amounts")
+        )
+        return clean, masked, self._maps(torch.from_numpy(amounts))
+
+    def _scored(self, index: int, masks: Wide) -> Piece:
+        """The scores of one image, and the amounts (1, places, K), the places as the output has them."""
         vectors, columns = (torch.from_numpy(values).float() for values in (self.vectors, masks))
-        layout = self.classifier.layout(self.layer)
+        layout, image = self.classifier.layout(self.layer), self.images[index : index + 1]
+        found: list[Tensor] = []
 
-        def copies_of(index: int, output: Tensor) -> Copies:
-            axis = channel_axis(output, self.images[index : index + 1], layout)
+        def copies_of(_index: int, output: Tensor) -> Copies:
+            axis = channel_axis(output, image, layout)
             rows = output.movedim(axis, -1)  # (1, places, C)
             flat = _not_negative(rows.reshape(-1, rows.shape[-1]).float(), self.layer)
             amounts = torch.from_numpy(amounts_of(flat, self.vectors)).float().reshape(*rows.shape[:-1], -1)
-            self._amounts[index] = amounts
+            found.append(amounts)
 
             def made(numbers: range) -> Tensor:
                 chosen = columns[numbers.start : numbers.stop]
@@ -528,18 +558,10 @@ class _Rebuilt:
 
             return Copies(len(masks), made)
 
-        def announce(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total, "scores for masks of concepts")
+        clean, masked, _ = replaced_scores(self.classifier, image, self.target, self.layer, copies_of)
+        return Piece({}, {"clean": _wide(clean), "masked": _wide(masked), "amounts": found[-1].numpy()})
 
-        clean, found, _ = replaced_scores(
-            self.classifier, self.images, self.target, self.layer, copies_of, progress=announce
-        )
-        return _wide(clean), _wide(found)
-
-    def maps(self) -> Tensor:
-        """(N, K, h, w) the amounts of the concepts at the places of each image's output, after `scores`."""
-        amounts = torch.cat([self._amounts[index] for index in range(len(self.images))])
+    def _maps(self, amounts: Tensor) -> Tensor:
         if amounts.ndim == 4:
             return amounts.movedim(-1, 1)
         return spatial_map(amounts, f"the output of layer {self.layer}", self.images.cpu(), "NTC")

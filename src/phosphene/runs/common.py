@@ -60,7 +60,8 @@ class Common:
         str,
         "embedded",
         "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, hf:NAME|FOLDER, onnx:FILE, "
-        "package.module:factory, a TorchScript or torch.export file, or a folder of phosphene head.",
+        "tflite:FILE, package.module:factory, a TorchScript or torch.export file, or a folder of phosphene head; "
+        "SPEC@KEY names one of several outputs.",
         metavar="SPEC",
     )
     weights: str | None = asked(

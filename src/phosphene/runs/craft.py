@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from safetensors.numpy import save
 
 from phosphene.evaluation.craft import craft
+from phosphene.evaluation.craft_options import CraftOptions
 from phosphene.runs.common import Common
+from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
-from phosphene.runs.session import Session
 from phosphene.targets import TargetLike, resolve_one
 
 
@@ -20,38 +22,44 @@ def find_concepts(
     *,
     target: TargetLike,
     layer: str | None = None,
-    concepts: int = 10,
-    crops: int = 10,
-    size: float = 1 / 3,
-    designs: int = 32,
     limit: int = 50,
+    resume: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Concepts found in pictures; importances, crops and maps that show them, directions and a report.
+
+    Args:
+        images: files and folders of the class's pictures.
+        common: the common options.
+        target: the class, or another target.
+        layer: where; None finds one.
+        limit: how many pictures, 0 for all.
+        resume: go on with the run in --out.
+        **options: those of CraftOptions.
 
     Returns:
         The JSON answer of the command: {"run", "report", "images", "target", "layer", "crops", "left_over", "score",
         "rebuilt_score", "unmoved", "notes", "rows", "errors", "charts", "vectors"}.
     """
+    chosen = CraftOptions.of(**options)
     files = chosen_files(images, limit)
     classifier = common.load()
     resolve_one(target, classifier.labels)
-    with Session.start(
-        "craft", common, classifier, images=list(images), target=str(target), layer=layer, concepts=concepts,
-        crops=crops, size=size, designs=designs, limit=limit,
-    ) as session:  # fmt: skip
+    with Measurement(
+        "craft", common, classifier, inputs=files, resume=resume, images=list(images), target=str(target), layer=layer,
+        limit=limit, **asdict(chosen), **files_told(files),
+    ) as run:  # fmt: skip
         found = craft(
             classifier,
             files,
             target=target,
             layer=layer,
-            concepts=concepts,
-            crops=crops,
-            size=size,
-            designs=designs,
             seed=common.seed,
-            progress=common.announce,
+            keep=run.keep,
+            progress=common.step,
+            **asdict(chosen),
         )
-        folder = session.folder
+        folder = run.folder
         rows = [
             {
                 **row,
@@ -63,7 +71,7 @@ def find_concepts(
             for row, one in zip(found.rows(), found.concepts, strict=True)
         ]
         vectors = {str(one.number): vector for one, vector in zip(found.concepts, found.vectors, strict=True)}
-        return session.finish(
+        return run.finish(
             images=len(found.paths),
             target=found.target,
             layer=found.layer,

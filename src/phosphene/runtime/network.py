@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
+from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
     candidate_layers,
     check_inside,
@@ -72,6 +73,7 @@ class Network:
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
+        self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
@@ -172,6 +174,11 @@ class Network:
             with right_norms(scores):
                 (gradient,) = torch.autograd.grad(scores.square().sum(), leaf, allow_unused=True)
         return scores.detach(), torch.zeros_like(leaf) if gradient is None else gradient.float()
+
+    def told(self, inputs: FixedInputs) -> None:
+        """Try the network out with these inputs besides the pictures, if nobody said before which it takes."""
+        if self.classifier.inputs.of_item is not None:
+            self.classifier.inputs = inputs
 
     @property
     def as_written(self) -> bool:
@@ -276,7 +283,8 @@ class Network:
         images = _laid_out(classifier.mean_image.expand(1, -1, *self.size).contiguous(), self.first_look)
         with self._lock, classifier.clear_refusal(images), trial(images.device):
             self._begin()
-            found = survey(self.module, classifier.preprocess.normalize(images).to(classifier.dtype))
+            inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
+            found = survey(self.module, inputs, classifier.called)
         return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
 
     @property
@@ -355,15 +363,38 @@ class Network:
             if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
         }
 
+    def sees_picture(self, layer: str) -> bool:
+        """Whether what a layer gives hangs on the picture, not on other inputs of the network alone; tried out once.
+
+        Of a network that takes the picture alone every layer is taken to.
+        """
+        if not self.classifier.inputs.values:
+            return True
+        with self._lock:
+            if layer not in self._seeing:
+                with trial(self.classifier.device):
+                    noise = self._noise(self._image)
+                    one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
+                self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
+            return self._seeing[layer]
+
+    def _given_by(self, layer: str, images: Tensor) -> Tensor | None:
+        """The output of a layer; None if it does not run."""
+        with capture(self.module, [layer]) as found:
+            self.classifier.run(self.module, images)
+        return found.get(layer)
+
     def _positions_reached(self, layer: str) -> int | None:
         """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
+        if not self.sees_picture(layer):
+            return None
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], edit=_leaf) as found:
                 logits = self._rows(images)
-            if not logits.requires_grad:
-                return None
+            if not logits.requires_grad or (found[layer].ndim == 4 and len(found[layer]) != 1):
+                return None  # (or parts of a picture, as a detector cuts them out)
             # Unequal weights: the sum of probabilities is 1 whatever the image.
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
             (gradient,) = _gradients((logits * weights).sum(), [found[layer]])

@@ -65,6 +65,7 @@ class Prepared(Classifier):
             source.head,
             name=source.name,
             output=source.output,
+            inputs=source.inputs,
             layouts=source.layouts,
         )
         self.memo: Memo | None = None
@@ -104,7 +105,15 @@ class Prepared(Classifier):
         if key not in first._variants:
             first._variants[key] = Prepared(self.source, self.network, self.fingerprint, *key)
             first._variants[key]._first = ref(first)
+            first._variants[key]._is_settled = first._is_settled
         return first._variants[key]
+
+    def given(self, **values: Any) -> Prepared:
+        """The same, settled, with other values of the inputs that are not explained."""
+        found = Prepared(self.source.given(**values), self.network, self.fingerprint, self.precision, self.purpose)
+        self.network.told(found.inputs)
+        found._is_settled = True
+        return found
 
     def remembering(self, images: Tensor) -> Prepared:
         """The same, settled, which runs passes over these images once for all who ask it for them."""
@@ -218,8 +227,21 @@ class Prepared(Classifier):
         return any(isinstance(child, UnflattenedModule) for child in self.module.modules())
 
     def layer_name(self, layer: LayerName | None) -> str:
-        """The dotted name of a layer given by name, as a module of the original network, or None for the default."""
-        return self.default_layer if layer is None else layer_name(self.source.module, layer)
+        """The dotted name of a layer given by name, as a module of the original network, or None for the default.
+
+        Raises:
+            NotFoundError: if there is none.
+            ModelError: if it looks at other inputs of the network than the picture.
+        """
+        if layer is None:
+            return self.default_layer
+        name = layer_name(self.source.module, layer)
+        if self.inputs.of_item is None and not self.network.sees_picture(name):
+            raise ModelError(
+                f"layer '{name}' of {self.name} looks at inputs that are fixed, not at the picture that is explained; "
+                "name a layer that the picture goes through"
+            )
+        return name
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         with self._types(), self._drawing(), self.network.running():
@@ -355,6 +377,12 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
 
 def _current(source: Classifier) -> Prepared:
     found = _PREPARED.get(source)
+    if source._base is not None:  # other inputs of a network that is prepared, or will be
+        base = _current(source._base)
+        if found is None or found.network is not base.network:
+            found = _PREPARED[source] = Prepared(source, base.network, base.fingerprint)
+            base.network.told(found.inputs)
+        return found
     if found is not None and found.fingerprint.matches(source):
         return found
     _PREPARED.pop(source, None)

@@ -141,7 +141,8 @@ def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     module = prepared.network.module
     running = prepared.network.running()
     with capture(module, target.layers) as found, prepared.clear_refusal(inputs), running:
-        raw = module(inputs.to(prepared.dtype, copy=True))  # (the network may work in place on what it is given)
+        given = inputs.to(prepared.dtype, copy=True)  # (the network may work in place on what it is given)
+        raw = prepared.called(module, given)
     layouts = {name: prepared.layout(name) for name in target.layers}
     return Outputs(prepared, raw, len(inputs), inputs, found, layouts)
 

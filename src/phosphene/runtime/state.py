@@ -18,6 +18,8 @@ from phosphene.runtime.comparable import is_settings
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
 _NUMBERS = (bool, int, float, complex, str, type(None))
+# What says that a first pass put hooks on the network (transformers): without it the next would put them on again.
+_LASTING = ("_output_capturing_hooks_installed",)
 
 
 class State:
@@ -75,8 +77,9 @@ class State:
         """Put everything back."""
         for table, before in self._tables:
             if not _same(table, before):
+                lasting = {key: table[key] for key in _LASTING if key in table}
                 table.clear()
-                table.update(before)
+                table.update(before | lasting)
         for value, before in self._containers:
             if not _alike(value, before):
                 _fill(value, before)

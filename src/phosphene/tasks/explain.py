@@ -147,7 +147,7 @@ class ExplainConfig:
             OptionError: of the `first` items, if a method's options make no sense, or the network allows none of the
                 methods.
         """
-        found = computed(classifier, items, lambda group: _explained(self, classifier, group, progress, say))
+        found = computed(classifier, items, lambda network, group: _explained(self, network, group, progress, say))
         if first:
             _refuse_what_never_works([one.maps for one in found if not isinstance(one, str)])
         for number, (item, result) in enumerate(zip(items, found, strict=True)):

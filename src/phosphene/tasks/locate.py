@@ -99,7 +99,7 @@ class LocateConfig:
         Raises:
             OptionError: for options that make no sense, or methods that the network does not allow.
         """
-        found = computed(classifier, items, lambda group: _searched(self, classifier, group, progress, say))
+        found = computed(classifier, items, lambda network, group: _searched(self, network, group, progress, say))
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, item, picture_folder(start + number, item.path), result, progress)
 

@@ -58,7 +58,7 @@ class PredictConfig:
         first: bool = False,
     ) -> Iterator[PredictRow]:
         """A row for each item, in order; a picture that cannot be read is a row with its error."""
-        found = computed(classifier, items, lambda group: _predicted(self, classifier, group))
+        found = computed(classifier, items, lambda network, group: _predicted(self, network, group))
         for item, result in zip(items, found, strict=True):
             row = PredictRow(item.key, item.path, label=item.label, columns=dict(item.columns) or None)
             if isinstance(result, str) or item.picture is None:

@@ -60,22 +60,22 @@ class PictureTask(Protocol):
 
 
 def computed(
-    classifier: Prepared, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result | str]]
+    classifier: Prepared, items: Sequence[Item], compute: Callable[[Prepared, Sequence[Item]], Sequence[Result | str]]
 ) -> list[Result | str]:
     """For each item what was computed, or the error that stands in its place.
 
-    Pictures that the network sees at one size go together. What a group cannot be computed for is tried picture by
-    picture, so that one picture spoils no other.
+    Pictures that the network sees at one size go together; one by one if the network takes inputs that are told of
+    each picture. What a group cannot be computed for is tried picture by picture, so that one picture spoils no other.
 
     Args:
         classifier: that looks at the pictures.
         items: pictures, or errors in their place.
-        compute: gives a result or an error for each picture of a group.
+        compute: gives a result or an error for each picture of a group, by a classifier that knows all its inputs.
     """
     found: dict[int, Result | str] = {
         number: item.error or "no picture" for number, item in enumerate(items) if item.picture is None
     }
-    for group in _of_one_size(classifier, items):
+    for group in _together(classifier, items):
         results = _each(classifier, [items[number] for number in group], compute)
         found |= dict(zip(group, results, strict=True))
     return [found[number] for number in range(len(items))]
@@ -99,20 +99,21 @@ def pictures_of(items: Sequence[Item]) -> list[Picture]:
     return [item.picture for item in items if item.picture is not None]
 
 
-def _of_one_size(classifier: Prepared, items: Sequence[Item]) -> list[list[int]]:
-    """Numbers of the items that have a picture, grouped by the size at which the network sees them."""
+def _together(classifier: Prepared, items: Sequence[Item]) -> list[list[int]]:
+    """Numbers of the items that have a picture, in groups that go through the network together."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         if item.picture is not None:
-            groups[None if classifier.preprocess.size else picture_size(item.picture)].append(number)
+            size = None if classifier.preprocess.size else picture_size(item.picture)
+            groups[number if classifier.inputs.of_item is not None else size].append(number)
     return list(groups.values())
 
 
 def _each(
-    classifier: Prepared, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result | str]]
+    classifier: Prepared, items: Sequence[Item], compute: Callable[[Prepared, Sequence[Item]], Sequence[Result | str]]
 ) -> list[Result | str]:
     try:
-        return list(compute(items))
+        return list(compute(_told(classifier, items[0]), items))
     except PhospheneError as error:
         # A network of any size may refuse one picture and take the next.
         own = isinstance(error, ModelError) and classifier.preprocess.size is None
@@ -121,3 +122,8 @@ def _each(
         if len(items) == 1:
             return [str(error)]
     return [_each(classifier, [item], compute)[0] for item in items]
+
+
+def _told(classifier: Prepared, item: Item) -> Prepared:
+    """The classifier with the inputs that are told of a picture, where there are such."""
+    return classifier if classifier.inputs.of_item is None else classifier.given(**classifier.inputs.told(item))

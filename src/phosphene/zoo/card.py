@@ -45,6 +45,7 @@ class Card:
             whole.head or "softmax",
             name=classifier.name,
             output=whole.output,
+            inputs=classifier.inputs,
             layouts=whole.layouts,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from phosphene.classifier import Classifier
+from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.zoo.load import load_classifier
@@ -62,10 +63,10 @@ class ModelChoice:
 
 
 def weights_hash(classifier: Classifier) -> str:
-    """SHA-256 over names, shapes and values of all weights: the same network, the same text."""
+    """SHA-256 over names, shapes and values of all weights and fixed inputs: the same network, the same text."""
     source = classifier.source if isinstance(classifier, Prepared) else classifier
     digest = hashlib.sha256()
-    for name, tensor in sorted(source.module.state_dict().items()):
+    for name, tensor in [*sorted(source.module.state_dict().items()), *tensors_of(source.inputs)]:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

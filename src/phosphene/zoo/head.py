@@ -59,7 +59,8 @@ def with_head(base: Classifier, weight: Tensor, bias: Tensor, labels: Sequence[s
         linear.bias.copy_(bias)
     module.set_submodule(place, linear)
     kind: HeadKind = "sigmoid" if outputs == 1 else "softmax"
-    return Classifier(module.eval(), base.preprocess, Labels(tuple(labels)), kind, name=name, output=base.output)
+    facts: dict[str, Any] = {"name": name, "output": base.output, "inputs": base.inputs}
+    return Classifier(module.eval(), base.preprocess, Labels(tuple(labels)), kind, **facts)
 
 
 def last_linear(classifier: Classifier) -> str:

@@ -25,6 +25,8 @@ from phosphene.zoo.proposals import of_bare_name, of_python_file
 from phosphene.zoo.source import SOURCES, SPELLINGS
 from phosphene.zoo.weights import Weights, first_line, is_local
 
+# Sources whose files are told by their ending.
+_RUNTIMES = ("onnx", "tflite")
 _BARE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*[0-9][A-Za-z0-9_.]*|[a-z]+net|[a-z]+vit|swin")
 
 
@@ -46,9 +48,10 @@ def load_classifier(
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
             with their published weights, preprocessing and labels; "hf:NAME" or "hf:FOLDER" of transformers;
-            "onnx:FILE", which has scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights from a file;
-            "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an nn.Module; a
-            TorchScript or torch.export file; a folder made by `phosphene head`. A Classifier is returned as it is, or
+            "onnx:FILE" and "tflite:FILE", which have scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights
+            from a file; "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an
+            nn.Module; a TorchScript or torch.export file; a folder made by `phosphene head`. Behind any of these `@KEY`
+            names the output that holds the scores, where there are several. A Classifier is returned as it is, or
             on another device as a copy. A bare nn.Module sees pictures in [0, 1] at their own size, without
             normalization, unless `preprocess` says otherwise, and a warning says so; one of timm is fed as it was
             trained.
@@ -79,7 +82,8 @@ def load_classifier(
             raise OptionError(
                 f"{type(spec).__name__} is no model; give a Classifier, a torch.nn.Module, or a spec such as 'embedded'"
             )
-        spec = str(spec)
+        spec, named = _and_output(str(spec))
+        output = named if output is None else output
         found, card = _source(spec)(weights), _card(spec, weights)
     if labels is not None and not isinstance(labels, Labels):
         labels = read_labels(labels) if isinstance(labels, str | Path) else as_labels(labels)
@@ -116,13 +120,23 @@ def _card(spec: str, weights: Weights) -> Card:
     return read_card(Path(place)) if file.is_file(spec) or Path(place).is_file() else Card()
 
 
+def _and_output(spec: str) -> tuple[str, str | int | None]:
+    """(spec, key or position of the scores) of SPEC@KEY; a file or folder of that name is no such thing."""
+    rest, at, key = spec.rpartition("@")
+    exists = any(place and Path(place).exists() for place in (spec, spec.partition(":")[2]))
+    if not (at and rest and key) or exists or set(key) & set("/:"):
+        return spec, None
+    return rest, int(key) if key.isdigit() else key
+
+
 def _source(spec: str) -> Callable[[Weights], Classifier]:
     discover("phosphene.zoo")
     name, _, rest = spec.partition(":")
     if name in SOURCES:
         return partial(SOURCES[name], rest)
-    if spec.lower().endswith(".onnx"):
-        return partial(SOURCES["onnx"], spec)
+    ending = Path(spec).suffix.lower().removeprefix(".")
+    if ending in _RUNTIMES:
+        return partial(SOURCES[ending], spec)
     if own_head.is_head(spec):
         return partial(_with_own_head, spec)
     if file.is_file(spec):
