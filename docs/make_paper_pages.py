@@ -26,7 +26,7 @@ ABOUT = {
         "Deep Inside Convolutional Networks",
         "Simonyan, Vedaldi and Zisserman (2014): class models, saliency maps, localization without boxes, and what "
         "gradients have to do with DeconvNets.",
-        "phosphene figures deep_inside --pooling-model squeezenet1_0.py:classifier",
+        "phosphene figures deep_inside --pooling-model squeezenet1_0.py:classifier --images val --boxes boxes.csv",
     ),
     "slides": (
         "The slides about Deep Inside",
@@ -41,7 +41,7 @@ ABOUT = {
     "sci": (
         "Saliency-driven Class Impressions",
         "Addepalli, Tamboli, Venkatesh Babu and Banerjee (2020): single objects from the memory of a classifier.",
-        "phosphene figures sci --judge embedded:lite2 --precision fast",
+        "phosphene figures sci --judge mobilenet_v2.py:classifier",
     ),
     "report": (
         "Visual Explanations for Deep Neural Nets",
