@@ -76,6 +76,15 @@ def figures(found: ImpressionScores, map_judge: str) -> Row:
     }
 
 
+def same_question(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same source, recipe, pictures and judges; their seeds may differ."""
+    return _question(row) == _question(other)
+
+
+def _question(row: Row) -> tuple[object, ...]:
+    return row["source"], row["recipe"], tuple(row.get("asked", ())), tuple(row["judges"])
+
+
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
     """The mean of the rows of each source and recipe, in their order.
 
@@ -85,9 +94,9 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
         >>> over_seeds(rows)
         [{'source': 'a', 'recipe': 'sci', 'seed': '0, 1', 'images': 4, 'judges': {}, 'one': 0.75}]
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["source"], row["recipe"]), []).append(row)
+        groups.setdefault(_question(row), []).append(row)
     return [_averaged(group) for group in groups.values()]
 
 
@@ -171,7 +180,6 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "rows.jsonl"
     rows: list[Row] = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {(row["source"], row["recipe"], row["seed"]) for row in rows}
     judges = [load_classifier(spec) for spec in given.judge or ["embedded:lite2"]]
     classes = given.classes.read_text(encoding="utf-8").splitlines()
     for spec in given.source or ["embedded"]:
@@ -179,13 +187,13 @@ def main() -> None:
         others = [judge for judge in judges if judge.name != source.name]
         for recipe in given.recipe or ["class_impression", "sci"]:
             for seed in given.seed or [0, 1, 2]:
-                if (source.name, recipe, seed) in done:
-                    continue
                 asked = jobs(source, recipe, seed, classes, given.pairs)
+                row: Row = {"source": source.name, "recipe": recipe, "seed": seed}
+                row |= {"asked": [job.name for job in asked], "judges": dict.fromkeys(judge.name for judge in others)}
+                if any(seed == old["seed"] and same_question(row, old) for old in rows):
+                    continue
                 found = measure_impressions(source, asked, recipe, others)
-                fused = len(asked[0].target.classes) > 1
-                row = {"source": source.name, "recipe": recipe, "seed": seed, "fused": fused}
-                row |= figures(found, given.map)
+                row |= {"fused": len(asked[0].target.classes) > 1, **figures(found, given.map)}
                 rows.append(row)
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
