@@ -25,32 +25,6 @@ from phosphene.tasks.read_impressions import Judgement, judge_impressions
 from phosphene.types import Impression
 from phosphene.zoo import load_classifier
 
-CLASSES = [
-    "dumbbell",
-    "cup",
-    "dalmatian",
-    "bell pepper",
-    "lemon",
-    "Siberian husky",
-    "washer",
-    "computer keyboard",
-    "kit fox",
-    "goose",
-    "ostrich",
-    "limousine",
-    "tench",
-    "hen",
-    "Madagascar cat",
-    "broom",
-    "water tower",
-    "wine bottle",
-    "banana",
-    "padlock",
-    "screw",
-    "ladybug",
-    "goldfinch",
-    "zebra",
-]
 SHEETS = {
     "class-impression-best": "class_impression",
     "sci-best": "sci",
@@ -63,6 +37,7 @@ SHEETS = {
     "fuse-paper": "fuse:preset=paper",
 }
 FOLDER = Path(__file__).parent / "gallery"
+CLASSES = FOLDER / "classes.txt"
 
 
 def draw(classifier: Prepared, name: str, classes: list[str], seed: int) -> list[Impression]:
@@ -104,14 +79,14 @@ def main() -> None:
     command.add_argument("--source", default="embedded")
     command.add_argument("--name", default="")
     command.add_argument("--judge", action="append", default=[])
-    command.add_argument("--classes", help="a file with a class a line, instead of the development classes")
+    command.add_argument("--classes", type=Path, default=CLASSES, help="a file with a class a line")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, default=FOLDER)
     command.add_argument("--pictures", type=Path, help="a folder for the single pictures")
     given = command.parse_args()
     classifier = prepare(load_classifier(given.source), precision="fast")
     judges = [load_classifier(spec) for spec in given.judge or ["embedded:lite2"]]
-    classes = Path(given.classes).read_text(encoding="utf-8").splitlines() if given.classes else CLASSES
+    classes = given.classes.read_text(encoding="utf-8").splitlines()
     given.out.mkdir(parents=True, exist_ok=True)
     for sheet in given.sheets or SHEETS:
         name = f"{given.name}-{sheet}" if given.name else sheet

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tests.oracles import synthesis as oracle
+from torch import Tensor
 
 from phosphene.errors import OptionError
 from phosphene.synthesis.augment import Affine, ColorOffset, Crop, CropAbout, Noise, Pad, augmented
@@ -216,3 +217,21 @@ def test_schedules_begin_and_end_where_they_say() -> None:
     assert linear(1, 150, over=149)(399, 400) == 150
     assert cosine(1, 0)(0, 1) == 1
     assert cosine(1, 0)(9, 10) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("reading", ["A", "B"])
+def test_favored_places_do_not_burn_out(reading: str) -> None:
+    """The same steps up everywhere, one place four times as strong: with room it nears white and does not reach it."""
+    gradient = torch.full((1, 3, 8, 8), 0.25)
+    gradient[..., 4, 4] = 1.0
+    ends = {}
+    for room in (0.0, 0.3):
+        rule = saliency_weight(reading, limit=4.0, room=room)  # type: ignore[arg-type]
+        images, memory = torch.full((1, 3, 8, 8), 0.5), dict[str, Tensor]()
+        for step in range(3):
+            state = StepState(step, 3, images, gradient, Streams.of(0, [1]).at(step), memory)
+            images = (images + 0.06 * rule(gradient, state)).clamp(0, 1)
+        ends[room] = images[0]
+    assert ends[0.0][0, 4, 4] == 1
+    assert 0.9 < ends[0.3][0, 4, 4] < 0.999
+    assert torch.equal(ends[0.3][:, 0, 0], ends[0.0][:, 0, 0])  # (far from white the steps are whole)

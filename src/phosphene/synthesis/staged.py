@@ -21,14 +21,14 @@ from phosphene.options import Options, option
 from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, Flip, in_turn
-from phosphene.synthesis.canvas import canvas_size, noisy_mean, takes_size
+from phosphene.synthesis.canvas import noisy_mean, takes_size
 from phosphene.synthesis.companions import companions
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.objectives import NOTHING, Objective, of_target, saturating, scheduled
 from phosphene.synthesis.parametrization import Enlarged
 from phosphene.synthesis.priors import natural_tones, total_variation_step
 from phosphene.synthesis.schedules import Schedule, cosine, linear
-from phosphene.synthesis.step_rules import StepRule, StepState, clip, preconditioned, unit_rms
+from phosphene.synthesis.step_rules import StepRule, StepState, clip, multiply, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target
 from phosphene.types import Background, Size
@@ -272,17 +272,18 @@ def draw(
     looks: Sequence[Augmentation | None] = (),
     weight: StepRule | None = None,
     watch: StepRule | None = None,
+    scaled: StepRule | None = None,
     after: Sequence[StepRule] = (),
     optimizer: Optimizer | None = None,
     batch_size: int | None = None,
     stage: str = "",
 ) -> Iterator[Step]:
-    """Pictures drawn from what a network knows, under a prior; a Step after each step, always in the full size.
+    """Pictures drawn from what a network knows, under a prior; a Step after each step, always in the size of the first.
 
     Args:
         classifier: the network whose objective is raised.
         objective: what is raised, per image; it is told the number of the step in the whole drawing.
-        begin: (N, C, H, W) images in [0, 1] of any size, made as large as the first stage.
+        begin: (N, C, H, W) images in [0, 1], in the size that the pictures will have.
         streams: the images' random numbers.
         steps: number of steps of the whole drawing, by which stages and rates are laid out.
         prior: what is known of photographs.
@@ -293,6 +294,7 @@ def draw(
         looks: what is done to the pictures before the prior's moves, one of these at each step, in turn.
         weight: a further rule for the direction, after its scaling and before the mask.
         watch: the same after the mask: the step as it is made, but for its rate.
+        scaled: what gives the direction its length, instead of a root mean square of 1.
         after: further rules after each step, before those of the prior.
         optimizer: makes a torch optimizer for the pictures of each stage; None for plain steps.
         batch_size: images per pass through the network; None chooses.
@@ -310,7 +312,7 @@ def draw(
         >>> values[-1] > values[0]
         True
     """
-    full, images = canvas_size(classifier), begin
+    full, images = (int(begin.shape[-2]), int(begin.shape[-1])), begin
     whole = cosine(prior.rate, _LAST_RATE * prior.rate) if rate is None else rate
     for part in parts(full, steps, prior.stages, first, last):
         images = resized(images, part.size)
@@ -334,7 +336,7 @@ def draw(
             ],
             direction=[
                 preconditioned(prior.power, prior.color, prior.lowest),
-                *_masked(own_mask, weight, part),
+                *_masked(own_mask, scaled, weight, part),
                 *([] if watch is None else [watch]),
             ],
             after=[*after, *prior.after(own_rate)],
@@ -370,15 +372,16 @@ def _from(schedule: Schedule, first: int, steps: int) -> Schedule:
     return lambda step, _steps: schedule(first + step, steps)
 
 
-def _masked(mask: Mask | None, weight: StepRule | None, part: Part) -> list[StepRule]:
+def _masked(mask: Mask | None, scaled: StepRule | None, weight: StepRule | None, part: Part) -> list[StepRule]:
+    """A direction of its length, weighted, inside the mask."""
     extra = [] if weight is None else [weight]
     if mask is None:
-        return [unit_rms(), *extra]
+        return [scaled or unit_rms(), *extra]
 
     def where(state: StepState) -> Tensor:
         return mask(part.size, part.first + state.step).to(state.gradient)
 
-    return [unit_rms(where), *extra, lambda value, state: value * where(state)]
+    return [scaled or unit_rms(where), *extra, multiply(where)]
 
 
 def discs(places: Tensor | None, radius: Callable[[int], float], edge: float) -> Mask:

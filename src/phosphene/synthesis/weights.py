@@ -76,6 +76,7 @@ def saliency_weight(
     *,
     limit: float = 10.0,
     smooth: float = 0.0,
+    room: float = 0.0,
     late: float = 4.0,
     turn: int = 150,
 ) -> StepRule:
@@ -93,6 +94,8 @@ def saliency_weight(
         limit: largest weight.
         smooth: sigma of the Gaussian by which the weight is blurred, as a fraction of the shorter side; single pixels
             that get ten times the step of their neighbors turn into speckles.
+        room: for pixels: from so far before black and white on, a step towards it shrinks in proportion to what is left
+            (ours), as places that are favored all along would else end in flat white; 0 for whole steps.
         late: C2 of equation 3.
         turn: t of equations 2 and 3.
 
@@ -111,7 +114,7 @@ def saliency_weight(
     """
     if reading not in ("A", "B", "none", "printed"):
         raise OptionError(f"weight '{reading}' is unknown; choose A, B or none")
-    if reading == "none":
+    if reading == "none":  # (nothing is enlarged then)
         return lambda value, _state: value
 
     def weighed(value: Tensor, state: StepState) -> Tensor:
@@ -128,9 +131,20 @@ def saliency_weight(
         if smooth > 0:
             weight = blur(weight.flatten(0, 1), smooth * min(weight.shape[-2:])).reshape(weight.shape)
         where = torch.ones_like(weight[:, :1]) if mask is None else mask(state).to(weight)
-        return value * _mean_one(weight, where).clamp(max=limit)
+        moved = value * _mean_one(weight, where).clamp(max=limit)
+        return moved * room_left(state.parameters, moved, room) if room > 0 else moved
 
     return weighed
+
+
+def room_left(images: Tensor, direction: Tensor, room: float) -> Tensor:
+    """What is left between values in [0, 1] and the end that each is moved to, as a share of `room`, at most 1.
+
+    Example:
+        >>> room_left(torch.tensor([0.5, 0.94, 0.94, 1.0]), torch.tensor([1.0, 1.0, -1.0, 1.0]), 0.3)
+        tensor([1.0000, 0.2000, 1.0000, 0.0000])
+    """
+    return (torch.where(direction > 0, 1 - images, images) / room).clamp(0, 1)
 
 
 def _mean_one(weight: Tensor, where: Tensor) -> Tensor:

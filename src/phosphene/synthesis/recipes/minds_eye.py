@@ -17,7 +17,7 @@ from phosphene.classifier import Classifier
 from phosphene.options import Options, option
 from phosphene.registry import register_recipe
 from phosphene.runtime import activations, prepare
-from phosphene.synthesis.ascent import Optimizer, Step, ascend
+from phosphene.synthesis.ascent import Optimizer, Step
 from phosphene.synthesis.augment import Affine, Augmentation, until
 from phosphene.synthesis.facets import channel_mask, strongest_channels, weighted_sum
 from phosphene.synthesis.masks import centered
@@ -26,8 +26,10 @@ from phosphene.synthesis.objectives import Objective
 from phosphene.synthesis.priors import total_variation_step
 from phosphene.synthesis.robust_loss import AdaptiveDistance
 from phosphene.synthesis.schedules import linear
-from phosphene.synthesis.step_rules import StepRule, StepState, clip, every, multiply, preconditioned, unit_rms, within
+from phosphene.synthesis.staged import Prior, draw
+from phosphene.synthesis.step_rules import StepRule, StepState, every, multiply, within
 from phosphene.synthesis.streams import Streams
+from phosphene.types import Size
 
 
 @dataclass(frozen=True)
@@ -176,17 +178,19 @@ def minds_eye(
     begin = _start(classifier, exemplars, options, streams)
     loss = _loss(classifier, exemplars, options)
     parts = _Parts(options, (int(begin.shape[-2]), int(begin.shape[-1])))
-    run = ascend(
+    run = draw(
         classifier,
         loss.objective,
         begin,
-        steps=options.steps,
-        streams=streams,
+        streams,
+        options.steps,
+        Prior.none(power=options.precondition, color=1.0),
         rate=linear(options.rate, options.last_rate),
+        mask=parts.mask if options.mask > 0 else None,
+        looks=parts.looks,
+        scaled=None if options.unit else multiply(_input_units(classifier)),
+        after=[loss.fit, *parts.smoothing],
         optimizer=parts.optimizer,
-        augmentations=parts.augmentations,
-        direction=parts.direction(classifier),
-        after=[loss.fit, *parts.smoothing, clip],
         stage="facets",
     )
     for step in run:
@@ -256,22 +260,16 @@ class _Parts:
         return partial(torch.optim.SGD, lr=1.0, momentum=self.options.momentum, nesterov=True, maximize=True)
 
     @property
-    def augmentations(self) -> list[Augmentation]:
+    def looks(self) -> list[Augmentation]:
         options = self.options
         if options.settle >= 1 or (options.rotation == options.shift == 0 and options.scale == (1, 1)):
             return []
         last = options.steps - round(options.settle * options.steps)
         return [until(last, Affine(options.rotation, options.scale, self.pixels(options.shift)))]
 
-    def direction(self, classifier: Classifier) -> list[StepRule]:
-        options = self.options
-        rules: list[StepRule] = [preconditioned(options.precondition)]
-        rules += [multiply(self.mask)] if options.mask > 0 else []
-        return [*rules, unit_rms() if options.unit else multiply(_input_units(classifier))]
-
-    def mask(self, state: StepState) -> Tensor:
-        sigma = linear(self.options.mask, self.options.last_mask)(state.step, state.steps)
-        return centered(self.size, self.pixels(sigma)).to(state.parameters)
+    def mask(self, size: Size, step: int) -> Tensor:
+        sigma = linear(self.options.mask, self.options.last_mask)(step, self.options.steps)
+        return centered(size, self.pixels(sigma))
 
     @property
     def smoothing(self) -> list[StepRule]:
@@ -280,9 +278,8 @@ class _Parts:
         if options.tv > 0:
             rules.append(self.calm)
         if options.smooth_every > 0 and (options.blur > 0 or options.denoise > 0):
-            rules.append(
-                every(options.smooth_every, within(self.mask, self.smooth) if options.mask > 0 else self.smooth)
-            )
+            inside = within(lambda state: self.mask(self.size, state.step), self.smooth)
+            rules.append(every(options.smooth_every, inside if options.mask > 0 else self.smooth))
         return rules
 
     def calm(self, images: Tensor, state: StepState) -> Tensor:

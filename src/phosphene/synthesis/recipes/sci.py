@@ -84,8 +84,9 @@ class SciOptions(DrawingOptions):
     tv_every: int = option("once in so many iterations; 0 never", 1)
 
 
-# The weight of equations 2-4 under the prior, its limit and its blur: over regions, as it turns pixels into speckles.
-_SMOOTHED = 4.0, 0.02
+# The weight of equations 2-4 under the prior: its limit; its blur, over regions, as it turns pixels into speckles; and
+# from how far before black and white on steps shrink, as regions that it enlarges would else burn out.
+_SMOOTHED = 4.0, 0.02, 0.3
 
 
 @register_recipe(title="Saliency-driven class impression", paper="addepalli2020")
@@ -109,7 +110,7 @@ def sci(
     disc of equation 5.
     The preset `best` does the same under the prior of photographs (synthesis.staged), which is nearly, not wholly,
     free of data; its disc is chosen by the evidence in it and moved to the middle, its edge is wide, and the weight is
-    one over regions. A unit is drawn over the whole frame there.
+    one over regions, whose steps shrink towards black and white. A unit is drawn over the whole frame there.
 
     Args:
         classifier: the network that remembers.
@@ -172,8 +173,8 @@ def sci(
 
     rate: Schedule = cosine(options.rate, 0.08 * options.rate) if drawn else _constant(options.rate)
     mask, held = _mask(options, centers, size, first), Held()
-    limit, smooth = _SMOOTHED if drawn else (10.0, 0.0)
-    weight = saliency_weight(options.weight, limit=limit, smooth=smooth)
+    limit, smooth, room = _SMOOTHED if drawn else (10.0, 0.0, 0.0)
+    weight = saliency_weight(options.weight, limit=limit, smooth=smooth, room=room)
     run = draw(
         classifier, goal, last, streams, options.steps, prior, first=first, rate=rate, mask=mask,
         weight=weight, watch=held.see, after=_fading(options, rate, first), stage="post-CI",
