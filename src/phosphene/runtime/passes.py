@@ -257,7 +257,10 @@ def _layer_gradients(
         def run(start: int, stop: int) -> LayerPass:
             return _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
 
-        parts = prepared.in_batches(run, len(images), batch_size, images.shape[1:])
+        with prepared.passing(gradients=True):
+            parts = prepared.in_batches(
+                run, len(images), batch_size, images.shape[1:], lambda part: (part.score, part.gradients)
+            )
     return LayerPass(
         torch.cat([part.score for part in parts]),
         {name: torch.cat([part.activations[name] for part in parts]) for name in layers},
@@ -277,11 +280,10 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
-    with prepared.passing(gradients=True):
-        inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
-        with capture(prepared.module, layers, edit=_start_of_graph) as found:
-            values = scored(prepared, inputs, target, score)
-        return _brought_back(prepared, values, {name: found[name] for name in layers})
+    inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
+    with capture(prepared.module, layers, edit=_start_of_graph) as found:
+        values = scored(prepared, inputs, target, score)
+    return _brought_back(prepared, values, {name: found[name] for name in layers})
 
 
 def _brought_back(prepared: Prepared, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
@@ -327,7 +329,7 @@ def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | N
         return _Record((start, stop), outputs, found[layer])
 
     with prepared.passing(gradients=True):
-        return prepared.in_batches(run, len(images), batch_size, images.shape[1:])
+        return prepared.in_batches(run, len(images), batch_size, images.shape[1:], lambda made: made.outputs.logits)
 
 
 def _recorded_logits(prepared: Prepared, records: Sequence[_Record]) -> Tensor:
