@@ -61,8 +61,8 @@ class Network:
         first_look: what was seen when the first images came; None before, or where nothing could be seen.
         state: what the network held before it ever ran.
         moves: whether its passes change what later ones give, so that each has to begin with that state.
-        compared: kinds of passes, by shape of an image, size of a batch and what they give, of which a batch was compared
-            with an image alone.
+        compared: kinds of passes of which a batch was compared with an image alone, by shape of an image, size of the
+            batch and what they give.
         right_windows: whether windows of its maps give what whole maps give, by precision, size and boxes.
     """
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
@@ -169,7 +169,6 @@ def rule_gradient(
     """
     prepared = prepare(classifier, keep=(*target.layers, *([] if to is None else [to])))
     prepared.check_images(images)
-    _refuse_compiled(prepared.module)
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -185,14 +184,6 @@ def rule_gradient(
     with prepared.passing(gradients=True):
         scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
     return torch.cat(scores), joined(found)
-
-
-def _refuse_compiled(module: nn.Module) -> None:
-    for name, child in module.named_modules():
-        if isinstance(getattr(child, "_orig_mod", None), nn.Module):
-            raise ModelError(
-                f"layer '{name}' is compiled, where no ReLU rule reaches; pass the module it was made of (._orig_mod)"
-            )
 
 
 def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
@@ -283,7 +274,8 @@ def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequ
     inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
     with capture(prepared.module, layers, edit=_start_of_graph) as found:
         values = scored(prepared, inputs, target, score)
-    return _brought_back(prepared, values, {name: found[name] for name in layers})
+        # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
+        return _brought_back(prepared, values, {name: found[name] for name in layers})
 
 
 def _brought_back(prepared: Prepared, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:

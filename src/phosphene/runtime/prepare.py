@@ -307,12 +307,12 @@ class Prepared(Classifier):
         def compared(start: int, stop: int) -> Result:
             found, size = run(start, stop), stop - start
             if rows is not None and not self._is_as_alone(rows, found, lambda: run(stop - 1, stop), size, image):
-                raise _Mixed
+                raise _MixedError
             return found
 
         try:
             return in_batches(compared, count, batch_size, self.device, image)
-        except _Mixed:
+        except _MixedError:
             batch_size = 1
         except ModelError as error:
             if self.network.contiguous or "view size is not compatible" not in str(error):
@@ -328,9 +328,15 @@ class Prepared(Classifier):
         A network may ask how many images there are. Where more differs than rounding does it is tried out on noise:
         of scores that are nearly zero rounding is a large part.
         """
-        if size <= 2 or self.first_look.draws:
+        if size == 1:
             return True
         batch, known = list(_tensors(rows(found))), self.network.compared
+        # (a layer that runs for each image by itself gives its last output)
+        if any(values.ndim == 0 or len(values) % size for values in batch):
+            self.network.independent[image, size] = False
+            return False
+        if size == 2 or self.first_look.draws:
+            return True
         # Gradients too: to spare memory a network may cut them off from large batches.
         key = (image, size, torch.is_grad_enabled(), len(batch))
         if key in known:
@@ -369,7 +375,7 @@ class Prepared(Classifier):
         )
 
 
-class _Mixed(Exception):
+class _MixedError(Exception):
     """Images of a batch turned out to depend on how many there are."""
 
 

@@ -254,14 +254,15 @@ class _Pass:
             layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
-            values = sum(
-                self.objective(
-                    StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
+                values = sum(
+                    self.objective(
+                        StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
+                    )
+                    for answer in logits.chunk(len(draws))
                 )
-                for answer in logits.chunk(len(draws))
-            )
-            assert isinstance(values, Tensor)
-            (gradient,) = gradients(self.prepared, values, [leaf])
+                assert isinstance(values, Tensor)
+                # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
+                (gradient,) = gradients(self.prepared, values, [leaf])
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
         logits = torch.stack(logits.detach().chunk(len(draws))).sum(dim=0)
         return values.detach().float(), logits, gradient.float().contiguous()
