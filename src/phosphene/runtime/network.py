@@ -419,7 +419,7 @@ class Network:
             count: of a batch that is tried out: with a batch of another size a network may do otherwise.
         """
         with self._lock:
-            for size in (2, count):
+            for size in (2, max(2, count)):
                 if (image, size) not in self.independent:
                     self.independent[image, size] = self._are_independent(image, size)
             return all(alike for (shape, _), alike in self.independent.items() if shape == image)

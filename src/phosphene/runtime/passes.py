@@ -67,14 +67,15 @@ def forward(
         return _recorded_logits(prepared, recorded[1])
 
     def run(start: int, stop: int) -> Tensor:
-        rows = prepared.logits(prepared.ready(images[start:stop])).float()
+        return prepared.logits(prepared.ready(images[start:stop])).float()
+
+    def done(stop: int) -> None:
         if progress is not None:
             progress(stop, len(images))
-        return rows
 
     with prepared.passing(gradients=False):
         size = forward_size(batch_size, prepared.device)
-        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:]))
+        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:], done=done))
 
 
 def activations(

@@ -287,6 +287,7 @@ class Prepared(Classifier):
         batch_size: int | None,
         image: torch.Size,
         rows: Callable[[Result], Any] | None = lambda result: result,
+        done: Callable[[int], None] | None = None,
     ) -> list[Result]:
         """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
 
@@ -300,6 +301,7 @@ class Prepared(Classifier):
             batch_size: to begin with; None chooses by the device.
             image: shape of one.
             rows: what of a result has a row for each image, the scores first; None if nothing has.
+            done: called with the number of those that are done.
         """
         if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
             batch_size = 1
@@ -308,6 +310,11 @@ class Prepared(Classifier):
             found, size = run(start, stop), stop - start
             if rows is not None and not self._is_as_alone(rows, found, lambda: run(stop - 1, stop), size, image):
                 raise _MixedError
+            return told(found, stop)
+
+        def told(found: Result, stop: int) -> Result:
+            if done is not None:
+                done(stop)
             return found
 
         try:
@@ -318,7 +325,7 @@ class Prepared(Classifier):
             if self.network.contiguous or "view size is not compatible" not in str(error):
                 raise
             self.network.lay_out_plainly()
-        return in_batches(run, count, batch_size, self.device, image)
+        return in_batches(lambda start, stop: told(run(start, stop), stop), count, batch_size, self.device, image)
 
     def _is_as_alone(
         self, rows: Callable[[Result], Any], found: Result, alone: Callable[[], Result], size: int, image: torch.Size

@@ -122,6 +122,8 @@ def companions(
     """
     pictures = Photographs.of(folder) if folder else None
     memory = memories(classifier) if pictures is None else pictures.memories(classifier)
+    ran = {layer.name for layer in prepare(classifier).layers} if memory else set()
+    memory = {name: own for name, own in memory.items() if name in ran}
     if not memory:
         return None
     name = f"companions-{_key(classifier, pictures)}.npz"

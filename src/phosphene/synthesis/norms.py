@@ -98,15 +98,11 @@ def memories(classifier: Classifier) -> Mapping[str, Memory]:
         >>> list(memories(Classifier(net)))
         ['1']
     """
-    prepared = prepare(classifier)
     norms = {
         name: module
-        for name, module in prepared.module.named_modules()
+        for name, module in prepare(classifier).module.named_modules()
         if type(module) is nn.BatchNorm2d and module.running_mean is not None
     }
-    if norms:
-        ran = {layer.name for layer in prepared.layers}
-        norms = {name: norm for name, norm in norms.items() if name in ran}
     return {name: Memory.of(norms[name]) for name in _telling({name: norms[name].num_features for name in norms})}
 
 
