@@ -511,8 +511,7 @@ class Classifier:
         by_name = picture_by_name(self.module)
         if by_name is not None and "positional" in str(error):
             raise ModelError(
-                f"{self.name} takes '{by_name}' by name alone; wrap it into a module whose forward takes the pictures "
-                f"and calls it with {by_name}=pictures"
+                f"{self.name} takes '{by_name}' by name alone; say so: Classifier(..., explained='{by_name}')"
             ) from error
 
     def read(self, output: Any, count: int | None = None) -> Tensor:

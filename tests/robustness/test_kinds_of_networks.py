@@ -89,6 +89,8 @@ class TakesByName(Body):
 def test_a_network_that_takes_pictures_by_name_alone_is_refused_by_that_name() -> None:
     with pytest.raises(ModelError, match="takes 'pixel_values' by name alone"):
         forward(classifier_of(made(TakesByName), SIZE), pictures())
+    named = classifier_of(made(TakesByName), SIZE, explained="pixel_values")
+    assert map_error(forward(named, pictures()), forward(classifier_of(made(Body), SIZE), pictures())) <= MOST
 
 
 class CastsTo16Bits(Body):
