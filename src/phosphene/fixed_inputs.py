@@ -153,6 +153,12 @@ def open_inputs(module: nn.Module, fixed: FixedInputs) -> list[str]:
     return [name for name in needed if name != picture and name not in fixed.values]
 
 
+def picture_by_name(module: nn.Module) -> str | None:
+    """The first input, if a network takes it by its name alone."""
+    first = next(iter(_parameters(module)), None)
+    return first.name if first is not None and first.kind == inspect.Parameter.KEYWORD_ONLY else None
+
+
 def lacking_inputs(name: str, lacking: list[str]) -> ModelError:
     """The error for inputs that are open."""
     which = ", ".join(f"'{one}'" for one in lacking)
