@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from phosphene.devices import CPU
 from phosphene.errors import ModelError, OptionError, PhospheneError
-from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs, picture_by_name
+from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, layer_name
 from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
@@ -508,11 +508,6 @@ class Classifier:
         lacking = open_inputs(self.module, self.inputs)
         if lacking:
             raise lacking_inputs(self.name, lacking) from error
-        by_name = picture_by_name(self.module)
-        if by_name is not None and "positional" in str(error):
-            raise ModelError(
-                f"{self.name} takes '{by_name}' by name alone; say so: Classifier(..., explained='{by_name}')"
-            ) from error
 
     def read(self, output: Any, count: int | None = None) -> Tensor:
         """(N, K) scores out of whatever the module returned.

@@ -123,10 +123,11 @@ def fixed_inputs(module: nn.Module, inputs: InputsLike | FixedInputs, explained:
 
 
 def _picture(module: nn.Module, values: Mapping[str, Any], explained: str | None) -> str | None:
-    """The name of the input that is the picture; None where it is the first."""
-    names = list(_names(module) or ())
-    found = explained or next((name for name in names if name not in values), None)
-    return None if found in (None, *names[:1]) else found
+    """The name of the input that is the picture; None where it is the first and has a place."""
+    named = [item for item in _parameters(module) if item.kind not in _STARRED]
+    found = explained or next((item.name for item in named if item.name not in values), None)
+    placed = [item.name for item in named[:1] if item.kind != inspect.Parameter.KEYWORD_ONLY]
+    return None if found in (None, *placed) else found
 
 
 def check_inputs(module: nn.Module, fixed: FixedInputs) -> None:
@@ -151,12 +152,6 @@ def open_inputs(module: nn.Module, fixed: FixedInputs) -> list[str]:
     needed = [item.name for item in parameters if item.default is item.empty and item.kind not in _STARRED]
     picture = fixed.explained or next((item.name for item in parameters if item.kind not in _STARRED), None)
     return [name for name in needed if name != picture and name not in fixed.values]
-
-
-def picture_by_name(module: nn.Module) -> str | None:
-    """The first input, if a network takes it by its name alone."""
-    first = next(iter(_parameters(module)), None)
-    return first.name if first is not None and first.kind == inspect.Parameter.KEYWORD_ONLY else None
 
 
 def lacking_inputs(name: str, lacking: list[str]) -> ModelError:

@@ -86,10 +86,8 @@ class TakesByName(Body):
         return super().forward(pixel_values)
 
 
-def test_a_network_that_takes_pictures_by_name_alone_is_refused_by_that_name() -> None:
-    with pytest.raises(ModelError, match="takes 'pixel_values' by name alone"):
-        forward(classifier_of(made(TakesByName), SIZE), pictures())
-    named = classifier_of(made(TakesByName), SIZE, explained="pixel_values")
+def test_a_network_that_takes_pictures_by_name_alone_is_given_them_by_that_name() -> None:
+    named = classifier_of(made(TakesByName), SIZE)
     assert map_error(forward(named, pictures()), forward(classifier_of(made(Body), SIZE), pictures())) <= MOST
 
 

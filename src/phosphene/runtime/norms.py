@@ -23,7 +23,7 @@ def right_norms(values: Tensor) -> Iterator[None]:
     a stride that fits no layout, such as that of one image behind a transposition.
     """
     nodes = list(graph_nodes(values))
-    hooks = [_restrided(node) for node in nodes if node_kind(node) == "NativeBatchNorm"]
+    hooks = [hook for node in nodes if node_kind(node) == "NativeBatchNorm" for hook in _restrided(node)]
     try:
         with _SameStrides() if any(map(_may_norm, nodes)) else nullcontext():  # type: ignore[no-untyped-call]
             yield
@@ -32,10 +32,14 @@ def right_norms(values: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def _restrided(norm: Any) -> Any:
-    """A hook that gives what comes back to a norm's node the strides of the norm's input."""
+def _restrided(norm: Any) -> list[Any]:
+    """A hook that gives what comes back to a norm's node the strides of the norm's input; none once it is freed."""
+    try:
+        strides = norm._saved_input.stride()
+    except RuntimeError:  # what an earlier pass went back through is freed: a network may keep its values for means
+        return []
     # (The strides and not the node: a node that holds itself through its hook is never freed.)
-    return norm.register_prehook(partial(_with_strides, norm._saved_input.stride()))
+    return [norm.register_prehook(partial(_with_strides, strides))]
 
 
 def _with_strides(strides: tuple[int, ...], gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
