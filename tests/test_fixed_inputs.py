@@ -249,3 +249,23 @@ def test_a_batch_run_tells_each_picture_its_inputs():
     rows = [row for path in sorted(Path("many").rglob("*.parquet")) for row in parquet.read_table(path).to_pylist()]
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "error"]
     assert rows[0]["score"] != pytest.approx(rows[2]["score"], rel=1e-3)
+
+
+class Placed(Aged):
+    """Takes the picture alone."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image, AGE.expand(len(image), -1))
+
+
+class ByName(Placed):
+    """Takes it by its name alone, as networks of transformers do."""
+
+    def forward(self, *, pixel_values: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(pixel_values)
+
+
+def test_a_picture_taken_by_name_alone_is_given_by_that_name() -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    named, placed = (forward(classifier_of(kind(), 16), images) for kind in (ByName, Placed))
+    torch.testing.assert_close(named, placed)
