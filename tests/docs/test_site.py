@@ -68,6 +68,7 @@ def commands(page: Path) -> list[list[str]]:
 METHOD_PAGES = DOCS / "methods"  # one command each, on a picture: the contract tests run every method
 
 
+@pytest.mark.slow  # (minutes in all; on a fresh installation test_readme_commands.py runs the same lines)
 @pytest.mark.parametrize(
     "page",
     [page for page in COMMAND_PAGES if page.parent != METHOD_PAGES],
