@@ -79,6 +79,9 @@ class Follow(Operations):
         'NHWC'
     """
 
+    joins = False
+    """Whether one value was made of several images, by a sum or a sort over their axis."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
@@ -98,8 +101,9 @@ class Follow(Operations):
         given = {item: self._known[item] for item in values if item in self._known}
         output = func(*args, **(kwargs or {}))
         if given:
-            made = list(tensors_in((output,)))
+            made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
+            self.joins = self.joins or known.joins_images()
             for value in made:
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
@@ -143,6 +147,22 @@ class _Call:
             return _RULES.get(self.name, _Call.alike)(self, output)
         except (TypeError, ValueError, LookupError):  # an overload with other arguments than the rule knows
             return None
+
+    def joins_images(self) -> bool:
+        """Whether it makes one value of several images."""
+        place = 1 if self.name in ("addmm", "baddbmm", "addbmm") else 0
+        axes, rule = self.of(place), _RULES.get(self.name)
+        if not axes:
+            return False
+        if rule is _Call.reduced:
+            joined = self._reduced()
+        elif rule in (_Call.multiplied, _Call.linear):
+            joined = {len(axes) - 1}
+        elif self.name in _ALONG:
+            joined = {int(self.argument(_ALONG[self.name], "dim", -1)) % len(axes)}
+        else:
+            return False
+        return any(name == IMAGES and length > 1 for one in joined for name, length in axes[one])
 
     def of(self, place: int) -> Axes | None:
         """The axes of the argument at a place."""
@@ -299,6 +319,12 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     return None if waiting else tuple(found)
 
 
+# What runs along one axis and leaves its length, and where that axis is named.
+_ALONG = {
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "softmax"), 1),
+    **dict.fromkeys(("topk", "kthvalue"), 2),
+}
+
 _Rule = Callable[[_Call, Tensor], Axes | None]
 _RULES: dict[str, _Rule] = {}
 for _rule, _names in (
@@ -308,7 +334,11 @@ for _rule, _names in (
     (_Call.expanded, "expand expand_copy"),
     (_Call.selected, "select unbind"),
     (_Call.stacked, "stack"),
-    (_Call.reduced, "sum mean amax amin logsumexp norm linalg_vector_norm prod var std all any argmax max min"),
+    (
+        _Call.reduced,
+        "sum nansum mean amax amin aminmax logsumexp norm linalg_vector_norm prod var std var_mean std_mean all any "
+        "argmax argmin max min median nanmedian count_nonzero",
+    ),
     (_Call.multiplied, "mm bmm addmm baddbmm"),
     (_Call.linear, "linear"),
     (

@@ -250,7 +250,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "scripted SiLU": (lambda: torch.jit.script(nn.SiLU()), "code hidden from Python"),
     "own autograd function": (lambda: Gated(_OwnRelu.apply), "does not reach _OwnReluBackward"),
-    "compiled": (lambda: torch.compile(nn.ReLU(), backend="aot_eager"), r"layer 'body\.act' is compiled"),
 }
 
 

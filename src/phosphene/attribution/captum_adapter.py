@@ -60,6 +60,10 @@ _NONLINEAR = {
 _PRODUCTS = {"Mul", "Div", "Bmm", "Mm", "ScaledDotProductFlashAttentionForCpu", "ScaledDotProductEfficientAttention"}
 
 
+# Images that captum runs at once.
+_BATCH = 8
+
+
 class ScoreOf(nn.Module):
     """A network whose only output is the score of one target, (N, 1), as a function of normalized images."""
 
@@ -141,7 +145,7 @@ def explained(
     mean = prepared.mean_image
     color = {"mean": mean, "black": torch.zeros_like(mean), "white": torch.ones_like(mean)}[baseline]
     maps, scores, errors = [], [], []
-    if not prepared.network.images_are_independent(images.shape[1:]):
+    if not prepared.network.images_are_independent(images.shape[1:], batch_size or _BATCH):
         batch_size = 1
     own_hooks = ValueHooks() if prepared.first_look.hooks else nullcontext()
     with plain_mode(prepared.device, gradients=True), own_random_state(), warnings.catch_warnings(), own_hooks:
@@ -152,7 +156,7 @@ def explained(
             base = prepared.preprocess.normalize(color[None].to(image).expand_as(image))
             score = ScoreOf(prepared, target.rows(index, index + 1))
             try:
-                inputs = CaptumInputs(score, image.detach().requires_grad_(), base.contiguous(), batch_size or 8)
+                inputs = CaptumInputs(score, image.detach().requires_grad_(), base.contiguous(), batch_size or _BATCH)
                 values, missing = answer(inputs)
                 scores.append(score(image).detach()[:, 0])
             except PhospheneError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +106,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     recorded = False
     with _apart(device), torch.enable_grad():
         before = _generators(device)
-        with _Watch() as watch, ValueHooks() as hooks:
+        with _Watch() as watch, _Calls(watch) as hooks:
             plain = _tried(run, watch.follow(image.requires_grad_()))
             if plain is None:  # some take channels last alone
                 image = image.detach().contiguous(memory_format=torch.channels_last)
@@ -187,14 +187,48 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
         self._of_images[image] = True
         return image
 
+    def follows(self, values: Sequence[Any]) -> bool:
+        """Whether any of these came of the image."""
+        return any(value in self._of_images for value in tensors_in(values))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        followed = any(value in self._of_images for value in tensors_in((*args, *(kwargs or {}).values())))
+        followed = self.follows((*args, *(kwargs or {}).values()))
         self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
-        self.reads = self.reads or (followed and torch.Tag.data_dependent_output in func.tags)
+        self.reads = self.reads or (followed and _shows_values(func, args))
         output = func(*args, **(kwargs or {}))
         for value in tensors_in((output,)) if followed else ():
-            self._of_images[value] = True
+            self.follow(value)
         return output
+
+
+def _shows_values(func: Any, args: Any) -> bool:
+    """Whether an operation hands values to Python: as numbers, or in the shape of what it gives."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index.dtype in (torch.bool, torch.uint8) for index in tensors_in(args[1]))
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+class _Calls(ValueHooks):
+    """Notes as well what hands values to Python or NumPy past PyTorch's operations."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = super().__torch_function__(func, types, args, kwargs)
+        if func in _PAST_OPERATIONS and self.watch.follows(args[:1]):
+            if isinstance(output, Tensor):  # (the same values, which are no longer known to come of the image)
+                self.watch.follow(output)
+            else:
+                self.watch.reads = True
+        return output
+
+
+_PAST_OPERATIONS = {
+    *(Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.untyped_storage),
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+}
 
 
 def _tried(run: Run, image: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from phosphene.classifier import loose_tensors, unwrapped
@@ -38,7 +38,12 @@ def freeze(module: nn.Module) -> nn.Module:
         there = (*tensors.values(), *loose_tensors(module))
         if tensors and all(tensor.device.type == "meta" for tensor in there):
             raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
-        frozen = duplicate(module, tensors)
+        # What a graph notes of its nodes (stand-ins for tensors, of an exported network) can be no part of a copy.
+        held = (vars(child).get(name) for child in module.modules() for name in ("graph", "_graph"))
+        notes: dict[int, dict[str, Any]] = {
+            id(node.meta): {} for graph in held if isinstance(graph, fx.Graph) for node in graph.nodes
+        }
+        frozen = duplicate(module, tensors, notes)
         # TorchScript copies its weights itself, past the given ones.
         for tensor in frozen.parameters():
             tensor.requires_grad_(False)
@@ -46,14 +51,16 @@ def freeze(module: nn.Module) -> nn.Module:
         return frozen
 
 
-def duplicate(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
-    """A copy of a module's structure in which the tensors of these identities are replaced.
+def duplicate(
+    module: nn.Module, tensors: Mapping[int, Tensor], notes: Mapping[int, dict[str, Any]] | None = None
+) -> nn.Module:
+    """A copy of a module's structure in which the tensors of these identities are replaced, and so are `notes`.
 
     Raises:
         ModelError: as for `freeze`.
     """
     try:
-        copied, known = _deep_copy(module, tensors)
+        copied, known = _deep_copy(module, {**tensors, **(notes or {})})
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
@@ -68,6 +75,9 @@ def duplicate(module: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
     own = _Own({id(child) for child in module.modules()} | set(tensors), known)
     for name, child in copied.named_modules():
         own.rebind(child, f"layer '{name}'" if name else "the network")
+        inner = getattr(child, "_orig_mod", None)
+        if isinstance(inner, nn.Module):  # what was compiled would be compiled anew, and hide what is to be seen
+            vars(child)["forward"] = inner.__call__
     return copied
 
 
@@ -80,7 +90,7 @@ def _own(tensor: Tensor) -> Tensor:
     return nn.Parameter(fixed, requires_grad=False) if isinstance(tensor, nn.Parameter) else fixed
 
 
-def _deep_copy(module: nn.Module, tensors: Mapping[int, Tensor]) -> tuple[nn.Module, dict[int, Any]]:
+def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
     """(a deep copy, what it was made of by identity); what cannot be copied is shared if it is no module."""
     known: dict[int, Any] = dict(tensors)
     try:

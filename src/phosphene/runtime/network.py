@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from phosphene.axes import Follow
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
@@ -44,7 +45,7 @@ _SAME = 5e-5
 _NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
-_NEARLY, _ROUGHLY, _KINKS = 1e-4, 0.3, 0.3
+_NEARLY, _ROUGHLY, KINKS = 1e-4, 0.3, 0.3
 # Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
 _FLAT = 1e-3
 
@@ -60,6 +61,8 @@ class Network:
         first_look: what was seen when the first images came; None before, or where nothing could be seen.
         state: what the network held before it ever ran.
         moves: whether its passes change what later ones give, so that each has to begin with that state.
+        compared: kinds of passes of which a batch was compared with an image alone, by shape of an image, size of the
+            batch and what they give.
         right_windows: whether windows of its maps give what whole maps give, by precision, size and boxes.
     """
 
@@ -70,6 +73,7 @@ class Network:
         self.first_look: FirstLook | None = None
         self.state = State(self.module)
         self.moves = False
+        self.compared: set[tuple[object, ...]] = set()
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
@@ -148,9 +152,9 @@ class Network:
             scores, gradient = self._answered(module, dtype)
         except Exception:  # code of the network's own may raise anything
             return False
-        if scores.shape != expected[0].shape or not _near(scores, expected[0], room):
+        if scores.shape != expected[0].shape or not near(scores, expected[0], room):
             return False
-        return _near(gradient, expected[1], _KINKS + room)
+        return near(gradient, expected[1], KINKS + room)
 
     @cached_property
     def _answer(self) -> tuple[Tensor, Tensor] | None:
@@ -405,66 +409,73 @@ class Network:
         reached = spatial_map(gradient, layer, images, self.layout(layer)).abs().sum(dim=1) > 0  # (1, h, w)
         return max(1, int(reached.sum()))  # a class token alone is reached, too
 
-    def images_are_independent(self, image: torch.Size) -> bool:
+    def images_are_independent(self, image: torch.Size, count: int = 2) -> bool:
         """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once.
 
         They are not if the network takes no more than one image.
+
+        Args:
+            image: shape of one.
+            count: of a batch that is tried out: with a batch of another size a network may do otherwise.
         """
         with self._lock:
-            if image not in self.independent:
-                self.independent[image] = self._are_independent(image)
-            return self.independent[image]
+            for size in (2, max(2, count)):
+                if (image, size) not in self.independent:
+                    self.independent[image, size] = self._are_independent(image, size)
+            return all(alike for (shape, _), alike in self.independent.items() if shape == image)
 
     @cached_property
-    def independent(self) -> dict[torch.Size, bool]:
+    def independent(self) -> dict[tuple[torch.Size, int], bool]:
+        """By shape of an image and size of a batch, as far as it was tried out."""
         return {}
 
-    def _are_independent(self, image: torch.Size) -> bool:
+    def _are_independent(self, image: torch.Size, count: int) -> bool:
         if self.first_look is not None and self.first_look.reads:  # (it would have to be tried with every value)
             return False
-        images = self._noise(image)
+        images = self._noise(image, count)
         with trial(images.device):
             try:
-                alone = [self._rows(image) for image in (images[:1], images[1:], images[:1])]
+                alone = [self._rows(end) for end in (images[:1], images[-1:], images[:1])]
                 try:
-                    given = self.classifier.run(self.module, images)
+                    with Follow() as follow:
+                        given = self.classifier.run(self.module, follow.name(images, "NCPP"))
                 except ModelError:  # it takes one image and no batch
                     return False
-                together = self.classifier.rows(given, len(images))
+                together = self.classifier.rows(given, count)[[0, -1]]
             except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
                 return True
         if not torch.equal(alone[0], alone[2]):  # (a network that draws random numbers: nothing can be told)
             return True
         single = torch.cat(alone[:2])
-        difference = (together - single).abs().amax()
-        alike = together.shape == single.shape and bool(difference <= _SAME * single.abs().amax().clamp(min=1e-6))
-        return alike and not self._are_mixed(images)
+        alike = together.shape == single.shape and _is_rounded(together, single)
+        return alike and not follow.joins and not self._are_mixed(images)
 
     def _are_mixed(self, images: Tensor) -> bool:
         """Whether the scores of an image have a gradient at another one: none at all, unless they see it.
 
-        A ReLU that is dead for both images lets no gradient through, but a DeconvNet's does: a norm by the statistics
-        of the batch mixes them whatever the gradient.
+        Or another gradient at itself than alone. A ReLU that is dead for both images lets no gradient through, but a
+        DeconvNet's does: a norm by the statistics of the batch mixes them whatever the gradient.
         """
         with trial(images.device, gradients=True):
-            leaf = images.clone().requires_grad_()
+            leaf, last = images.clone().requires_grad_(), images[-1:].clone().requires_grad_()
             try:
-                scores = self._rows(leaf)
+                scores, alone = self._rows(leaf), self._rows(last)
                 if any(map(norms_by_batch, graph_nodes(scores))):
                     return True
-                (gradient,) = _gradients(scores[1:].square().sum(), [leaf])
+                (gradient,) = _gradients(scores[-1:].square().sum(), [leaf])
+                (single,) = _gradients(alone.square().sum(), [last])
             except (RuntimeError, PhospheneError):  # what the pass itself will refuse
                 return False
-        if gradient is None:
-            return False
-        other, own = gradient.abs().flatten(1).amax(1)
-        return bool(other > _NO_GRADIENT * own)
+        if gradient is None or single is None:
+            return (gradient is None) != (single is None)
+        *others, own = gradient.abs().flatten(1).amax(1)
+        return max(map(float, others)) > _NO_GRADIENT * float(own) or not near(gradient[-1:], single, KINKS)
 
-    def _noise(self, image: torch.Size) -> Tensor:
-        """(2, C, H, W) unequal images of random numbers, laid out as the network wants them."""
+    def _noise(self, image: torch.Size, count: int = 2) -> Tensor:
+        """(count, C, H, W) unequal images of random numbers, laid out as the network wants them."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(2, *image, generator=generator, device="cpu", dtype=torch.float32)
-        images = images * torch.tensor([0.5, 1.0], device="cpu").view(2, 1, 1, 1)
+        images = torch.rand(count, *image, generator=generator, device="cpu", dtype=torch.float32)
+        images = images * torch.linspace(0.5, 1.0, count, device="cpu", dtype=torch.float32).view(-1, 1, 1, 1)
         return _laid_out(images.to(self.classifier.device), self.first_look)
 
 
@@ -489,7 +500,12 @@ def _is_flat(gradient: Tensor) -> bool:
     return alive.shape[1] < 2 or bool((alive - alive[:, :1]).abs().amax() <= _FLAT * alive.abs().amax())
 
 
-def _near(found: Tensor, expected: Tensor, room: float) -> bool:
+def _is_rounded(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().amax() <= _SAME * expected.abs().amax().clamp(min=1e-6))
+
+
+def near(found: Tensor, expected: Tensor, room: float) -> bool:
+    """Whether values differ from those expected by no more than a part of these, in the root mean square."""
     if not bool(expected.isfinite().all()):
         return True
     difference = (found - expected).float().square().mean().sqrt()

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
@@ -67,14 +67,15 @@ def forward(
         return _recorded_logits(prepared, recorded[1])
 
     def run(start: int, stop: int) -> Tensor:
-        rows = prepared.logits(prepared.ready(images[start:stop])).float()
+        return prepared.logits(prepared.ready(images[start:stop])).float()
+
+    def done(stop: int) -> None:
         if progress is not None:
             progress(stop, len(images))
-        return rows
 
     with prepared.passing(gradients=False):
         size = forward_size(batch_size, prepared.device)
-        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:]))
+        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:], done=done))
 
 
 def activations(
@@ -169,7 +170,6 @@ def rule_gradient(
     """
     prepared = prepare(classifier, keep=(*target.layers, *([] if to is None else [to])))
     prepared.check_images(images)
-    _refuse_compiled(prepared.module)
     target = target.expand(len(images))
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -185,14 +185,6 @@ def rule_gradient(
     with prepared.passing(gradients=True):
         scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
     return torch.cat(scores), joined(found)
-
-
-def _refuse_compiled(module: nn.Module) -> None:
-    for name, child in module.named_modules():
-        if isinstance(getattr(child, "_orig_mod", None), nn.Module):
-            raise ModelError(
-                f"layer '{name}' is compiled, where no ReLU rule reaches; pass the module it was made of (._orig_mod)"
-            )
 
 
 def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
@@ -257,7 +249,10 @@ def _layer_gradients(
         def run(start: int, stop: int) -> LayerPass:
             return _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
 
-        parts = prepared.in_batches(run, len(images), batch_size, images.shape[1:])
+        with prepared.passing(gradients=True):
+            parts = prepared.in_batches(
+                run, len(images), batch_size, images.shape[1:], lambda part: (part.score, part.gradients)
+            )
     return LayerPass(
         torch.cat([part.score for part in parts]),
         {name: torch.cat([part.activations[name] for part in parts]) for name in layers},
@@ -277,10 +272,10 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
-    with prepared.passing(gradients=True):
-        inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
-        with capture(prepared.module, layers, edit=_start_of_graph) as found:
-            values = scored(prepared, inputs, target, score)
+    inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
+    with capture(prepared.module, layers, edit=_start_of_graph) as found:
+        values = scored(prepared, inputs, target, score)
+        # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
         return _brought_back(prepared, values, {name: found[name] for name in layers})
 
 
@@ -327,7 +322,7 @@ def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | N
         return _Record((start, stop), outputs, found[layer])
 
     with prepared.passing(gradients=True):
-        return prepared.in_batches(run, len(images), batch_size, images.shape[1:])
+        return prepared.in_batches(run, len(images), batch_size, images.shape[1:], lambda made: made.outputs.logits)
 
 
 def _recorded_logits(prepared: Prepared, records: Sequence[_Record]) -> Tensor:

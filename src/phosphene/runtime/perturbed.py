@@ -141,12 +141,11 @@ def _windowed_scores(
         def run(start: int, stop: int) -> Tensor:
             seen = images[index : index + 1].expand(stop - start, -1, -1, -1)
             outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start, seen)
-            if progress is not None:
-                progress(index * len(boxes) + stop, len(images) * len(boxes))
             return own.expand(stop - start).scores(outputs, score)
 
-        size = batch_size or _WINDOWS
-        return torch.cat(prepared.in_batches(run, len(boxes), size, images.shape[1:]))
+        done = told_of(progress, index, len(boxes), len(images))
+        # (a graph does not ask how many there are)
+        return torch.cat(prepared.in_batches(run, len(boxes), batch_size or _WINDOWS, images.shape[1:], None, done))
 
     with prepared.passing(gradients=False):
         return torch.stack(_one_by_one(row, prepared, images))
@@ -190,14 +189,22 @@ def _perturbed_scores(
         image, own = images[index].detach().float(), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
-            values = _score(prepared, perturb(image, start, stop), own, score)
-            if progress is not None:
-                progress(index * count + stop, len(images) * count)
-            return values
+            return _score(prepared, perturb(image, start, stop), own, score)
 
-        return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:]))
+        done = told_of(progress, index, count, len(images))
+        return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:], done=done))
 
     return torch.stack(_one_by_one(row, prepared, images))
+
+
+def told_of(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
+    """Tells of the copies of one of several images that are done how many that is of all."""
+
+    def done(stop: int) -> None:
+        if progress is not None:
+            progress(index * count + stop, images * count)
+
+    return done
 
 
 def _scores(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:

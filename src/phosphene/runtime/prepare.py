@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
@@ -26,12 +26,15 @@ from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
-from phosphene.runtime.network import Network
+from phosphene.runtime.network import KINKS, Network, near
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, whole_float32
 from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
+
+# Of the largest score: by no more do scores of an image alone and in a batch differ that are no others.
+_ROUNDED = {"exact": 1e-4, "fast": 0.1}
 
 
 class Prepared(Classifier):
@@ -278,28 +281,81 @@ class Prepared(Classifier):
         return ready
 
     def in_batches(
-        self, run: Callable[[int, int], Result], count: int, batch_size: int | None, image: torch.Size
+        self,
+        run: Callable[[int, int], Result],
+        count: int,
+        batch_size: int | None,
+        image: torch.Size,
+        rows: Callable[[Result], Any] | None = lambda result: result,
+        done: Callable[[int], None] | None = None,
     ) -> list[Result]:
         """What `run(start, stop)` gives for each micro-batch (micro_batches.in_batches).
 
-        One image at a time where images of a batch are not independent of each other; and once more in plain layout
-        where the network takes a view of what only several images lay out in another way.
+        One image at a time where images of a batch are not independent of each other, of two or of as many as run
+        here; and once more in plain layout where the network takes a view of what only several images lay out in
+        another way.
 
         Args:
             run: does a part; it may be run again.
             count: of images, or of copies of one.
             batch_size: to begin with; None chooses by the device.
             image: shape of one.
+            rows: what of a result has a row for each image, the scores first; None if nothing has.
+            done: called with the number of those that are done.
         """
         if min(count, usual_size(batch_size, self.device)) > 1 and not self.network.images_are_independent(image):
             batch_size = 1
+
+        def compared(start: int, stop: int) -> Result:
+            found, size = run(start, stop), stop - start
+            if rows is not None and not self._is_as_alone(rows, found, lambda: run(stop - 1, stop), size, image):
+                raise _MixedError
+            return told(found, stop)
+
+        def told(found: Result, stop: int) -> Result:
+            if done is not None:
+                done(stop)
+            return found
+
         try:
-            return in_batches(run, count, batch_size, self.device, image)
+            return in_batches(compared, count, batch_size, self.device, image)
+        except _MixedError:
+            batch_size = 1
         except ModelError as error:
             if self.network.contiguous or "view size is not compatible" not in str(error):
                 raise
-        self.network.lay_out_plainly()
-        return in_batches(run, count, batch_size, self.device, image)
+            self.network.lay_out_plainly()
+        return in_batches(lambda start, stop: told(run(start, stop), stop), count, batch_size, self.device, image)
+
+    def _is_as_alone(
+        self, rows: Callable[[Result], Any], found: Result, alone: Callable[[], Result], size: int, image: torch.Size
+    ) -> bool:
+        """Whether a batch gives its last image what that gives alone; looked at with the first batch of each size.
+
+        A network may ask how many images there are. Where more differs than rounding does it is tried out on noise:
+        of scores that are nearly zero rounding is a large part.
+        """
+        if size == 1:
+            return True
+        batch, known = list(_tensors(rows(found))), self.network.compared
+        # (a layer that runs for each image by itself gives its last output)
+        if any(values.ndim == 0 or len(values) % size for values in batch):
+            self.network.independent[image, size] = False
+            return False
+        if size == 2 or self.first_look.draws:
+            return True
+        # Gradients too: to spare memory a network may cut them off from large batches.
+        key = (image, size, torch.is_grad_enabled(), len(batch))
+        if key in known:
+            return True
+        known.add(key)
+        room = _ROUNDED[self.precision] * batch[0].abs().amax()
+        pairs = list(zip(batch, _tensors(rows(alone())), strict=True))
+        if all(many[-1:].shape == one.shape and near(many[-1:], one, KINKS) for many, one in pairs):
+            scores, score = pairs[0]
+            if bool((scores[-1:] - score).abs().amax() <= room):
+                return True
+        return self.network.images_are_independent(image, size)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -324,6 +380,18 @@ class Prepared(Classifier):
             *self.notes,
             *(f"layer {one.name} runs {one.calls} times for each image: its last output is meant" for one in repeated),
         )
+
+
+class _MixedError(Exception):
+    """Images of a batch turned out to depend on how many there are."""
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values.detach()
+    else:
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _tensors(value)
 
 
 _PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()

@@ -13,6 +13,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import channel_axis
 from phosphene.hooks import capture, did_not_run
 from phosphene.runtime.passes import scored
+from phosphene.runtime.perturbed import told_of
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.targets import Target
 from phosphene.types import Score
@@ -82,12 +83,11 @@ def replaced_scores(
             repeated = image if once else image.expand(stop - start, -1, -1, -1)
             made = copies.made(range(start, stop)).to(output)
             values, _ = _run(prepared, repeated, own, layer, score, lambda _: made, turn, stop - start if once else 1)
-            if progress is not None:
-                progress(index * copies.count + stop, len(images) * copies.count)
             return values
 
         size = batch_size or (_COPIES if once else None)
-        return value, torch.cat(prepared.in_batches(run, copies.count, size, images.shape[1:])), output
+        done = told_of(progress, index, copies.count, len(images))
+        return value, torch.cat(prepared.in_batches(run, copies.count, size, images.shape[1:], done=done)), output
 
     with prepared.passing(gradients=False):
         found = prepared.in_batches(row, len(images), 1, images.shape[1:])

@@ -210,8 +210,13 @@ class _Pass:
 
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(objective (N,), logits (N, K), gradient like the parameters)."""
+        count = len(parameters)
+        if count * self.views_per_step > 1:
+            # As many as the largest pass has: what a batch of views gives is a sum, and cannot be compared by images.
+            most = min(count, usual_size(self.batch_size, parameters.device))
+            self.prepared.network.images_are_independent(self.image, most * self._together(most))
         parts = self.prepared.in_batches(
-            lambda start, stop: self._rows(parameters, start, stop), len(parameters), self.batch_size, self.image
+            lambda start, stop: self._rows(parameters, start, stop), count, self.batch_size, self.image, None
         )
         value, logits, gradient = (
             torch.cat(column) if len(column) > 1 else column[0] for column in zip(*parts, strict=True)
@@ -222,14 +227,18 @@ class _Pass:
         """The same of some images: as many views at once as a batch has room for."""
         leaf = parameters[start:stop].detach().requires_grad_()
         draws = [replace(own, rows=(start, stop)) for own in self._draws()]
-        # A captured layer need not have the batch first, so that it could not be told apart by views.
-        room = 1 if self.objective.layers else usual_size(self.batch_size, leaf.device)
-        together = max(1, room // len(leaf))
+        together = self._together(len(leaf))
         parts = self.prepared.in_batches(
-            lambda first, last: self._views(leaf, start, draws[first:last]), len(draws), together, self.image
+            lambda first, last: self._views(leaf, start, draws[first:last]), len(draws), together, self.image, None
         )
         value, logits, gradient = (sum(column) / len(draws) for column in zip(*parts, strict=True))
         return value, logits, gradient
+
+    def _together(self, images: int) -> int:
+        """Views of each of so many images that go through the network at once."""
+        # A captured layer need not have the batch first, so that it could not be told apart by views.
+        room = 1 if self.objective.layers else usual_size(self.batch_size, self.prepared.device)
+        return min(self.views_per_step, max(1, room // images))
 
     def _draws(self) -> Iterator[Draws]:
         yield self.draws
@@ -245,14 +254,15 @@ class _Pass:
             layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
             with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
-            values = sum(
-                self.objective(
-                    StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
+                values = sum(
+                    self.objective(
+                        StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
+                    )
+                    for answer in logits.chunk(len(draws))
                 )
-                for answer in logits.chunk(len(draws))
-            )
-            assert isinstance(values, Tensor)
-            (gradient,) = gradients(self.prepared, values, [leaf])
+                assert isinstance(values, Tensor)
+                # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
+                (gradient,) = gradients(self.prepared, values, [leaf])
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
         logits = torch.stack(logits.detach().chunk(len(draws))).sum(dim=0)
         return values.detach().float(), logits, gradient.float().contiguous()

@@ -20,6 +20,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import PhospheneWarning
 from phosphene.runtime import forward, prepare
+from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import cache_folder, keep_table, read_table
 from phosphene.synthesis.norms import Memory, distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
@@ -121,6 +122,8 @@ def companions(
     """
     pictures = Photographs.of(folder) if folder else None
     memory = memories(classifier) if pictures is None else pictures.memories(classifier)
+    ran = {layer.name for layer in prepare(classifier).layers} if memory else set()
+    memory = {name: own for name, own in memory.items() if name in ran}
     if not memory:
         return None
     name = f"companions-{_key(classifier, pictures)}.npz"
@@ -160,8 +163,8 @@ def _key(classifier: Classifier, pictures: Photographs | None = None) -> str:
     """What the sums hang on: the network's weights, its input, how companions are drawn, and pictures if given."""
     found = hashlib.sha256(f"({_VERSION}, {_fed(classifier.preprocess)})".encode())
     for name, values in prepare(classifier).source.module.state_dict().items():
-        found.update(name.encode())
-        found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode())  # (a module may keep what is no tensor, such as packed weights)
+        found.update(stored_bytes(values) if isinstance(values, Tensor) else repr(values).encode())
     found.update(b"" if pictures is None else pictures.key.encode())
     return found.hexdigest()[:16]
 

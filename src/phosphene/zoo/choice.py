@@ -12,6 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
+from phosphene.runtime.state import stored_bytes
 from phosphene.zoo.load import load_classifier
 
 
@@ -69,5 +70,5 @@ def weights_hash(classifier: Classifier) -> str:
     for name, tensor in [*sorted(source.module.state_dict().items()), *tensors_of(source.inputs)]:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(stored_bytes(tensor))
     return digest.hexdigest()

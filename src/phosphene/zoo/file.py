@@ -69,10 +69,6 @@ def _exported(path: Path) -> Classifier:
     except Exception as error:  # the reader raises whatever its version raises
         raise ModelError(f"{path}: no readable torch.export file ({first_line(error)})") from None
     _check_mode(program, path)
-    for module in network.modules():
-        graph = getattr(module, "graph", None)
-        for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
-            node.meta.clear()  # stand-ins for tensors, which cannot be copied
     count, channels, *size = _input_shape(program, path)
     if isinstance(count, int):
         raise ModelError(
