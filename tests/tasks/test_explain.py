@@ -54,7 +54,8 @@ def test_one_pass_for_all_pictures_of_a_batch(monkeypatch):
     )
     list(ExplainConfig.of(["saliency"]).run(network, items(4)))
     assert passes
-    assert set(passes) == {4}
+    assert set(passes) <= {4, 1}  # all at once, and of each size of batch one image alone, with which it is compared
+    assert passes.count(1) <= passes.count(4)
 
 
 def test_pictures_of_several_sizes_in_a_network_of_any_size():
