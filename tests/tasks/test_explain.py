@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phosphene.errors import OptionError
 from phosphene.render import Scale
 from phosphene.runtime import prepare
 from phosphene.sources import Item
@@ -147,3 +148,12 @@ def test_a_map_by_itself_has_the_colors_of_its_scale():
     palette = matplotlib.colormaps["inferno"]
     share = np.clip(values / shown.scale.high, 0, 1)
     np.testing.assert_array_equal(picture, palette((share * 255).round().astype(np.uint8), bytes=True)[..., :3])
+
+
+def test_a_window_that_fits_no_usual_picture_is_refused_and_one_that_a_small_picture_has_no_room_for_is_not():
+    network = classifier(size=None)
+    config = ExplainConfig.of(["occlusion:window=30,stride=10"])
+    (row,) = config.run(network, items(1), first=True)
+    assert "does not fit an image of 20 x 24" in row.maps[0].error
+    with pytest.raises(OptionError, match="does not fit"):
+        list(ExplainConfig.of(["occlusion:window=300,stride=10"]).run(network, items(1), first=True))

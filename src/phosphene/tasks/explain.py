@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from phosphene.classifier import ViewKind
@@ -34,6 +35,8 @@ from phosphene.types import Attribution, Prediction, Render, Score
 
 # One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
 Outcome = tuple[Attribution, ...] | PhospheneError
+# Height and width of a picture that is not too small for anything usual.
+_USUAL = (224, 224)
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,21 @@ class ExplainConfig:
         """
         found = computed(classifier, items, lambda network, group: _explained(self, network, group, progress, say))
         if first:
-            _refuse_what_never_works([one.maps for one in found if not isinstance(one, str)])
+            self._refuse_what_never_works(classifier, [one.maps for one in found if not isinstance(one, str)])
         for number, (item, result) in enumerate(zip(items, found, strict=True)):
             yield _row(self, classifier.labels, item, picture_folder(start + number, item.path), result)
+
+    def _refuse_what_never_works(
+        self, classifier: Prepared, pictures: Sequence[Sequence[tuple[Spec, Target, Outcome]]]
+    ) -> None:
+        refusal = _never_works(pictures)
+        if refusal is not None and classifier.preprocess.size is None and classifier.inputs.of_item is None:
+            # The first pictures may be too small for what the next ones take: a usual one is asked as well.
+            usual = Item("", "", torch.full((classifier.preprocess.channels, *_USUAL), 0.5))
+            (one,) = computed(classifier, [usual], lambda network, group: _explained(self, network, group, None, None))
+            refusal = refusal if isinstance(one, str) else _never_works([*pictures, one.maps])
+        if refusal is not None:
+            raise refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +178,10 @@ class _Explained:
     maps: tuple[tuple[Spec, Target, Outcome], ...]
 
 
-def _refuse_what_never_works(pictures: Sequence[Sequence[tuple[Spec, Target, Outcome]]]) -> None:
-    """Refuse options that make no sense on any of these pictures, and methods none of which the network allows.
+def _never_works(pictures: Sequence[Sequence[tuple[Spec, Target, Outcome]]]) -> OptionError | None:
+    """The refusal of options that make no sense on any of these pictures, and of methods none of which works.
 
-    Where it allows some, the others say in their rows why it does not.
+    Where the network allows some, the others say in their rows why it does not.
     """
     failed: dict[str, PhospheneError] = {}
     maps = list(zip(*pictures, strict=True))  # each method and class on every picture
@@ -178,13 +193,13 @@ def _refuse_what_never_works(pictures: Sequence[Sequence[tuple[Spec, Target, Out
     if len(failed) < len(named):
         failed = {method: error for method, error in failed.items() if not isinstance(error, ModelError)}
     if not failed:
-        return
+        return None
     reasons = list(dict.fromkeys(map(str, failed.values())))
     if len(reasons) > 1 or len(failed) < len(named):  # say of which method each is
         reasons = [
             f"{method}: {str(why).removeprefix(parse_spec(method).name + ': ')}" for method, why in failed.items()
         ]
-    raise OptionError("; ".join(reasons))
+    return OptionError("; ".join(reasons))
 
 
 def _explained(
