@@ -143,7 +143,7 @@ def _windowed_scores(
             outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start, seen)
             return own.expand(stop - start).scores(outputs, score)
 
-        done = told_of(progress, index, len(boxes), len(images))
+        done = copies_done(progress, index, len(boxes), len(images))
         # (a graph does not ask how many there are)
         return torch.cat(prepared.in_batches(run, len(boxes), batch_size or _WINDOWS, images.shape[1:], None, done))
 
@@ -191,14 +191,14 @@ def _perturbed_scores(
         def run(start: int, stop: int) -> Tensor:
             return _score(prepared, perturb(image, start, stop), own, score)
 
-        done = told_of(progress, index, count, len(images))
+        done = copies_done(progress, index, count, len(images))
         return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:], done=done))
 
     return torch.stack(_one_by_one(row, prepared, images))
 
 
-def told_of(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
-    """Tells of the copies of one of several images that are done how many that is of all."""
+def copies_done(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
+    """Tells, of the copies of one of several images, how many of all are done."""
 
     def done(stop: int) -> None:
         if progress is not None:

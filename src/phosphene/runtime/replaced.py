@@ -13,7 +13,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import channel_axis
 from phosphene.hooks import capture, did_not_run
 from phosphene.runtime.passes import scored
-from phosphene.runtime.perturbed import told_of
+from phosphene.runtime.perturbed import copies_done
 from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.targets import Target
 from phosphene.types import Score
@@ -86,7 +86,7 @@ def replaced_scores(
             return values
 
         size = batch_size or (_COPIES if once else None)
-        done = told_of(progress, index, copies.count, len(images))
+        done = copies_done(progress, index, copies.count, len(images))
         return value, torch.cat(prepared.in_batches(run, copies.count, size, images.shape[1:], done=done)), output
 
     with prepared.passing(gradients=False):
