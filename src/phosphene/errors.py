@@ -104,6 +104,16 @@ def printable(text: str) -> str:
     return "".join(part if part.isprintable() else part.encode("unicode_escape").decode() for part in text)
 
 
+def reason(error: str, path: str) -> str:
+    """An error of a file for where the file's name stands already.
+
+    Example:
+        >>> reason("holiday/cat.jpg: no such file", "holiday/cat.jpg")
+        'no such file'
+    """
+    return error.removeprefix(f"{printable(path)}: ")
+
+
 def suggest(name: str, candidates: Iterable[str], limit: int = 3) -> str:
     """The nearest of `candidates`, ready to end an error message.
 

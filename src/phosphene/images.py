@@ -54,7 +54,12 @@ _MAX_RESIZED = 16_000_000
 # Red, green and blue in a grey picture, as Pillow weighs them.
 _LUMA = (0.299, 0.587, 0.114)
 VOLUMES = ", of a volume its slices and of a film its frames: they are the N pictures of a batch"
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"})
+# Of files that are pictures; those of phones among them are refused by name where Pillow cannot read them.
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".heic", ".heif"}
+)
+# What such a file says of its kind behind "ftyp".
+_HEIC = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
 
 def read_image(
@@ -103,7 +108,8 @@ def read_image(
     except Image.DecompressionBombError:
         raise InputError(f"{path}: claims more than {MAX_PIXELS:,} pixels; make a smaller copy") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that can be read ({_first_bytes(path)})") from None
+        with path.open("rb") as file:
+            raise not_an_image(str(path), file.read(12)) from None
     except MemoryError:
         raise InputError(f"{path}: too large for this machine's memory; make a smaller copy") from None
     except Exception as error:  # a damaged file may raise anything in a decoder
@@ -191,10 +197,20 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _first_bytes(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    return "it begins with " + repr(head)[1:]
+def not_an_image(name: str, head: bytes) -> InputError:
+    """The error of a file that no decoder knows.
+
+    Args:
+        name: of the file.
+        head: its first twelve bytes.
+
+    Example:
+        >>> print(not_an_image("IMG_0001.HEIC", b"....ftypheic"))
+        IMG_0001.HEIC: not an image that can be read (it is HEIC, as phones save it); save it as JPEG or PNG
+    """
+    is_heic = head[4:8] == b"ftyp" and head[8:12] in _HEIC
+    what = "it is HEIC, as phones save it" if is_heic else "it begins with " + repr(head[:12])[1:]
+    return InputError(f"{name}: not an image that can be read ({what}); save it as JPEG or PNG")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -253,12 +253,13 @@ def entry(kind: Kind, name: str) -> Entry:
     """One entry.
 
     Raises:
-        NotFoundError: with the nearest names, if there is none.
+        NotFoundError: with the nearest names, or all where none is near, if there is none.
     """
     if (kind, name) not in _ENTRIES:
         known = entries(kind)
         if name not in known:
-            raise NotFoundError(f"no {kind} method '{name}'{suggest(name, known)} (there are: {', '.join(known)})")
+            near = suggest(name, known) or f" (there are: {', '.join(known)})"
+            raise NotFoundError(f"no {kind} method '{name}'{near}")
     return _ENTRIES[kind, name]
 
 

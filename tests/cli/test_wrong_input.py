@@ -63,6 +63,47 @@ def test_wrong_input(tmp_path, arguments, message):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+@pytest.mark.parametrize(("out", "message"), [("pictures", "no phosphene run; choose"), ("cat.png", "is a file")])
+def test_a_folder_of_something_else_is_never_offered_to_be_overwritten(tmp_path, out, message, more):
+    (tmp_path / "pictures").mkdir()
+    for place in ("cat.png", "pictures/notes.txt"):
+        Image.fromarray(chelsea()[:96, :96]).save(tmp_path / place, format="PNG")
+    outcome = phosphene("predict", "cat.png", "--out", out, *more)
+    assert outcome.code == 2, outcome.err
+    assert message in outcome.err or "lies in --out" in outcome.err
+    assert "--overwrite or" not in outcome.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cat.png", "notes.txt", "pictures"]
+
+
+def test_near_names_stand_without_all_the_others(tmp_path):
+    """Nor does what a file of one's own is called inside of this program."""
+    (tmp_path / "net.py").write_text("def make(): ...")
+    for arguments, message in (
+        (["--method", "gradcam"], "no attribution method 'gradcam'; did you mean 'grad_cam' or "),
+        (["--model", "embeded"], "no model 'embeded'; did you mean 'embedded'?"),
+        (["--model", "net.py:mak"], "phosphene: net.py has no 'mak'; did you mean 'make'?"),
+    ):
+        outcome = phosphene("explain", "none.jpg", *arguments)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert len(outcome.err) < 130, outcome.err
+
+
+def test_what_a_phone_saves_is_refused_by_name_and_once(tmp_path):
+    (tmp_path / "phone").mkdir()
+    Image.fromarray(chelsea()[:96, :96]).save(tmp_path / "phone" / "cat.png")
+    (tmp_path / "phone" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    outcome = phosphene("predict", "phone")
+    assert outcome.code == 1
+    why = "not an image that can be read (it is HEIC, as phones save it); save it as JPEG or PNG"
+    assert f"IMG_1.HEIC: failed: {why}\n" in outcome.err
+    assert f"phone/IMG_1.HEIC\n  failed: {why}\n" in outcome.out
+    (report,) = tmp_path.glob("phosphene-runs/*/report.html")
+    assert "2 pictures, 1 of them with an error" in report.read_text()
+    assert f">{why}</span>" in report.read_text()
+
+
 # What is wrong about options or with the network is known once a method was tried on the first picture.
 @pytest.mark.parametrize(
     ("arguments", "message"),

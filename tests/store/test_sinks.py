@@ -139,7 +139,7 @@ def test_resume_without_a_run_begins_one_and_old_runs_are_refused(tmp_path):
     assert written(tmp_path / "killed", plan_of(2)).is_complete
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
-    with pytest.raises(OutputError, match="no phosphene run"):
+    with pytest.raises(OptionError, match="no phosphene run"):
         FolderSink(str(tmp_path / "photos"), plan_of(2), resume=True, overwrite=True)
 
 

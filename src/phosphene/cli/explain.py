@@ -9,6 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
+from phosphene.errors import reason
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -130,5 +131,5 @@ def explained(answer: Mapping[str, Any]) -> Answer:
 def predicted_lines(image: Mapping[str, Any]) -> list[str]:
     """A picture and its best classes, or why there are none."""
     if image["status"] == "error":
-        return [image["path"], f"  failed: {image['error']}"]
+        return [image["path"], f"  failed: {reason(image['error'], image['path'])}"]
     return [image["path"], *(f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"])]

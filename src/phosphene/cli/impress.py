@@ -99,7 +99,7 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
         what = " + ".join(f"{share['label']} {share['probability']:.1%}" for share in row["classes"]) or row["unit"]
         facts = []
         if row["single_object_index"] is not None:
-            facts.append(f"single-object index {row['single_object_index']:.2f}")
+            facts.append(f"single-object index {row['single_object_index']:z.2f}")
         if row["judge"] is not None:
             facts.append(f"{row['judge']['model']} reads {row['judge']['best'][0]['label']}")
         lines.append(f"{what}" + (f"  ({', '.join(facts)})" if facts else ""))

@@ -10,6 +10,7 @@ import typer
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import ClassOption, Images, Resume, typed
+from phosphene.errors import reason
 
 if TYPE_CHECKING:
     from phosphene.runs.common import Common
@@ -60,4 +61,4 @@ def _lines(image: Mapping[str, Any]) -> list[str]:
         f"  {found['probability']:6.1%}  {found['label']}: {in_pixels(found['box'])}" for found in image["objects"]
     ]
     lines += [f"  note: {note}" for note in image.get("notes", ())]
-    return [*lines, *([f"  failed: {image['error']}"] if image["error"] else [])]
+    return [*lines, *([f"  failed: {reason(image['error'], image['path'])}"] if image["error"] else [])]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
 
-from phosphene.errors import InputError, OptionError
+from phosphene.errors import InputError, OptionError, reason
 from phosphene.files import is_url
 from phosphene.report.sharded import sharded_report
 from phosphene.store import Run, RunFolder, open_run, read_manifest
@@ -206,6 +206,7 @@ def _templates() -> Environment:
     environment.filters["most_tiles"] = _most_tiles
     environment.filters["tile_columns"] = _tile_columns
     environment.filters["sure"] = _sure
+    environment.filters["reason"] = reason
     environment.filters["row_name"] = _row_name
     return environment
 

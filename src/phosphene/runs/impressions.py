@@ -86,7 +86,7 @@ def _caption(own: OwnReading, readings: Sequence[Judgement | None]) -> str:
     read = [f"{one.probability:.2f}{'' if one.top1 else ' (no)'}" for one in readings if one is not None]
     facts = [f"judge {', '.join(read)}"] if read else []
     if own.single_object_index is not None:
-        facts.append(f"index {own.single_object_index:.2f}")
+        facts.append(f"index {own.single_object_index:z.2f}")
     return f"{own.classes[0].label[:18]} {own.classes[0].probability:.2f}\n{' '.join(facts)}"
 
 

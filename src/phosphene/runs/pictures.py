@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from phosphene.cancel import Cancel
-from phosphene.errors import CancelledError, InputError, printable
+from phosphene.errors import CancelledError, InputError, printable, reason
 from phosphene.files import is_url
 from phosphene.runs.common import Common
 from phosphene.runs.session import check_resume, close_rows, row_plan
@@ -120,7 +120,7 @@ def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Com
 def _found(row: Row) -> list[str]:
     """What was found in a picture, a text each."""
     if getattr(row, "status", "ok") == "error":
-        return [f"failed: {getattr(row, 'error', '')}"]
+        return [f"failed: {reason(getattr(row, 'error', ''), getattr(row, 'path', ''))}"]
     best = [str(one) for one in getattr(row, "predicted", ())[:1]]
     return [f"{thing.label}: {in_pixels(thing.box)}" for thing in getattr(row, "objects", ())] or best
 

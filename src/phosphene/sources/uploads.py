@@ -20,8 +20,8 @@ class Uploads(Source):
         files: (name, bytes of the file) of each.
 
     Example:
-        >>> [(item.key, item.error) for item in Uploads([("../notes.jpg", b"no picture")])]
-        [('notes.jpg', "notes.jpg: not an image that can be read (it begins with 'no picture')")]
+        >>> [(item.key, item.error) for item in Uploads([("../notes.jpg", b"<html>")])]
+        [('notes.jpg', "notes.jpg: not an image that can be read (it begins with '<html>'); save it as JPEG or PNG")]
     """
 
     def __init__(self, files: Iterable[tuple[str, bytes]]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from phosphene.errors import TYPED_WRONG, InputError, OptionError, OutputError
+from phosphene.errors import TYPED_WRONG, InputError, OptionError
 from phosphene.files import is_file, is_run, is_url, join, names_in, read_file, remove, write_whole
 from phosphene.run_mark import MANIFEST
 from phosphene.store.plan import Plan, check_same
@@ -30,7 +30,7 @@ def begin(
         resume: go on with the run that is there, if there is one.
 
     Raises:
-        OptionError: if a run is there already, or one of another plan.
+        OptionError: if a run is there already, or one of another plan, or files that are no run.
         OutputError: if the place cannot be written.
     """
     if resume and place is not None and is_run(place):
@@ -136,7 +136,7 @@ def _cleared(place: str | None, command: str, overwrite: bool) -> str:
     except InputError:
         return place
     if there and not is_run(place):
-        raise OutputError(f"{place}: holds files that are no phosphene run; choose another --out")
+        raise OptionError(f"{place}: holds files that are no phosphene run; choose another --out")
     if there and not overwrite:
         raise OptionError(f"{place}: exists already; add --overwrite or choose another --out")
     _remove_files(place, there)

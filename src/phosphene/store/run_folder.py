@@ -58,8 +58,9 @@ class RunFolder:
         """A new folder; None makes one under ./phosphene-runs, named by command and time.
 
         Raises:
-            OptionError: if the folder holds a run already and `overwrite` is not set.
-            OutputError: if it is a file, holds something that is no run of phosphene, or cannot be made.
+            OptionError: if it holds a run already and `overwrite` is not set, is a file, or holds something that is no
+                run of phosphene.
+            OutputError: if it cannot be made.
         """
         folder = _fresh_name(command) if path is None else Path(path)
         try:
@@ -208,7 +209,7 @@ def _fresh_name(command: str) -> Path:
 
 def _clear(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir():
-        raise OutputError(f"{folder}: is a file in the way; choose another --out")
+        raise OptionError(f"{folder}: is a file; --out takes a folder")
     content = list(folder.iterdir())
     # What was being written when a run was killed before it had a manifest.
     leftovers = [item for item in content if item.name.startswith(".") and item.suffix == ".partial"]
@@ -216,10 +217,10 @@ def _clear(folder: Path, overwrite: bool) -> None:
         for item in leftovers:
             item.unlink()
         return
+    if not (folder / MANIFEST).is_file():
+        raise OptionError(f"{folder}: holds files that are no phosphene run; choose another --out")
     if not overwrite:
         raise OptionError(f"{folder}: exists already; add --overwrite or choose another --out")
-    if not (folder / MANIFEST).is_file():
-        raise OutputError(f"{folder}: holds files that are no phosphene run; choose another --out")
     for item in content:
         shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from phosphene.errors import InputError, NotFoundError, printable, suggest
+from phosphene.images import not_an_image
 from phosphene.sources import Item, Uploads
 
 # What a browser sends in a moment; a photograph of a good camera has both.
@@ -57,9 +58,9 @@ def check_picture(name: str, content: bytes) -> None:
         InputError: naming the limit.
 
     Example:
-        >>> check_picture("a.png", b"not a picture")
+        >>> check_picture("a.png", b"<p>")
         Traceback (most recent call last):
-        phosphene.errors.InputError: a.png: not an image that can be read (it begins with 'not a pictur')
+        phosphene.errors.InputError: a.png: not an image that can be read (it begins with '<p>'); save it as JPEG or PNG
     """
     if len(content) > MAX_BYTES:
         raise InputError(f"{name}: {len(content):,} bytes; the page takes {MAX_BYTES:,}; make a smaller copy")
@@ -71,7 +72,7 @@ def check_picture(name: str, content: bytes) -> None:
     except Image.DecompressionBombError:
         width, height = MAX_PIXELS, MAX_PIXELS
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image that can be read (it begins with {repr(content[:12])[1:]})") from None
+        raise not_an_image(name, content[:12]) from None
     except Exception as error:  # a damaged header may raise anything
         raise InputError(f"{name}: damaged or cut short ({printable(str(error))[:120]})") from None
     if width * height > MAX_PIXELS:

@@ -44,7 +44,7 @@ def load(spec: str, weights: Weights = None) -> Classifier:
     place, _, name = spec.rpartition(":")
     own = Path(place) if place.endswith(".py") else None
     folder = None if own is None else folder_of(own)
-    made = _resolve(run_file(own) if own is not None else _module(place), name, spec)
+    made = _resolve(run_file(own) if own is not None else _module(place), name, place)
     if not isinstance(made, Classifier | nn.Module):
         if not callable(made):
             raise ModelError(f"{spec} is a {type(made).__name__}, neither a factory nor a classifier")
@@ -72,11 +72,11 @@ def _module(place: str) -> ModuleType:
         return import_module(place)
 
 
-def _resolve(module: ModuleType, name: str, spec: str) -> Any:
+def _resolve(module: ModuleType, name: str, place: str) -> Any:
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
             public = [known for known in dir(value) if not known.startswith("_")]
-            raise NotFoundError(f"{spec}: {module.__name__} has no '{part}'{suggest(part, public)}")
+            raise NotFoundError(f"{place} has no '{part}'{suggest(part, public)}")
         value = getattr(value, part)
     return value

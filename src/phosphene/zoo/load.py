@@ -149,10 +149,12 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
     near = suggest(name, SOURCES)
     if not near and _BARE_NAME.fullmatch(spec):
         near = f"; {of_bare_name(spec)}"
-    raise NotFoundError(
-        f"no model '{spec}'{near} (there are: {known}, package.module:factory, file.py:factory, a TorchScript or "
-        "torch.export file, a folder of phosphene head)"
-    )
+    if not near:
+        near = (
+            f" (there are: {known}, package.module:factory, file.py:factory, a TorchScript or torch.export file, "
+            "a folder of phosphene head)"
+        )
+    raise NotFoundError(f"no model '{spec}'{near}")
 
 
 def _with_own_head(folder: str, weights: Weights) -> Classifier:
