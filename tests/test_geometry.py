@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -54,7 +54,6 @@ def test_center_view_keeps_the_proportions_and_stays_inside(original):
     assert 0 <= y0 < y1 <= original[0] + 1e-9
 
 
-@settings(deadline=None)
 @given(views, st.tuples(sizes, sizes), st.booleans())
 def test_a_ramp_lies_on_the_original_where_it_belongs(view, cells, vertical):
     """Cells that hold their own place in network pixels: each original pixel must read its own place, to rounding."""
@@ -80,7 +79,6 @@ def test_a_ramp_lies_on_the_original_where_it_belongs(view, cells, vertical):
                 assert float(laid[y, x]) == -99.0
 
 
-@settings(deadline=None)
 @given(views, st.tuples(sizes, sizes))
 def test_laying_keeps_the_range_and_a_constant(view, cells):
     stride = (view.size[0] / cells[0], view.size[1] / cells[1])

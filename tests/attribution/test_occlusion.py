@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phosphene import Classifier, Preprocess
@@ -68,7 +68,6 @@ def test_corners_start_inside_and_cover(length_window, stride, covering):
         assert corners[-1] < length <= corners[-1] + stride
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_spread_is_the_mean_over_covering_windows(data):
     height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))

@@ -11,6 +11,9 @@ from typing import Any
 from phosphene.errors import OptionError
 from phosphene.store.row_json import plain
 
+# Characters up to which a message says what an option was.
+_SHORT = 60
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,11 +60,11 @@ def check_same(place: str, plan: Plan, manifest: Mapping[str, Any], keys: tuple[
         keys: that the run was begun with; None if not known.
 
     Raises:
-        OptionError: naming what is different.
+        OptionError: naming what is different, and what it was then.
     """
     if manifest.get("plan", {}).get("digest") == plan.digest:
         return
-    differences = [] if manifest["command"] == plan.command else ["command"]
+    differences = _differences("command", plan.command, manifest["command"])
     wanted = json.loads(json.dumps(plain(plan.facts), default=str))
     for name, value in wanted.items():
         differences += _differences(name, value, manifest.get(name))
@@ -75,7 +78,10 @@ def _differences(name: str, wanted: Any, found: Any) -> list[str]:
     if isinstance(wanted, dict) and isinstance(found, dict):
         names = sorted({*wanted, *found})
         return [part for key in names for part in _differences(f"{name}.{key}", wanted.get(key), found.get(key))]
-    return [] if wanted == found else [name]
+    if wanted == found:
+        return []
+    then = json.dumps(found, ensure_ascii=False)
+    return [f"{name} (then {then})" if len(then) <= _SHORT else name]
 
 
 def _key_differences(wanted: tuple[str, ...] | None, found: tuple[str, ...] | None) -> list[str]:
