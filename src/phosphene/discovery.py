@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+
+from phosphene.errors import warn
 
 
 @cache
@@ -38,4 +39,4 @@ def load_plugins(group: str) -> None:
             found.load()
         except Exception as error:  # foreign code may fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
-            warnings.warn(f"the plugin {found.value} for {group} cannot be imported ({reason})", stacklevel=2)
+            warn(f"the plugin {found.value} for {group} cannot be imported ({reason})")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+# What a file of this package begins with.
+_OWN = os.path.join(os.path.dirname(__file__), "")
 
 
 class PhospheneError(Exception):
@@ -24,6 +29,26 @@ class PhospheneError(Exception):
 
 class PhospheneWarning(UserWarning):
     """Something that was handled, but that a person should know: one line, which names what was noticed."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's own that called phosphene, which notebooks and tracebacks show.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     warn("the layer does not run")
+        >>> told[0].category.__name__, "phosphene/errors.py" in told[0].filename
+        ('PhospheneWarning', False)
+    """
+    level = outermost = 1
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+        if frame.f_code.co_filename.startswith(_OWN):
+            outermost = level
+    warnings.warn(message, PhospheneWarning, stacklevel=outermost + 1)
 
 
 class InputError(PhospheneError):

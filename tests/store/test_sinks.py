@@ -119,7 +119,10 @@ def test_only_the_same_plan_is_gone_on_with(tmp_path):
         (plan_of(4, options={"methods": ["rise"]}), r"another options\.methods \(then \[\"cam\"\]\);"),
         (plan_of(4, options={"methods": ["cam"]}, seed=1), r"another seed \(then 0\);"),
         (plan_of(5, options={"methods": ["cam"]}), r"set of pictures: 1 new \('val/1/0004 é\.jpg'\)"),
-        (Plan("locate", KEYS[:4], plan_of(4, options={"methods": ["cam"]}).facts), r"another command \(then \"explain\"\);"),
+        (
+            Plan("locate", KEYS[:4], plan_of(4, options={"methods": ["cam"]}).facts),
+            r"another command \(then \"explain\"\);",
+        ),
     ]:
         with pytest.raises(OptionError, match=named) as caught:
             FolderSink(str(tmp_path / "run"), plan, resume=True)

@@ -119,8 +119,9 @@ def test_a_unit_is_looked_for_in_the_layer_before_it(unit, layer):
 def test_a_bare_network_is_taken_with_what_is_assumed_said():
     with pytest.warns(
         PhospheneWarning, match=r"Sequential does not say how .* make it Classifier\(network, Preprocess"
-    ):
+    ) as told:
         found = explain(pooled(), CATS, "saliency", target=1)
+    assert told[0].filename == __file__  # what a notebook shows is the user's own line
     assert found.maps.shape == (2, 16, 16)
     with pytest.warns(PhospheneWarning, match="does not say how"):
         classifier = load_classifier(pooled())

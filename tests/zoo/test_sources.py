@@ -78,6 +78,7 @@ def test_a_factory_in_a_file_and_in_the_current_folder(tmp_path, monkeypatch):
         ("tests.zoo.models:a_number", ModelError, "is a int, neither a factory nor a classifier"),
         ("nowhere.py:make", NotFoundError, r"nowhere\.py: no such file"),
         ("embeded", NotFoundError, "did you mean 'embedded'"),
+        ("photo.jpg", NotFoundError, "'photo.jpg', which is named like a picture; the classifier comes first"),
         ("embedded:lite7", NotFoundError, "no embedded classifier 'lite7'"),
         ("nowhere.pt2", ModelError, "no such file"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from phosphene.batches.ray_data import RayData, cluster
 from phosphene.batches.work import Made, Work, cut
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, OptionError, PhospheneWarning
+from phosphene.errors import InputError, OptionError, warn
 from phosphene.runtime import Prepared
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Entry, Source, open_source
@@ -413,11 +412,9 @@ def _listed(source: Source, classifier: Prepared, out: str, overwrite: bool) -> 
         raise InputError("the source lists no picture")
     unknown = [label for label in labels if find_class(classifier, label) is None]
     if unknown:
-        warnings.warn(
+        warn(
             f"{len(unknown)} of {len(labels)} labels mean no class of {classifier.name}, the first is "
             f"'{unknown[0]}' of {labels[unknown[0]]}: their pictures are neither right nor wrong",
-            PhospheneWarning,
-            stacklevel=3,
         )
     return tuple(keys)
 
@@ -434,5 +431,5 @@ def _finished(place: str) -> dict[int, ShardCounts]:
         try:
             found[number] = shard_counts(place, name)
         except InputError as error:
-            warnings.warn(f"{error}; it is made again", PhospheneWarning, stacklevel=3)
+            warn(f"{error}; it is made again")
     return found

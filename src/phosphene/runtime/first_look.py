@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from phosphene.axes import Operations, tensors_in
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
-from phosphene.errors import ModelError, PhospheneWarning
+from phosphene.errors import ModelError, warn
 from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 
 Run = Callable[[Tensor], Tensor]
@@ -80,7 +79,7 @@ class FirstLook:
     def say(self) -> None:
         """Warn of what the user should know about the network."""
         for note in self.notes:
-            warnings.warn(note, PhospheneWarning, stacklevel=4)
+            warn(note)
 
 
 def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:

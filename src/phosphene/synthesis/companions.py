@@ -9,7 +9,6 @@ joins the same company by itself, whatever else is drawn beside it.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import PhospheneWarning
+from phosphene.errors import warn
 from phosphene.runtime import forward, prepare
 from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import cache_folder, keep_table, read_table
@@ -133,11 +132,9 @@ def companions(
         if found is not None and found.keys() <= memory.keys():
             return _joining(classifier, memory, found)
     instead = "leave the folder out to draw without them" if folder else "statistics=0 draws without them"
-    warnings.warn(
+    warn(
         f"{classifier.name}: {_COUNT} companion pictures are drawn once for this network"
         f"{f' and the statistics of {folder}' if folder else ''} (kept in {kept}); {instead}",
-        PhospheneWarning,
-        stacklevel=2,
     )
     company = _Company(memory)
     for _ in draw(_classes(classifier), company.apart()):

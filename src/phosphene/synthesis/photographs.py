@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, PhospheneWarning
+from phosphene.errors import InputError, warn
 from phosphene.images import list_images, read_image
 from phosphene.synthesis.norms import Memory, measured_memories
 
@@ -67,10 +66,8 @@ class Photographs:
                 continue
             yield classifier.preprocessed([picture], classifier.views([picture]))
         if unreadable:
-            warnings.warn(
+            warn(
                 f"{len(unreadable)} of {len(self.files)} pictures are left out of the statistics: {unreadable[0]}",
-                PhospheneWarning,
-                stacklevel=2,
             )
 
     def memories(self, classifier: Classifier) -> Mapping[str, Memory]:

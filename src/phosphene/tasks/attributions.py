@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier, ViewKind
 from phosphene.devices import clock
-from phosphene.errors import ModelError, OptionError, PhospheneWarning
+from phosphene.errors import ModelError, OptionError, warn
 from phosphene.graph import LayerName
 from phosphene.images import Picture, as_pictures
 from phosphene.registry import Entry, Spec, entry, format_spec, parse_spec
@@ -144,7 +143,7 @@ def _by_default(seen: Seen, target: Target, **options: Any) -> Attribution:
     if result is not None and all(says_nothing(found, row) for row in range(len(found))):
         return result
     note = in_the_place_of(other, first, str(whys[0]))
-    warnings.warn(note, PhospheneWarning, stacklevel=3)
+    warn(note)
     return replace(found, notes=(note, *found.notes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.errors import ModelError, NumericalError, OptionError, PhospheneWarning
+from phosphene.errors import ModelError, NumericalError, OptionError, warn
 from phosphene.geometry import lay_on_original, ten_crops, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
@@ -168,7 +167,7 @@ def locate(
     )
     for thing in found:
         if thing.note is not None:
-            warnings.warn(f"{thing.label}: {thing.note}", PhospheneWarning, stacklevel=2)
+            warn(f"{thing.label}: {thing.note}")
     return found
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from phosphene.classifier import Classifier, HeadKind, Preprocess
-from phosphene.errors import ModelError, NotFoundError, PhospheneWarning, to_install
+from phosphene.errors import ModelError, NotFoundError, to_install, warn
 from phosphene.images import Interpolation
 from phosphene.types import Size
 from phosphene.zoo.card import Unstated
@@ -201,11 +201,9 @@ def _compare(processor: Any, preprocess: Preprocess, spec: str) -> None:
         1 / preprocess.std[0], 1
     ):
         return
-    warnings.warn(
+    warn(
         f"{spec}: its processor makes {tuple(expected.shape)} of a picture in a way that cannot be said by size, short "
         f"side, mean and std; pictures are prepared as {preprocess}, which may change its answers a little",
-        PhospheneWarning,
-        stacklevel=3,
     )
 
 

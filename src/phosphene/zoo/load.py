@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -14,14 +13,15 @@ from torch import nn
 
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess, unwrapped
 from phosphene.discovery import discover
-from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneWarning, suggest
+from phosphene.errors import ModelError, NotFoundError, OptionError, suggest, warn
 from phosphene.graph import input_channels
+from phosphene.images import EXTENSIONS
 from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
 from phosphene.zoo import factory, file, timm
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels
-from phosphene.zoo.proposals import of_bare_name, of_python_file
+from phosphene.zoo.proposals import no_model, of_bare_name, of_python_file
 from phosphene.zoo.source import SOURCES, SPELLINGS
 from phosphene.zoo.weights import Weights, first_line, is_local
 
@@ -79,9 +79,7 @@ def load_classifier(
         found, card = spec if isinstance(spec, Classifier) else _bare(spec), Card()
     else:
         if not isinstance(spec, str | Path):
-            raise OptionError(
-                f"{type(spec).__name__} is no model; give a Classifier, a torch.nn.Module, or a spec such as 'embedded'"
-            )
+            raise OptionError(no_model(spec))
         spec, named = _and_output(str(spec))
         output = named if output is None else output
         found, card = _source(spec)(weights), _card(spec, weights)
@@ -94,11 +92,9 @@ def load_classifier(
         how = "put a JSON card beside the file, or pass preprocess=Preprocess(...)"
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
-        warnings.warn(
+        warn(
             f"{found.name} does not say how pictures are prepared for it, so it sees them in [0, 1] at their own size, "
             f"without normalization; {how}",
-            PhospheneWarning,
-            stacklevel=2,
         )
     return found if device is None else _on_device(found, device)
 
@@ -146,6 +142,8 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
     known = ", ".join(spelled for source in sorted(SPELLINGS) for spelled in SPELLINGS[source])
     if spec.endswith(".py"):
         raise NotFoundError(f"{spec}: {of_python_file(Path(spec))}")
+    if Path(spec).suffix.lower() in EXTENSIONS:
+        raise NotFoundError(f"no model '{spec}', which is named like a picture; the classifier comes first")
     near = suggest(name, SOURCES)
     if not near and _BARE_NAME.fullmatch(spec):
         near = f"; {of_bare_name(spec)}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+
+from torch import Tensor
 
 
 def of_python_file(path: Path) -> str:
@@ -48,6 +51,27 @@ def _makers(node: ast.stmt) -> list[str]:
 
 def _is_public(name: str) -> bool:
     return not name.startswith("_")
+
+
+def no_model(thing: object) -> str:
+    """For what is neither a network nor the name of one: what it is, and what to give instead.
+
+    Example:
+        >>> no_model(torch.nn.Linear)
+        'Linear is a class; make a network of it: Linear(...)'
+        >>> no_model({"weight": torch.zeros(1)})
+        'a dict of tensors is no model but the weights of one; load them into its network: network.load_state_dict(...)'
+        >>> no_model(3)
+        "int is no model; give a Classifier, a torch.nn.Module, or a spec such as 'embedded'"
+    """
+    if isinstance(thing, type):
+        return f"{thing.__name__} is a class; make a network of it: {thing.__name__}(...)"
+    if isinstance(thing, Mapping) and any(isinstance(value, Tensor) for value in thing.values()):
+        return (
+            "a dict of tensors is no model but the weights of one; load them into its network: "
+            "network.load_state_dict(...)"
+        )
+    return f"{type(thing).__name__} is no model; give a Classifier, a torch.nn.Module, or a spec such as 'embedded'"
 
 
 def of_bare_name(name: str) -> str:
