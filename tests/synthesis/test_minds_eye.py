@@ -19,6 +19,7 @@ from phosphene.runtime import activations, prepare
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.recipes.minds_eye import Exemplars, MindsEyeOptions, denoised, minds_eye
 from phosphene.synthesis.schedules import linear
+from phosphene.synthesis.staged import draw
 from phosphene.synthesis.streams import Streams
 
 LAYER, BEFORE = "4", "3"
@@ -152,6 +153,19 @@ def test_the_preset_paper_moves_the_middle_and_keeps_its_momentum() -> None:
         given, preset="paper", side=32, steps=12, blur=0.0, denoise=0.0, rate=5.0, last_rate=5.0, momentum=0.0
     )
     assert later / first > 1.5 * (without[6].images - without[5].images).abs().sum() / first
+
+
+def test_only_the_preset_best_halves_what_comes_through_residual_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    priors = []
+
+    def noted(*given: Any, **options: Any) -> Any:
+        priors.append(given[5])
+        return draw(*given, **options)
+
+    monkeypatch.setattr("phosphene.synthesis.recipes.minds_eye.draw", noted)
+    run(exemplars(), steps=1)
+    run(exemplars(), steps=1, preset="paper", side=0)
+    assert [prior.residual for prior in priors] == [0.5, 1.0]
 
 
 def test_smoothing_comes_every_so_many_steps_inside_the_mask() -> None:

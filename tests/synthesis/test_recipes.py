@@ -17,7 +17,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
 from phosphene.registry import entries, entry, parse_spec
 from phosphene.runtime import forward, input_gradient
-from phosphene.synthesis import ascent, staged
+from phosphene.synthesis import ascent, staged, step_rules
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.augment import Close, augmented
 from phosphene.synthesis.background import faded
@@ -84,6 +84,23 @@ def test_a_recipe_repeats_itself_and_does_not_see_the_batch(name: str) -> None:
 def test_a_recipe_draws_units() -> None:
     steps = list(sci(tiny(), Target(unit=Unit("2", 3)), Streams.of(0, ["2=3", "2=3"]), SciOptions(steps=9)))
     assert bool((steps[-1].value > steps[0].value).all())
+
+
+def test_nothing_fades_what_a_unit_fills_its_frame_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, float]] = []
+
+    def noted(images: Tensor, size: float) -> Tensor:
+        sizes.append((images.shape[-1], size))
+        return images
+
+    monkeypatch.setattr(staged, "SMALLEST", 4)
+    monkeypatch.setattr(step_rules, "total_variation_step", noted)
+    monkeypatch.setattr(staged, "total_variation_step", noted)
+    list(sci(tiny(), Target(unit=Unit("2", 3)), Streams.of(0, ["2=3"]), SciOptions(steps=40, pre_steps=4)))
+    after_the_pre_ci = sizes[4:]
+    assert [side for side, _ in after_the_pre_ci] == [8] * 14 + [11] * 12 + [16] * 10
+    assert all(later <= earlier for (_, earlier), (_, later) in pairwise(after_the_pre_ci))
+    assert after_the_pre_ci[-1][1] < 0.1 * after_the_pre_ci[0][1]
 
 
 def test_the_class_model_starts_from_the_mean_image_and_counts_its_norm() -> None:

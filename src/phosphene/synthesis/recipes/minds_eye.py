@@ -77,7 +77,11 @@ class MindsEyeOptions(Options):
     rate: float = option("step size at first, see `unit`", best=0.03, paper=0.5)
     last_rate: float = option("at the last step; linear between", best=0.004, paper=0.08)
     momentum: float = option("of Nesterov's steps; 0 for plain ones", best=0.0, paper=0.9)
-    precondition: float = option("power of 1/f on the gradient; 0 for the plain gradient", best=1.0, paper=0.0)
+    precondition: float = option(
+        "power of 1/f on the gradient, which is halved in residual branches; 0 for the plain gradient",
+        best=1.0,
+        paper=0.0,
+    )
     unit: bool = option(
         "whether the direction has a root mean square of 1, so that `rate` is a step of pixels in [0, 1]",
         best=True,
@@ -147,9 +151,10 @@ def minds_eye(
     sigma 0.9 to 0.2 px and split-Bregman denoising of weight 2 to 8 (in scikit-image a larger weight denoises less),
     inside the mask; a center-biased gradient mask of sigma 70 to 57 px. Schedules are linear from the first to the
     last step: equation 5 lacks a `- end` in its numerator. Left out of the script: its shifting canvas, its brightness
-    offsets, and its rounding to 8 bits. The preset `best` is ours: a preconditioned gradient, the distance over all
-    channels and relative to the target's length, the layer before matched to the exemplars' instead of kept low,
-    random small moves that end for the last steps.
+    offsets, and its rounding to 8 bits. The preset `best` is ours: a preconditioned gradient, halved where it comes
+    through residual branches as in the drawings of classes, the distance over all channels and relative to the target's
+    length, the layer before matched to the exemplars' instead of kept low, random small moves that end for the last
+    steps.
 
     Args:
         classifier: the network.
@@ -173,7 +178,7 @@ def minds_eye(
         (torch.Size([1, 3, 16, 16]), ['distance', 'dot', 'mismatch', 'previous'])
 
     References:
-        stergiou2021; barron2019 for the distance; olah2017 for the preconditioning.
+        stergiou2021; barron2019 for the distance; olah2017 for the preconditioning; wu2020 for the residual branches.
     """
     begin = _start(classifier, exemplars, options, streams)
     loss = _loss(classifier, exemplars, options)
@@ -184,7 +189,7 @@ def minds_eye(
         begin,
         streams,
         options.steps,
-        Prior.none(power=options.precondition, color=1.0),
+        Prior.none(power=options.precondition, color=1.0, residual=Prior.residual if options.precondition > 0 else 1.0),
         rate=linear(options.rate, options.last_rate),
         mask=parts.mask if options.mask > 0 else None,
         looks=parts.looks,

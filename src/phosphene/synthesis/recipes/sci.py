@@ -24,6 +24,7 @@ from phosphene.synthesis.staged import (
     DrawingOptions,
     DrawnScore,
     Mask,
+    Prior,
     discs,
     draw,
     raised,
@@ -77,7 +78,8 @@ class SciOptions(DrawingOptions):
     soft: float = option("width of the disc's edge, likewise", best=0.2, paper=0.0)
     weight: WeightKind = option("map of step sizes by equations 2-4, reading A or B, or none", "A")
     tv: float = option(
-        "size of a step down the total variation on the whole image, in [0, 1] units; it falls with the rate",
+        "size of a step down the total variation on the whole image, in [0, 1] units; it falls with the rate, anew at "
+        "each stage of resolution",
         best=0.003,
         paper=0.004,
     )
@@ -110,7 +112,8 @@ def sci(
     disc of equation 5.
     The preset `best` does the same under the prior of photographs (synthesis.staged), which is nearly, not wholly,
     free of data; its disc is chosen by the evidence in it and moved to the middle, its edge is wide, and the weight is
-    one over regions, whose steps shrink towards black and white. A unit is drawn over the whole frame there.
+    one over regions, whose steps shrink towards black and white. A unit is drawn over the whole frame there, with the
+    prior's own total variation: it has no surroundings that should fade.
 
     Args:
         classifier: the network that remembers.
@@ -137,8 +140,9 @@ def sci(
         addepalli2020; olah2017 for the preconditioning; fel2023 for the accumulated gradient as alpha.
     """
     size, target, drawn = canvas_size(classifier), target.expand(len(streams)), options.prior == "photographs"
-    if drawn and target.layers:  # (a channel responds everywhere: it fills the frame)
-        options = replace(options, mask="none", weight="none")
+    whole = drawn and bool(target.layers)
+    if whole:  # (a channel responds everywhere: it fills the frame, and has no surroundings that should fade)
+        options = replace(options, mask="none", weight="none", tv=0.0)
     begin = (
         noisy_mean(classifier, streams, START_NOISE, "normal")
         if drawn
@@ -147,7 +151,7 @@ def sci(
     goal = raised(classifier, target, options.score, options.temperature)
     goal = goal - options.apart(classifier, target)
     # (TV is a rule of its own here: the paper's part, on the whole image, also where the mask lets nothing else be.)
-    prior = options.photographs(middle=False, tv=0.0) if drawn else Published.none()
+    prior = options.photographs(middle=False, tv=Prior.tv if whole else 0.0) if drawn else Published.none()
     first = min(options.pre_steps, options.steps // 3)
 
     last = begin
@@ -207,7 +211,11 @@ def _constant(value: float) -> Schedule:
 
 
 def _fading(options: SciOptions, rate: Schedule, first: int) -> list[StepRule]:
-    """The step of total variation: apart from the class's, once in k iterations; as large as the rate allows."""
+    """The step of total variation: apart from the class's, once in k iterations; as large as the rate allows.
+
+    It falls with the rate of the steps after the pre-CI, anew at each stage of resolution. Where it falls through all
+    stages to the end, objects are sharper and speckled, and other networks read them less (docs/decisions/0005).
+    """
     if options.tv == 0:
         return []
 
