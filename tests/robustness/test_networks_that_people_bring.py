@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -88,6 +89,37 @@ class Lent(nn.Module):
 def test_weights_that_are_lent_for_a_pass_count_on_the_way_back_too() -> None:
     found = errors(UsesAveragedWeights, pictures())
     assert all(error <= MOST for error in found.values()), found
+
+
+class Slope:
+    def __init__(self) -> None:
+        self.slope = 0.1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(x, self.slope)
+
+
+class ByAnObject(Body):
+    """Its activation is an object of another class, a method of one, or a function with an argument filled in."""
+
+    def __init__(self, activation: Any) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def below(self, x: Tensor) -> Tensor:
+        return self.activation(super().below(x) - 0.2)
+
+
+def test_what_an_activation_was_filled_in_with_may_be_changed() -> None:
+    called, method, partial = Slope(), Slope(), functools.partial(nn.functional.leaky_relu, negative_slope=0.1)
+    for activation in (called, method.__call__, partial):
+        classifier = classifier_of(made(functools.partial(ByAnObject, activation)), SIZE)
+        first = forward(classifier, pictures())
+        called.slope = method.slope = partial.keywords["negative_slope"] = -1.5
+        fresh = classifier_of(made(functools.partial(ByAnObject, activation)), SIZE)
+        assert map_error(forward(classifier, pictures()), forward(fresh, pictures())) <= MOST
+        assert map_error(first, forward(fresh, pictures())) > 0.01
+        called.slope = method.slope = partial.keywords["negative_slope"] = 0.1
 
 
 class Wrapped(nn.Module):
