@@ -22,6 +22,7 @@ from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 
 Pair = namedtuple("Pair", "logits features")
+Last = namedtuple("Last", "loss embedding logits")
 
 
 class Returns(nn.Module):
@@ -42,6 +43,9 @@ PACKED = {
     "named tuple": (lambda scores, x: Pair(scores, x), None),
     "nested": (lambda scores, x: [(scores, x), x], None),
     "dict": (lambda scores, x: {"features": x, "logits": scores}, None),
+    "named last": (lambda scores, x: Last(None, 2 * scores, scores), None),
+    "behind none": (lambda scores, x: (None, scores), None),
+    "dict in a dict": (lambda scores, x: {"out": {"logits": scores, "epoch": 3}, "loss": None}, None),
     "dict of one": (lambda scores, x: {"anything": scores, "count": 3}, None),
     "object": (lambda scores, x: SimpleNamespace(logits=scores), None),
     "named by key": (lambda scores, x: {"logits": x, "mine": scores}, "mine"),
@@ -68,7 +72,7 @@ def test_scores_are_found_in_any_output(kind):
     ("pack", "output", "message"),
     [
         (lambda scores, x: {"a": x, "b": scores}, None, r"several outputs \('a' \(1, 3, 16, 16\), 'b' \(1, 5\)\); say"),
-        (lambda scores, x: {"a": "x", "b": 3}, None, "returned dict without scores; name them with output='key'"),
+        (lambda scores, x: {"a": "x", "b": 3}, None, r"dict without scores \(there is: 'a', 'b'\); name them"),
         (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: 'a' \(1, 5\)\)"),
         (lambda scores, x: (scores,), 3, "has no '3'"),
         (lambda scores, x: x, None, r"returned scores of shape \(1, 3, 16, 16\) for 1 images, not \(1, classes\)"),

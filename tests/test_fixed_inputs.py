@@ -109,7 +109,7 @@ def test_either_of_two_pictures_is_explained():
                 layer = {"layer": f"inner.{found.layer}"} if found.layer else {}
                 expected = attribute(oracle, picture, 3, method, **layer)
                 assert torch.allclose(found.maps, expected.maps, atol=1e-4 * float(expected.maps.abs().max()))
-    with pytest.raises(ModelError, match=r"layer 'other.1' of Pair looks at inputs that are fixed, not at the picture"):
+    with pytest.raises(ModelError, match=r"layer 'other.1' of Pair is of inputs that are fixed, not of the picture"):
         attribute(Classifier(net, inputs={"right": right}), left, 3, "grad_cam", layer="other.1")
     nothing = explain(Classifier(net, inputs={"left": left}), right, "occlusion", target=Unit("one.0", 2))
     assert "zero" in str(nothing.problems[0])

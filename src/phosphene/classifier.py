@@ -430,9 +430,18 @@ class Classifier:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type of the weights; float32 where there are none."""
-        kinds = (tensor.dtype for tensor in self._state())
-        return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
+        """The floating type of the weights; float32 where there are none.
+
+        That of the first with several axes, as a number (a temperature) or a row may be of any; of eight bits is what
+        is only stored.
+        """
+        first = None
+        for tensor in self._state():
+            if tensor.is_floating_point() and tensor.element_size() > 1:
+                if tensor.ndim > 1:
+                    return tensor.dtype
+                first = first or tensor.dtype
+        return first or torch.float32
 
     def _state(self) -> Iterator[Tensor]:
         # Asked at each batch, and the first is mostly enough: a list of all would take a millisecond.
@@ -555,10 +564,10 @@ class Classifier:
     def _refuse_several(self, output: Any, scores: Tensor) -> None:
         """Refuse the first of several outputs that could each be the scores: rows, or maps where these are asked for.
 
-        One that has not as many classes as there are labels could not; the first field of a tuple is not refused where
-        its name says that it holds them.
+        One that has not as many classes as there are labels could not; a field of a tuple is not refused where its name
+        says that it holds them.
         """
-        if next(iter(getattr(output, "_fields", ())), None) in _NAMES_OF_SCORES:
+        if not isinstance(output, tuple | list) or not set(_NAMES_OF_SCORES).isdisjoint(getattr(output, "_fields", ())):
             return
         axes = 4 if self.head == "maps" else 2
 
@@ -566,9 +575,8 @@ class Classifier:
             alike = isinstance(value, Tensor) and value.is_floating_point() and value.ndim == axes
             return alike and len(value) == len(scores) and len(self.labels) in (0, self._count(value.shape[1]))
 
-        if not isinstance(output, tuple | list) or not isinstance(output[0], Tensor) or scores.ndim != axes:
-            return
-        if any(map(fits, output[1:])):
+        first, *others = (part for part in output if part is not None)
+        if first is scores and scores.ndim == axes and any(map(fits, others)):
             raise several_outputs(self.name, output)
 
     def _count(self, columns: int) -> int:
@@ -741,7 +749,10 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
     if values is None:
         if isinstance(output, Mapping) and sum(isinstance(value, kind) for value in output.values()) > 1:
             raise several_outputs("the network", output)
-        raise ModelError(f"the network returned {type(output).__name__} without scores; name them with output='key'")
+        raise ModelError(
+            f"the network returned {type(output).__name__} without scores (there is: {_listed(output)}); name them "
+            "with output='key'"
+        )
     return values
 
 
@@ -762,8 +773,8 @@ def several_outputs(name: str, output: Any) -> ModelError:
 
 def _listed(output: Any) -> str:
     """The parts of an output by key or position, with their shapes."""
-    if isinstance(output, Mapping):
-        parts = list(output.items())
+    if isinstance(output, Mapping) or hasattr(output, "_asdict"):
+        parts = list((output if isinstance(output, Mapping) else output._asdict()).items())
     elif isinstance(output, tuple | list):
         parts = list(enumerate(output))
     else:
@@ -773,19 +784,19 @@ def _listed(output: Any) -> str:
 
 
 def _first_known(output: Any, kind: type) -> Any:
-    """The logits of a dict, the first tensor of a tuple, or of an object with a field of that name."""
+    """The logits of a dict, of a tuple with names or of an object; else the first tensor of a tuple."""
+    for key in _NAMES_OF_SCORES:
+        found = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        found = _first_known(found, kind) if isinstance(found, Mapping) else found
+        if isinstance(found, kind):
+            return found
     if isinstance(output, Mapping):
-        for key in _NAMES_OF_SCORES:
-            if isinstance(output.get(key), kind):
-                return output[key]
-        found = [value for value in output.values() if isinstance(value, kind)]
-        return found[0] if len(found) == 1 else None
+        tensors = [value for value in output.values() if isinstance(value, kind)]
+        return tensors[0] if len(tensors) == 1 else None
     if isinstance(output, list) and len(output) > 1 and all(getattr(part, "ndim", 0) == 1 for part in output):
         raise ModelError(
             f"the network returned a list of {len(output)} rows, of images or of other things; it must return one "
             "tensor (N, classes), as torch.stack makes it, or say which holds the scores by output=0"
         )
-    if isinstance(output, tuple | list) and output:
-        return output[0] if isinstance(output[0], kind) else _first_known(output[0], kind)
-    logits = getattr(output, "logits", None)
-    return logits if isinstance(logits, kind) else None
+    first = next((part for part in output if part is not None), None) if isinstance(output, tuple | list) else None
+    return first if first is None or isinstance(first, kind) else _first_known(first, kind)

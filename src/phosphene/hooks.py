@@ -77,6 +77,11 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
                     f"layer '{name}' runs inside of torch.vmap or another transformation of torch.func, where nobody "
                     "can watch it; use a method that looks at input and output alone (saliency, occlusion, rise)"
                 )
+            if value.is_quantized:
+                raise ModelError(
+                    f"layer '{name}' gives whole numbers, as quantized layers do, whose channels are not read; use "
+                    "occlusion or rise, or the network before it was quantized"
+                )
             value = value if edit is None else edit(name, value)
             found[name] = value
             return _replace_first(output, value.clone())
@@ -173,7 +178,8 @@ def survey(
 
     with ExitStack() as stack:
         for name, child in module.named_modules():
-            if name and not is_scripted(child):
+            # (What makes a weight of others gives no map of the images.)
+            if name and not is_scripted(child) and "parametrizations" not in name.split("."):
                 handle = child.register_forward_hook(hook_for(name, type(child).__name__))
                 stack.callback(handle.remove)
         with torch.no_grad(), Follow() as follow:

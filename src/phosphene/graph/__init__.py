@@ -5,7 +5,7 @@ from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before, layers_feeding
-from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain
+from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain, is_swapped, keep_weights
 from phosphene.graph.residual import residual_branches
 from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size, token_grid
 from phosphene.graph.successors import Successor, successors
@@ -29,6 +29,8 @@ __all__ = [
     "is_changed",
     "is_hooked",
     "is_plain",
+    "is_swapped",
+    "keep_weights",
     "layer_before",
     "layers_feeding",
     "layer_name",

@@ -5,6 +5,8 @@ Only such modules may run by another way, or in windows; everything else runs as
 
 from __future__ import annotations
 
+import operator
+
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -13,6 +15,9 @@ _SAME_PADDING = {
     ("phosphene.zoo.efficientnet_lite", "SamePadConv2d"),
     ("timm.layers.conv2d_same", "Conv2dSame"),
 }
+
+# The attribute that notes them.
+_WEIGHTS = "_phosphene_weights"
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -51,6 +56,16 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def keep_weights(module: nn.Module) -> None:
+    """Note which weights a module has, so that `is_swapped` sees others."""
+    vars(module)[_WEIGHTS] = list(module._parameters.values())
+
+
+def is_swapped(module: nn.Module) -> bool:
+    """Whether it has other weights than were kept, as while torch.func.functional_call runs."""
+    return not all(map(operator.is_, module._parameters.values(), vars(module)[_WEIGHTS]))
 
 
 def any_global_hook() -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from phosphene.errors import NotFoundError, suggest
 from phosphene.graph.function_module import check_inside
@@ -57,18 +59,21 @@ def input_channels(module: nn.Module) -> int:
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:
-    """The network as an FX graph, or None if its Python code depends on data, or more runs than its class's forward.
+    """The network as an FX graph, or None if its Python code depends on data, or hooks run beside its forward.
 
     Leaf modules are those of torch.nn and childless subclasses of them, such as a convolution with padding of
     its own. The graph shares the module's weights.
     """
-    if is_hooked(module) or "forward" in vars(module):  # (of the outermost module FX reads the class alone)
+    if is_hooked(module):  # (of the outermost module FX reads the forward alone)
         return None
     tracer = _Tracer()
     try:
         with _LOCK:
             graph = tracer.trace(module)
-        return graph_module(module, graph)
+        made = graph_module(module, graph)
+        held = [attrgetter(str(node.target))(made) for node in graph.nodes if node.op == "get_attr"]
+        # What is neither (a generator of random numbers) the graph would go on using, where the code makes a new one.
+        return made if all(isinstance(value, Tensor | nn.Module) for value in held) else None
     except Exception:  # tracing runs arbitrary user code on proxies: anything may be raised
         return None
     finally:
@@ -106,6 +111,17 @@ class _Tracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """What is read, and what it is given: the pictures alone where the signature does not say, as a wrapper's."""
+        assert isinstance(self.root, nn.Module)
+        code = inspect.unwrap(root_fn).__code__
+        if "forward" in vars(self.root) or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+            images = self.create_proxy("placeholder", "images", (), {})
+            return (lambda root, images: root.forward(images)), [self.root, images]
+        return super().create_args_for_root(root_fn, is_module, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the graph shows the module as one node."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from phosphene.graph import Kernel, Successor, convolution_kernel, is_plain, pooling_kernel, successors
+from phosphene.graph import Kernel, Successor, convolution_kernel, is_plain, keep_weights, pooling_kernel, successors
 from phosphene.kernels.arithmetic import Arithmetic
 from phosphene.kernels.chain import Chain, Follower
 from phosphene.kernels.elementwise import Activation
@@ -152,3 +152,4 @@ def _is_supported(module: nn.Module) -> bool:
 def _replace(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
     # On the instance: the class, the name and the weights of the module stay what they are.
     object.__setattr__(module, "forward", run)
+    keep_weights(module)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phosphene.graph import Kernel, any_global_hook, is_hooked
+from phosphene.graph import Kernel, any_global_hook, is_hooked, is_swapped
 from phosphene.kernels.arithmetic import Arithmetic
 from phosphene.kernels.convolution import Convolution, Link, Passage, differentiable, folded, is_ordinary, normed_
 from phosphene.kernels.elementwise import Activation
@@ -44,8 +44,8 @@ class Follower:
 
     @property
     def is_observed(self) -> bool:
-        """Whether a hook sees what lies before it, or somebody switched it to training."""
-        return self.module.training or any(map(is_hooked, self.boundaries))
+        """Whether a hook sees what lies before it, or somebody switched it to training or gave it other weights."""
+        return self.module.training or is_swapped(self.module) or any(map(is_hooked, self.boundaries))
 
     def __call__(self, input: Tensor) -> Tensor:
         return input if is_done(self.module, input) else as_written(self.module, input)
@@ -101,6 +101,7 @@ class Chain:
 
     def _takes(self, inputs: Tensor) -> bool:
         ordinary = inputs.ndim == 4 and inputs.shape[1] == self.convolution.in_channels
+        ordinary = ordinary and not is_swapped(self.convolution)
         return ordinary and is_ordinary(inputs, self.arithmetic.forward)
 
     def _steps(self) -> list[tuple[Chain, list[nn.Module]]]:
@@ -115,6 +116,8 @@ class Chain:
                 return [(self, taken)]
             taken.append(follower.module)
         if self.then is None or not self.arithmetic.joined or any(map(is_hooked, self.then[1])):
+            return [(self, taken)]
+        if is_swapped(self.then[0].convolution):
             return [(self, taken)]
         return [(self, taken), *self.then[0]._steps()]
 

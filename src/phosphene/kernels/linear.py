@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phosphene.graph import is_swapped
 from phosphene.kernels.convolution import is_ordinary
 
 
@@ -25,7 +26,7 @@ class Linear:
     def __call__(self, input: Tensor) -> Tensor:
         inputs = input  # (the name that callers may use)
         autocast = torch.is_autocast_enabled("cpu")
-        if autocast and inputs.ndim > 2:
+        if (autocast and inputs.ndim > 2) or is_swapped(self.module):
             return nn.Linear.forward(self.module, inputs)
         with torch.autocast("cpu", enabled=False):
             inputs = inputs.float() if inputs.dtype == torch.bfloat16 else inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections import deque
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 # PyTorch's counting (`.data`) shows in these.
 MOST_ITEMS, SAMPLED = 64, 8
 _LEVELS = 2
-CONTAINERS = (list, dict, set, deque, np.ndarray)
+CONTAINERS = (list, dict, set, deque, np.ndarray, types.MethodType, functools.partial)
 
 
 def comparable(value: Any, level: int = 0) -> Any:
@@ -32,6 +33,10 @@ def comparable(value: Any, level: int = 0) -> Any:
         return {comparable(item, level) for item in value if item.__hash__}
     if isinstance(value, dict) and len(value) <= MOST_ITEMS:
         return [(key, comparable(item, level)) for key, item in value.items()]
+    if kind is types.MethodType:
+        return id(value.__func__), comparable(value.__self__, level)
+    if kind is functools.partial:
+        return [comparable(item, level) for item in (value.func, value.args, value.keywords)]
     if kind is np.ndarray and value.dtype.kind in "biufc":
         return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // SAMPLED)].tobytes()
     if level < _LEVELS and is_settings(value):
@@ -42,7 +47,9 @@ def comparable(value: Any, level: int = 0) -> Any:
 
 def is_settings(value: Any) -> bool:
     """Whether an object is one of a few named values: of a dataclass, a namespace or another plain class."""
-    if isinstance(value, nn.Module | Tensor | type | types.ModuleType) or callable(value):
+    if isinstance(value, nn.Module | Tensor | type | types.ModuleType):
+        return False
+    if callable(value) and type(value).__module__.partition(".")[0] in ("builtins", "functools", "torch"):
         return False
     try:
         own = object.__getattribute__(value, "__dict__")  # (past code of its own)

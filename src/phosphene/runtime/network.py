@@ -35,7 +35,7 @@ from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.norms import right_norms
-from phosphene.runtime.precision import whole_float32
+from phosphene.runtime.precision import uncompiled, whole_float32
 from phosphene.runtime.state import State
 from phosphene.types import Layer, Layout, Size
 
@@ -254,7 +254,7 @@ class Network:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
         classifier = self.classifier
         try:
-            with whole_float32("exact"):
+            with whole_float32("exact"), uncompiled():
                 found = first_look(self._rows, self._noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
@@ -368,11 +368,11 @@ class Network:
         }
 
     def sees_picture(self, layer: str) -> bool:
-        """Whether what a layer gives hangs on the picture, not on other inputs of the network alone; tried out once.
+        """Whether what a layer gives hangs on the picture, not on other inputs or a kept picture; tried out once.
 
-        Of a network that takes the picture alone every layer is taken to.
+        Of a network that takes the picture alone every layer is taken to that runs once.
         """
-        if not self.classifier.inputs.values:
+        if not self.classifier.inputs.values and all(found.calls == 1 for found in self.layers if found.name == layer):
             return True
         with self._lock:
             if layer not in self._seeing:
@@ -487,6 +487,7 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         torch.set_grad_enabled(gradients),
         torch.autocast(device.type, enabled=False),
         whole_float32("exact"),
+        uncompiled(),
         own_random_state(),
         nullcontext() if gradients else ValueHooks(),
     ):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -63,28 +64,47 @@ def whole_float32(precision: Precision) -> Iterator[None]:
         _SETTING.leave()
 
 
-class _Setting:
-    """The process's setting, changed by the first that comes and put back by the last that goes."""
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, functions and methods under `torch.compile` run as they were written.
 
-    def __init__(self) -> None:
+    Compiling them anew with our hooks inside takes seconds, and what is compiled hides ReLUs and layers.
+    """
+    if "torch._dynamo" not in sys.modules:  # (nothing is, and to load the compiler takes seconds)
+        yield
+        return
+    _STANCE.enter()
+    try:
+        yield
+    finally:
+        _STANCE.leave()
+
+
+class _Setting:
+    """A setting of the process, changed by the first that comes and put back by the last that goes."""
+
+    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
+        self._change = change  # (and what puts it back)
         self._lock = threading.Lock()
         self._inside = 0
-        self._before: list[tuple[Any, str, Any]] = []
+        self._back: Callable[[], object] = lambda: None
 
     def enter(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = _read()
-                for owner, name, strict in _STRICT:
-                    setattr(owner, name, strict)
+                self._back = self._change()
             self._inside += 1
 
     def leave(self) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                for owner, name, value in self._before:
-                    setattr(owner, name, value)
+                self._back()
+
+
+def _stop_compiling() -> Callable[[], object]:
+    stance = torch.compiler.set_stance("force_eager")
+    return lambda: stance.__exit__(None, None, None)
 
 
 class _Products:
@@ -113,6 +133,18 @@ _STRICT: tuple[tuple[Any, str, Any], ...] = (
 )
 
 
+def _make_strict() -> Callable[[], object]:
+    before = _read()
+    for owner, name, strict in _STRICT:
+        setattr(owner, name, strict)
+
+    def back() -> None:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+    return back
+
+
 def _read() -> list[tuple[Any, str, Any]]:
     """The value of each setting; left out is an older name that a newer one contradicts."""
     found = []
@@ -124,4 +156,4 @@ def _read() -> list[tuple[Any, str, Any]]:
     return found
 
 
-_SETTING = _Setting()
+_SETTING, _STANCE = _Setting(_make_strict), _Setting(_stop_compiling)

@@ -28,7 +28,7 @@ from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import KINKS, Network, near
 from phosphene.runtime.precision import Precision as Precision
-from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, whole_float32
+from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
 from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
@@ -214,7 +214,7 @@ class Prepared(Classifier):
             why = (
                 "was exported, and of an exported network the head is not read"
                 if self._is_exported
-                else "has code that depends on data and cannot be read"
+                else "has code that cannot be read as a graph, as it depends on data or works in place"
             )
             raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
         end = outputs(self.traced)
@@ -239,10 +239,10 @@ class Prepared(Classifier):
         if layer is None:
             return self.default_layer
         name = layer_name(self.source.module, layer)
-        if self.inputs.of_item is None and not self.network.sees_picture(name):
+        if self.inputs.of_item is None and not self._settling(lambda: self.network.sees_picture(name)):
             raise ModelError(
-                f"layer '{name}' of {self.name} looks at inputs that are fixed, not at the picture that is explained; "
-                "name a layer that the picture goes through"
+                f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
+                "that is explained; name a layer that the picture goes through"
             )
         return name
 
@@ -259,6 +259,7 @@ class Prepared(Classifier):
         enabled = compute_dtype(self.precision, self.device) != torch.float32
         with (
             whole_float32(self.precision),
+            uncompiled(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
             ValueHooks() if self.first_look.hooks else nullcontext(),
         ):

@@ -162,7 +162,9 @@ def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list
         return score, [], []
     slopes = torch.autograd.grad(score.sum(), [leaves[place] for place in known], allow_unused=True)
     used = [(values[place], slope) for place, slope in zip(known, slopes, strict=True) if slope is not None]
-    return score.detach(), [value for value, _ in used], [slope * value.detach() for value, slope in used]
+    # (A class that is ruled out by a score of -inf has no share.)
+    shares = [torch.where(slope == 0, 0, slope * value.detach()) for value, slope in used]
+    return score.detach(), [value for value, _ in used], shares
 
 
 def _check_attention(prepared: Prepared, weights: list[Tensor]) -> None:

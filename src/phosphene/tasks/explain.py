@@ -208,7 +208,7 @@ def _explained(
     """The maps of pictures that the network sees at one size: each method gets all pictures and classes at once."""
     seen = see(classifier, pictures_of(items), config.view)
     logits = forward(seen.classifier, seen.images)
-    answers = logits.isfinite().all(dim=1).tolist()
+    answers = classifier.probabilities(logits).isfinite().all(dim=1).tolist()  # (-inf rules a class out)
     if not all(answers):
         return answered(items, answers, lambda some: _explained(config, classifier, some, progress, say))
     predictions = classifier.predictions(logits)

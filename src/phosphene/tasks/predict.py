@@ -73,7 +73,7 @@ def _predicted(config: PredictConfig, classifier: Prepared, items: Sequence[Item
     seen = see(classifier, pictures_of(items), config.view)
     logits = forward(seen.classifier, seen.images)
     seconds = (clock(classifier.device) - begin) / len(items)
-    answers = logits.isfinite().all(dim=1).tolist()
+    answers = classifier.probabilities(logits).isfinite().all(dim=1).tolist()  # (-inf rules a class out)
     if not all(answers):
         return answered(items, answers, lambda some: _predicted(config, classifier, some))
     return [(tuple(best), seconds) for best in classifier.predictions(logits, config.count)]
