@@ -166,6 +166,13 @@ def test_an_object_is_looked_for_in_the_last_layer_that_it_was_found_in(method, 
         assert found.problems == (None,)
 
 
+def test_a_detector_that_is_a_function_has_no_layer_to_look_for_an_object_in(images):
+    network = TwoSizes().eval()
+    function = ScoreFunction(lambda x: network(normalized(x)), Preprocess((16, 16)), labels=LABELS, head="boxes")
+    with pytest.raises(ModelError, match="a function of pictures"):
+        attribute(function, images, Detected(1, (0, 0, 4, 4)), "grad_cam")
+
+
 @pytest.mark.parametrize(
     "method", ["grad_cam", "occlusion:window=4,stride=4", "rise:masks=20", "lrp:composite=epsilon"]
 )

@@ -306,6 +306,17 @@ class Network:
     @cached_property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
+        self._check_layers()
+        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
+
+    @property
+    def candidate_layers(self) -> list[str]:
+        """The layers whose output is a map of the image's places, the last first."""
+        self._check_layers()
+        return candidate_layers(self.layers, self.size)
+
+    def _check_layers(self) -> None:
+        """Refuse a network that has no layers to be looked at."""
         check_inside(self.module, self.classifier.name)
         if is_scripted(self.module):
             raise ModelError(
@@ -313,12 +324,6 @@ class Network:
                 "looks at input and output alone (saliency, occlusion, rise), or the network as torch.export.save "
                 "writes it"
             )
-        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
-
-    @property
-    def candidate_layers(self) -> list[str]:
-        """The layers whose output is a map of the image's places, the last first."""
-        return candidate_layers(self.layers, self.size)
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
