@@ -42,8 +42,8 @@ test-web: .venv-web/.made
 	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-web.txt --editable '.[web]' pytest hypothesis playwright
 	touch $@
 
-# Networks of torchvision, timm and transformers with random weights, ONNX (which onnx and onnxscript write) and TensorFlow
-# Lite files; an environment of its own, about 5 GB (grad-cam and Quantus without their own build of OpenCV).
+# Networks of torchvision, timm and transformers with random weights, ONNX (which onnx and onnxscript write), TensorFlow
+# Lite and Keras files; an environment of its own, about 5 GB (grad-cam and Quantus without their own build of OpenCV).
 test-zoo: $(ZOO)/.made
 	$(ZOO)/bin/python -m pytest -n 2 --dist worksteal tests/zoo
 
@@ -115,6 +115,6 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml constraints.txt
 
 $(ZOO)/.made: pyproject.toml constraints.txt constraints-zoo.txt
 	$(PYTHON) -m venv $(ZOO)
-	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision,hf,onnx,tflite]' onnx onnxscript pandas saliency zennit
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-zoo.txt --editable '.[test,timm,torchvision,hf,onnx,tflite,keras]' onnx onnxscript pandas saliency zennit
 	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 opencv-python-headless==5.0.0.93 quantus==0.6.0 ttach==0.0.3
 	touch $@

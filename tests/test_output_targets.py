@@ -81,6 +81,31 @@ class Detector(nn.Module):
         ]
 
 
+class TwoSizes(nn.Module):
+    """Looks for small objects in its first maps and for large ones in its last, as SSD does: a box for each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
+        self.heads = nn.ModuleList([nn.Conv2d(8, 3, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)])
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        early = self.early(x)
+        boxes, likely = [], []
+        for head, maps in zip(self.heads, (early, self.late(early)), strict=True):
+            step = x.shape[-1] // maps.shape[-1]
+            corners = torch.cartesian_prod(*[torch.arange(0, x.shape[-1], step)] * 2).flip(1).float()
+            boxes.append(torch.cat([corners, corners + step], dim=1))
+            likely.append(head(maps).flatten(2).transpose(1, 2).softmax(dim=-1))
+        scores, labels = torch.cat(likely, dim=1).max(dim=-1)
+        return [
+            {"boxes": torch.cat(boxes), "labels": label, "scores": score}
+            for label, score in zip(labels, scores, strict=True)
+        ]
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
@@ -128,6 +153,24 @@ def test_masks_are_given_for_all_or_for_each(images):
         attribute(classifier, images, Region(1, masks=(Mask.of(torch.zeros(16, 16)),)), "saliency")
     with pytest.raises(OptionError, match="give \\(height, width\\)"):
         Mask.of(torch.zeros(3))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "layer_saliency", "eigen_cam", "score_cam", "captum:layer_conductance"])
+def test_an_object_is_looked_for_in_the_last_layer_that_it_was_found_in(method, images):
+    classifier = classifier_of(TwoSizes().eval(), labels=LABELS, head="boxes")
+    (raw, *_) = classifier.module(normalized(images))
+    for row, layer in ((5, "early"), (16, "late")):
+        target = Detected(int(raw["labels"][row]), tuple(raw["boxes"][row].tolist()))
+        found = attribute(classifier, images[:1], target, method)
+        assert found.layer == layer
+        assert found.problems == (None,)
+
+
+def test_a_detector_that_is_a_function_has_no_layer_to_look_for_an_object_in(images):
+    network = TwoSizes().eval()
+    function = ScoreFunction(lambda x: network(normalized(x)), Preprocess((16, 16)), labels=LABELS, head="boxes")
+    with pytest.raises(ModelError, match="a function of pictures"):
+        attribute(function, images, Detected(1, (0, 0, 4, 4)), "grad_cam")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Watching a network's attention: the weights of every layer of self-attention, however it is written."""
+"""Watching a network's attention: the weights of every layer of it, however it is written."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from phosphene.decomposed import FUSED
+from phosphene.hooks import node_kind, nodes_below
 
 
 @contextmanager
 def watch_attention() -> Iterator[list[Tensor]]:
     """The attention weights of the layers that run inside the context, in their order, each (N, heads, T, T).
 
-    Caught are fused attention, nn.MultiheadAttention, and a softmax over the last axis of square products, as
-    functions, methods and modules. The values are part of the autograd graph, so a score can be differentiated with
-    respect to them. Only this thread's runs are seen; the module is not touched.
+    Caught are fused attention, nn.MultiheadAttention, and a softmax over the last axis of products, as functions,
+    methods and modules. Also attention that is not of all tokens to all tokens: (N, heads, T, S) of pooled tokens or of
+    a class token alone, with more axes of windows; whoever follows attention has to look at the shapes. The values are
+    part of the autograd graph, so a score can be differentiated with respect to them. Only this thread's runs are seen;
+    the module is not touched.
 
     Example:
         >>> layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
@@ -51,7 +54,27 @@ class _Watch(TorchFunctionMode):
 
 
 def _is_attention(output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a softmax is over the last axis of square products of tokens."""
+    """Whether a softmax is over the last axis of products of tokens: square ones, or others that a product made."""
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    square = output.ndim in (3, 4) and output.shape[-1] == output.shape[-2] > 1
-    return square and axis in (-1, output.ndim - 1)
+    if output.ndim < 3 or axis not in (-1, output.ndim - 1) or output.shape[-1] == 1:
+        return False
+    return output.shape[-1] == output.shape[-2] or _is_of_products(output)
+
+
+def _is_of_products(output: Tensor) -> bool:
+    """Whether a softmax is of the products of two features, scaled, masked or laid out otherwise."""
+    waiting = [] if output.grad_fn is None else nodes_below(output.grad_fn)
+    while waiting:
+        node = waiting.pop()
+        if node_kind(node) == "Bmm":
+            return True
+        if node_kind(node) in _AROUND_PRODUCTS:
+            waiting += nodes_below(node)
+    return False
+
+
+# What stands between the products and the softmax: scale, position bias, mask, layout.
+_AROUND_PRODUCTS = {
+    *("Add", "Sub", "Mul", "Div", "MaskedFill", "Where", "Clamp", "ToCopy"),
+    *("View", "UnsafeView", "ReshapeAlias", "Expand", "Permute", "Transpose", "T", "Clone", "Unsqueeze", "Squeeze"),
+}

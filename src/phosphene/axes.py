@@ -53,6 +53,16 @@ def layout_of(axes: Axes | None) -> Layout | None:
     return "NCT" if first > last else "NTC"
 
 
+def are_channels(axis: tuple[Factor, ...]) -> bool:
+    """Whether an axis is one of channels, and of nothing else.
+
+    Example:
+        >>> [are_channels(axis) for axis in named((8, 8), "CP")]
+        [True, False]
+    """
+    return _purity(axis) == 1
+
+
 def _purity(axis: tuple[Factor, ...]) -> float:
     """How much of an axis is channels: 1 for nothing else, 0 for places; an axis of length 1 may be either."""
     names = [name for name, length in axis if length > 1 or name]
@@ -85,6 +95,8 @@ class Follow(Operations):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
+        self.around: dict[int, tuple[int, int]] = {}
+        """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
 
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""
@@ -96,6 +108,21 @@ class Follow(Operations):
         found: Axes | None = self._known.get(value)
         return found if found is not None and _fits(found, value.shape) else None
 
+    def layout(self, value: Tensor) -> Layout | None:
+        """Which axis of a value holds the channels, and of tokens which are no places; None where it is not known.
+
+        Example:
+            >>> with Follow() as follow:
+            ...     x = follow.name(torch.rand(1, 4, 8), "NPC")
+            ...     follow.layout(torch.cat([torch.zeros(1, 1, 8), x], dim=1))
+            'NTC:1+0'
+        """
+        found = layout_of(self.axes(value))
+        if found not in ("NTC", "NCT"):
+            return found
+        around = self.around.get(int(value.shape[found.index("T")]))
+        return found if around is None else f"{found}:{around[0]}+{around[1]}"
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         values = tensors_in((*args, *(kwargs or {}).values()))
         given = {item: self._known[item] for item in values if item in self._known}
@@ -104,6 +131,7 @@ class Follow(Operations):
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or known.joins_images()
+            self.around |= known.put_around()
             for value in made:
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
@@ -163,6 +191,21 @@ class _Call:
         else:
             return False
         return any(name == IMAGES and length > 1 for one in joined for name, length in axes[one])
+
+    def put_around(self) -> dict[int, tuple[int, int]]:
+        """The length of an axis of places to which others' values were put, and how many before and behind."""
+        if self.name != "cat":
+            return {}
+        parts = [self.given.get(part) for part in self.args[0]]
+        known = [index for index, axes in enumerate(parts) if axes is not None]
+        if len(known) != 1 or len(parts) == 1:
+            return {}
+        axes = parts[known[0]] or ()
+        along = int(self.argument(1, "dim", 0)) % len(axes)
+        if {name for name, length in axes[along] if length > 1} != {PLACES}:
+            return {}
+        lengths = [int(part.shape[along]) for part in self.args[0]]
+        return {sum(lengths): (sum(lengths[: known[0]]), sum(lengths[known[0] + 1 :]))}
 
     def of(self, place: int) -> Axes | None:
         """The axes of the argument at a place."""

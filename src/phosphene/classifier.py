@@ -19,7 +19,7 @@ from phosphene.devices import CPU
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
-from phosphene.graph import input_channels, layer_name
+from phosphene.graph import input_channels, is_layout, layer_name
 from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
@@ -244,7 +244,8 @@ class Classifier:
             and goes with every image, all else is handed over as it is. Or a function of a source's Item (its path,
             columns, label) that returns such a dict for each picture; in Python `given` says them.
         explained: the name of the input that is the picture; None for the first that is not fixed.
-        layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT.
+        layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT; of
+            tokens also how many before and behind those of the patches are no places: "NTC:1+5".
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -710,8 +711,11 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
         raise OptionError(f"layouts={layouts!r} is no dict of layer names, such as {{'features': 'NHWC'}}")
     checked: dict[str, Layout] = {}
     for layer, layout in (layouts or {}).items():
-        if layout not in get_args(Layout):
-            raise OptionError(f"layout {layout!r} of layer '{layer}' is unknown; choose NCHW, NHWC, NTC or NCT")
+        if not is_layout(layout):
+            raise OptionError(
+                f"layout {layout!r} of layer '{layer}' is unknown; choose NCHW, NHWC, NTC or NCT, or NTC:1+5 where one "
+                "token before and five behind those of the patches are no places"
+            )
         checked[layer_name(module, layer)] = layout
     return checked
 

@@ -18,7 +18,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from phosphene.axes import Follow, layout_of
+from phosphene.axes import Follow
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
@@ -171,7 +171,7 @@ def survey(
                 fed = first_tensor(arguments)
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
                     follow.name(value, names)
-                layout, before = (None if item is None else layout_of(follow.axes(item)) for item in (value, fed))
+                layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before)
 
         return hook

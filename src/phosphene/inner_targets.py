@@ -75,13 +75,15 @@ class Token(
 
     def scores(self, outputs: Outputs, default: Score = "logit") -> Tensor:
         """The value of the channel at the token, or half the token's sum of squares."""
+        from phosphene.graph import token_axis
+
         output = outputs.activations[self.layer]
         if output.ndim != 3 or len(output) != _row_count(outputs):
             raise ModelError(
                 f"layer {self.layer} has no tokens: its output is {tuple(output.shape)}, not (N, T, C); name another "
                 "layer, or a unit"
             )
-        tokens = output.transpose(1, 2) if outputs.layouts.get(self.layer) == "NCT" else output
+        tokens = output.transpose(1, token_axis(outputs.layouts.get(self.layer)))
         if self.token >= tokens.shape[1] or (self.channel or 0) >= tokens.shape[2]:
             raise NotFoundError(
                 f"no token {self}: for one image {self.layer} has {tokens.shape[1]} tokens of {tokens.shape[2]} "

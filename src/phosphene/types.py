@@ -26,8 +26,12 @@ ReportMode = Literal["none", "single", "pages"]
 """Whether a run's report is not written, one file with all pictures in it, or an index with pages."""
 Background = Literal["keep", "fade", "transparent"]
 """What becomes of the places of a drawn picture that were little developed: nothing, they fade, or are transparent."""
-Layout = Literal["NCHW", "NHWC", "NTC", "NCT"]
-"""Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T."""
+Layout = str
+"""Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T; of `LAYOUTS`.
+
+Of tokens also how many of them, before and behind those of places, are no places: NTC:1+5.
+"""
+LAYOUTS = ("NCHW", "NHWC", "NTC", "NCT")
 
 
 class Drawing(Protocol):

@@ -94,6 +94,104 @@ def test_the_class_matters_to_the_one_and_not_to_the_other(images):
     assert torch.allclose(one, other)
 
 
+class Detecting(VisionTransformer):
+    """Reads the score from the first of three tokens that stand behind the patches, as YOLOS does."""
+
+    def __init__(self) -> None:
+        super().__init__("by_hand")
+        self.wanted = nn.Parameter(torch.rand(1, 3, 12, generator=torch.Generator().manual_seed(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x, self.wanted.expand(len(x), -1, -1)], dim=1)
+        return self.head(self.norm(self.blocks(x))[:, 17])  # type: ignore[no-any-return]
+
+
+def test_tokens_behind_those_of_the_patches_are_left_out(images):
+    net = Detecting().eval()
+    caught = []
+    for block in net.blocks:
+        block.attention.softmax.register_forward_hook(lambda _module, _given, weights: caught.append(weights))
+    logits = net(normalized(images[:1]))
+    slopes = torch.autograd.grad(logits[0, 1], caught)
+    rolled, rising = torch.eye(20), torch.eye(20)
+    for weights, slope in zip(caught, slopes, strict=True):
+        rolled = (0.5 * weights[0].mean(dim=0) + 0.5 * torch.eye(20)) @ rolled
+        rising = rising + (weights * slope)[0].clamp(min=0).mean(dim=0) @ rising
+    said = "20 tokens laid out as 4 x 4 patches, the first 1 and the last 3 left out; the score is read from token 17"
+    classifier = classifier_of(Detecting().eval())
+    for method, expected in ((attention_rollout, rolled), (attention_relevance, rising)):
+        found = method(classifier, images[:1], Target.of(1))
+        assert torch.allclose(found.maps[0], expected[17, 1:17].view(4, 4).detach(), atol=1e-5)
+        assert found.notes == (said,)
+    kept = {}
+    net.blocks[2].norm1.register_forward_hook(lambda _module, _given, output: kept.update(tokens=output))
+    (slope,) = torch.autograd.grad(net(normalized(images[:1]))[0, 1], kept["tokens"])
+    places, slopes = (values[0, 1:17].T.reshape(12, 4, 4) for values in (kept["tokens"].detach(), slope))
+    found = attribute(classifier, images[:1], 1, "grad_cam")
+    assert found.layer == "blocks.2.norm1"
+    expected = (places * slopes.mean(dim=(1, 2), keepdim=True)).sum(dim=0)
+    assert torch.allclose(found.maps[0], expected, atol=1e-4 * float(expected.abs().max()))
+
+
+class OtherAttention(nn.Module):
+    """Self-attention of all patches, and one more step that is another attention.
+
+    Args:
+        kind: a class token that looks at the patches (CaiT), keys of pooled patches (PVT), windows on an axis of their
+            own (Twins), or channels that look at each other (XCiT).
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.patches, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+        self.token = nn.Parameter(torch.rand(1, 1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # (N, 16, 16)
+        x = x + F.scaled_dot_product_attention(x, x, x)
+        if self.kind == "class token":
+            x = F.scaled_dot_product_attention(self.token.expand(len(x), -1, -1), x, x)
+        elif self.kind == "pooled":
+            few = x.view(-1, 4, 4, 16).mean(dim=1)
+            x = x + (x @ few.transpose(1, 2) * 0.25).softmax(dim=-1) @ few
+        elif self.kind == "windows":
+            parts = x.view(-1, 4, 1, 4, 16)
+            x = x + F.scaled_dot_product_attention(parts, parts, parts).reshape(x.shape)
+        else:
+            x = x + ((x.transpose(1, 2) @ x).softmax(dim=-1) @ x.transpose(1, 2)).transpose(1, 2)
+        return self.head(x.mean(dim=1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "attention_relevance"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("class token", "1 x 1 tokens to 16, 1 x 16 tokens"),
+        ("pooled", "1 x 16 tokens to 4, 1 x 16 tokens"),
+        ("windows", "1 x 16 tokens, 4 x 4 tokens"),
+        ("channels", "attends to channels, not to tokens"),
+    ],
+)
+def test_other_attention_beside_that_of_all_tokens_is_not_passed_over(kind, why, method, images):
+    with pytest.raises(ModelError, match=why):
+        attribute(classifier_of(OtherAttention(kind).eval()), images, 1, method)
+
+
+def test_attention_that_the_score_does_not_see_is_no_part_of_it(images):
+    class Aside(VisionTransformer):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            return super().forward(x), F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    one, other = (
+        attribute(classifier_of(net), images, 1, "attention_rollout") for net in (Aside(), VisionTransformer())
+    )
+    assert torch.equal(one.maps, other.maps)
+
+
 class Windows(nn.Module):
     """Attention inside of windows, as Swin's."""
 

@@ -84,3 +84,10 @@ def lay_out_networks(place: Path) -> None:
 
         test_tflite.written(place / "net.tflite")
         (place / "net.json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["cat", "dog", "cup"]}')
+    if importlib.util.find_spec("keras"):
+        from tests.zoo import test_keras
+
+        test_keras.written(place / "pets.keras")
+        (place / "pets.json").write_text(
+            '{"mean": [0, 0, 0], "std": [1, 1, 1], "labels": ["cat", "dog", "cup", "mug"]}'
+        )

@@ -41,11 +41,11 @@ EXTRAS = {
     "batch": r"phosphene (batch|report) ",
     "captum": r"captum:",
     "lite": r"embedded:lite",
-    "hf,onnx,tflite": r"hf:|\.onnx|\.tflite",
+    "hf,onnx,tflite,keras": r"hf:|\.onnx|\.tflite|\.keras",
     "web": r"phosphene web",
 }
 # To make the networks of other kinds: what only writes ONNX files, and the tests' own modules.
-BESIDE = {"hf,onnx,tflite": ["onnx", "onnxscript", "pytest"]}
+BESIDE = {"hf,onnx,tflite,keras": ["onnx", "onnxscript", "pytest"]}
 MAKE_NETWORKS = "from pathlib import Path; from tests.docs.places import lay_out_networks; lay_out_networks(Path())"
 SECONDS = 1800
 
@@ -83,7 +83,7 @@ class Fresh:
         self.extras.append(extra)
         if "PHOSPHENE_PYTHON" not in os.environ:
             install(self.python, f"{ROOT}[{extra}]", *BESIDE.get(str(extra), []), web=extra == "web")
-        if extra == "hf,onnx,tflite":
+        if extra == "hf,onnx,tflite,keras":
             self.run("-c", MAKE_NETWORKS, PYTHONPATH=str(ROOT))
         if extra == "web":
             self.run("-m", "phosphene", "explain", "holiday", "--out", "runs/holiday", "--overwrite")

@@ -48,6 +48,7 @@ NEEDS = {
     "hf:": ("transformers",),
     ".onnx": ("onnx", "onnxscript", "onnxruntime", "transformers"),
     ".tflite": ("ai_edge_litert",),
+    ".keras": ("keras",),
     "captum:": ("captum",),
 }
 

@@ -73,6 +73,60 @@ class SideBranch(nn.Module):
         return self.head(x.mean(dim=(2, 3))), self.aside(x)
 
 
+class HeadsByTokens(nn.Module):
+    """Heads by tokens (N, 8, 16, 1): the proportions of no map, but near enough, as relative positions in CoaT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), 16, 8, 1).transpose(1, 2)
+
+
+class Folded(nn.Module):
+    """Ends in a block whose last step lays tokens out by heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.fold = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), HeadsByTokens()
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(self.fold(x).transpose(1, 2).reshape(len(x), 16, 8).mean(dim=1))
+
+
+class Positions(nn.Module):
+    """Weights of places, which no picture changes, as the positions of YOLOS for each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.rand(1, 16, 4, 4))
+
+    def forward(self) -> Tensor:
+        return self.weights.sin()
+
+
+class Weighed(nn.Module):
+    """Of all that has places nobody sees what its axes are; the last is no part of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum, self.positions = Spectrum(), Positions()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.spectrum(x) * self.positions()).mean(dim=(2, 3))
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x[:, :1].expand(-1, 16, -1, -1)).real[..., ::4, ::4]
+
+
+def without_norm() -> nn.Module:
+    """The mean of what the last block hands on, as BEiT's: a norm inside of it sees a part of that alone."""
+    module = Transformer("mean")
+    module.norm = nn.Identity()
+    return module
+
+
 def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
     return prepare(classifier_of(module, size)).default_layer
 
@@ -87,6 +141,9 @@ def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
         # What follows the last mixing reaches the class token alone.
         (Transformer("class"), "blocks.1.norm1"),
         (Transformer("mean"), "norm"),
+        (without_norm(), "blocks"),
+        (Folded(), "norm"),
+        (Weighed(), "spectrum"),
         (Constant(), "conv"),
         (nn.Sequential(pooled(), nn.Softmax(dim=1)), "0.5"),
     ],

@@ -187,6 +187,7 @@ def test_the_depth_to_which_it_is_known_is_said_and_can_be_told():
         ({"there": "NHWC"}, NotFoundError, "no layer 'there'"),
         ("NHWC", OptionError, "layouts"),
         ({"here": 4}, OptionError, "NCHW"),
+        ({"here": "NHWC:1+5"}, OptionError, "NTC:1\\+5"),
     ],
 )
 def test_a_layout_that_makes_no_sense_is_refused(layouts, kind, message):
@@ -197,6 +198,25 @@ def test_a_layout_that_makes_no_sense_is_refused(layouts, kind, message):
 def test_a_layout_that_does_not_fit_the_output_is_refused():
     with pytest.raises(ModelError, match=r"here.*NTC"):
         grad_cam(made(lambda x: x, layouts={"here": "NTC"}), torch.rand(1, 3, 16, 16), TARGET, layer="here")
+
+
+def test_tokens_that_are_no_places_may_be_told(generator):
+    """Sixteen places behind nine others would be read as 5 x 5; who put them there together may say so."""
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+
+    def step(x: Tensor) -> Tensor:
+        tokens = F.avg_pool2d(x, 2).flatten(2).transpose(1, 2)
+        return torch.cat([tokens.flip(1)[:, :7], tokens, tokens[:, :2]], dim=1)
+
+    told = made(step, layouts={"here": "NTC:7+2"})
+    output = activations(told, images, ["here"])[1]["here"]
+    places = spatial_map(output, "here", images, "NTC:7+2")
+    assert torch.equal(places, output[:, 7:23].transpose(1, 2).reshape(2, 8, 4, 4))
+    found = grad_cam(told, images, TARGET, layer="here")
+    assert found.maps.shape == (2, 4, 4)
+    assert found.notes == (
+        "the 25 tokens of layer here are laid out as 4 x 4 patches, the first 7 and the last 2 left out",
+    )
 
 
 def test_a_size_that_was_never_told_is_that_of_the_images():

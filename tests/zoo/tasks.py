@@ -106,9 +106,9 @@ def _segmenter(build: Callable[..., nn.Module]) -> Make:
 
 def _detector(build: Callable[..., nn.Module], **facts: Any) -> Make:
     def make() -> Classifier:
-        module = _seeded(lambda: build(weights=None, weights_backbone=None, num_classes=CLASSES, **facts))
+        module = alive(_seeded(lambda: build(weights=None, weights_backbone=None, num_classes=CLASSES, **facts)), 128)
         labels = [f"class {index}" for index in range(CLASSES)]
-        return Classifier(module.eval(), Preprocess((128, 128), None, (0.0,) * 3, (1.0,) * 3), labels, "boxes")
+        return Classifier(module, Preprocess((128, 128), None, (0.0,) * 3, (1.0,) * 3), labels, "boxes")
 
     return make
 

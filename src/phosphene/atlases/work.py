@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import spatial_size
+from phosphene.graph import spatial_size, token_axis
 from phosphene.runtime import Prepared, forward
 from phosphene.tasks import ImpressConfig
 from phosphene.tasks.attributions import explain
@@ -141,7 +141,7 @@ def width(classifier: Prepared, layer: str) -> int:
     if found is None or grid is None:
         raise ModelError(f"layer {layer} has no places in the image; an atlas shows layers that have: name another")
     if len(found.shape) == 2:
-        return found.shape[0 if found.layout == "NCT" else 1]
+        return found.shape[2 - token_axis(found.layout)]
     return found.shape[2] if found.shape[:2] == grid else found.shape[0]
 
 

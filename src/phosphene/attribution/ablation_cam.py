@@ -64,7 +64,7 @@ def ablation_cam(
     References:
         ramaswamy2020, equations 2 and 3.
     """
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
     maps = []
     for name in names:
         score, without, output = ablated_scores(

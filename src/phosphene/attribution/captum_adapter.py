@@ -486,7 +486,7 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
     ) -> Attribution:
         if steps < 1:
             raise OptionError(f"captum:{name}: steps={steps} must be at least 1")
-        names = layer_names(classifier, layer, target)
+        names = layer_names(classifier, layer, target, images)
         if len(names) > 1:
             raise OptionError(f"captum:{name} looks at one layer; give one of {', '.join(names)}")
 

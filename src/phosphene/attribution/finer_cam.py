@@ -69,7 +69,7 @@ def finer_cam(
         raise OptionError("finer_cam tells a class apart by itself: give a class alone, without unit, versus or score")
     if alpha < 0 or classes < 1:
         raise OptionError(f"finer_cam: alpha={alpha} must be 0 or more and classes={classes} at least 1")
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
     target = target.expand(len(images))
     own = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     logits = forward(classifier, images, batch_size=batch_size)

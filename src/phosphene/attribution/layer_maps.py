@@ -12,20 +12,25 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, even_grid
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
-from phosphene.graph import LayerName, spatial_map
+from phosphene.graph import LayerName, extra_tokens, spatial_map, token_axis, token_note
 from phosphene.grids import to_network_size
-from phosphene.runtime import Prepared, layer_gradients, layer_values, prepare
+from phosphene.runtime import Prepared, last_layer_reached, layer_gradients, layer_values, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution, Layout
 
 Layers = LayerName | tuple[str, ...]
 
 
-def layer_names(classifier: Classifier, layer: Layers | None, target: Target) -> tuple[str, ...]:
-    """The dotted names of one layer, of several (a tuple, or joined by +), or of the default of the target for None."""
+def layer_names(classifier: Classifier, layer: Layers | None, target: Target, images: Tensor) -> tuple[str, ...]:
+    """The dotted names of one layer, of several (a tuple, or joined by +), or of the default of the target for None.
+
+    A detector looks for objects of each size in another layer: its default is the last that these images' objects see.
+    """
     prepared = prepare(classifier)
     if layer is None and target.layers:
         return (prepared.layer_of_unit(target.layers[0]),)
+    if layer is None and prepared.head == "boxes":
+        return (last_layer_reached(classifier, images, target),)
     given: Sequence[Any] = (
         layer if isinstance(layer, tuple) else layer.split("+") if isinstance(layer, str) else [layer]
     )
@@ -70,7 +75,7 @@ def layer_map(
         >>> found.maps.shape
         torch.Size([2, 6, 6])
     """
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     values = {name: (found.activations[name], found.gradients[name]) for name in names}
     return _by_formula(formula, prepare(classifier), images, target, values, found.score, relu)
@@ -111,7 +116,7 @@ def activation_map(
         >>> found.maps.shape
         torch.Size([2, 6, 6])
     """
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
     score, outputs = layer_values(classifier, images, target, names, batch_size=batch_size)
     values = {name: (outputs[name],) for name in names}
     return _by_formula(formula, prepare(classifier), images, target, values, score, relu)
@@ -139,11 +144,9 @@ def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) ->
     """How the tokens of a layer were laid out as places, where its output is a row of tokens."""
     if output.ndim != 3:
         return []
-    rows, columns = int(grid.shape[-2]), int(grid.shape[-1])
-    tokens = int(output.shape[2 if layout == "NCT" else 1])
-    extra = tokens - rows * columns
-    left_out = f", the first {extra} left out" if extra else ""
-    return [f"the {tokens} tokens of {what} are laid out as {rows} x {columns} patches{left_out}"]
+    tokens = int(output.shape[token_axis(layout)])
+    places = token_note(tokens, (int(grid.shape[-2]), int(grid.shape[-1])), extra_tokens(layout))
+    return [f"the {tokens} tokens of {what} are laid out as {places}"]
 
 
 def averaged_layers(

@@ -62,8 +62,8 @@ def layer_saliency(
     References:
         simonyan2014, section 3.1; rebuffi2020 for gradients at layers.
     """
-    if layer is None and not target.layers:
-        prepared = prepare(classifier)
+    prepared = prepare(classifier)
+    if layer is None and not target.layers and prepared.head != "boxes":
         size = prepared.preprocess.size or (int(images.shape[-2]), int(images.shape[-1]))
         layer = middle_layer(prepared.layers, prepared.default_layer, size, prepared.flat_layers)
     return layer_map(_length, classifier, images, target, layer=layer, batch_size=batch_size)

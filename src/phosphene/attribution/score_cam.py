@@ -84,7 +84,7 @@ def score_cam(
     """
     if channels is not None and channels < 1:
         raise OptionError(f"score_cam: channels={channels} must be at least 1, or none for all")
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
     target = target.expand(len(images))
     _, outputs = activations(classifier, images, names, batch_size=batch_size)
     layouts = {name: prepare(classifier).layout(name) for name in names}

@@ -69,7 +69,7 @@ def shapley_cam(
     """
     if not target.classes:
         raise OptionError("shapley_cam weighs channels by what they add to a class; give a class alone")
-    names = layer_names(classifier, layer, target)
+    names = layer_names(classifier, layer, target, images)
 
     def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:
         if own.score is not None or utility != "residual" or known.head in ("score", "maps", "boxes"):

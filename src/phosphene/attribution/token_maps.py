@@ -10,7 +10,7 @@ from torch import Tensor
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.graph import token_grid
+from phosphene.graph import token_grid, token_note, tokens_of_places
 from phosphene.runtime import attention, plain_mode
 from phosphene.targets import Target
 from phosphene.types import Attribution
@@ -28,7 +28,7 @@ def token_map(
 
     Which tokens the score is read from is inferred: those whose row of the last layer's attention has a gradient,
     mostly the class token alone; of several the mean is taken. The patches are laid out as the grid that covers the
-    image with square patches. Both are said in the notes.
+    image with square patches; which tokens they are is seen where others are put to them. Both are said in the notes.
 
     Args:
         formula: of (attention weights, gradients of the score there), a list of (heads, T, T) each, from the first
@@ -62,27 +62,24 @@ def token_map(
     maps, scores, notes = [], [], []
     for found in attention(classifier, images, target):
         tokens = int(found.weights[0].shape[-1])
-        grid = token_grid(tokens, size)
+        grid = token_grid(tokens, size, found.around)
         if grid is None:
             raise ModelError(
                 f"the {tokens} tokens of {classifier.name} are no grid of square patches of {size[0]} x {size[1]} "
                 "pixels; use grad_cam with a layer, or attn_lrp"
             )
-        cells = grid[0] * grid[1]
         read = found.gradients[-1].abs().amax(dim=(0, 2)) > 0  # (T,)
         if not bool(read.any()):
             read[:] = True
         with plain_mode(found.score.device, gradients=False):
             rows = formula(found.weights, found.gradients)[read]
-        maps.append(rows.mean(dim=0)[-cells:].view(grid))
+        maps.append(tokens_of_places(rows.mean(dim=0), grid, found.around).view(grid))
         scores.append(found.score)
-        notes.append(_note(tokens, grid, read))
+        notes.append(f"{tokens} tokens laid out as {token_note(tokens, grid, found.around)}; {_source(read)}")
     return attribution(torch.stack(maps), images, target, torch.cat(scores), notes=tuple(dict.fromkeys(notes)))
 
 
-def _note(tokens: int, grid: tuple[int, int], read: Tensor) -> str:
-    extra = tokens - grid[0] * grid[1]
-    left_out = f", the first {extra} left out" if extra else ""
+def _source(read: Tensor) -> str:
     places = read.nonzero().flatten().tolist()
     source = f"token {places[0]}" if len(places) == 1 else f"{len(places)} tokens, averaged"
-    return f"{tokens} tokens laid out as {grid[0]} x {grid[1]} patches{left_out}; the score is read from {source}"
+    return f"the score is read from {source}"

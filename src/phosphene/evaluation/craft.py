@@ -564,7 +564,8 @@ class _Rebuilt:
     def _maps(self, amounts: Tensor) -> Tensor:
         if amounts.ndim == 4:
             return amounts.movedim(-1, 1)
-        return spatial_map(amounts, f"the output of layer {self.layer}", self.images.cpu(), "NTC")
+        around = (self.classifier.layout(self.layer) or "NTC")[3:]
+        return spatial_map(amounts, f"the output of layer {self.layer}", self.images.cpu(), f"NTC{around}")
 
 
 def _wide(values: Tensor) -> Wide:

@@ -7,7 +7,17 @@ from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before, layers_feeding
 from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain, is_swapped, keep_weights
 from phosphene.graph.residual import residual_branches
-from phosphene.graph.spatial import channel_axis, spatial_map, spatial_size, token_grid
+from phosphene.graph.spatial import (
+    channel_axis,
+    extra_tokens,
+    is_layout,
+    spatial_map,
+    spatial_size,
+    token_axis,
+    token_grid,
+    token_note,
+    tokens_of_places,
+)
 from phosphene.graph.successors import Successor, successors
 from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, outputs, trace, with_value
 
@@ -24,10 +34,12 @@ __all__ = [
     "convolution_kernel",
     "candidate_layers",
     "default_layer",
+    "extra_tokens",
     "graph_module",
     "input_channels",
     "is_changed",
     "is_hooked",
+    "is_layout",
     "is_plain",
     "is_swapped",
     "keep_weights",
@@ -41,7 +53,10 @@ __all__ = [
     "spatial_map",
     "spatial_size",
     "successors",
+    "token_axis",
     "token_grid",
+    "token_note",
+    "tokens_of_places",
     "trace",
     "with_value",
 ]

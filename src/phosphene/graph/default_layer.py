@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -19,20 +19,28 @@ _PASSIVE = {
     )
 }
 
+# Candidates that one pass looks at: more would have to be recorded from further down.
+_AT_ONCE = 8
+
 
 def default_layer(
-    layers: Sequence[Layer], size: Size, positions_reached: Callable[[str], int | None], *, network: str
+    layers: Sequence[Layer],
+    size: Size,
+    positions_reached: Callable[[Sequence[str]], Mapping[str, int]],
+    *,
+    network: str,
 ) -> str:
     """The last layer with a spatial map that still reaches the scores.
 
-    A convolutional network's last features; a transformer's last norm before its tokens are mixed for the last
-    time: after that a class token has taken what it wants, and the patches no longer matter.
+    A convolutional network's last features; what a transformer's last block hands on, or its last norm before the
+    tokens are mixed for the last time: after that a class token has taken what it wants, and the patches no longer
+    matter.
 
     Args:
         layers: what ran, in the order of completion (hooks.survey).
         size: (height, width) of the images.
-        positions_reached: at how many positions of a layer's map a change reaches the scores; None if the layer lies
-            off the way to them. Asked of one candidate after the other, the last first.
+        positions_reached: at how many positions of the maps of some layers a change reaches the scores; without those
+            that lie off the way to them. Asked for few candidates at once, the last first.
         network: its name, for the message.
 
     Raises:
@@ -44,27 +52,36 @@ def default_layer(
             f"no layer of {network} has an output with places: (N, C, h, w), (N, h, w, C) or tokens of the "
             "image's patches; name one with layer=, or use a method without layers (saliency, occlusion)"
         )
-    for name in candidates:
-        reached = positions_reached(name)
-        if reached is not None and reached >= 2:
-            return name
-        if reached == 0:  # the scores are constant: no layer would do better
+    for first in range(0, len(candidates), _AT_ONCE):
+        asked = candidates[first : first + _AT_ONCE]
+        reached = positions_reached(asked)
+        found = next((name for name in asked if reached.get(name, 0) >= 2), None)
+        if found is not None:
+            return found
+        if 0 in reached.values():  # the scores are constant: no layer would do better
             break
     return candidates[0]
 
 
 def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
-    """The layers whose output is a map of the image's places, the last first."""
-    found = [layer.name for layer in reversed(layers) if _is_candidate(layer, size)]
+    """The layers whose output is a map of the image's places, the last first.
+
+    Those of which it is known which axes are places come before those that merely have the proportions of a map: by
+    chance weights, or heads by tokens by channels, have them too.
+    """
+    whole = {layer.name.rpartition(".")[0] for layer in layers}
+    fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in whole)]
+    found = [layer.name for known in (True, False) for layer in fitting if (layer.layout is not None) is known]
     # A network that squeezes one side alone has grids of other proportions than its images.
     return found or [layer.name for layer in reversed(layers) if len(layer.shape) == 3 and _has_extent(layer)]
 
 
-def _is_candidate(layer: Layer, size: Size) -> bool:
+def _is_candidate(layer: Layer, size: Size, has_parts: bool) -> bool:
     if layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
         return False
-    # Inside a block many tokens are queries, keys or mixtures; its norms stand where it is entered and left.
-    return len(layer.shape) == 3 or "Norm" in layer.kind
+    # Inside a block many tokens are queries, keys or mixtures; its norms stand where it is entered and left, and what
+    # is made of parts gives what they add up to.
+    return len(layer.shape) == 3 or "Norm" in layer.kind or has_parts
 
 
 def _has_extent(layer: Layer) -> bool:

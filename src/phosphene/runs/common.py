@@ -59,8 +59,8 @@ class Common:
     model: str | Classifier = asked(
         str,
         "embedded",
-        "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, hf:NAME|FOLDER, onnx:FILE, "
-        "tflite:FILE, package.module:factory, a TorchScript or torch.export file, or a folder of phosphene head; "
+        "Classifier: embedded, embedded:lite2, timm:NAME, torchvision:NAME, hf:NAME|FOLDER, onnx:FILE, tflite:FILE, "
+        "keras:FILE, package.module:factory, a TorchScript or torch.export file, or a folder of phosphene head; "
         "SPEC@KEY names one of several outputs.",
         metavar="SPEC",
     )

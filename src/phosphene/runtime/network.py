@@ -306,6 +306,17 @@ class Network:
     @cached_property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
+        self._check_layers()
+        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
+
+    @property
+    def candidate_layers(self) -> list[str]:
+        """The layers whose output is a map of the image's places, the last first."""
+        self._check_layers()
+        return candidate_layers(self.layers, self.size)
+
+    def _check_layers(self) -> None:
+        """Refuse a network that has no layers to be looked at."""
         check_inside(self.module, self.classifier.name)
         if is_scripted(self.module):
             raise ModelError(
@@ -313,7 +324,6 @@ class Network:
                 "looks at input and output alone (saliency, occlusion, rise), or the network as torch.export.save "
                 "writes it"
             )
-        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
@@ -372,8 +382,11 @@ class Network:
 
         Of a network that takes the picture alone every layer is taken to that runs once.
         """
-        if not self.classifier.inputs.values and all(found.calls == 1 for found in self.layers if found.name == layer):
-            return True
+        once = all(found.calls == 1 for found in self.layers if found.name == layer)
+        return (once and not self.classifier.inputs.values) or self._is_moved(layer)
+
+    def _is_moved(self, layer: str) -> bool:
+        """Whether a layer gives something else of another image."""
         with self._lock:
             if layer not in self._seeing:
                 with trial(self.classifier.device):
@@ -388,26 +401,28 @@ class Network:
             self.classifier.run(self.module, images)
         return found.get(layer)
 
-    def _positions_reached(self, layer: str) -> int | None:
-        """At how many positions of a layer the scores of noise see a change; None if it lies off the way to them."""
-        if not self.sees_picture(layer):
-            return None
+    def _positions_reached(self, layers: Sequence[str]) -> dict[str, int]:
+        """At how many positions of some layers the scores of noise see a change; without those off the way to them."""
+        # Of what nobody knows the axes it may be the weights of positions, laid out as they are.
+        sure = [layer for layer in layers if self.sees_picture(layer)]
+        asked = [layer for layer in sure if self.layout(layer) is not None or self._is_moved(layer)]
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, [layer], edit=_leaf) as found:
+            with capture(self.module, asked, edit=_leaf) as found:
                 logits = self._rows(images)
-            if not logits.requires_grad or (found[layer].ndim == 4 and len(found[layer]) != 1):
-                return None  # (or parts of a picture, as a detector cuts them out)
+            # (Not the parts of a picture, as a detector cuts them out.)
+            there = [layer for layer in asked if layer in found and len(found[layer]) == 1]
+            if not (logits.requires_grad and there):
+                return {}
             # Unequal weights: the sum of probabilities is 1 whatever the image.
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
-            (gradient,) = _gradients((logits * weights).sum(), [found[layer]])
-        if gradient is None:
-            return None
-        if not bool(gradient.any()):
-            return 0
-        reached = spatial_map(gradient, layer, images, self.layout(layer)).abs().sum(dim=1) > 0  # (1, h, w)
-        return max(1, int(reached.sum()))  # a class token alone is reached, too
+            gradients = _gradients((logits * weights).sum(), [found[layer] for layer in there])
+        return {
+            layer: _places_with(gradient, layer, images, self.layout(layer))
+            for layer, gradient in zip(there, gradients, strict=True)
+            if gradient is not None
+        }
 
     def images_are_independent(self, image: torch.Size, count: int = 2) -> bool:
         """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once.
@@ -528,7 +543,19 @@ def _laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:
-    return output.detach().requires_grad_() if output.is_floating_point() else output
+    """The output, a leaf where what it was made of has no gradient."""
+    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
+
+
+def _places_with(gradient: Tensor, layer: str, images: Tensor, layout: Layout | None) -> int:
+    """At how many places a gradient is not zero; 1 where a class token alone has any."""
+    if not bool(gradient.any()):
+        return 0
+    try:
+        places = spatial_map(gradient, layer, images, layout)
+    except ModelError:  # which axes are places has to be told: if the layer is the one, the pass itself asks
+        return 2
+    return max(1, int(places.any(dim=1).sum()))
 
 
 def _let_go(graphs: list[fx.GraphModule], variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.graph import LinearHead
+from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import ReluRule, capture, capture_input, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
@@ -24,6 +24,9 @@ from phosphene.targets import Outputs, Target
 from phosphene.types import Score
 
 Progress = Callable[[int, int], None]
+
+# Candidates that one pass looks at: more would have to be recorded from further down.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,37 @@ def layer_gradients(
     target = target.expand(len(images))
     key = ("layers", target, tuple(layers), score, batch_size)
     return prepared.once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
+
+
+def last_layer_reached(classifier: Classifier, images: Tensor, target: Target) -> str:
+    """The last layer with places at which the score of each image sees a change at several of them.
+
+    The classifier's default layer where there is none: nothing was found, say.
+    """
+    prepared = prepare(classifier)
+    key = ("last layer reached", target)
+    return prepared.once(images, key, lambda: _last_layer_reached(prepared, images, target.expand(len(images))))
+
+
+def _last_layer_reached(prepared: Prepared, images: Tensor, target: Target) -> str:
+    candidates = prepared.candidate_layers
+    for first in range(0, len(candidates), _AT_ONCE):
+        left = candidates[first : first + _AT_ONCE]
+        for index in range(len(images)):
+            one = slice(index, index + 1)
+            if left:
+                found = layer_gradients(prepared, images[one], target.rows(index, index + 1), left).gradients
+                left = [layer for layer in left if _sees_places(found[layer], layer, images[one], prepared)]
+        if left:
+            return left[0]
+    return prepared.default_layer
+
+
+def _sees_places(gradient: Tensor, layer: str, image: Tensor, prepared: Prepared) -> bool:
+    """Whether there is a gradient at several places of a layer that gives one map for an image."""
+    if len(gradient) != 1:
+        return False
+    return int(spatial_map(gradient, f"layer {layer}", image, prepared.layout(layer)).any(dim=1).sum()) > 1
 
 
 def layer_values(

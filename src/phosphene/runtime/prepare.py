@@ -174,6 +174,11 @@ class Prepared(Classifier):
         """The layer that CAM methods look at unless told otherwise."""
         return self._settling(lambda: self.network.default_layer)
 
+    @property
+    def candidate_layers(self) -> list[str]:
+        """The layers whose output is a map of the image's places, the last first: what `default_layer` is chosen of."""
+        return self._settling(lambda: self.network.candidate_layers)
+
     def _settling(self, look: Callable[[], Result]) -> Result:
         """What a look at the layers gives; the first of them runs the network, which may count that."""
         known = self.network.is_surveyed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from phosphene.attention import watch_attention
+from phosphene.axes import Axes, Follow, are_channels
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside
@@ -48,11 +50,13 @@ class Attention:
         score: (1,).
         weights: of each layer, (heads, T, T).
         gradients: of the score with respect to them.
+        around: how many tokens were put before and behind those of the image's places; None where it was not seen.
     """
 
     score: Tensor
     weights: list[Tensor]
     gradients: list[Tensor]
+    around: tuple[int, int] | None
 
 
 def relevance(classifier: Classifier, images: Tensor, target: Target, composite: Composite) -> Relevance:
@@ -91,21 +95,21 @@ def attention(classifier: Classifier, images: Tensor, target: Target) -> list[At
 
     def one(prepared: Prepared, image: Tensor, own: Target) -> Attention:
         inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
-        with watch_attention() as found:
-            outputs = _outputs(prepared, inputs, own)
+        with watch_attention() as found, Follow() as follow:
+            outputs = _outputs(prepared, follow.name(inputs, "NCPP"), own)
         score = own.scores(outputs, "logit")
         if not score.requires_grad:
             raise no_gradient(prepared)
-        weights = [one.unsqueeze(0) if one.ndim == 3 else one for one in found]
-        _check_attention(prepared, weights)
-        slopes = gradients(prepared, score, found)
+        slopes = gradients(prepared, score, found) if found else ()
+        # (What has none is no part of the score.)
+        seen = [(one, slope) for one, slope in zip(found, slopes, strict=True) if slope is not None]
+        weights = [one.unsqueeze(0) if one.ndim == 3 else one for one, _ in seen]
+        _check_attention(prepared, weights, [follow.axes(one) for one, _ in seen])
         return Attention(
             score.detach(),
             [one[0].detach().float() for one in weights],
-            [
-                torch.zeros_like(one[0]) if slope is None else slope.reshape(one.shape)[0].float()
-                for one, slope in zip(weights, slopes, strict=True)
-            ],
+            [slope.reshape(one.shape)[0].float() for one, (_, slope) in zip(weights, seen, strict=True)],
+            follow.around.get(int(weights[0].shape[-1])),
         )
 
     return _one_by_one(one, classifier, images, target, "attention")
@@ -167,16 +171,27 @@ def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list
     return score.detach(), [value for value, _ in used], shares
 
 
-def _check_attention(prepared: Prepared, weights: list[Tensor]) -> None:
+def _check_attention(prepared: Prepared, weights: list[Tensor], known: list[Axes | None]) -> None:
+    """Refuse what is not attention (1, heads, T, T) of all tokens to all tokens in every layer."""
     if not weights:
         raise ModelError(
             f"{prepared.name} has no layers of self-attention that could be seen; use grad_cam, or lrp for a "
             "convolutional network"
         )
-    shapes = {tuple(one.shape[::2]) for one in weights}  # (rows, T)
-    if len(shapes) > 1 or next(iter(shapes))[0] != 1:
-        listing = ", ".join(f"{rows} x {tokens} tokens" for rows, tokens in sorted(shapes))
+    if any(axes is not None and are_channels(axes[-1]) for axes in known):
+        raise ModelError(
+            f"{prepared.name} attends to channels, not to tokens, in some layers: attention cannot be rolled out; use "
+            "grad_cam or attn_lrp"
+        )
+    shapes = {(math.prod(one.shape[:-3]), *one.shape[-2:]) for one in weights}  # (rows, T, T)
+    rows, tokens, seen = next(iter(shapes))
+    if len(shapes) > 1 or rows != 1 or tokens != seen:
+        listing = ", ".join(_said(*shape) for shape in sorted(shapes))
         raise ModelError(
             f"the attention of {prepared.name} is not over all tokens of an image in every layer ({listing}), as that "
-            "of windows or of pooled tokens: it cannot be rolled out; use grad_cam or attn_lrp"
+            "of windows, of pooled tokens or of a class token alone: it cannot be rolled out; use grad_cam or attn_lrp"
         )
+
+
+def _said(rows: int, tokens: int, seen: int) -> str:
+    return f"{rows} x {tokens} tokens" if tokens == seen else f"{rows} x {tokens} tokens to {seen}"

@@ -1,4 +1,4 @@
-"""Networks in files that another runtime runs: they have scores, but neither layers nor gradients."""
+"""Networks in files of another runtime: what they take, and those that have scores but neither layers nor gradients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.score_function import ScoreFunction
+from phosphene.types import Size
 from phosphene.zoo.card import Unstated
 from phosphene.zoo.weights import Weights
 
@@ -45,6 +46,19 @@ class Taken:
         if (first == middle) != (middle == last):
             return bool(first == middle)
         return bool(last < first) if last != first else self.last
+
+    @property
+    def size(self) -> Size | None:
+        """(height, width) of a picture; None where any will do."""
+        rows, columns = self.shape[1:3] if self.channels_last else self.shape[2:]
+        return (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
+
+    @property
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std per channel."""
+        channels = self.shape[3 if self.channels_last else 1]
+        count = channels if isinstance(channels, int) else 3
+        return (self.mean,) * count, (self.std,) * count
 
 
 def network_file(name: str, weights: Weights, kind: str) -> Path:
@@ -85,14 +99,10 @@ def classifier_of(path: Path, taken: Taken, run: Callable[[NDArray[Any]], dict[s
         taken: what it takes.
         run: batch of pictures as it takes them -> outputs by name.
     """
-    last, whole = taken.channels_last, taken.kind is np.uint8
-    channels, size = (taken.shape[3], taken.shape[1:3]) if last else (taken.shape[1], taken.shape[2:])
-    count = channels if isinstance(channels, int) else 3
-    fixed = (int(size[0]), int(size[1])) if all(isinstance(side, int) for side in size) else None
     return ScoreFunction(
         _InBatches(taken, run),
-        Unstated(fixed, None, (taken.mean,) * count, (taken.std,) * count),
-        takes="pictures" if whole else "array",
+        Unstated(taken.size, None, *taken.scale),
+        takes="pictures" if taken.kind is np.uint8 else "array",
         name=path.name,
         identity=hashlib.sha256(path.read_bytes()).digest(),
     )

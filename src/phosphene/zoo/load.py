@@ -26,7 +26,7 @@ from phosphene.zoo.source import SOURCES, SPELLINGS
 from phosphene.zoo.weights import Weights, first_line, is_local
 
 # Sources whose files are told by their ending.
-_RUNTIMES = ("onnx", "tflite")
+_RUNTIMES = ("onnx", "tflite", "keras")
 _BARE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*[0-9][A-Za-z0-9_.]*|[a-z]+net|[a-z]+vit|swin")
 
 
@@ -48,8 +48,9 @@ def load_classifier(
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
             with their published weights, preprocessing and labels; "hf:NAME" or "hf:FOLDER" of transformers;
-            "onnx:FILE" and "tflite:FILE", which have scores alone; "papers:cnn_f" or "papers:conv64_256x4" with weights
-            from a file; "package.module:factory" or "file.py:factory", the user's code that returns a Classifier or an
+            "onnx:FILE" and "tflite:FILE", which have scores alone; "keras:FILE", which has gradients too;
+            "papers:cnn_f" or "papers:conv64_256x4" with weights from a file; "package.module:factory" or
+            "file.py:factory", the user's code that returns a Classifier or an
             nn.Module; a TorchScript or torch.export file; a folder made by `phosphene head`. Behind any of these `@KEY`
             names the output that holds the scores, where there are several. A Classifier is returned as it is, or
             on another device as a copy. A bare nn.Module sees pictures in [0, 1] at their own size, without
