@@ -180,7 +180,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(tmp_path):
         ({"task": ExplainConfig.of(["cam"], versus="dog")}, OptionError, "drop --versus"),
         ({"num_gpus": 1}, OptionError, "add --ray"),
         ({"overwrite": True, "out": folder}, OptionError, "which --overwrite would clear"),
-        ({"out": folder}, OptionError, "exists already"),
+        ({"out": folder}, OptionError, "no phosphene run"),
     ]:
         with pytest.raises(kind, match=message):
             run(folder, **{"out": out, **options})
