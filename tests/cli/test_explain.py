@@ -114,7 +114,7 @@ def test_errors_are_printed_for_people_too(tmp_path, cat):
     missing = tmp_path / "missing.jpg"
     outcome = explain(missing, cat, "--method", "saliency", "--out", tmp_path / "run")
     assert outcome.code == 1
-    assert f"{missing}: no such file" in outcome.out
+    assert f"{missing}\n  failed: no such file" in outcome.out
     assert "tabby" in outcome.out or "cat" in outcome.out
 
 
