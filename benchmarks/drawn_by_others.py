@@ -30,8 +30,7 @@ from phosphene.evaluation.impressions import ImpressionScores
 from phosphene.images import to_pil
 from phosphene.render import contact_sheet
 from phosphene.targets import Target
-from phosphene.tasks.impress import impress
-from phosphene.tasks.impressions import Job
+from phosphene.tasks.impressions import Job, impress
 from phosphene.tasks.read_impressions import judge_impressions
 from phosphene.types import Impression
 from phosphene.zoo import load_classifier
