@@ -120,6 +120,20 @@ class Spectrum(nn.Module):
         return torch.fft.fft2(x[:, :1].expand(-1, 16, -1, -1)).real[..., ::4, ::4]
 
 
+class Local(Transformer):
+    """Looks once more at the patches behind the last mixing, where the class token is no part of it, as CoaT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.blocks(torch.cat([self.token.expand(len(x), -1, -1), x], dim=1))
+        x = torch.cat([x[:, :1], x[:, 1:] + self.local(x[:, 1:])], dim=1)
+        return self.head(self.norm(x)[:, 0])
+
+
 def without_norm() -> nn.Module:
     """The mean of what the last block hands on, as BEiT's: a norm inside of it sees a part of that alone."""
     module = Transformer("mean")
@@ -141,6 +155,7 @@ def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
         # What follows the last mixing reaches the class token alone.
         (Transformer("class"), "blocks.1.norm1"),
         (Transformer("mean"), "norm"),
+        (Local(), "blocks.1.norm1"),
         (without_norm(), "blocks"),
         (Folded(), "norm"),
         (Weighed(), "spectrum"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_ARCHITECTURES = ["networks.py", "test_networks.py", "test_networks_of_the_papers.py", "test_published.py"]
+_ARCHITECTURES = [
+    *("networks.py", "test_networks.py", "test_families.py", "test_networks_of_the_papers.py", "test_published.py")
+]
 _TASKS = ["tasks.py", "table.py", "test_tasks.py"]
 
 collect_ignore = []

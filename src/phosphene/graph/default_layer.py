@@ -58,7 +58,7 @@ def default_layer(
         found = next((name for name in asked if reached.get(name, 0) >= 2), None)
         if found is not None:
             return found
-        if 0 in reached.values():  # the scores are constant: no layer would do better
+        if reached and not any(reached.values()):  # the scores are constant: no layer would do better
             break
     return candidates[0]
 
