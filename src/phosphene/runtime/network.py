@@ -382,7 +382,9 @@ class Network:
 
         Of a network that takes the picture alone every layer is taken to that runs once.
         """
-        once = all(found.calls == 1 for found in self.layers if found.name == layer)
+        # (Before the first images came nobody knows of which size to look at layers.)
+        known = self.layers if self.first_look is not None else []
+        once = all(found.calls == 1 for found in known if found.name == layer)
         return (once and not self.classifier.inputs.values) or self._is_moved(layer)
 
     def _is_moved(self, layer: str) -> bool:
