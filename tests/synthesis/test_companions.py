@@ -21,6 +21,7 @@ from phosphene.synthesis.norms import distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.photographs import Photographs
 from phosphene.synthesis.recipes.class_impression import ClassImpressionOptions, class_impression
+from phosphene.synthesis.recipes.sci import SciOptions, sci
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target, Unit
 from phosphene.zoo import load_classifier
@@ -71,6 +72,18 @@ def test_without_statistics_or_norms_none_are_drawn() -> None:
     plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), normed().preprocess)
     drawn(plain, [1])
     assert not module.cache_folder().exists()
+
+
+@pytest.mark.filterwarnings("ignore::phosphene.errors.PhospheneWarning")
+def test_an_object_without_statistics_is_satisfied_later() -> None:
+    def of(**options: object) -> torch.Tensor:
+        given = SciOptions.of("best", steps=8, **options)
+        return list(sci(normed(), Target.of([1]), Streams.of(0, [1]), given))[-1].images
+
+    for weight, own, other in ((staged.STATISTICS, 1.6, 2.5), (0.0, 2.5, 1.6)):
+        found = of(statistics=weight)
+        assert torch.equal(found, of(statistics=weight, temperature=own))
+        assert not torch.equal(found, of(statistics=weight, temperature=other))
 
 
 def folder_of(tmp_path: Path, count: int = 12, shade: float = 1.0) -> str:

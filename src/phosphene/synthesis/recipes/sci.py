@@ -17,6 +17,7 @@ from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, half_side, moved_to_middle, noisy_mean
 from phosphene.synthesis.masks import disc, strongest_disc
+from phosphene.synthesis.objectives import NOTHING
 from phosphene.synthesis.published import Published
 from phosphene.synthesis.schedules import Schedule, cosine, linear
 from phosphene.synthesis.staged import (
@@ -49,7 +50,13 @@ class SciOptions(DrawingOptions):
         best="saturating",
         paper="logit",
     )
-    temperature: float = option("of the saturating score: the higher, the later it is satisfied", 1.6)
+    temperature: float = option(
+        "of the saturating score: the higher, the later it is satisfied; 0 for 1.6, or 2.5 where under the prior no "
+        "statistics hold the picture as well",
+        best=0.0,
+        paper=1.6,
+        at_least=0,
+    )
     activation: Literal["change", "evidence"] = option(
         "what the disc of equation 5 is chosen by: change, |pre-CI - start| (our reading of the paper), or evidence, "
         "the positive part of gradient x (pre-CI - start)",
@@ -90,6 +97,10 @@ class SciOptions(DrawingOptions):
 # from how far before black and white on steps shrink, as regions that it enlarges would else burn out.
 _SMOOTHED = 4.0, 0.02, 0.3
 
+# The temperature beside statistics, and where the score alone is what a picture is drawn by: a score that is satisfied
+# soon leaves such a picture to what that one network needs least to be sure.
+_BESIDE, _ALONE = 1.6, 2.5
+
 
 @register_recipe(title="Saliency-driven class impression", paper="addepalli2020")
 def sci(
@@ -112,8 +123,9 @@ def sci(
     disc of equation 5.
     The preset `best` does the same under the prior of photographs (synthesis.staged), which is nearly, not wholly,
     free of data; its disc is chosen by the evidence in it and moved to the middle, its edge is wide, and the weight is
-    one over regions, whose steps shrink towards black and white. A unit is drawn over the whole frame there, with the
-    prior's own total variation: it has no surroundings that should fade.
+    one over regions, whose steps shrink towards black and white; of a network without statistics the score is
+    satisfied later. A unit is drawn over the whole frame there, with the prior's own total variation: it has no
+    surroundings that should fade.
 
     Args:
         classifier: the network that remembers.
@@ -148,8 +160,9 @@ def sci(
         if drawn
         else noisy_mean(classifier, streams, 1.0, "range")
     )
-    goal = raised(classifier, target, options.score, options.temperature)
-    goal = goal - options.apart(classifier, target)
+    apart = options.apart(classifier, target)
+    alone = drawn and apart is NOTHING
+    goal = raised(classifier, target, options.score, options.temperature or (_ALONE if alone else _BESIDE)) - apart
     # (TV is a rule of its own here: the paper's part, on the whole image, also where the mask lets nothing else be.)
     prior = options.photographs(middle=False, tv=Prior.tv if whole else 0.0) if drawn else Published.none()
     first = min(options.pre_steps, options.steps // 3)
