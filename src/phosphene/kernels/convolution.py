@@ -208,7 +208,7 @@ class Convolution:
         return places == 1 or (self.kernel.dilation == (1, 1) and (few or (alone and places <= _FEW_PLACES)))
 
     def _cells(self, rows: int, columns: int) -> tuple[list[Tensor], list[int], tuple[Any, ...]]:
-        """(kernels of the convolutions of stride 1, their padding, where in what they give cells lie) by size of input."""
+        """(kernels of stride 1, their padding, where in what they give cells lie), by the size of the input."""
         size = (rows, columns)
         if size not in self._found:
             pads = tuple(before for before, _ in self.kernel.pads(size))
