@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,10 @@ from torch.nn import functional as F
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
-from phosphene.kernels.chain import Chain
-from phosphene.kernels.convolution import Passage
-from phosphene.kernels.elementwise import Activation
-from phosphene.kernels.jit import writer
-from phosphene.kernels.jit.depthwise import Depthwise, Projection
-from phosphene.kernels.jit.elementwise import Elementwise
+from phosphene.kernels.chain import Chain, Passage
+from phosphene.kernels.elementwise import Activation, Elementwise
+from phosphene.kernels.jit import depthwise
+from phosphene.kernels.jit.depthwise import Depthwise, Projection, available
 from phosphene.kernels.jit.passages import DepthwisePassage
 from phosphene.runtime import forward, input_gradient
 from phosphene.runtime.prepare import prepare
@@ -27,7 +26,7 @@ from phosphene.targets import Target
 from phosphene.tasks.impressions import impress
 from phosphene.zoo import load_classifier
 
-compiled = pytest.mark.skipif(not writer.available(), reason="kernels are compiled on processors with AVX-512 only")
+compiled = pytest.mark.skipif(not available(), reason="kernels are compiled on processors with AVX-512 only")
 _RELU6 = Activation(0.0, 6.0)
 
 
@@ -74,30 +73,14 @@ def test_there_and_back_by_the_formula(
 
     before, behind = Elementwise.of(size[0], norms[0], _RELU6), Elementwise.of(size[0], norms[1], Activation())
     for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 3e-2)):
-        filter_ = Depthwise(weight, kernel, before, behind, dtype)
+        filter_ = Depthwise(weight, kernel, shape, before, behind, dtype)
         # The bits of float32: rounded inputs lie on the other side of a kink here and there.
-        _, bits = Depthwise(weight, kernel, before, behind).forward(given, keep=True)
+        _, bits = Depthwise(weight, kernel, shape, before, behind).forward(given, keep=True)
         assert torch.equal(filter_.forward(given)[0], filter_.forward(given, keep=True)[0])
-        found = filter_.backward(gradient, shape, bits)
+        found = filter_.backward(gradient, bits)
         assert found.dtype == dtype
         assert float((filter_.forward(given)[0] - expected).abs().max()) <= error * float(expected.abs().max())
         assert float((found - expected_back).abs().max()) <= error * float(expected_back.abs().max())
-
-
-@compiled
-def test_it_has_the_bits_of_the_operations_that_it_stands_for() -> None:
-    torch.manual_seed(1)
-    for channels, side, taps in ((96, 30, 3), (240, 28, 5), (672, 14, 5)):
-        norms, given = (_norm(channels), _norm(channels)), 3 * torch.randn(2, channels, side, side)
-        layer = nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, bias=False).requires_grad_(
-            False
-        )
-        kernel = Kernel((taps, taps), padding=(taps // 2, taps // 2))
-        assert Depthwise.takes(layer, kernel)
-        before, behind = (Elementwise.of(channels, norm, _RELU6) for norm in norms)
-        found, _ = Depthwise(layer.weight, kernel, before, behind).forward(given)
-        expected = norms[1](layer(norms[0](given).clamp(0, 6))).clamp(0, 6)
-        assert torch.equal(found, expected)
 
 
 @compiled
@@ -113,13 +96,13 @@ def test_it_makes_what_it_filters(channels: int, narrow: int, side: int, stride:
         _norm(channels),
         torch.randn(3, narrow, side, side),
     )
-    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, None, Activation())
-    wide = Depthwise(weight, kernel, before, behind, widening=widening)
+    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, activation=Activation())
+    wide = Depthwise(weight, kernel, given.shape, before, behind, widening=widening)
     plain = F.conv2d(given, widening)
     assert Depthwise.widens(given.shape)
-    assert wide.wide(given.shape) == plain.shape
+    assert wide.wide == plain.shape
     output, bits = wide.forward(given, keep=True)
-    expected, expected_bits = Depthwise(weight, kernel, before, behind).forward(plain, keep=True)
+    expected, expected_bits = Depthwise(weight, kernel, plain.shape, before, behind).forward(plain, keep=True)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(wide.forward(given)[0], output)
     assert sum(int((a != b).sum()) for a, b in zip(bits, expected_bits, strict=True)) <= 3  # (values at a kink)
@@ -136,13 +119,13 @@ def test_it_makes_less_of_what_it_filtered(
     weight, projection = torch.randn(channels, 1, 3, 3), torch.randn(outputs, channels, 1, 1) / 30
     widening = None if narrow is None else torch.randn(channels, narrow, 1, 1)
     kernel, norm = Kernel((3, 3), (stride, stride), padding=None), _norm(channels)
-    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, None, Activation())
+    before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, activation=Activation())
     given = torch.randn(images, narrow or channels, side, side)
-    filter_ = Depthwise(weight, kernel, before, behind, widening=widening)
+    filter_ = Depthwise(weight, kernel, given.shape, before, behind, widening=widening)
     filtered, bits = filter_.forward(given, keep=True)
     assert Projection.takes(projection)
     last = Elementwise(torch.rand(outputs), torch.randn(outputs), Activation(-1.0, 2.0))
-    projecting = filter_.projecting(projection, last)
+    projecting = replace(filter_, projection=Projection.of(projection, last))
     found, found_bits = projecting.forward(given, keep=True)
     expected = F.conv2d(filtered.double(), projection.double()) * last.scale.double()[:, None, None]
     expected = (expected + last.shift.double()[:, None, None]).clamp(-1, 2)
@@ -157,29 +140,30 @@ def test_it_makes_less_of_what_it_filtered(
 def test_no_number_stays_none_and_is_let_through() -> None:
     given = torch.ones(1, 16, 8, 8)
     given[0, 3, 4, 4] = torch.nan
-    identity, cut = Elementwise.of(16, None, None), Elementwise.of(16, None, Activation())
-    filter_ = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), cut, identity)
+    identity, cut = Elementwise.of(16), Elementwise.of(16, activation=Activation())
+    filter_ = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), given.shape, cut, identity)
     output, bits = filter_.forward(given, keep=True)
     assert int(output.isnan().sum()) == 9
-    back = filter_.backward(torch.ones_like(output), given.shape, bits)
+    back = filter_.backward(torch.ones_like(output), bits)
     assert back[0, 3, 4, 4] == torch.ops.aten.threshold_backward(torch.tensor(9.0), torch.tensor(torch.nan), 0.0) == 9
 
 
 @compiled
 def test_what_is_infinite_is_let_through_a_relu() -> None:
     given = torch.full((1, 16, 4, 4), torch.inf)
-    cut, identity = Elementwise.of(16, None, Activation()), Elementwise.of(16, None, None)
-    filter_ = Depthwise(torch.ones(16, 1, 1, 1), Kernel((1, 1)), cut, identity)
+    cut, identity = Elementwise.of(16, activation=Activation()), Elementwise.of(16)
+    filter_ = Depthwise(torch.ones(16, 1, 1, 1), Kernel((1, 1)), given.shape, cut, identity)
     output, bits = filter_.forward(given, keep=True)
     assert (output == torch.inf).all()
-    assert (filter_.backward(torch.ones_like(output), given.shape, bits) == 1).all()
+    assert (filter_.backward(torch.ones_like(output), bits) == 1).all()
 
 
 @compiled
 def test_other_numbers_of_channels_are_refused() -> None:
-    identity = Elementwise.of(48, None, None)
-    with pytest.raises(ValueError, match="48 channels was given 16"):
-        Depthwise(torch.ones(48, 1, 3, 3), Kernel((3, 3)), identity, identity).forward(torch.ones(1, 16, 9, 9))
+    identity = Elementwise.of(48)
+    filter_ = Depthwise(torch.ones(48, 1, 3, 3), Kernel((3, 3)), torch.Size((1, 48, 9, 9)), identity, identity)
+    with pytest.raises(ValueError, match=r"\(1, 48, 9, 9\) was given \(1, 16, 9, 9\)"):
+        filter_.forward(torch.ones(1, 16, 9, 9))
     network = prepare(Classifier(nn.Sequential(nn.Conv2d(48, 48, 3, groups=48), nn.ReLU()))).module
     with torch.no_grad(), pytest.raises(RuntimeError, match="channels"):
         network(torch.rand(1, 16, 20, 20))
@@ -192,7 +176,7 @@ def test_a_copy_makes_its_own_operations() -> None:
     for module in (copied, loaded):
         chains = [chain for chain in map(_chain, module.modules()) if chain is not None]
         assert len(chains) == 6
-        assert not any(chain.compiled or chain._operations or chain._passages for chain in chains)
+        assert not any(chain._operations or chain._passages for chain in chains)
     normed = prepared.preprocess.normalize(batch)
     with torch.no_grad():
         assert torch.equal(copied(normed), loaded(normed))
@@ -225,8 +209,9 @@ def test_hooks_of_all_modules_see_each_layer() -> None:
 @compiled
 def test_filters_run_side_by_side() -> None:
     torch.manual_seed(0)
-    part = Elementwise.of(32, None, _RELU6)
-    filter_ = Depthwise(torch.randn(32, 1, 5, 5), Kernel((5, 5), padding=(2, 2)), part, part)
+    part = Elementwise.of(32, activation=_RELU6)
+    size = torch.Size((4, 32, 20, 20))
+    filter_ = Depthwise(torch.randn(32, 1, 5, 5), Kernel((5, 5), padding=(2, 2)), size, part, part)
     batches = [torch.randn(4, 32, 20, 20) for _ in range(16)]
     expected = [filter_.forward(batch)[0].clone() for batch in batches]
     with ThreadPoolExecutor(4) as pool:
@@ -268,7 +253,7 @@ def test_passes_with_and_without_kernels(
     monkeypatch: pytest.MonkeyPatch, images: int, side: int, compiles: bool
 ) -> None:
     if not compiles:
-        monkeypatch.setattr(writer, "available", lambda: False)
+        monkeypatch.setattr(depthwise, "available", lambda: False)
     network, batch = _mobile(side), torch.rand(images, 3, 40, 44)
     classifier = Classifier(network)
     logits = network(batch).detach()

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from phosphene import explain
+from phosphene.attribution.ablation_cam import ablated_scores
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError, PhospheneWarning
-from phosphene.runtime import ablated_scores, forward
+from phosphene.runtime import forward
 from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of

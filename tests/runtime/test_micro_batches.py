@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from phosphene.attribution.ablation_cam import ablated_scores
 from phosphene.classifier import Classifier
 from phosphene.errors import ResourceError
 from phosphene.runtime import (
-    ablated_scores,
     activations,
     blended_scores,
     forward,

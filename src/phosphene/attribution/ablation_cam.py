@@ -9,9 +9,9 @@ from torch import Tensor
 
 from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
 from phosphene.classifier import Classifier
-from phosphene.graph import spatial_map
+from phosphene.graph import channel_axis, spatial_map
 from phosphene.registry import register_attribution
-from phosphene.runtime import ablated_scores, prepare
+from phosphene.runtime import Copies, prepare, replaced_scores
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -74,3 +74,30 @@ def ablation_cam(
         values = spatial_map(output, f"layer {name}", images, prepare(classifier).layout(name))
         maps.append((weights[..., None, None] * values).sum(dim=1))
     return averaged_layers(maps, names, images, target, score, relu)
+
+
+def ablated_scores(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    layer: str,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(clean scores (N,), scores (N, k) without each channel of the layer, its outputs (N, ...))."""
+    prepared = prepare(classifier)
+
+    def copies_of(index: int, output: Tensor) -> Copies:
+        axis = channel_axis(output, images[index : index + 1], prepared.layout(layer))
+        return Copies(int(output.shape[axis]), lambda channels: _without(output, channels, axis))
+
+    return replaced_scores(prepared, images, target, layer, copies_of, batch_size=batch_size, progress=progress)
+
+
+def _without(output: Tensor, channels: range, axis: int) -> Tensor:
+    """Copies of a layer's output (1, ...), one for each channel, with that channel set to zero."""
+    copies = output.expand(len(channels), *output.shape[1:]).clone()
+    for copy, channel in zip(copies, channels, strict=True):
+        copy.select(axis - 1, channel).zero_()
+    return copies

@@ -7,12 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from phosphene.attribution.as_written import relevance
 from phosphene.attribution.result import attribution, per_image
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.relevance import AlphaBeta, Box, Composite, Epsilon, Flat, Gamma
-from phosphene.runtime import plain_mode, relevance
+from phosphene.runtime import plain_mode
 from phosphene.targets import Target
 from phosphene.types import Attribution
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
-from phosphene.graph import spatial_map
+from phosphene.errors import ModelError, OptionError
+from phosphene.graph import check_inside, spatial_map
+from phosphene.hooks import capture, graph_nodes
 from phosphene.registry import register_attribution
-from phosphene.runtime import layer_curvature, prepare
+from phosphene.runtime import Prepared, prepare
+from phosphene.runtime.passes import asked, in_parts
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -71,13 +76,13 @@ def shapley_cam(
         raise OptionError("shapley_cam weighs channels by what they add to a class; give a class alone")
     names = layer_names(classifier, layer, target, images)
 
-    def value(known: Classifier, logits: Tensor, own: Target) -> Tensor:
+    def value(known: Prepared, logits: Tensor, own: Target) -> Tensor:
         if own.score is not None or utility != "residual" or known.head in ("score", "maps", "boxes"):
             return known.score(logits, own, "probability" if utility == "probability" else "logit")
         logarithms = {"softmax": F.log_softmax(logits, dim=1), "sigmoid": F.logsigmoid(logits), "probabilities": logits}
         return known.score(logits + logarithms[known.head], own, "logit")
 
-    score, found = layer_curvature(classifier, images, target, names, value, batch_size=batch_size)
+    score, found = layer_curvature(classifier, images, target, names, value, batch_size)
     maps = []
     for name in names:
         layout, what = prepare(classifier).layout(name), f"layer {name}"
@@ -85,3 +90,55 @@ def shapley_cam(
         weights = (slopes - 0.5 * bent).mean(dim=(2, 3), keepdim=True)
         maps.append((weights * activations).sum(dim=1))
     return averaged_layers(maps, names, images, target, score, relu)
+
+
+def layer_curvature(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    layers: Sequence[str],
+    utility: Callable[[Prepared, Tensor, Target], Tensor],
+    batch_size: int | None,
+) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """(utility (N,), per layer activations A, gradients g and products H A of the Hessian with them), all (N, ...).
+
+    The utility is a number (N,) of (classifier, logits, target); each layer is taken by itself.
+
+    Raises:
+        ModelError: for a network that has no second derivative there.
+    """
+    prepared, target = asked(prepare(classifier).variant("maps", "exact"), images, target, layers)
+    check_inside(prepared.network.module, prepared.name, "gradient")
+
+    def run(start: int, stop: int) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor, Tensor]]]:
+        # As it was written: what makes the network fast has first derivatives alone, and so has fused attention.
+        module = prepared.network.module
+        inputs = prepared.ready(images[start:stop]).requires_grad_()
+        with capture(module, layers) as found, sdpa_kernel(SDPBackend.MATH):
+            logits = prepared.read(prepared.run(module, inputs), stop - start).float()
+        values = utility(prepared, logits, target.rows(start, stop))
+        return values.detach(), {name: _bent(prepared, values, found[name]) for name in layers}
+
+    return in_parts(prepared, images, run, batch_size, gradients=True)
+
+
+def _bent(prepared: Prepared, values: Tensor, activation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, g, H A) at one layer."""
+    slope = _derivative(prepared, values.sum(), activation)
+    if any("Error" in node.name() for node in graph_nodes(slope)):  # (PyTorch would say nothing of it)
+        raise ModelError(
+            f"{prepared.name} has no second derivative here: a function of its own has a first one alone; use grad_cam"
+        )
+    bent = torch.zeros_like(slope)
+    if slope.requires_grad:
+        bent = _derivative(prepared, (slope * activation.detach()).sum(), activation)
+    return activation.detach(), slope.detach(), bent.detach()
+
+
+def _derivative(prepared: Prepared, value: Tensor, at: Tensor) -> Tensor:
+    try:
+        (found,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"{prepared.name} has no second derivative here ({reason}); use grad_cam") from error
+    return torch.zeros_like(at) if found is None else found

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from phosphene.attribution.as_written import attention
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import token_grid, token_note, tokens_of_places
-from phosphene.runtime import attention, plain_mode
+from phosphene.runtime import plain_mode
 from phosphene.targets import Target
 from phosphene.types import Attribution
 

@@ -6,6 +6,7 @@ from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before, layers_feeding
 from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain, is_swapped, keep_weights
+from phosphene.graph.pointwise import changes_its_input, is_pointwise
 from phosphene.graph.residual import residual_branches
 from phosphene.graph.spatial import (
     channel_axis,
@@ -29,6 +30,7 @@ __all__ = [
     "Successor",
     "Takes",
     "any_global_hook",
+    "changes_its_input",
     "channel_axis",
     "check_inside",
     "convolution_kernel",
@@ -41,6 +43,7 @@ __all__ = [
     "is_hooked",
     "is_layout",
     "is_plain",
+    "is_pointwise",
     "is_swapped",
     "keep_weights",
     "layer_before",

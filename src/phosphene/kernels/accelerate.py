@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -99,30 +99,23 @@ def _chains(
             chains[name] = Chain(child, kernel, arithmetic, late=name in late)
     for name, chain in chains.items():
         behind = following.get(name, [])
-        for successor in behind:
-            follower = Follower(module.get_submodule(successor.name), _modules(module, successor.boundaries))
-            if not _attach(chain, follower):
-                break
+        chain.followers += _followers(module, chain.convolution, behind)
         rest = behind[len(chain.followers) :]
         if rest and rest[0].name in chains:
             chain.then = chains[rest[0].name], _modules(module, rest[0].boundaries)
     return chains
 
 
-def _attach(chain: Chain, follower: Follower) -> bool:
-    """Whether a module right behind a convolution, or behind its norm, is one that it can do the work of."""
-    module = follower.module
-    if not is_plain(module):
-        return False
-    if chain.norm is None and chain.activation is None and _is_foldable(module, chain.convolution):
-        assert isinstance(module, nn.BatchNorm2d)
-        chain.norm = module
-    elif chain.activation is None and Activation.of(module) is not None:
-        chain.activation = module
-    else:
-        return False
-    chain.followers.append(follower)
-    return True
+def _followers(module: nn.Module, convolution: nn.Conv2d, behind: Sequence[Successor]) -> Iterator[Follower]:
+    """The modules right behind a convolution that it can do the work of: a norm, an activation, or both."""
+    for place, successor in enumerate(behind):
+        child = module.get_submodule(successor.name)
+        cuts = Activation.of(child) is not None
+        if not is_plain(child) or not (cuts or (place == 0 and _is_foldable(child, convolution))):
+            return
+        yield Follower(child, _modules(module, successor.boundaries))
+        if cuts:
+            return
 
 
 def _is_foldable(norm: nn.Module, convolution: nn.Conv2d) -> bool:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel, any_global_hook, is_hooked, is_swapped
 from phosphene.kernels.arithmetic import Arithmetic
-from phosphene.kernels.convolution import Convolution, Link, Passage, differentiable, folded, is_ordinary, normed_
+from phosphene.kernels.convolution import Convolution, Link, folded, is_ordinary, normed_
 from phosphene.kernels.elementwise import Activation
-from phosphene.kernels.jit.depthwise import Depthwise
-from phosphene.kernels.jit.passages import Step, depthwise_passages, projected
+from phosphene.kernels.jit.passages import DepthwisePassage, Step, depthwise_passages, projected
+
+Passage = Link | DepthwisePassage
 
 # Taps of a kernel from which on a recorded way forward is in the type of the way back: there that saves most.
 _MANY_TAPS = 256
@@ -60,28 +61,22 @@ class Chain:
         kernel: its geometry.
         arithmetic: of the network's variant.
         late: whether it is one of the last convolutions, which few activations follow.
-        norm: the norm behind it, if there is one.
-        activation: the activation behind these.
-        followers: norm and activation, as far as there are any.
+        followers: the norm and the activation behind it, as far as there are any.
         then: the convolution behind these, and the modules whose input or output lies before it.
-        compiled: the kernels made for it.
     """
 
     convolution: nn.Conv2d
     kernel: Kernel
     arithmetic: Arithmetic
     late: bool = False
-    norm: nn.BatchNorm2d | None = None
-    activation: nn.Module | None = None
     followers: list[Follower] = field(default_factory=list)
     then: tuple[Chain, list[nn.Module]] | None = None
-    compiled: dict[tuple[object, ...], Depthwise] = field(default_factory=dict)
     _operations: dict[tuple[object, ...], Convolution] = field(default_factory=dict)
     _passages: dict[tuple[object, ...], list[Passage]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it makes its own operations, whose addresses are of one place and one process."""
-        return {**vars(self), "compiled": {}, "_operations": {}, "_passages": {}}
+        return {**vars(self), "_operations": {}, "_passages": {}}
 
     def __call__(self, input: Tensor) -> Tensor:
         inputs = input  # (the name that callers may use)
@@ -94,9 +89,9 @@ class Chain:
         passages = self._remembered(steps, inputs.shape, recorded=recorded)
         done = [module for chain, taken in steps for module in (chain.convolution, *taken)]
         if recorded:
-            return _done(done[1:], differentiable(inputs, passages))
+            return _done(done[1:], _Differentiable.apply(inputs, passages))  # type: ignore[no-untyped-call]
         for passage in passages:
-            inputs = passage.run(inputs)
+            inputs, _ = passage.forward(inputs, keep=False)
         return _done(done[1:], inputs)
 
     def _takes(self, inputs: Tensor) -> bool:
@@ -112,7 +107,7 @@ class Chain:
         # A function mode, such as a rule for ReLUs, has to see every activation run.
         sees_activations = torch.overrides._len_torch_function_stack() > 0  # type: ignore[attr-defined]
         for follower in self.followers:
-            if follower.is_observed or (sees_activations and follower.module is self.activation):
+            if follower.is_observed or (sees_activations and Activation.of(follower.module)):
                 return [(self, taken)]
             taken.append(follower.module)
         if self.then is None or not self.arithmetic.joined or any(map(is_hooked, self.then[1])):
@@ -135,16 +130,11 @@ class Chain:
             found = self._passages[key] = _passages(steps, size, recorded=recorded, compiles=compiles)
         return found
 
-    def link(self, taken: list[nn.Module], *, recorded: bool) -> Link:
-        """The passage of the convolution alone, with the followers whose work it does."""
-        if not recorded:
-            forward = self.operation(taken, self.arithmetic.forward)
-            return Link(forward.run, forward)
-        back = self.operation(taken, self.arithmetic.backward)
-        dtype = self.recorded_dtype
-        if dtype == torch.float32 and not self.arithmetic.folds_recorded:
-            return Link(self._accurate(taken), back)
-        return Link(self.operation(taken, dtype).run, back)
+    def link(self, step: Step) -> Link:
+        """The passage of a step of its own by itself."""
+        accurate = step.back is not None and step.forward == torch.float32 and not self.arithmetic.folds_recorded
+        run = self._accurate(step.taken) if accurate else self.operation(step.taken, step.forward).run
+        return Link(run, step.operation(len(step.taken)), step.size)
 
     def _accurate(self, taken: list[nn.Module]) -> Callable[[Tensor], Tensor]:
         """Convolution, norm and activation one after the other where that is nearer to float64, the last two in place.
@@ -185,8 +175,8 @@ class Chain:
 
     def ends(self, taken: list[nn.Module]) -> tuple[nn.BatchNorm2d | None, Activation | None]:
         """The norm and the activation among the followers whose work it does."""
-        cut = bool(taken) and taken[-1] is self.activation
-        return self.norm if self.norm in taken else None, Activation.of(taken[-1]) if cut else None
+        norm = taken[0] if taken and isinstance(taken[0], nn.BatchNorm2d) else None
+        return norm, Activation.of(taken[-1]) if taken else None
 
     def valid(self, patches: Tensor) -> Tensor:
         """The convolution, and what follows it, on patches that hold their padding already, without a gradient."""
@@ -211,7 +201,7 @@ def _passages(
             continue
         found = depthwise_passages(step, giver) if compiles else None
         if found is None:
-            passages.append(chain.link(taken, recorded=recorded))
+            passages.append(chain.link(step))
             giver = step if step.gives_activation else None
         else:
             passages[len(passages) - (giver is not None) :] = found
@@ -234,3 +224,25 @@ def as_written(module: nn.Module, inputs: Tensor) -> Tensor:
     """What the module's class makes of inputs."""
     output: Any = type(module).forward(module, inputs)
     return output  # type: ignore[no-any-return]
+
+
+class _Differentiable(torch.autograd.Function):
+    """A sequence is one node of the graph: between its passages gradients keep their type and are overwritten."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, passages: list[Passage]) -> Tensor:
+        kept: list[Tensor | None] = []
+        ctx.passages, ctx.linear = passages, all(passage.is_linear for passage in passages)
+        for passage in passages:
+            inputs, found = passage.forward(inputs, keep=True)
+            kept += found
+        ctx.save_for_backward(*kept)
+        return inputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        own, kept = False, ctx.saved_tensors  # (two of each passage)
+        for place, passage in reversed(list(enumerate(ctx.passages))):
+            gradient, own = passage.backward(gradient, kept[2 * place : 2 * place + 2], own=own), True
+        return gradient, None

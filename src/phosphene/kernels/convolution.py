@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,8 @@ class Convolution:
         self.weight = weight.to(dtype).contiguous(memory_format=self.layout)
         self.bias = None if bias is None else bias.to(dtype)
         self._packed: dict[tuple[object, ...], Tensor] = {}
+        self._back: dict[tuple[int, ...], list[Tensor]] = {}
+        self._found: dict[tuple[int, int], tuple[list[Tensor], list[int], tuple[Any, ...]]] = {}
 
     def run(self, inputs: Tensor, *, padded: bool = False) -> Tensor:
         """The output, without a graph.
@@ -125,19 +127,36 @@ class Convolution:
         return output if self.bias is None else output.add_(self.bias[:, None, None])
 
     def input_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
-        """The gradient for an input of `size`, from the one before the activation."""
+        """The gradient for an input of `size`, from the one before the activation.
+
+        Convolutions of stride 1 give the places of each cell of strides, which are then laid out: one whose channels
+        are all places of a cell, or with groups one for each place.
+        """
         gradient = gradient.to(self.dtype).contiguous(memory_format=self.layout)
-        turned = self._turned_padding(size)
-        if turned is not None:
-            weight = self._pack(self._turned, turned, gradient.shape, back=True)
-            return _MK._convolution_pointwise(  # type: ignore[no-any-return]
-                gradient, weight, None, turned, (1, 1), self.kernel.dilation, self.groups, "none", [], ""
-            )
-        if self._is_stem:
-            return self._stem_gradient(gradient, size)
-        if self._is_depthwise and self.dtype == torch.bfloat16 and math.prod(self.kernel.stride) <= _FEW_PLACES:
-            return self._depthwise_gradient(gradient, size)
-        return self._strided_gradient(gradient, size)
+        if not self._has_cells:
+            return self._strided_gradient(gradient, size)
+        (count, channels, rows, columns), (sy, sx) = size, self.kernel.stride
+        weights, padding, where = self._cells(rows, columns)
+        found = [
+            _MK._convolution_pointwise(
+                gradient, self._pack(weight, padding, gradient.shape, back=True), None, padding, (1, 1),
+                self.kernel.dilation, self.groups, "none", [], "",
+            )[where]
+            for weight in weights
+        ]  # fmt: skip
+        if (sy, sx) == (1, 1):
+            back: Tensor = found[0].contiguous(memory_format=self.layout)
+            return back
+        cells = (-(-rows // sy), -(-columns // sx))
+        laid = gradient.new_empty(count, cells[0], sy, cells[1], sx, channels)
+        to = laid.permute(2, 4, 0, 5, 1, 3)  # (sy, sx, N, C, h, w)
+        if self.groups == 1:  # (in one: the places of a row lie together, there and here)
+            to.copy_(found[0].view(count, sy, sx, channels, *cells).permute(1, 2, 0, 3, 4, 5))
+        else:
+            for (y, x), values in zip(product(range(sy), range(sx)), found, strict=True):
+                to[y, x] = values
+        laid = laid.view(count, cells[0] * sy, cells[1] * sx, channels)
+        return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
 
     def _padded(self, inputs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """(input, weight, padding): uneven padding is moved into the kernel of a depthwise one, else into the input."""
@@ -147,7 +166,7 @@ class Convolution:
         extra = (bottom - top, right - left)
         if self.groups > 1 and self.kernel.dilation == (1, 1) and set(extra) <= {0, 1}:
             return inputs, self._grown(extra), [bottom, right]
-        return _framed(inputs, (top, bottom), (left, right)), self.weight, [0, 0]
+        return F.pad(inputs, (left, right, top, bottom)), self.weight, [0, 0]
 
     def _grown(self, extra: tuple[int, int]) -> Tensor:
         """The kernel with a row or column of zeros before it: what starts one place later, padded alike all round."""
@@ -178,111 +197,36 @@ class Convolution:
         return found
 
     @property
-    def _turned(self) -> Tensor:
-        """The kernel upside down, inputs and outputs exchanged within each group."""
-        key = ("turned",)
-        if key not in self._packed:
-            outputs, inputs, rows, columns = self.weight.shape
-            split = self.weight.reshape(self.groups, outputs // self.groups, inputs, rows, columns)
-            turned = split.transpose(1, 2).reshape(inputs * self.groups, outputs // self.groups, rows, columns)
-            self._packed[key] = turned.flip(2, 3).contiguous(memory_format=self.layout)
-        return self._packed[key]
+    def _has_cells(self) -> bool:
+        """Whether its way back is fastest by the cells of its strides.
 
-    def _turned_padding(self, size: torch.Size) -> list[int] | None:
-        """Padding of the convolution that goes back, or None where it is not one."""
-        pads = self.kernel.pads(size[-2:])
-        if self.kernel.stride != (1, 1) or any(before != after for before, after in pads):
-            return None
-        reach = [step * (side - 1) for step, side in zip(self.kernel.dilation, self.kernel.size, strict=True)]
-        turned = [far - before for far, (before, _) in zip(reach, pads, strict=True)]
-        return turned if min(turned) >= 0 else None
+        So it is without strides, from few channels, such as colors, and from each channel by itself in bfloat16.
+        """
+        few = self.groups == 1 and self.weight.shape[1] <= _FEW_CHANNELS
+        alone = self.groups > 1 and self.weight.shape[:2] == (self.groups, 1) and self.dtype == torch.bfloat16
+        places = math.prod(self.kernel.stride)
+        return places == 1 or (self.kernel.dilation == (1, 1) and (few or (alone and places <= _FEW_PLACES)))
 
-    @property
-    def _is_stem(self) -> bool:
-        """Whether it takes large strides from a few channels, such as colors."""
-        return self.groups == 1 and self.weight.shape[1] <= _FEW_CHANNELS and self.kernel.dilation == (1, 1)
-
-    @property
-    def _is_depthwise(self) -> bool:
-        return self.groups > 1 and self.weight.shape[:2] == (self.groups, 1) and self.kernel.dilation == (1, 1)
-
-    def _stem_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
-        """One convolution of stride 1 gives the places of each cell of a stride as channels, then they are laid out."""
-        rows, columns = size[-2:]
-        stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
-        weight, first = self._cell_kernel((top, left))
-        counts = self._cell_counts((rows, columns))
-        cells = self._in_cells(gradient, weight, first, counts)
-        cells = cells.reshape(len(gradient), *stride, -1, *counts)  # (N, sy, sx, C, h, w)
-        laid = cells.permute(0, 4, 1, 5, 2, 3).reshape(len(gradient), counts[0] * stride[0], counts[1] * stride[1], -1)
-        return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
-
-    def _cell_counts(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of cells as large as the stride that cover an input."""
-        rows, columns = (-(-side // step) for side, step in zip(size, self.kernel.stride, strict=True))
-        return rows, columns
-
-    def _in_cells(self, gradient: Tensor, weight: Tensor, first: tuple[int, int], counts: tuple[int, int]) -> Tensor:
-        """(N, channels, *counts) at each cell what a kernel makes of the outputs from `first` on."""
-        # As many places before and behind as the first and the last cell look at.
-        padding = [
-            max(0, -start, count + start + taps - 1 - given)
-            for start, count, taps, given in zip(first, counts, weight.shape[-2:], gradient.shape[-2:], strict=True)
-        ]
-        weight = self._pack(weight, padding, gradient.shape, back=True)
-        cells: Tensor = _MK._convolution_pointwise(
-            gradient, weight, None, padding, (1, 1), (1, 1), self.groups, "none", [], ""
-        )
-        y, x = (pad + start for pad, start in zip(padding, first, strict=True))
-        return cells[..., y : y + counts[0], x : x + counts[1]]
-
-    def _depthwise_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
-        """Each place of a stride's cell by a convolution of its own, of stride 1; bfloat16 has no other fast way."""
-        rows, columns = size[-2:]
-        stride, ((top, _), (left, _)) = self.kernel.stride, self.kernel.pads((rows, columns))
-        counts = self._cell_counts((rows, columns))
-        # A kernel smaller than the stride leaves places out that no output has seen.
-        seen = all(side >= step for side, step in zip(self.kernel.size, stride, strict=True))
-        blank = gradient.new_empty if seen else gradient.new_zeros
-        laid = blank(len(gradient), counts[0], stride[0], counts[1], stride[1], size[1])
-        for (y, x), weight, first in self._place_kernels((top, left)):
-            laid[:, :, y, :, x] = self._in_cells(gradient, weight, first, counts).permute(0, 2, 3, 1)
-        laid = laid.view(len(gradient), counts[0] * stride[0], counts[1] * stride[1], size[1])
-        return laid.permute(0, 3, 1, 2)[..., :rows, :columns].contiguous(memory_format=_LAST)
-
-    def _cell_kernel(self, padding: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """(kernel (sy sx in, out, h, w), first output it looks at relative to the cell), per axis by `_taps`."""
-        key = ("cell", padding)
-        rows, columns = self._cell_taps(padding)
-        (top, height), (left, width) = _span(rows), _span(columns)
-        if key not in self._packed:
-            outputs, inputs = self.weight.shape[:2]
-            cell = self.weight.new_zeros(*self.kernel.stride, inputs, outputs, height, width)
-            for ry, ky, oy in rows:
-                for rx, kx, ox in columns:
-                    cell[ry, rx, :, :, oy - top, ox - left] = self.weight[:, :, ky, kx].T
-            self._packed[key] = cell.flatten(0, 2).contiguous(memory_format=_LAST)
-        return self._packed[key], (top, left)
-
-    def _place_kernels(self, padding: tuple[int, int]) -> list[tuple[tuple[int, int], Tensor, tuple[int, int]]]:
-        """(place, kernel (channels, 1, h, w), first output it looks at) of each place in a cell that a tap reaches."""
-        found = []
-        rows, columns = self._cell_taps(padding)
-        for y, x in product(sorted({place for place, *_ in rows}), sorted({place for place, *_ in columns})):
-            own_rows, own_columns = ([tap for tap in taps if tap[0] == p] for taps, p in ((rows, y), (columns, x)))
-            (top, height), (left, width) = _span(own_rows), _span(own_columns)
-            key = ("place", padding, y, x)
-            if key not in self._packed:
-                kernel = self.weight.new_zeros(self.groups, 1, height, width)
-                for (_, ky, oy), (_, kx, ox) in product(own_rows, own_columns):
-                    kernel[:, :, oy - top, ox - left] = self.weight[:, :, ky, kx]
-                self._packed[key] = kernel.contiguous(memory_format=_LAST)
-            found.append(((y, x), self._packed[key], (top, left)))
-        return found
-
-    def _cell_taps(self, padding: tuple[int, int]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-        rows, columns = map(_taps, self.kernel.size, self.kernel.stride, padding)
-        return rows, columns
+    def _cells(self, rows: int, columns: int) -> tuple[list[Tensor], list[int], tuple[Any, ...]]:
+        """(kernels of stride 1, their padding, where in what they give cells lie), by the size of the input."""
+        size = (rows, columns)
+        if size not in self._found:
+            pads = tuple(before for before, _ in self.kernel.pads(size))
+            cells, starts = cell_kernel(self.weight, self.kernel.stride, pads)
+            if pads not in self._back:
+                places = cells.reshape(-1, self.groups, len(self.weight) // self.groups, *cells.shape[3:])
+                places = places.transpose(2, 3).flatten(1, 2)
+                weights = [places.flatten(0, 1)] if self.groups == 1 else places  # (in, out / groups, h, w) each
+                self._back[pads] = [weight.contiguous(memory_format=self.layout) for weight in weights]
+            padding, where = [], []
+            axes = (size, self.kernel.outputs(size), self.kernel.stride, self.kernel.dilation, cells.shape[-2:], starts)
+            for length, given, stride, dilation, taps, start in zip(*axes, strict=True):
+                count, first = -(-length // stride), start - (dilation - 1) * (taps - 1)
+                # As many places before and behind as the first and the last cell look at.
+                padding.append(max(0, -first, count + first + dilation * (taps - 1) - given))
+                where.append(slice(padding[-1] + first, padding[-1] + first + count))
+            self._found[size] = self._back[pads], padding, (..., *where)
+        return self._found[size]
 
     def _strided_gradient(self, gradient: Tensor, size: torch.Size) -> Tensor:
         # bfloat16 has no fast way back through strided groups of channels: float32 is ten times faster there.
@@ -306,106 +250,60 @@ def _adds_in_blocks(weight: Tensor, groups: int, dtype: torch.dtype) -> bool:
     return large and groups == 1 and dtype == torch.float32
 
 
-def _framed(inputs: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """Maps in channels last with so many rows and columns of zeros (before, behind) around them."""
-    count, channels, height, width = inputs.shape
-    (top, bottom), (left, right) = rows, columns
-    framed = inputs.new_empty(count, height + top + bottom, width + left + right, channels)
-    framed[:, :top] = framed[:, top + height :] = 0
-    framed[:, :, :left] = framed[:, :, left + width :] = 0
-    framed[:, top : top + height, left : left + width] = inputs.permute(0, 2, 3, 1)
-    return framed.permute(0, 3, 1, 2)
+def cell_kernel(weight: Tensor, stride: Sequence[int], pads: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """The way back through strides: which outputs each place of a cell of strides reads, and how.
 
+    Args:
+        weight: (out, in, kh, kw) of the convolution.
+        stride: (sy, sx).
+        pads: places that it adds (above, left).
 
-def _taps(size: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
-    """(place in the cell, tap, output): which tap of which output reads each place of the cell at 0.
+    Returns:
+        ((sy, sx, out, in, h, w) the weights of the h x w outputs that a place reads, (row, column) of the first of them
+        relative to the output of the cell's own number).
 
     Example:
-        >>> _taps(3, 2, 1)  # the first place by the middle tap of its own output, the second by two outputs
-        [(0, 1, 0), (1, 0, 1), (1, 2, 0)]
+        >>> cells, first = cell_kernel(torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3), (1, 2), (0, 1))
+        >>> cells.flatten().tolist(), first  # the first place by the middle tap of its own output, the next by two
+        ([2.0, 0.0, 3.0, 1.0], [0, 0])
     """
-    reads = ((place, tap, place + padding - tap) for place in range(stride) for tap in range(size))
-    return [(place, tap, step // stride) for place, tap, step in reads if step % stride == 0]
+    axes = []
+    for side, step, pad in zip(weight.shape[2:], stride, pads, strict=True):
+        before = -pad % step  # so that taps that read the same place of cells lie together
+        taps = -(-(side + before) // step)
+        axes.append((before, taps * step - side - before, taps, (pad + before) // step - taps + 1))
+    (above, below, rows, y), (left, right, columns, x) = axes
+    grown = F.pad(weight, (left, right, above, below))
+    split = grown.reshape(*weight.shape[:2], rows, stride[0], columns, stride[1])  # (out, in, h, sy, w, sx)
+    return split.flip(2, 4).permute(3, 5, 0, 1, 2, 4), [y, x]
 
 
-def _span(taps: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
-    """(first, number) of the outputs that taps read."""
-    outputs = [output for *_, output in taps]
-    return min(outputs), max(outputs) - min(outputs) + 1
-
-
-class Passage(Protocol):
-    """One step of a sequence, forward and back."""
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether it cuts nothing."""
-        ...
-
-    @property
-    def run(self) -> Callable[[Tensor], Tensor]:
-        """The way forward without a way back."""
-        ...
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The output, and what the way back needs of this way forward."""
-        ...
-
-    def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
-        """The gradient for an input of `size` from the one for the output, which may be overwritten if `own`."""
-        ...
+Kept = tuple[Tensor | None, Tensor | None]
+"""What a passage needs of its way forward for its way back."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """One convolution of a sequence: any way forward, and the fast way back."""
+    """One convolution of a sequence, for inputs of one size: any way forward, and the fast way back."""
 
     run: Callable[[Tensor], Tensor]
     back: Convolution
+    size: torch.Size
 
     @property
     def is_linear(self) -> bool:
+        """Whether it cuts nothing."""
         return self.back.activation is None
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The output, and of it where the activation let values through, if there is one."""
+    def forward(self, inputs: Tensor, *, keep: bool) -> tuple[Tensor, Kept]:
+        """The output, and if asked for itself again, where an activation let values through."""
         output = self.run(inputs)
-        return output, [None if self.back.activation is None else output.to(self.back.dtype)]
+        return output, (None if self.is_linear or not keep else output.to(self.back.dtype), None)
 
-    def backward(self, gradient: Tensor, size: torch.Size, kept: Sequence[Tensor | None], *, own: bool) -> Tensor:
-        (output,) = kept
+    def backward(self, gradient: Tensor, kept: Kept, *, own: bool) -> Tensor:
+        """The gradient for the inputs from the one for the output, which may be overwritten if `own`."""
+        output, _ = kept
         if output is not None and self.back.activation is not None:
             given = gradient.to(output.dtype)
             gradient = self.back.activation.gradient(given, output, own=own or given is not gradient)
-        return self.back.input_gradient(gradient, size)
-
-
-def differentiable(inputs: Tensor, passages: Sequence[Passage]) -> Tensor:
-    """What the passages make of the inputs one after the other, with their way back to them."""
-    return _Differentiable.apply(inputs, passages)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Differentiable(torch.autograd.Function):
-    """A sequence is one node of the graph: between its links gradients keep their type and are overwritten."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, passages: Sequence[Passage]) -> Tensor:
-        kept: list[Tensor | None] = []
-        ctx.passages, ctx.sizes, ctx.counts = passages, [], []
-        ctx.linear = all(passage.is_linear for passage in passages)
-        for passage in passages:
-            ctx.sizes.append(inputs.shape)
-            inputs, found = passage.forward(inputs)
-            ctx.counts.append(len(found))
-            kept.extend(found)
-        ctx.save_for_backward(*kept)
-        return inputs
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        own, kept = False, list(ctx.saved_tensors)
-        for passage, size, count in zip(*map(reversed, (ctx.passages, ctx.sizes, ctx.counts)), strict=True):
-            needed, kept = kept[len(kept) - count :], kept[: len(kept) - count]
-            gradient, own = passage.backward(gradient, size, needed, own=own), True
-        return gradient, None
+        return self.back.input_gradient(gradient, self.size)

@@ -1,7 +1,8 @@
-"""Activations that cut values to an interval."""
+"""What is done to each value of a channel by itself: norms, and activations that cut values to an interval."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,3 +52,34 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     scale = scale if norm.weight is None else scale * norm.weight.detach().double()
     shift = -norm.running_mean.double() * scale
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """What is done to each value by itself: times `scale` (C,), plus `shift` (C,), rounded once, then cut."""
+
+    scale: Tensor
+    shift: Tensor
+    activation: Activation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        channels: int,
+        norm: nn.BatchNorm2d | None = None,
+        activation: Activation | None = None,
+        bias: Tensor | None = None,
+    ) -> Elementwise:
+        """What a bias, a norm in eval mode and an activation do one after the other; each may be missing."""
+        scale = torch.ones(channels, dtype=torch.float64, device="cpu")
+        scale, shift = (scale, torch.zeros_like(scale)) if norm is None else scale_and_shift(norm)
+        if bias is not None:
+            shift = shift + scale * bias.detach()
+        return cls(scale.float().contiguous(), shift.float().contiguous(), activation)
+
+    @property
+    def limits(self) -> Tensor:
+        """(2,) the lowest and the highest value; no number where there is none, which no value is beyond."""
+        low, high = (None, None) if self.activation is None else (self.activation.low, self.activation.high)
+        bounds = [math.nan if bound is None else bound for bound in (low, high)]
+        return torch.tensor(bounds, dtype=torch.float32, device="cpu")

@@ -1,6 +1,5 @@
 """How a classifier runs fast: its prepared form, and the passes that every method is made of."""
 
-from phosphene.runtime.curvature import layer_curvature
 from phosphene.runtime.passes import (
     activations,
     forward,
@@ -13,28 +12,23 @@ from phosphene.runtime.passes import (
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.prepare import Prepared, plain_mode, prepare
-from phosphene.runtime.relevance import attention, relevance
-from phosphene.runtime.replaced import Copies, ablated_scores, replaced_scores
+from phosphene.runtime.replaced import Copies, replaced_scores
 
 __all__ = [
     "Copies",
     "MaskedScores",
     "Prepared",
-    "ablated_scores",
     "activations",
-    "attention",
     "blended_scores",
     "forward",
     "head_features",
     "input_gradient",
     "last_layer_reached",
-    "layer_curvature",
     "layer_gradients",
     "layer_values",
     "masked_scores",
     "plain_mode",
     "prepare",
-    "relevance",
     "replaced_scores",
     "rule_gradient",
 ]

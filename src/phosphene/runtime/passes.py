@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
@@ -24,13 +25,13 @@ from phosphene.targets import Outputs, Target
 from phosphene.types import Score
 
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 # Candidates that one pass looks at: more would have to be recorded from further down.
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True)
-class LayerPass:
+class LayerPass(NamedTuple):
     """What one forward and backward pass gave at the layers: per layer (N, ...) on the device.
 
     Args:
@@ -44,15 +45,8 @@ class LayerPass:
     gradients: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class _Record:
-    """A forward pass of one batch, recorded from a layer on: any score can still be brought back to there.
-
-    Args:
-        span: first image of the batch, and the one behind its last.
-        outputs: of the network, with their graph.
-        start: the output of the layer, where the graph begins.
-    """
+class _Record(NamedTuple):
+    """A forward pass of some images, recorded from a layer's output on: any score can be brought back to there."""
 
     span: tuple[int, int]
     outputs: Outputs
@@ -65,20 +59,19 @@ def forward(
     """(N, K) logits of images (N, C, H, W) in [0, 1], without gradients."""
     prepared = prepare(classifier)
     prepared.check_images(images)
-    recorded = _shared_records(prepared, images, batch_size)
-    if recorded is not None:
-        return _recorded_logits(prepared, recorded[1])
-
-    def run(start: int, stop: int) -> Tensor:
-        return prepared.logits(prepared.ready(images[start:stop])).float()
+    records = _shared(prepared, images, batch_size)
+    if records is not None:
+        return _recorded_logits(prepared, records)
 
     def done(stop: int) -> None:
         if progress is not None:
             progress(stop, len(images))
 
-    with prepared.passing(gradients=False):
-        size = forward_size(batch_size, prepared.device)
-        return torch.cat(prepared.in_batches(run, len(images), size, images.shape[1:], done=done))
+    def run(start: int, stop: int) -> Tensor:
+        return prepared.logits(prepared.ready(images[start:stop]))
+
+    size = forward_size(batch_size, prepared.device)
+    return in_parts(prepared, images, run, size, gradients=False, done=done)
 
 
 def activations(
@@ -87,15 +80,23 @@ def activations(
     """(logits, outputs of the layers) of images (N, C, H, W), without gradients."""
     prepared = prepare(classifier, keep=layers)
     prepared.check_images(images)
+    return _watched(prepared, images, layers, batch_size, lambda inputs, _start, _stop: prepared.logits(inputs))
 
-    def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with capture(prepared.module, layers) as found:
-            logits = prepared.logits(prepared.ready(images[start:stop])).float()
-        return logits, {name: found[name].float() for name in layers}
 
-    with prepared.passing(gradients=False):
-        logits, parts = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(logits), {name: torch.cat([part[name] for part in parts]) for name in layers}
+def layer_values(
+    classifier: Classifier, images: Tensor, target: Target, layers: Sequence[str], *, batch_size: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(score (N,), outputs of the layers) without gradients, which the network need not have."""
+    prepared, target = asked(classifier, images, target, layers)
+    records = None if target.layers else _shared(prepared, images, batch_size, layers)
+    if records is not None:
+        known = [target.rows(*record.span).scores(record.outputs, "logit") for record in records]
+        return joined(known), {layers[0]: joined([record.start for record in records])}
+
+    def score(inputs: Tensor, start: int, stop: int) -> Tensor:
+        return scored(prepared, inputs, target.rows(start, stop), "logit")
+
+    return _watched(prepared, images, layers, batch_size, score)
 
 
 def head_features(
@@ -109,51 +110,34 @@ def head_features(
     prepared = prepare(classifier)
     prepared.check_images(images)
     graph, head = prepared.linear_head
-    recorded = _shared_records(prepared, images, batch_size)
-    if recorded is not None and recorded[0] == head.layer:
-        features = torch.cat([record.start.detach().float() for record in recorded[1]])
-        return _recorded_logits(prepared, recorded[1]), features, head
+    records = _shared(prepared, images, batch_size, [head.layer])
+    if records is not None:
+        return _recorded_logits(prepared, records), joined([record.start for record in records]), head
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         output, value = prepared.run(graph, prepared.ready(images[start:stop]))
-        return prepared.read(output, stop - start).float(), value.float()
+        return prepared.read(output, stop - start), value
 
-    with prepared.passing(gradients=False):
-        parts = prepared.in_batches(run, len(images), forward_size(batch_size, prepared.device), images.shape[1:])
-    logits, values = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(values), head
+    logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
+    return logits, values, head
 
 
 def input_gradient(
-    classifier: Classifier,
-    images: Tensor,
-    target: Target,
-    *,
-    score: Score = "logit",
-    batch_size: int | None = None,
+    classifier: Classifier, images: Tensor, target: Target, *, score: Score = "logit", batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(score (N,), gradient (N, C, H, W)) of the target's score with respect to the images in [0, 1]."""
-    prepared = prepare(classifier, keep=target.layers)
-    prepared.check_images(images)
-    target = target.expand(len(images))
-    key = ("input", target, score, batch_size)
-    return prepared.once(images, key, lambda: _input_gradient(prepared, images, target, score, batch_size))
+    prepared, target = asked(classifier, images, target)
 
-
-def _input_gradient(
-    prepared: Prepared, images: Tensor, target: Target, score: Score, batch_size: int | None
-) -> tuple[Tensor, Tensor]:
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_()
         values = scored(prepared, inputs, target.rows(start, stop), score)
         if not values.requires_grad:
             raise no_gradient(prepared)
         (gradient,) = gradients(prepared, values, [inputs])
-        return values.detach().float(), torch.zeros_like(inputs) if gradient is None else gradient
+        return values.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
-    with prepared.passing(gradients=True):
-        scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(scores), joined(found)
+    key = ("input", target, score, batch_size)
+    return prepared.once(images, key, lambda: in_parts(prepared, images, run, batch_size, gradients=True))
 
 
 def rule_gradient(
@@ -171,9 +155,7 @@ def rule_gradient(
     Raises:
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
     """
-    prepared = prepare(classifier, keep=(*target.layers, *([] if to is None else [to])))
-    prepared.check_images(images)
-    target = target.expand(len(images))
+    prepared, target = asked(classifier, images, target, [] if to is None else [to])
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
@@ -183,22 +165,13 @@ def rule_gradient(
         with relu_rule(rule) as check, start_of_graph as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
-            return values.detach().float(), _gradient_at(prepared, values, found, to)
+            leaf = found.get(to or "")
+            (gradient,) = (None,) if leaf is None else gradients(prepared, values, [leaf])
+        if gradient is None and to is not None:
+            raise ModelError(f"what is explained does not depend on the input of layer {to}; name a layer before it")
+        return values.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
-    with prepared.passing(gradients=True):
-        scores, found = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(scores), joined(found)
-
-
-def _gradient_at(prepared: Prepared, values: Tensor, found: dict[str, Tensor], layer: str | None) -> Tensor:
-    leaf = found.get(layer or "")
-    if leaf is not None:
-        (gradient,) = gradients(prepared, values, [leaf])
-        if gradient is not None:
-            return gradient
-    if leaf is None or layer is not None:
-        raise ModelError(f"what is explained does not depend on the input of layer {layer}; name a layer before it")
-    return torch.zeros_like(leaf)
+    return in_parts(prepared, images, run, batch_size, gradients=True)
 
 
 def layer_gradients(
@@ -211,11 +184,25 @@ def layer_gradients(
     batch_size: int | None = None,
 ) -> LayerPass:
     """Outputs of the layers and the gradients of the score there; nothing is computed backward below the layers."""
-    prepared = prepare(classifier, keep=(*layers, *target.layers))
-    prepared.check_images(images)
-    target = target.expand(len(images))
-    key = ("layers", target, tuple(layers), score, batch_size)
-    return prepared.once(images, key, lambda: _layer_gradients(prepared, images, target, layers, score, batch_size))
+    prepared, target = asked(classifier, images, target, layers)
+
+    def run(start: int, stop: int) -> LayerPass:
+        inputs = prepared.ready(images[start:stop]).requires_grad_(_records_all(prepared, layers))
+        with capture(prepared.module, layers, edit=_start_of_graph) as found:
+            values = scored(prepared, inputs, target.rows(start, stop), score)
+            # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
+            return _brought_back(prepared, values, {name: found[name] for name in layers})
+
+    def passes() -> LayerPass:
+        records = None if target.layers else _shared(prepared, images, batch_size, layers)
+        if records is None:
+            return in_parts(prepared, images, run, batch_size, gradients=True)
+        with prepared.passing(gradients=True):
+            scores = [target.rows(*record.span).scores(record.outputs, score) for record in records]
+            outputs = [{layers[0]: record.start} for record in records]
+            return in_one([_brought_back(prepared, *part, again=True) for part in zip(scores, outputs, strict=True)])
+
+    return prepared.once(images, ("layers", target, tuple(layers), score, batch_size), passes)
 
 
 def last_layer_reached(classifier: Classifier, images: Tensor, target: Target) -> str:
@@ -249,49 +236,33 @@ def _sees_places(gradient: Tensor, layer: str, image: Tensor, prepared: Prepared
     return int(spatial_map(gradient, f"layer {layer}", image, prepared.layout(layer)).any(dim=1).sum()) > 1
 
 
-def layer_values(
-    classifier: Classifier, images: Tensor, target: Target, layers: Sequence[str], *, batch_size: int | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(score (N,), outputs of the layers) without gradients, which the network need not have."""
+def asked(
+    classifier: Classifier, images: Tensor, target: Target, layers: Sequence[str] = ()
+) -> tuple[Prepared, Target]:
+    """The prepared form for images (N, C, H, W), in which these layers and the target's can be watched; N targets."""
     prepared = prepare(classifier, keep=(*layers, *target.layers))
     prepared.check_images(images)
-    target = target.expand(len(images))
-    recorded = None if target.layers else _shared_records(prepared, images, batch_size)
-    if recorded is not None and list(layers) == [recorded[0]]:
-        outputs = torch.cat([record.start.detach().float() for record in recorded[1]])
-        known = [target.rows(*record.span).scores(record.outputs, "logit").detach() for record in recorded[1]]
-        return torch.cat(known).float(), {recorded[0]: outputs}
-
-    def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with capture(prepared.module, layers) as found:
-            values = scored(prepared, prepared.ready(images[start:stop]), target.rows(start, stop), "logit")
-        return values.float(), {name: found[name].float() for name in layers}
-
-    with prepared.passing(gradients=False):
-        scores, parts = zip(*prepared.in_batches(run, len(images), batch_size, images.shape[1:]), strict=True)
-    return torch.cat(scores), {name: torch.cat([part[name] for part in parts]) for name in layers}
+    return prepared, target.expand(len(images))
 
 
-def _layer_gradients(
-    prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score, batch_size: int | None
-) -> LayerPass:
-    recorded = None if target.layers else _shared_records(prepared, images, batch_size)
-    if recorded is not None and list(layers) == [recorded[0]]:
-        parts = [_read_back(prepared, recorded[0], record, target, score) for record in recorded[1]]
-    else:
+def in_parts(
+    prepared: Prepared,
+    images: Tensor,
+    run: Callable[[int, int], Result],
+    batch_size: int | None,
+    *,
+    gradients: bool,
+    done: Callable[[int], None] | None = None,
+) -> Result:
+    """What `run(start, stop)` gives for each micro-batch, made one: tuples and dicts of tensors (N, ...)."""
+    with prepared.passing(gradients=gradients):
+        return in_one(prepared.in_batches(run, len(images), batch_size, images.shape[1:], done=done))
 
-        def run(start: int, stop: int) -> LayerPass:
-            return _layer_pass(prepared, images[start:stop], target.rows(start, stop), layers, score)
 
-        with prepared.passing(gradients=True):
-            parts = prepared.in_batches(
-                run, len(images), batch_size, images.shape[1:], lambda part: (part.score, part.gradients)
-            )
-    return LayerPass(
-        torch.cat([part.score for part in parts]),
-        {name: torch.cat([part.activations[name] for part in parts]) for name in layers},
-        {name: torch.cat([part.gradients[name] for part in parts]) for name in layers},
-    )
+def in_one(parts: Sequence[Result]) -> Result:
+    """Tuples and dicts of tensors, joined place by place."""
+    whole: Result = tree_map(lambda *values: joined(values), *parts)
+    return whole
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -300,44 +271,62 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     size = (sum(map(len, parts)), *parts[0].shape[1:])
     whole, start = torch.empty(size, dtype=torch.float32, device=parts[0].device), 0
     for part in parts:
-        whole[start : start + len(part)] = part
+        whole[start : start + len(part)] = part.detach().reshape(-1, *size[1:])
         start += len(part)
     return whole
 
 
-def _layer_pass(prepared: Prepared, images: Tensor, target: Target, layers: Sequence[str], score: Score) -> LayerPass:
-    inputs = prepared.ready(images).requires_grad_(_records_all(prepared, layers))
-    with capture(prepared.module, layers, edit=_start_of_graph) as found:
-        values = scored(prepared, inputs, target, score)
-        # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
-        return _brought_back(prepared, values, {name: found[name] for name in layers})
+def _watched(
+    prepared: Prepared,
+    images: Tensor,
+    layers: Sequence[str],
+    batch_size: int | None,
+    score: Callable[[Tensor, int, int], Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(what `score(inputs, start, stop)` gives, outputs of the layers) without gradients."""
+
+    def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+        with capture(prepared.module, layers) as found:
+            values = score(prepared.ready(images[start:stop]), start, stop)
+        return values, {name: found[name] for name in layers}
+
+    return in_parts(prepared, images, run, batch_size, gradients=False)
 
 
 def _brought_back(prepared: Prepared, values: Tensor, outputs: dict[str, Tensor], *, again: bool = False) -> LayerPass:
     """Gradients of the scores at the outputs; with `again` the graph is kept for further scores."""
     found = zip(outputs.items(), gradients(prepared, values, list(outputs.values()), again=again), strict=True)
     return LayerPass(
-        values.detach().float(),
-        {name: output.detach().float() for name, output in outputs.items()},
-        {
-            name: (torch.zeros_like(output) if gradient is None else gradient).float()
-            for (name, output), gradient in found
-        },
+        values.detach(),
+        {name: output.detach() for name, output in outputs.items()},
+        {name: torch.zeros_like(output) if gradient is None else gradient for (name, output), gradient in found},
     )
 
 
-def _shared_records(prepared: Prepared, images: Tensor, batch_size: int | None) -> tuple[str, list[_Record]] | None:
-    """(default layer, a record of each micro-batch) of images whose passes are shared.
+def _shared(
+    prepared: Prepared, images: Tensor, batch_size: int | None, layers: Sequence[str] | None = None
+) -> list[_Record] | None:
+    """A record of each micro-batch from the default layer on, of images whose passes are shared.
 
-    None where there is no such layer, or where an exact gradient there asks for a pass as written from the image on.
+    None where there is no such layer or others are asked for, or where an exact gradient there asks for a pass as
+    written from the image on.
     """
-    if prepared.memo is None or images is not prepared.memo.images or prepared.network.moves:
+    if not prepared.remembers(images):
         return None
     layer = prepared.once(images, "default layer", lambda: _recordable_layer(prepared))
-    if layer is None:
+    if layer is None or (layers is not None and list(layers) != [layer]):
         return None
-    key = ("records", batch_size)
-    return layer, prepared.once(images, key, lambda: _records(prepared, images, layer, batch_size))
+
+    def run(start: int, stop: int) -> _Record:
+        with capture(prepared.module, [layer], edit=_start_of_graph) as found:
+            outputs = run_network(prepared, prepared.ready(images[start:stop]))
+        return _Record((start, stop), outputs, found[layer])
+
+    def records() -> list[_Record]:
+        with prepared.passing(gradients=True):
+            return prepared.in_batches(run, len(images), batch_size, images.shape[1:], lambda made: made.outputs.logits)
+
+    return prepared.once(images, ("records", batch_size), records)
 
 
 def _recordable_layer(prepared: Prepared) -> str | None:
@@ -349,26 +338,10 @@ def _recordable_layer(prepared: Prepared) -> str | None:
     return layer if once_only and not _records_all(prepared, [layer]) else None
 
 
-def _records(prepared: Prepared, images: Tensor, layer: str, batch_size: int | None) -> list[_Record]:
-    def run(start: int, stop: int) -> _Record:
-        with capture(prepared.module, [layer], edit=_start_of_graph) as found:
-            outputs = run_network(prepared, prepared.ready(images[start:stop]))
-        return _Record((start, stop), outputs, found[layer])
-
-    with prepared.passing(gradients=True):
-        return prepared.in_batches(run, len(images), batch_size, images.shape[1:], lambda made: made.outputs.logits)
-
-
 def _recorded_logits(prepared: Prepared, records: Sequence[_Record]) -> Tensor:
     # Read with gradients even if none is asked for here: they are read once, and a score may be brought back later.
     with prepared.passing(gradients=True):
-        return torch.cat([record.outputs.logits.detach() for record in records])
-
-
-def _read_back(prepared: Prepared, layer: str, record: _Record, target: Target, score: Score) -> LayerPass:
-    with prepared.passing(gradients=True):
-        values = target.rows(*record.span).scores(record.outputs, score)
-        return _brought_back(prepared, values, {layer: record.start}, again=True)
+        return joined([record.outputs.logits for record in records])
 
 
 def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
@@ -397,13 +370,9 @@ def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, cop
 
 
 def run_network(prepared: Prepared, inputs: Tensor, layers: Sequence[str] = (), copies: int = 1) -> Outputs:
-    """What the network gives for a batch of images, all that a target may look at.
+    """What the network gives for a batch of images as `ready` makes them, all that a target may look at.
 
-    Args:
-        prepared: what runs.
-        inputs: (N, C, H, W) as `ready` makes them.
-        layers: whose outputs are kept.
-        copies: rows of scores for each image, where a layer's output is replaced by several.
+    There are several rows of scores for each image where a layer's output is replaced by several `copies`.
     """
     with capture(prepared.module, layers) as found:
         raw = prepared.run(prepared.module, inputs)

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.runtime.passes import scored
-from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.runtime.passes import Progress, asked, scored
+from phosphene.runtime.prepare import Prepared
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.targets import Outputs, Target
 from phosphene.types import Score
-
-Progress = Callable[[int, int], None]
 
 # Windows are small: this many at once keep a processor's cores busy and still fit its caches.
 _WINDOWS = 64
@@ -57,13 +55,11 @@ def masked_scores(
     Only what a box can change is computed where the network's graph is known (runtime.windowed); a network that
     cannot be read, or a target inside it, runs on whole covered copies, and the note says why.
     """
-    prepared = prepare(classifier, keep=target.layers)
-    prepared.check_images(images)
-    target = target.expand(len(images))
+    prepared, target = asked(classifier, images, target)
     why = f"the target is a {target.kind} inside the network" if target.layers else unsupported(prepared.traced)
     if why is None and not prepared.network.images_are_independent(images.shape[1:]):
         why = "the network's scores of an image change with the rest of its batch"
-    clean = _scores(prepared, images, target, score)
+    clean = _clean(prepared, images, target, score)
     if why is None and prepared.preprocess.mean_picture is not None:
         why = "the mean is a picture, so that a covered place is not the same everywhere"
     if why is None and prepared.network.moves:
@@ -72,83 +68,18 @@ def masked_scores(
         why = "the network takes views of its maps, which windows of them are not"
     if windowed and why is None and not _windows_are_right(prepared, images, boxes, fill):
         why = "windows of this network's maps do not give what whole maps give"
-    if windowed and why is None:
-        covered = _windowed_scores(prepared, images, target, boxes, fill, score, batch_size, progress)
-        return MaskedScores(clean, covered)
 
-    def with_boxes(image: Tensor, start: int, stop: int) -> Tensor:
-        return _covered(image, boxes[start:stop], fill)
+    in_windows = windowed and why is None
 
-    values = _perturbed_scores(prepared, images, target, len(boxes), with_boxes, score, batch_size, progress)
-    return MaskedScores(clean, values, f"computed on whole copies of the image: {why}" if windowed else None)
+    def covered(index: int) -> Scores:
+        if in_windows:
+            return _in_windows(prepared, images[index : index + 1], target.rows(index, index + 1), boxes, fill, score)
+        image, own = images[index].detach().float(), target.rows(index, index + 1)
+        return lambda start, stop: _score(prepared, _covered(image, boxes[start:stop], fill), own, score)
 
-
-def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
-    """A copy of the image (C, H, W) for each box, covered there."""
-    copies = image.repeat(len(boxes), 1, 1, 1)
-    for copy, (y0, x0, y1, x1) in zip(copies, boxes, strict=True):
-        copy[:, y0:y1, x0:x1] = fill.to(copy)
-    return copies
-
-
-def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box], fill: Tensor) -> bool:
-    """Whether a few windows of the first image give the scores of whole covered copies.
-
-    The graph says what an operation reads, but not all that it does (a map changed by way of a view, weights that
-    differ by place): it is tried out, once for each size of image and each set of boxes.
-    """
-    few = [boxes[len(boxes) * place // _TRIED] for place in range(min(_TRIED, len(boxes)))] if boxes else []
-    known, key = prepared.network.right_windows, (prepared.precision, images.shape[1:], *few)
-    if key not in known:
-        known[key] = _windows_give_the_same(prepared, images, few, fill)
-    return known[key]
-
-
-def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], fill: Tensor) -> bool:
-    traced = prepared.variant("windows").traced
-    if traced is None or not few:
-        return traced is not None
-    with prepared.passing(gradients=False):
-        color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
-        inputs = prepared.preprocess.normalize(prepared.ready(images[:1])).to(prepared.dtype)
-        try:
-            found = prepared.read(WindowedNetwork(traced, inputs).output(few, color), len(few)).float()
-        except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
-            return False
-        whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
-    room = _ROOM[prepared.precision] * float(whole.abs().amax().clamp(min=1e-6))
-    return bool(((found - whole).abs() <= room).all()) or not bool(whole.isfinite().all())
-
-
-def _windowed_scores(
-    prepared: Prepared,
-    images: Tensor,
-    target: Target,
-    boxes: Sequence[Box],
-    fill: Tensor,
-    score: Score,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> Tensor:
-    traced = prepared.variant("windows").traced
-    assert traced is not None
-    color = prepared.preprocess.normalize(fill.to(prepared.device)[None])[0].to(prepared.dtype)
-
-    def row(index: int, _: int) -> Tensor:
-        inputs = prepared.preprocess.normalize(prepared.ready(images[index : index + 1])).to(prepared.dtype)
-        network, own = WindowedNetwork(traced, inputs), target.rows(index, index + 1)
-
-        def run(start: int, stop: int) -> Tensor:
-            seen = images[index : index + 1].expand(stop - start, -1, -1, -1)
-            outputs = Outputs(prepared, network.output(boxes[start:stop], color), stop - start, seen)
-            return own.expand(stop - start).scores(outputs, score)
-
-        done = copies_done(progress, index, len(boxes), len(images))
-        # (a graph does not ask how many there are)
-        return torch.cat(prepared.in_batches(run, len(boxes), batch_size or _WINDOWS, images.shape[1:], None, done))
-
-    with prepared.passing(gradients=False):
-        return torch.stack(_one_by_one(row, prepared, images))
+    size = batch_size or (_WINDOWS if in_windows else None)
+    found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
+    return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
 
 
 def blended_scores(
@@ -163,38 +94,23 @@ def blended_scores(
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(clean scores (N,), scores (N, masks)) of image * mask + fill * (1 - mask), masks (M, H, W) in [0, 1]."""
+    prepared, target = asked(classifier, images, target)
 
-    def blended(image: Tensor, start: int, stop: int) -> Tensor:
-        part = masks[start:stop, None].to(image)
-        return torch.lerp(fill.to(image).expand_as(image), image, part)
-
-    prepared = prepare(classifier, keep=target.layers)
-    prepared.check_images(images)
-    target = target.expand(len(images))
-    clean = _scores(prepared, images, target, score)
-    return clean, _perturbed_scores(prepared, images, target, len(masks), blended, score, batch_size, progress)
-
-
-def _perturbed_scores(
-    prepared: Prepared,
-    images: Tensor,
-    target: Target,
-    count: int,
-    perturb: Callable[[Tensor, int, int], Tensor],
-    score: Score,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> Tensor:
-    def row(index: int, _: int) -> Tensor:
+    def blended(index: int) -> Scores:
         image, own = images[index].detach().float(), target.rows(index, index + 1)
 
         def run(start: int, stop: int) -> Tensor:
-            return _score(prepared, perturb(image, start, stop), own, score)
+            copies = torch.lerp(fill.to(image).expand_as(image), image, masks[start:stop, None].to(image))
+            return _score(prepared, copies, own, score)
 
-        done = copies_done(progress, index, count, len(images))
-        return torch.cat(prepared.in_batches(run, count, batch_size, images.shape[1:], done=done))
+        return run
 
-    return torch.stack(_one_by_one(row, prepared, images))
+    clean = _clean(prepared, images, target, score)
+    return clean, _of_copies(prepared, images, len(masks), blended, batch_size, progress)
+
+
+Scores = Callable[[int, int], Tensor]
+"""The scores of copies of one image, from one number to another."""
 
 
 def copies_done(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
@@ -207,17 +123,91 @@ def copies_done(progress: Progress | None, index: int, count: int, images: int) 
     return done
 
 
-def _scores(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
+def _of_copies(
+    prepared: Prepared,
+    images: Tensor,
+    count: int,
+    scores_of: Callable[[int], Scores],
+    batch_size: int | None,
+    progress: Progress | None,
+    *,
+    compared: bool = True,
+) -> Tensor:
+    """(N, count) the scores of so many copies of each image; a graph, which does not ask how many, is not compared."""
+
+    def row(index: int, _: int) -> Tensor:
+        done = copies_done(progress, index, count, len(images))
+        rows = (lambda scores: scores) if compared else None
+        return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], rows, done))[None]
+
+    with prepared.passing(gradients=False):
+        return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
+
+
+def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
     def run(start: int, stop: int) -> Tensor:
         return _score(prepared, images[start:stop], target.rows(start, stop), score)
 
-    return torch.cat(_one_by_one(run, prepared, images))
-
-
-def _one_by_one(run: Callable[[int, int], Tensor], prepared: Prepared, images: Tensor) -> list[Tensor]:
-    return prepared.in_batches(run, len(images), 1, images.shape[1:])
+    return torch.cat(prepared.in_batches(run, len(images), 1, images.shape[1:]))
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
     with prepared.passing(gradients=False):
         return scored(prepared, prepared.ready(images), target, score).float()
+
+
+def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
+    """A copy of the image (C, H, W) for each box, covered there."""
+    copies = image.repeat(len(boxes), 1, 1, 1)
+    for copy, (y0, x0, y1, x1) in zip(copies, boxes, strict=True):
+        copy[:, y0:y1, x0:x1] = fill.to(copy)
+    return copies
+
+
+def _network(prepared: Prepared, image: Tensor, fill: Tensor) -> Callable[[Sequence[Box]], Tensor]:
+    """(copies, K) what the network returns for copies of an image (1, C, H, W), a box of each covered."""
+    traced = prepared.variant("windows").traced
+    assert traced is not None
+    color, inputs = (
+        prepared.preprocess.normalize(given).to(prepared.dtype)
+        for given in (fill.to(prepared.device)[None], prepared.ready(image))
+    )
+    network = WindowedNetwork(traced, inputs)
+    return lambda boxes: network.output(boxes, color[0])
+
+
+def _in_windows(
+    prepared: Prepared, image: Tensor, target: Target, boxes: Sequence[Box], fill: Tensor, score: Score
+) -> Scores:
+    network = _network(prepared, image, fill)
+
+    def run(start: int, stop: int) -> Tensor:
+        seen = image.expand(stop - start, -1, -1, -1)
+        outputs = Outputs(prepared, network(boxes[start:stop]), stop - start, seen)
+        return target.expand(stop - start).scores(outputs, score)
+
+    return run
+
+
+def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box], fill: Tensor) -> bool:
+    """Whether a few windows of the first image give the scores of whole covered copies.
+
+    The graph says what an operation reads, but not all that it does (a map changed by way of a view, weights that
+    differ by place): it is tried out, once for each size of image and each set of boxes.
+    """
+    few = [boxes[len(boxes) * place // _TRIED] for place in range(min(_TRIED, len(boxes)))]
+    known, key = prepared.network.right_windows, (prepared.precision, images.shape[1:], *few)
+    if key not in known:
+        known[key] = _windows_give_the_same(prepared, images, few, fill)
+    return known[key]
+
+
+def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], fill: Tensor) -> bool:
+    with prepared.passing(gradients=False):
+        try:
+            found = prepared.read(_network(prepared, images[:1], fill)(few), len(few)).float()
+        except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
+            return False
+        whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
+    room = _ROOM[prepared.precision] * float(whole.abs().amax().clamp(min=1e-6))
+    return bool(((found - whole).abs() <= room).all()) or not bool(whole.isfinite().all())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -47,59 +48,75 @@ def _processor_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-@contextmanager
-def whole_float32(precision: Precision) -> Iterator[None]:
+def whole_float32(precision: Precision) -> AbstractContextManager[None]:
     """Inside, if "exact", float32 is multiplied as float32: no TF32 on a GPU, no bfloat16 on the CPU in its place.
 
     PyTorch has one such setting for the process, of which cuDNN's allows TF32 unless told otherwise. While any thread
     is inside the setting is ours; with the last to leave it is again what the user made it.
     """
-    if precision != "exact":
-        yield
-        return
-    _SETTING.enter()
-    try:
-        yield
-    finally:
-        _SETTING.leave()
+    return _STRICTLY if precision == "exact" else nullcontext()
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
+def uncompiled() -> AbstractContextManager[None]:
     """Inside, functions and methods under `torch.compile` run as they were written.
 
     Compiling them anew with our hooks inside takes seconds, and what is compiled hides ReLUs and layers.
     """
-    if "torch._dynamo" not in sys.modules:  # (nothing is, and to load the compiler takes seconds)
-        yield
-        return
-    _STANCE.enter()
-    try:
-        yield
-    finally:
-        _STANCE.leave()
+    # (Where it is not loaded nothing is compiled, and to load the compiler takes seconds.)
+    return _EAGERLY if "torch._dynamo" in sys.modules else nullcontext()
 
 
-class _Setting:
-    """A setting of the process, changed by the first that comes and put back by the last that goes."""
+# The older names first: each also sets the newer ones, and PyTorch refuses to multiply where the two disagree.
+_BACKENDS: Any = torch.backends
+_OWNERS = (
+    getattr(backend, part, None)
+    for backend in (_BACKENDS.cuda, _BACKENDS.cudnn, _BACKENDS.mkldnn)
+    for part in ("matmul", "conv", "rnn")
+)
+_NAMES = [
+    (_BACKENDS.cudnn, "allow_tf32", False),
+    *((owner, "fp32_precision", "ieee") for owner in _OWNERS if hasattr(owner, "fp32_precision")),  # PyTorch 2.9 on
+]
+# (how it is read, how it is set, what is strict) of each.
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None], Any]] = [
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    *((partial(getattr, owner, name), partial(setattr, owner, name), strict) for owner, name, strict in _NAMES),
+]
+
+
+class _Setting(AbstractContextManager[None]):
+    """A setting of the process, changed by the first that comes and put back by the last that goes.
+
+    Args:
+        change: changes it, and gives what puts it back.
+    """
 
     def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
-        self._change = change  # (and what puts it back)
-        self._lock = threading.Lock()
-        self._inside = 0
+        self._change = change
         self._back: Callable[[], object] = lambda: None
+        self._lock, self._inside = threading.Lock(), 0
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._back = self._change()
             self._inside += 1
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
                 self._back()
+
+
+def _make_strict() -> Callable[[], object]:
+    before = []
+    for read, write, _ in _SETTINGS:
+        with suppress(RuntimeError):  # an older name that a newer one contradicts is not read
+            before.append((write, read()))
+    for _, write, strict in _SETTINGS:
+        write(strict)
+    return lambda: [write(value) for write, value in before]
 
 
 def _stop_compiling() -> Callable[[], object]:
@@ -107,53 +124,4 @@ def _stop_compiling() -> Callable[[], object]:
     return lambda: stance.__exit__(None, None, None)
 
 
-class _Products:
-    """PyTorch's older setting of the precision of products, as an attribute like the newer ones."""
-
-    @property
-    def precision(self) -> str:
-        return torch.get_float32_matmul_precision()
-
-    @precision.setter
-    def precision(self, value: str) -> None:
-        torch.set_float32_matmul_precision(value)
-
-
-# The older names first: each also sets the newer ones, and PyTorch refuses to multiply where the two disagree.
-_BACKENDS: Any = torch.backends
-_STRICT: tuple[tuple[Any, str, Any], ...] = (
-    (_Products(), "precision", "highest"),
-    (_BACKENDS.cudnn, "allow_tf32", False),
-    *(
-        (owner, "fp32_precision", "ieee")
-        for backend in (_BACKENDS.cuda, _BACKENDS.cudnn, _BACKENDS.mkldnn)
-        for owner in (getattr(backend, part, None) for part in ("matmul", "conv", "rnn"))
-        if hasattr(owner, "fp32_precision")  # not before PyTorch 2.9
-    ),
-)
-
-
-def _make_strict() -> Callable[[], object]:
-    before = _read()
-    for owner, name, strict in _STRICT:
-        setattr(owner, name, strict)
-
-    def back() -> None:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-    return back
-
-
-def _read() -> list[tuple[Any, str, Any]]:
-    """The value of each setting; left out is an older name that a newer one contradicts."""
-    found = []
-    for owner, name, _ in _STRICT:
-        try:
-            found.append((owner, name, getattr(owner, name)))
-        except RuntimeError:
-            continue
-    return found
-
-
-_SETTING, _STANCE = _Setting(_make_strict), _Setting(_stop_compiling)
+_STRICTLY, _EAGERLY = _Setting(_make_strict), _Setting(_stop_compiling)

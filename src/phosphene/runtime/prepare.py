@@ -24,7 +24,6 @@ from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, lin
 from phosphene.hooks import ValueHooks
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
-from phosphene.runtime.memo import Memo
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import KINKS, Network, near
 from phosphene.runtime.precision import Precision as Precision
@@ -71,7 +70,8 @@ class Prepared(Classifier):
             inputs=source.inputs,
             layouts=source.layouts,
         )
-        self.memo: Memo | None = None
+        self._images: Tensor | None = None  # whose passes are kept
+        self._passes: dict[Hashable, Any] = {}
         self._is_settled = False
         # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
         self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
@@ -119,9 +119,12 @@ class Prepared(Classifier):
         return found
 
     def remembering(self, images: Tensor) -> Prepared:
-        """The same, settled, which runs passes over these images once for all who ask it for them."""
+        """The same, settled, which runs passes over these images once for all who ask it for them.
+
+        It is this very tensor that is known again, no copy or slice; nobody may change it meanwhile.
+        """
         found = self.settled()
-        found.memo = Memo(images)
+        found._images, found._passes = images, {}
         return found
 
     def settled(self) -> Prepared:
@@ -162,7 +165,16 @@ class Prepared(Classifier):
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""
-        return run() if self.memo is None or self.network.moves else self.memo.once(images, key, run)
+        if not self.remembers(images):
+            return run()
+        if key not in self._passes:
+            self._passes[key] = run()
+        result: Result = self._passes[key]
+        return result
+
+    def remembers(self, images: Tensor) -> bool:
+        """Whether passes over these images are run once."""
+        return images is self._images and not self.network.moves
 
     @property
     def layers(self) -> list[Layer]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from phosphene.graph import Kernel, is_plain
+from phosphene.graph import Kernel, changes_its_input, is_plain, is_pointwise
 from phosphene.kernels import is_done, is_kernel, kernel_of, run_valid
 
 Box = tuple[int, int, int, int]
@@ -28,31 +28,6 @@ Pads = Sequence[tuple[int, int]]
 Starts = NDArray[np.int64]
 # Above this share of a map its windows cost as much as the whole: cutting out and putting back is not free.
 _MOST = 0.6
-
-_POINTWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
-    *(nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.BatchNorm2d),
-)
-_POINTWISE_FUNCTIONS = {
-    *(F.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid),
-    *(F.dropout, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.add, torch.sub, torch.mul),
-    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg),
-}
-_POINTWISE_METHODS = {"relu", "sigmoid", "tanh", "clamp", "add", "sub", "mul", "contiguous"}
-# In place they would change clean maps that are needed again: what they return is computed beside them.
-_IN_PLACE = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    "relu_": "relu",
-    "sigmoid_": "sigmoid",
-    "tanh_": "tanh",
-    "clamp_": "clamp",
-    "add_": "add",
-    "sub_": "sub",
-    "mul_": "mul",
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +61,7 @@ class WindowedNetwork:
     def __init__(self, traced: fx.GraphModule, inputs: Tensor) -> None:
         self.traced = traced
         self.nodes = [node for node in traced.graph.nodes if node.op != "output"]
-        self.last = _last_use(traced)
+        self.last = fx.Interpreter(traced).user_to_last_uses  # per node those that nobody reads after it
         self._padded: dict[tuple[object, ...], Tensor] = {}
         self.clean: dict[fx.Node, Any] = {}
         for node in self.nodes:
@@ -110,18 +85,14 @@ class WindowedNetwork:
 
     def _covered(self, node: fx.Node, boxes: Sequence[Box], color: Tensor) -> Window:
         """The image: windows of the size of the largest box, those cut off at an edge moved inside."""
-        image = self.clean[node]
-        corners = np.array(boxes)
-        starts, ends = corners[:, :2], corners[:, 2:]
-        height, width = (int(side) for side in (ends - starts).max(0))
-        tops = np.minimum(starts[:, 0], image.shape[2] - height)
-        lefts = np.minimum(starts[:, 1], image.shape[3] - width)
-        rows, columns = tops[:, None] + np.arange(height), lefts[:, None] + np.arange(width)  # (P, h), (P, w)
-        inside = ((rows >= starts[:, :1]) & (rows < ends[:, :1]))[:, :, None, None]
-        inside = inside & ((columns >= starts[:, 1:]) & (columns < ends[:, 1:]))[:, None, :, None]
-        patches = self._cut(node, tops, lefts, (height, width))  # (P, h, w, C)
-        covered = torch.from_numpy(inside).to(patches.device)
-        return Window(_channels_second(torch.where(covered, color.flatten().to(patches), patches)), tops, lefts)
+        image, corners = self.clean[node], np.array(boxes)
+        height, width = (int(side) for side in (corners[:, 2:] - corners[:, :2]).max(0))
+        tops = np.minimum(corners[:, 0], image.shape[2] - height)
+        lefts = np.minimum(corners[:, 1], image.shape[3] - width)
+        patches = self._cut(node, None, tops, lefts, (height, width))  # (P, h, w, C)
+        for patch, box, top, left in zip(patches, boxes, tops.tolist(), lefts.tolist(), strict=True):
+            patch[box[0] - top : box[2] - top, box[1] - left : box[3] - left] = color.flatten()
+        return Window(_channels_second(patches), tops, lefts)
 
     def _step(self, node: fx.Node, values: dict[fx.Node, Any], count: int) -> Any:
         """The value of one node: windows where that pays, whole maps otherwise, None where nothing changes."""
@@ -136,12 +107,13 @@ class WindowedNetwork:
         return _run(self.traced, node, whole)
 
     def _window(self, node: fx.Node, values: dict[fx.Node, Any]) -> Window | None:
-        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = _module(self.traced, node)
         kernel = None if module is None else kernel_of(module)
         if module is not None and kernel is not None:
             (source,) = node.all_input_nodes
             return self._slid(node, module, kernel, source, values[source])
-        if _is_pointwise(node, module) and self._same_places(node):
+        own = module is None or is_kernel(module) or is_plain(module)  # (it runs as its class says)
+        if own and is_pointwise(node, module) and self._same_places(node):
             return self._pointwise(node, values)
         return None
 
@@ -163,8 +135,7 @@ class WindowedNetwork:
         )
         blank = float("-inf") if isinstance(module, nn.MaxPool2d) else 0.0
         above, left = tops * kernel.stride[0], lefts * kernel.stride[1]  # in the padded map
-        patches = self._cut(source, above, left, (rows, columns), pads, blank)
-        patches = _put(patches, window, above - pads[0][0], left - pads[1][0])
+        patches = self._cut(source, window, above, left, (rows, columns), pads, blank)
         return Window(run_valid(module, _channels_second(patches)), tops, lefts)
 
     def _same_places(self, node: fx.Node) -> bool:
@@ -193,11 +164,9 @@ class WindowedNetwork:
         """A node's value at windows that hold its own; a constant stays what it is."""
         if node.op == "get_attr":
             return self.clean[node]
-        if window is None:
-            return _channels_second(self._cut(node, tops, lefts, size))
-        if window.size == size:  # a union no larger than one of its parts is that part
+        if window is not None and window.size == size:  # a union no larger than one of its parts is that part
             return window.values
-        return _channels_second(_put(self._cut(node, tops, lefts, size), window, tops, lefts))
+        return _channels_second(self._cut(node, window, tops, lefts, size))
 
     def _as_whole(self, node: fx.Node, value: Any, count: int) -> Any:
         """A node's value for all positions as whole maps."""
@@ -212,27 +181,25 @@ class WindowedNetwork:
     def _cut(
         self,
         node: fx.Node,
+        window: Window | None,
         tops: Starts,
         lefts: Starts,
         size: tuple[int, int],
         pads: Pads = ((0, 0), (0, 0)),
         blank: float = 0.0,
     ) -> Tensor:
-        """(P, h, w, C) cut out of the clean map, padded by `blank`; starts count from the padded corner."""
-        padded = self._padded_clean(node, pads, blank)
+        """(P, h, w, C) cut out of a map padded by `blank`, with its windows; starts count from the padded corner."""
+        (above, below), (left, right) = pads
+        key = (node, above, below, left, right, blank)
+        if key not in self._padded:  # (kept for the next positions)
+            padded = F.pad(self.clean[node], (left, right, above, below), value=blank)
+            self._padded[key] = padded[0].permute(1, 2, 0).contiguous()  # (H, W, C)
+        padded = self._padded[key]
         height, width, channels = padded.shape
         place = _places(tops * width + lefts, size, width).to(padded.device)
         rows = padded.view(height * width, channels)
-        return rows.index_select(0, place.flatten()).view(*place.shape, channels)
-
-    def _padded_clean(self, node: fx.Node, pads: Pads, blank: float) -> Tensor:
-        """(H, W, C) the clean map with its padding, kept for the next positions."""
-        (above, below), (left, right) = pads
-        key = (node, above, below, left, right, blank)
-        if key not in self._padded:
-            padded = F.pad(self.clean[node], (left, right, above, below), value=blank)
-            self._padded[key] = padded[0].permute(1, 2, 0).contiguous()
-        return self._padded[key]
+        patches = rows.index_select(0, place.flatten()).view(*place.shape, channels)
+        return patches if window is None else _put(patches, window, tops - pads[0][0], lefts - pads[1][0])
 
 
 def _places(starts: Starts, size: tuple[int, int], width: int) -> Tensor:
@@ -290,30 +257,6 @@ def _sides(value: Any) -> tuple[int, int] | None:
     return (int(value.shape[2]), int(value.shape[3])) if isinstance(value, Tensor) and value.ndim == 4 else None
 
 
-def _is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
-    if module is not None:
-        return type(module) in _POINTWISE_MODULES and _is_untouched(module)
-    if node.target is torch.cat:
-        return node.kwargs.get("dim", (*node.args, 0)[1]) in (1, -3)
-    if node.op == "call_method":
-        return _IN_PLACE.get(str(node.target), node.target) in _POINTWISE_METHODS
-    return _IN_PLACE.get(node.target, node.target) in _POINTWISE_FUNCTIONS
-
-
-def _is_untouched(module: nn.Module) -> bool:
-    """Whether a module runs as its class says: plain, or what an accelerated network put in its place."""
-    return is_kernel(module) or is_plain(module)
-
-
-def _last_use(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """Per node the nodes that nobody reads after it."""
-    readers = {source: node for node in traced.graph.nodes for source in node.all_input_nodes}
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for source, node in readers.items():
-        found.setdefault(node, []).append(source)
-    return found
-
-
 def unsupported(traced: fx.GraphModule | None) -> str | None:
     """Why a network cannot be run in windows, or None if it can."""
     if traced is None:
@@ -321,21 +264,10 @@ def unsupported(traced: fx.GraphModule | None) -> str | None:
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         return "the network takes more than one input"
     for node in traced.graph.nodes:
-        if _changes_its_input(traced, node):
+        first = node.args[0] if node.args else None
+        if isinstance(first, fx.Node) and len(first.users) > 1 and changes_its_input(node, _module(traced, node)):
             return f"'{node.name}' changes in place what others read"
     return None
-
-
-def _changes_its_input(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    if node.op == "call_module":
-        changes = bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    elif node.op == "call_method":
-        changes = str(node.target).endswith("_") and not str(node.target).endswith("__")
-    else:
-        changes = node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
-    return changes and len(node.args[0].users) > 1
 
 
 def _run(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -343,20 +275,13 @@ def _run(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> A
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target))(traced)
-    if node.op == "call_module":
-        module = traced.get_submodule(str(node.target))
-        if getattr(module, "inplace", False) and isinstance(module, nn.Module):
-            return _beside(module, args, kwargs)
-        return module(*args, **kwargs)
-    target: Any = _IN_PLACE.get(node.target, node.target)
-    if node.op == "call_method":
-        return getattr(args[0], target)(*args[1:], **kwargs)
-    if kwargs.get("inplace"):
-        kwargs = {**kwargs, "inplace": False}
-    return target(*args, **kwargs)
+    module = _module(traced, node)
+    target: Any = node.target if module is None else module
+    # (Where the work is done already, what comes back is the input itself.)
+    if args and isinstance(args[0], Tensor) and changes_its_input(node, module) and not is_done(target, args[0]):
+        args = (args[0].clone(), *args[1:])
+    return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
 
 
-def _beside(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a module that works in place returns; if the work is done already, it is the input itself."""
-    copies = tuple(arg.clone() if isinstance(arg, Tensor) and not is_done(module, arg) else arg for arg in args)
-    return module(*copies, **kwargs)
+def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None

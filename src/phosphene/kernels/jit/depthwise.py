@@ -3,15 +3,14 @@
 It has so few products that reading and writing its maps is all that takes time, and norm and activation as passes of
 their own read and write them again, forward and back. Here each row is normed and cut where it is read, filtered
 while it lies in the cache, and normed and cut before it is written; where the activations let values through is kept
-as a bit each, so that the way back is one pass too. The sums are made in the order in which oneDNN makes them.
+as a bit each, so that the way back is one pass too.
 """
 
 from __future__ import annotations
 
 import math
-from copy import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.graph import Kernel
+from phosphene.kernels.convolution import Kept, cell_kernel
+from phosphene.kernels.elementwise import Elementwise
 from phosphene.kernels.jit import writer
 from phosphene.kernels.jit.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
-from phosphene.kernels.jit.elementwise import Elementwise
 from phosphene.kernels.jit.writer import LANES, LINE
 
 _LAST = torch.channels_last
@@ -29,151 +29,24 @@ _MOST_TAPS = 49
 _MOST_PLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
-_PLANS = 8
 # (registers of outputs, places) of a tile: as many sums as there are registers for, the fastest first.
 TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
 # Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
 _TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
-Bits = tuple[Tensor | None, Tensor | None]
-"""Where the activations before and behind let values through, (N, C / 16, H, W) each: 16 channels, a bit each."""
 
+@cache
+def available() -> bool:
+    """Whether kernels can be made and run here: llvmlite, AVX-512, and a PyTorch whose threads can be asked to help.
 
-class Depthwise:
-    """A depthwise convolution between two elementwise functions, forward and back to what the first of them was given.
-
-    Args:
-        weight: (C, 1, kh, kw) in float32, C a multiple of 16.
-        kernel: its stride and padding.
-        before: what is done to each value that it reads.
-        behind: what is done to each value that it gives.
-        dtype: of the maps it reads and writes, float32 or bfloat16; it computes in float32.
-        widening: (C, K, 1, 1) in float32, the weight of a 1 x 1 convolution before it, whose work it does on its way
-            forward as well.
-
-    Example:
-        >>> if writer.available():
-        ...     identity = Elementwise.of(16, None, None)
-        ...     blur = Depthwise(torch.ones(16, 1, 3, 3), Kernel((3, 3), padding=(1, 1)), identity, identity)
-        ...     output, bits = blur.forward(torch.ones(1, 16, 8, 8))
-        ...     assert output[0, 0, 0, 0] == 4 and output[0, 0, 1, 1] == 9 and bits == (None, None)
+    Without AVX-512 nothing is measured, so nothing is claimed: the network then runs on PyTorch's operations alone.
     """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        kernel: Kernel,
-        before: Elementwise,
-        behind: Elementwise,
-        dtype: torch.dtype = torch.float32,
-        widening: Tensor | None = None,
-    ) -> None:
-        self.kernel, self.before, self.behind, self.dtype = kernel, before, behind, dtype
-        self._weight, self._widening = weight, None
-        if widening is not None:  # (groups of channels, K, channels of a group): as they are read
-            registers = next(count for count in _TALL if len(weight) // LANES % count == 0)
-            groups = widening.reshape(-1, registers * LANES, widening.shape[1])
-            self._widening = groups.transpose(1, 2).contiguous()
-        self._projection: Projection | None = None
-        self._limits = torch.cat([before.limits, behind.limits])
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
-
-    @staticmethod
-    def takes(convolution: nn.Conv2d, kernel: Kernel) -> bool:
-        """Whether it can do the work of a convolution on this machine."""
-        channels = convolution.out_channels
-        return (
-            convolution.groups == channels == convolution.in_channels
-            and channels % LANES == 0
-            and kernel.dilation == (1, 1)
-            and math.prod(kernel.size) <= _MOST_TAPS
-            and math.prod(kernel.stride) <= _MOST_PLACES
-            and writer.available()
-        )
-
-    @staticmethod
-    def fits(kernel: Kernel, size: torch.Size) -> bool:
-        """Whether rows are long enough, there and back, for inputs of `size`."""
-        rows, columns = kernel.outputs(size[-2:])
-        return rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= PLACES
-
-    @staticmethod
-    def widens(size: torch.Size) -> bool:
-        """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
-        return size[-1] >= _TALL[3]
-
-    @property
-    def is_projecting(self) -> bool:
-        return self._projection is not None
-
-    def projecting(self, weight: Tensor, behind: Elementwise) -> Depthwise:
-        """One that on its way forward does the work of a 1 x 1 convolution behind it as well, and what follows that."""
-        twin = copy(self)
-        twin._projection, twin._plans = Projection.of(weight, behind), {}
-        return twin
-
-    def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Bits]:
-        """(output, what the way back needs if `keep`) for inputs (N, C, H, W)."""
-        before, behind = (keep and part.activation is not None for part in (self.before, self.behind))
-        given = len(self._weight) if self._widening is None else self._widening.shape[1]
-        if inputs.shape[1] != given:  # (its memory would be read all the same)
-            raise ValueError(f"a filter of {given} channels was given {inputs.shape[1]}")
-        size = self.wide(inputs.shape)
-        plan = self._plan(size, size, back=False, kept=(before, behind))
-        output = self._map(plan.size if self._projection is None else self._projection.size(plan.size))
-        bits = (_bits(size) if before else None, _bits(plan.size) if behind else None)
-        plan.run(inputs.to(self.dtype).contiguous(memory_format=_LAST), output, bits)
-        return output, bits
-
-    def wide(self, size: torch.Size) -> torch.Size:
-        """The size of what is filtered, of inputs of `size`."""
-        return torch.Size((size[0], len(self._weight), *size[2:]))
-
-    def backward(self, gradient: Tensor, size: torch.Size, bits: Bits) -> Tensor:
-        """The gradient behind the norm before it, for inputs of `size`, from the one behind it all."""
-        found = (bits[1] is not None, bits[0] is not None)
-        plan = self._plan(gradient.shape, size, back=True, kept=found)
-        result = self._map(size)
-        plan.run(gradient.to(self.dtype).contiguous(memory_format=_LAST), result, (bits[1], bits[0]))
-        return result
-
-    def _map(self, size: torch.Size) -> Tensor:
-        return torch.empty(size, dtype=self.dtype, device="cpu", memory_format=_LAST)
-
-    def _plan(self, given: torch.Size, inputs: torch.Size, *, back: bool, kept: tuple[bool, bool]) -> _Plan:
-        key = (given, inputs, back, kept, torch.get_num_threads())
-        found = self._plans.get(key)
-        if found is None:
-            if len(self._plans) >= _PLANS:
-                self._plans.clear()
-            found = self._plans[key] = self._new_plan(given, inputs, back=back, kept=kept)
-        return found
-
-    def _new_plan(self, given: torch.Size, inputs: torch.Size, *, back: bool, kept: tuple[bool, bool]) -> _Plan:
-        pads = [before for before, _ in self.kernel.pads(inputs[-2:])]
-        geometry = zip(self.kernel.size, self.kernel.stride, pads, strict=True)
-        if back:
-            size, axes = inputs, [_Axis.back(*axis) for axis in geometry]
-            weights = _turned(self._weight * self.behind.scale[:, None, None, None], self.kernel, pads, axes)
-        else:
-            size = torch.Size((*inputs[:2], *self.kernel.outputs(inputs[-2:])))
-            axes, weights = [_Axis(taps, [0], step, pad) for taps, step, pad in geometry], self._weight[:, 0][None]
-        tables, tile = {"limits": self._limits}, None
-        for place, part in (("before", self.before), ("behind", self.behind)):
-            tables |= {f"scale_{place}": part.scale, f"shift_{place}": part.shift}
-        if self._widening is not None and not back:
-            registers = self._widening.shape[2] // LANES
-            tile = (registers, min(_TALL[registers], given[3]))
-            tables["widening"] = self._widening
-        projection = None if back else self._projection
-        if projection is not None:
-            tables |= projection.tables
-        made = None if projection is None else projection.tile
-        spec = Spec((axes[0].taps, axes[1].taps), axes[1].step, back, self.dtype == torch.bfloat16, kept, tile, made)
-        # (places of a cell, C / 16, taps, 16): what is read together lies together.
-        weights = weights.reshape(len(weights), -1, LANES, math.prod(spec.taps)).transpose(2, 3).contiguous()
-        outputs = size[1] if projection is None else projection.outputs
-        return _Plan.of(spec, given, size, axes, {"weights": weights, **tables}, outputs)
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or writer.parallel() is None:
+        return False
+    try:
+        return address(Spec((1, 1), 1, back=False, half=False, bits=(False, False))) != 0
+    except (ImportError, OSError, RuntimeError):  # llvmlite is missing or broken, or new code may not run here
+        return False
 
 
 @dataclass(frozen=True)
@@ -192,11 +65,10 @@ class Projection:
 
     @classmethod
     def of(cls, weight: Tensor, behind: Elementwise) -> Projection:
+        """Of a weight (outputs, C, 1, 1) that it `takes`, and what is done behind it."""
         outputs, channels = weight.shape[:2]
         beyond = -outputs % LANES
-        tile = cls._tile(outputs)
-        assert tile is not None
-        registers, tall = tile
+        registers, tall = _tile(outputs) or (0, 0)
         panels = F.pad(weight[:, :, 0, 0], (0, 0, 0, beyond)).reshape(-1, registers * LANES, channels)
         tables = {
             "projection": panels.transpose(1, 2).contiguous(),
@@ -206,113 +78,181 @@ class Projection:
         }
         return cls(outputs, (registers, tall, LANES - beyond), tables)
 
-    @classmethod
-    def takes(cls, weight: Tensor) -> bool:
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
         """Whether there is a tile for a convolution of this weight."""
-        return weight.shape[2:] == (1, 1) and cls._tile(len(weight)) is not None
+        return weight.shape[2:] == (1, 1) and _tile(len(weight)) is not None
+
+
+def _tile(outputs: int) -> tuple[int, int] | None:
+    """(registers, places): registers that are full, or the last of which is the last of all."""
+    vectors = -(-outputs // LANES)
+    fitting = (tile for tile in TILES if vectors == tile[0] or (outputs % LANES == 0 and vectors % tile[0] == 0))
+    return next(fitting, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise:
+    """A depthwise convolution between two elementwise functions, forward and back to what the first of them was given.
+
+    Args:
+        weight: (C, 1, kh, kw) in float32, C a multiple of 16.
+        kernel: its stride and padding.
+        size: of its inputs, (N, C, H, W); of fewer channels where it does the work of the convolution before it.
+        before: what is done to each value that it reads.
+        behind: what is done to each value that it gives.
+        dtype: of the maps it reads and writes, float32 or bfloat16; it computes in float32.
+        widening: (C, K, 1, 1) in float32, the weight of a 1 x 1 convolution before it, whose work it does on its way
+            forward as well.
+        projection: a 1 x 1 convolution behind it, the same way.
+
+    Example:
+        >>> if available():
+        ...     size, ones, identity = torch.Size((1, 16, 8, 8)), torch.ones(16, 1, 3, 3), Elementwise.of(16)
+        ...     output, bits = Depthwise(ones, Kernel((3, 3), padding=(1, 1)), size, identity, identity).forward(
+        ...         torch.ones(size)
+        ...     )
+        ...     assert output[0, 0, 0, 0] == 4 and output[0, 0, 1, 1] == 9 and bits == (None, None)
+    """
+
+    weight: Tensor
+    kernel: Kernel
+    size: torch.Size
+    before: Elementwise
+    behind: Elementwise
+    dtype: torch.dtype = torch.float32
+    widening: Tensor | None = None
+    projection: Projection | None = None
+    _plans: dict[tuple[bool, bool], _Plan] = field(default_factory=dict, init=False)
 
     @staticmethod
-    def _tile(outputs: int) -> tuple[int, int] | None:
-        """(registers, places): registers that are full, or the last of which is the last of all."""
-        vectors = -(-outputs // LANES)
-        fitting = (tile for tile in TILES if vectors == tile[0] or (outputs % LANES == 0 and vectors % tile[0] == 0))
-        return next(fitting, None)
+    def takes(convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
+        """Whether it can do the work of a convolution on this machine, for inputs of `size`."""
+        channels = convolution.out_channels
+        return (
+            convolution.groups == channels == convolution.in_channels
+            and channels % LANES == 0
+            and kernel.dilation == (1, 1)
+            and math.prod(kernel.size) <= _MOST_TAPS
+            and math.prod(kernel.stride) <= _MOST_PLACES
+            and Depthwise.fits(kernel, size)
+            and available()
+        )
 
-    def size(self, size: torch.Size) -> torch.Size:
-        """Of its output, for inputs of `size`."""
-        return torch.Size((size[0], self.outputs, *size[2:]))
+    @staticmethod
+    def fits(kernel: Kernel, size: torch.Size) -> bool:
+        """Whether rows are long enough, there and back, and no output sees padding alone."""
+        rows, columns = kernel.outputs(size[-2:])
+        seen = all(max(pads) < side for pads, side in zip(kernel.pads(size[-2:]), kernel.size, strict=True))
+        return seen and rows > 0 and min(columns, size[-1] // kernel.stride[1]) >= PLACES
+
+    @staticmethod
+    def widens(size: torch.Size) -> bool:
+        """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
+        return size[-1] >= _TALL[3]
+
+    @property
+    def wide(self) -> torch.Size:
+        """The size of what is filtered."""
+        return torch.Size((self.size[0], len(self.weight), *self.size[2:]))
+
+    @property
+    def filtered(self) -> torch.Size:
+        """The size of what the filter gives."""
+        return torch.Size((*self.wide[:2], *self.kernel.outputs(self.size[-2:])))
+
+    def forward(self, inputs: Tensor, *, keep: bool = False) -> tuple[Tensor, Kept]:
+        """(output, what the way back needs if `keep`): where the activations before and behind let values through.
+
+        Of 16 channels a bit each, (N, C / 16, H, W).
+        """
+        if inputs.shape != self.size:  # (its memory would be read all the same)
+            raise ValueError(f"a filter of {tuple(self.size)} was given {tuple(inputs.shape)}")
+        outputs = self.filtered[1] if self.projection is None else self.projection.outputs
+        output = self._map(torch.Size((self.size[0], outputs, *self.filtered[2:])))
+        before = _bits(self.wide) if keep and self.before.activation is not None else None
+        behind = _bits(self.filtered) if keep and self.behind.activation is not None else None
+        self._plan(back=False, keep=keep).run(self._laid(inputs), output, (before, behind))
+        return output, (before, behind)
+
+    def backward(self, gradient: Tensor, bits: Kept) -> Tensor:
+        """The gradient behind the norm before it, from the one behind it all."""
+        result = self._map(self.wide)
+        self._plan(back=True, keep=True).run(self._laid(gradient), result, (bits[1], bits[0]))
+        return result
+
+    def _map(self, size: torch.Size) -> Tensor:
+        return torch.empty(size, dtype=self.dtype, device="cpu", memory_format=_LAST)
+
+    def _laid(self, maps: Tensor) -> Tensor:
+        return maps.to(self.dtype).contiguous(memory_format=_LAST)
+
+    def _plan(self, *, back: bool, keep: bool) -> _Plan:
+        if (back, keep) not in self._plans:
+            self._plans[back, keep] = self._made(back=back, keep=keep)
+        return self._plans[back, keep]
+
+    def _made(self, *, back: bool, keep: bool) -> _Plan:
+        strides, pads = self.kernel.stride, [before for before, _ in self.kernel.pads(self.size[-2:])]
+        bits = tuple(keep and part.activation is not None for part in (self.before, self.behind))
+        tables = {"limits": torch.cat([self.before.limits, self.behind.limits])}
+        for place, part in (("before", self.before), ("behind", self.behind)):
+            tables |= {f"scale_{place}": part.scale, f"shift_{place}": part.shift}
+        tile = made = outputs = None
+        if back:  # each place of a cell of strides reads the outputs that read it
+            given, size, bits = self.filtered, self.wide, bits[::-1]
+            cells, first = cell_kernel(self.weight * self.behind.scale[:, None, None, None], strides, pads)
+            weights, cell, steps, pads = cells.flatten(0, 1)[:, :, 0], strides, (1, 1), [-start for start in first]
+        else:
+            given, size = self.wide, self.filtered
+            weights, cell, steps = self.weight[None, :, 0], (1, 1), strides
+            if self.widening is not None:
+                registers = next(count for count in _TALL if size[1] // LANES % count == 0)
+                tile = (registers, min(_TALL[registers], given[3]))
+                panels = self.widening.reshape(-1, registers * LANES, self.size[1])
+                tables["widening"] = panels.transpose(1, 2).contiguous()  # (groups of channels, K, channels of each)
+            if self.projection is not None:
+                tables |= self.projection.tables
+                made, outputs = self.projection.tile, self.projection.outputs
+        taps = (int(weights.shape[-2]), int(weights.shape[-1]))
+        # (places of a cell, C / 16, taps, 16): what is read together lies together.
+        weights = weights.reshape(len(weights), -1, LANES, math.prod(taps)).transpose(2, 3).contiguous()
+        spec = Spec(taps, steps[1], back, self.dtype == torch.bfloat16, (bits[0], bits[1]), tile, made)
+        padded = max(pads[1] + given[3], (size[3] - 1) // cell[1] * steps[1] + taps[1])  # (places that a row reads)
+        threads, blocks = torch.get_num_threads(), given[1] // LANES
+        each = max(2, _CACHE // (taps[0] * padded * LINE)) if tile is None else tile[0]
+        groups = -(-blocks // each) if made is None else 1  # (a product wants all channels)
+        items = given[0] * groups
+        parts = 1 if items % threads == 0 or items >= 4 * threads else threads
+        ring = -(-blocks // groups) * taps[0] * padded * LANES
+        own = ring + (0 if made is None else size[3] * given[1])
+        sizes = (
+            items * parts, groups, parts, given[1], self.size[1] if tile else given[1], *given[2:], *size[2:],
+            *pads, padded, own, *cell, *steps, ring, outputs or size[1],
+        )  # fmt: skip
+        return _Plan(address(spec), {"weights": weights, **tables}, sizes, own * threads, threads)
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """Which places of a padded source each place of a result reads, along one axis.
+class _Plan:
+    """Everything about a run but the maps."""
 
-    Place `cell * len(first) + place` of the result reads `taps` places, from `first[place] + cell * step` on.
-    """
+    kernel: int
+    tables: dict[str, Tensor]
+    sizes: tuple[int, ...]
+    scratch: int
+    threads: int
 
-    taps: int
-    first: list[int]
-    step: int
-    pad: int
-
-    @classmethod
-    def back(cls, taps: int, stride: int, pad: int) -> _Axis:
-        """The axis of the way back: each place of an input reads the outputs that it was read by."""
-        first = [-((taps - 1 - pad - place) // stride) for place in range(stride)]
-        last = [(place + pad) // stride for place in range(stride)]
-        most = max(end - start + 1 for start, end in zip(first, last, strict=True))
-        before = max(0, -min(first))
-        return cls(most, [start + before for start in first], 1, before)
-
-    def reach(self, source: int, result: int) -> int:
-        """Length of the padded source."""
-        cells = [(result - 1 - place) // len(self.first) for place in range(len(self.first))]
-        ends = [first + cell * self.step for first, cell in zip(self.first, cells, strict=True)]
-        return max(self.pad + source, max(ends) + self.taps)
-
-
-def _turned(weight: Tensor, kernel: Kernel, pads: list[int], axes: list[_Axis]) -> Tensor:
-    """(places of a stride's cell, C, taps, taps) the weight that each place of an input reads the outputs with."""
-    (sy, sx), (rows, columns) = kernel.stride, axes
-    turned = weight.new_zeros(sy, sx, len(weight), rows.taps, columns.taps)
-    for ky, kx in np.ndindex(*kernel.size):
-        for y, x in np.ndindex(sy, sx):
-            (oy, over_y), (ox, over_x) = divmod(y + pads[0] - ky, sy), divmod(x + pads[1] - kx, sx)
-            if over_y == over_x == 0:
-                at = oy + rows.pad - rows.first[y], ox + columns.pad - columns.first[x]
-                turned[y, x, :, at[0], at[1]] = weight[:, 0, ky, kx]
-    return turned.flatten(0, 1)
-
-
-def _numbers(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device="cpu")
+    def run(self, source: Tensor, result: Tensor, bits: Kept) -> None:
+        """Fill the result."""
+        # Of each run its own: others may run at the same time.
+        scratch = torch.zeros(self.scratch, dtype=torch.float32, device="cpu")
+        places = [*(source, result, scratch, *bits), *map(self.tables.get, TABLES)]
+        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in places]
+        assert len(pointers) == len(POINTERS) + len(TABLES)
+        writer.run(self.kernel, np.array([0, 0, *pointers, *self.sizes], np.int64), self.threads)
 
 
 def _bits(size: torch.Size) -> Tensor:
     images, channels, *places = size
     return torch.empty(images, channels // LANES, *places, dtype=torch.int16, device="cpu")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything about a run but the maps: made once for each size."""
-
-    kernel: int
-    size: torch.Size
-    scratch: int
-    threads: int
-    arguments: np.ndarray[Any, np.dtype[np.int64]]
-    tables: dict[str, Tensor]
-
-    @classmethod
-    def of(
-        cls, spec: Spec, given: torch.Size, size: torch.Size, axes: list[_Axis], tables: dict[str, Tensor], outputs: int
-    ) -> _Plan:
-        """A plan to make maps of `size` from `given` ones, or then of so many `outputs`."""
-        (rows, columns), threads, blocks = axes, torch.get_num_threads(), given[1] // LANES
-        padded = columns.reach(given[3], size[3])
-        each = max(2, _CACHE // (rows.taps * padded * LINE)) if spec.tile is None else spec.tile[0]
-        groups = -(-blocks // each) if spec.projection is None else 1  # (a product wants all channels)
-        items = given[0] * groups
-        parts = 1 if items % threads == 0 or items >= 4 * threads else threads
-        ring = -(-blocks // groups) * rows.taps * padded * LANES
-        own = ring + (0 if spec.projection is None else size[3] * given[1])
-        narrow = given[1] if spec.tile is None else tables["widening"].shape[1]
-        tables = {**tables, "first_row": _numbers(rows.first), "first_column": _numbers(columns.first)}
-        sizes = (
-            items * parts, groups, parts, given[1], narrow, given[2], given[3], size[2], size[3],
-            rows.pad, columns.pad, padded, own, len(rows.first), len(columns.first), rows.step, columns.step,
-            ring, outputs,
-        )  # fmt: skip
-        places = [tables[name].data_ptr() if name in tables else 0 for name in TABLES]
-        numbers = [0, 0, *(0 for _ in POINTERS), *places, *sizes]
-        return cls(address(spec), size, own * threads, threads, np.array(numbers, np.int64), tables)
-
-    def run(self, source: Tensor, result: Tensor, bits: Bits) -> None:
-        """Fill the result."""
-        # Of each run its own: others may run at the same time.
-        scratch = torch.zeros(self.scratch, dtype=torch.float32, device="cpu")
-        arguments = self.arguments.copy()
-        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in (source, result, scratch, *bits))
-        arguments[2 : 2 + len(POINTERS)] = list(pointers)
-        writer.run(self.kernel, arguments, self.threads)

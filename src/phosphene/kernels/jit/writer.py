@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,21 +26,7 @@ LINE = 64
 
 
 @cache
-def available() -> bool:
-    """Whether kernels can be made and run here: llvmlite, AVX-512, and a PyTorch whose threads can be asked to help.
-
-    Without AVX-512 nothing is measured, so nothing is claimed: the network then runs on PyTorch's operations alone.
-    """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or _parallel() is None:
-        return False
-    try:
-        return compiled(_Nothing(["turn", "items"]).text("items")) != 0
-    except (ImportError, OSError, RuntimeError):  # llvmlite is missing or broken, or new code may not run here
-        return False
-
-
-@cache
-def _parallel() -> Any:
+def parallel() -> Any:
     """PyTorch's way to start its threads, found by way of the library that uses it; None where it has another one."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
@@ -54,19 +39,37 @@ def _parallel() -> Any:
 
 def run(address: int, arguments: np.ndarray[Any, np.dtype[np.int64]], threads: int) -> None:
     """Run a kernel on no more than so many threads; its arguments are 64 bits each, as `Writer` reads them."""
-    _parallel()(address, arguments.ctypes.data, threads, 0)
+    parallel()(address, arguments.ctypes.data, threads, 0)
 
 
-class Writer(ABC):
+def _operation(name: str) -> Callable[[Number, Any], Number]:
+    def run(self: Number, other: Any) -> Number:
+        value = other.value if isinstance(other, Number) else self.value.type(other)
+        return Number(self.b, getattr(self.b, name)(self.value, value))
+
+    return run
+
+
+class Number:
+    """A 64-bit number of a kernel, or an address in bytes: it is reckoned with as with Python's own."""
+
+    def __init__(self, b: Any, value: Any) -> None:
+        self.b, self.value = b, value
+
+    __add__ = __radd__ = _operation("add")
+    __mul__ = __rmul__ = _operation("mul")
+    __sub__, __floordiv__, __mod__ = _operation("sub"), _operation("sdiv"), _operation("srem")
+
+
+class Writer:
     """Writes one kernel: a function of an array of 64-bit arguments, called once by each thread.
 
-    Numbers, addresses and vectors are LLVM's values; addresses are plain integers, in bytes. A kernel takes its items
-    one by one from a counter that all threads share, so it does not matter how many there are.
+    Vectors are LLVM's values.
 
     The arguments as they were at the start are attributes of `a`.
 
     Args:
-        arguments: names of the arguments, in their order; the first is the counter of the items that were taken.
+        arguments: names of the arguments, in their order.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -85,103 +88,91 @@ class Writer(ABC):
         self._prefetch = ir.Function(
             self.module, ir.FunctionType(ir.VoidType(), [byte, self.i32, self.i32, self.i32]), "llvm.prefetch.p0"
         )
-        self.zero, self.one = self.number(0), self.number(1)
         self.zeros = ir.Constant(self.floats, [0.0] * LANES)
-        self.a = SimpleNamespace(**{name: self.b.load(self._place(name)) for name in self._names})
+        self.a = SimpleNamespace(**{name: Number(self.b, self.b.load(self._place(name))) for name in self._names})
 
-    @abstractmethod
-    def item(self, index: Any) -> None:
-        """Write what is done for one item."""
-
-    def text(self, items: str) -> str:
-        """The whole kernel in LLVM's language; `items` names the argument that counts them."""
-        b = self.b
-        more, inside, end = (self._function.append_basic_block() for _ in range(3))
-        self.prepare()
-        b.branch(more)
-        b.position_at_end(more)
-        index = self.take(self._names[0])
-        b.cbranch(b.icmp_signed("<", index, getattr(self.a, items)), inside, end)
-        b.position_at_end(end)
-        b.ret_void()
-        b.position_at_end(inside)
-        self.item(index)
-        b.branch(more)
+    def text(self) -> str:
+        """The kernel in LLVM's language, once all is written."""
+        self.b.ret_void()
         return str(self.module)
 
-    def prepare(self) -> None:  # noqa: B027 (most kernels need nothing)
-        """Write what is done once by each thread."""
+    def each(self, counter: str, stop: Number, body: Callable[[Number], None]) -> None:
+        """The body for each number up to `stop` that a counter gives, which all threads share."""
+        more, inside, end = (self._function.append_basic_block() for _ in range(3))
+        self.b.branch(more)
+        self.b.position_at_end(more)
+        index = self.take(counter)
+        self.b.cbranch(self.b.icmp_signed("<", index.value, stop.value), inside, end)
+        self.b.position_at_end(inside)
+        body(index)
+        self.b.branch(more)
+        self.b.position_at_end(end)
 
-    def number(self, value: int) -> Any:
-        return self.ir.Constant(self.i64, value)
+    def value(self, number: Number | int) -> Any:
+        """LLVM's value of a number."""
+        return number.value if isinstance(number, Number) else self.i64(number)
 
     def _place(self, name: str) -> Any:
-        return self.b.gep(self._arguments, [self.number(self._names.index(name))])
+        return self.b.gep(self._arguments, [self.i64(self._names.index(name))])
 
-    def take(self, name: str) -> Any:
+    def take(self, name: str) -> Number:
         """The value of an argument, which becomes one more for whoever asks next."""
-        return self.b.atomic_rmw("add", self._place(name), self.one, "monotonic")
+        return Number(self.b, self.b.atomic_rmw("add", self._place(name), self.i64(1), "monotonic"))
 
-    def fold(self, start: Any, stop: Any, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    def fold(
+        self, start: Number | int, stop: Number, values: list[Any], body: Callable[[Number, list[Any]], list[Any]]
+    ) -> list[Any]:
         """What the body makes of the values, for each number from `start` up to `stop` one after the other."""
-        b, before = self.b, self.b.block
+        b, before, begin = self.b, self.b.block, [self.value(start), *values]
         head, inside, after = (self._function.append_basic_block() for _ in range(3))
         b.branch(head)
         b.position_at_end(head)
-        index, *found = (b.phi(value.type) for value in (start, *values))
-        for phi, value in zip((index, *found), (start, *values), strict=True):
+        phis = [b.phi(value.type) for value in begin]
+        for phi, value in zip(phis, begin, strict=True):
             phi.add_incoming(value, before)
-        b.cbranch(b.icmp_signed("<", index, stop), inside, after)
+        index, *found = phis
+        b.cbranch(b.icmp_signed("<", index, stop.value), inside, after)
         b.position_at_end(inside)
-        following = body(index, found)
-        for phi, value in zip((index, *found), (b.add(index, self.one), *following), strict=True):
+        following = body(Number(b, index), found)
+        for phi, value in zip(phis, (b.add(index, self.i64(1)), *following), strict=True):
             phi.add_incoming(value, b.block)
         b.branch(head)
         b.position_at_end(after)
         return found
 
-    def loop(self, start: Any, stop: Any, body: Callable[[Any], None]) -> None:
+    def loop(self, start: Number | int, stop: Number, body: Callable[[Number], None]) -> None:
         """The body for each number from `start` up to `stop`."""
 
-        def alone(index: Any, _nothing: list[Any]) -> list[Any]:
+        def alone(index: Number, _: list[Any]) -> list[Any]:
             body(index)
             return []
 
         self.fold(start, stop, [], alone)
 
-    def sum(self, first: Any, *others: Any) -> Any:
-        for other in others:
-            first = self.b.add(first, other)
-        return first
+    def larger(self, a: Number, other: Number | int, sign: str = ">") -> Number:
+        b, one, two = self.b, a.value, self.value(other)
+        return Number(b, b.select(b.icmp_signed(sign, one, two), one, two))
 
-    def product(self, first: Any, *others: Any) -> Any:
-        for other in others:
-            first = self.b.mul(first, self.number(other) if isinstance(other, int) else other)
-        return first
+    def smaller(self, a: Number, other: Number) -> Number:
+        return self.larger(a, other, "<")
 
-    def larger(self, a: Any, b: Any) -> Any:
-        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
-
-    def smaller(self, a: Any, b: Any) -> Any:
-        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
-
-    def load(self, address: Any, kind: Any = None) -> Any:
+    def load(self, address: Number, kind: Any = None) -> Any:
         kind = kind or self.floats
-        value = self.b.load(self.b.inttoptr(address, kind.as_pointer()))
+        value = self.b.load(self.b.inttoptr(address.value, kind.as_pointer()))
         value.align = 8 if kind is self.i64 else 2 if kind in (self.i16, self.shorts) else 4
         return value
 
-    def store(self, value: Any, address: Any, lanes: int = LANES) -> None:
+    def store(self, value: Any, address: Number, lanes: int = LANES) -> None:
         """Write a value; of a vector no more than the first few lanes if so asked."""
         if lanes < LANES:
             several = self.ir.Constant(self.ir.VectorType(self.i32, lanes), list(range(lanes)))
             value = self.b.shuffle_vector(value, value, several)
-        stored = self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()))
+        stored = self.b.store(value, self.b.inttoptr(address.value, value.type.as_pointer()))
         stored.align = 2 if value.type in (self.i16, self.shorts) else 4
 
-    def expect(self, address: Any, *, written: bool = False) -> None:
+    def expect(self, address: Number, *, written: bool = False) -> None:
         """Have a line of memory fetched: far strides are nothing the processor foresees by itself."""
-        pointer = self.b.inttoptr(address, self.ir.IntType(8).as_pointer())
+        pointer = self.b.inttoptr(address.value, self.ir.IntType(8).as_pointer())
         near, data = self.ir.Constant(self.i32, 3), self.ir.Constant(self.i32, 1)
         self.b.call(self._prefetch, [pointer, self.ir.Constant(self.i32, int(written)), near, data])
 
@@ -195,25 +186,24 @@ class Writer(ABC):
         """A * b + c, rounded once."""
         return self.b.call(self._fma, [a, b, c])
 
-    def products(self, rows: list[Any], columns: Any, registers: int, start: Any, stop: Any) -> list[Any]:
-        """Sums over the channels from `start` up to `stop`, in their order: `registers` of each row, row by row.
+    def products(self, rows: list[Number], columns: Number, registers: int, channels: Number) -> list[Any]:
+        """Sums over the channels in their order, `registers` of each row, row by row.
 
         Args:
             rows: addresses of floats, a channel behind the other.
             columns: address of vectors, `registers` of them for each channel.
             registers: vectors side by side.
-            start: first channel.
-            stop: the one behind the last.
+            channels: how many.
         """
 
-        def channel(index: Any, sums: list[Any]) -> list[Any]:
-            vectors = self.sum(columns, self.product(index, registers * LINE))
-            weights = [self.load(self.sum(vectors, self.number(n * LINE))) for n in range(registers)]
-            values = [self.everywhere(self.load(self.sum(row, self.product(index, 4)), self.f32)) for row in rows]
+        def channel(index: Number, sums: list[Any]) -> list[Any]:
+            vectors = columns + index * (registers * LINE)
+            weights = [self.load(vectors + n * LINE) for n in range(registers)]
+            values = [self.everywhere(self.load(row + index * 4, self.f32)) for row in rows]
             pairs = ((value, weight) for value in values for weight in weights)
             return [self.fma(value, weight, total) for (value, weight), total in zip(pairs, sums, strict=True)]
 
-        return self.fold(start, stop, [self.zeros] * (len(rows) * registers), channel)
+        return self.fold(0, channels, [self.zeros] * (len(rows) * registers), channel)
 
     def widened(self, halves: Any) -> Any:
         """float32 of bfloat16, which is its upper half."""
@@ -227,9 +217,9 @@ class Writer(ABC):
         rounded = b.add(words, b.add(almost, b.and_(b.lshr(words, sixteen), last)))
         return b.trunc(b.lshr(rounded, sixteen), self.shorts)
 
-    def limits(self, address: Any) -> tuple[Any, Any]:
+    def limits(self, address: Number) -> tuple[Any, Any]:
         """Vectors of the lowest and the highest value, two floats one behind the other."""
-        low, high = (self.load(self.sum(address, self.number(n)), self.f32) for n in (0, 4))
+        low, high = (self.load(address + n, self.f32) for n in (0, 4))
         return self.everywhere(low), self.everywhere(high)
 
     def cut(self, values: Any, low: Any, high: Any) -> Any:
@@ -247,13 +237,6 @@ class Writer(ABC):
     def where(self, bits: Any, values: Any) -> Any:
         """The values whose bit is set, zero for the others."""
         return self.b.select(self.b.bitcast(bits, self._flags), values, self.zeros)
-
-
-class _Nothing(Writer):
-    """The least kernel, to see whether there can be any."""
-
-    def item(self, index: Any) -> None:
-        pass
 
 
 _KEPT: list[Any] = []  # the code lives as long as its engine

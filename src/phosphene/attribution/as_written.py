@@ -18,8 +18,8 @@ from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside
 from phosphene.hooks import capture, is_scripted
 from phosphene.relevance import Composite, propagating
+from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.backward import gradients, no_gradient
-from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.targets import Outputs, Target
 
 Result = TypeVar("Result")
