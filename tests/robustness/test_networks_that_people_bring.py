@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.optim.swa_utils import AveragedModel
 
 from phosphene import explain
+from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.guided_backprop import guided_backprop
 from phosphene.attribution.lrp import lrp
 from phosphene.errors import ModelError
@@ -265,3 +266,11 @@ def test_a_class_that_is_ruled_out_is_an_answer(config: Any) -> None:
     (row,) = config.run(network, [Item("grey", "grey", Image.new("RGB", SIZE[::-1], (90, 120, 60)))])
     assert (row.status, row.predicted[0].label in "abcd") == ("ok", True)
     assert lrp(network, pictures(), TARGET).maps.isfinite().all()
+
+
+def test_layers_are_looked_at_in_the_size_of_the_images() -> None:
+    """Also where one is named before any image came, of a network that takes any size."""
+    classifier = classifier_of(made(Body), None)
+    grad_cam(classifier, pictures(), TARGET, layer="second")
+    (shape,) = (layer.shape for layer in prepare(classifier).layers if layer.name == "second")
+    assert shape == (8, SIZE[0] // 2, SIZE[1] // 2)
