@@ -227,7 +227,7 @@ class Prepared(Classifier):
             ModelError: if the network cannot be traced or ends in something else.
         """
         check_inside(self.network.module, self.name)
-        if self.traced is None:
+        if self.traced is None or self._is_exported:  # (its graph is of other operations than the head is known by)
             why = (
                 "was exported, and of an exported network the head is not read"
                 if self._is_exported
