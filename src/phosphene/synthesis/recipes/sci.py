@@ -97,8 +97,8 @@ class SciOptions(DrawingOptions):
 # from how far before black and white on steps shrink, as regions that it enlarges would else burn out.
 _SMOOTHED = 4.0, 0.02, 0.3
 
-# The temperature beside statistics, and where the score alone is what a picture is drawn by: a score that is satisfied
-# soon leaves such a picture to what that one network needs least to be sure.
+# The temperature beside statistics, and where the score alone draws the picture: other networks read more of that where
+# it is satisfied later, and less beside statistics (docs/decisions/0005).
 _BESIDE, _ALONE = 1.6, 2.5
 
 
