@@ -128,13 +128,14 @@ def main() -> None:
     judges = [load_classifier(spec) for spec in given.judge or ["embedded:lite2"]]
     names = given.classes.read_text(encoding="utf-8").split("\n")
     classes = [source.labels.find(name) for name in names if name]
+    # Each has a network of its own: lucent leaves its hooks and what they saw on the one it drew from.
     makers: dict[str, Callable[[], Maker]] = {
-        recipe: lambda recipe=recipe: phosphene_maker(source, recipe)  # type: ignore[misc]
+        recipe: lambda recipe=recipe: phosphene_maker(load_classifier(given.source), recipe)  # type: ignore[misc]
         for recipe in given.recipe or ["sci", "class_impression"]
     }
     makers |= {
-        "lucent": lambda: lucent_maker(source),
-        "horama": lambda: horama_maker(source, given.horama_steps, given.horama_size),
+        "lucent": lambda: lucent_maker(load_classifier(given.source)),
+        "horama": lambda: horama_maker(load_classifier(given.source), given.horama_steps, given.horama_size),
     }
     rows, tiles, lines = [], [], []
     for name in given.only or makers:
