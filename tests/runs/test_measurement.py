@@ -168,7 +168,7 @@ def test_what_is_measured_is_not_looked_at_again(tmp_path, work, pictures):
 
 def test_a_run_goes_on_under_its_own_plan_only(tmp_path, work):
     work(tmp_path / "run", limit=3)
-    with pytest.raises(OptionError, match=r"made with another .*seed;"):
+    with pytest.raises(OptionError, match=r"made with another .*seed .then"):
         work(tmp_path / "run", limit=3, seed=4, resume=True)
     with pytest.raises(OptionError, match=r"made with another .*options\.(limit|count)"):
         work(tmp_path / "run", limit=4, resume=True)
@@ -268,6 +268,6 @@ def test_an_interrupt_of_the_command_is_a_stop(tmp_path, pictures, monkeypatch, 
     monkeypatch.undo()
     refused = command(*arguments, "--resume", "--seed", 5)
     assert refused.code == 2
-    assert "seed; give the same as then" in refused.err
+    assert "seed (then 0); give the same as then" in refused.err
     assert command(*arguments, "--resume").code in (0, 1)
     assert phosphene.open_run(tmp_path / "run").is_complete

@@ -69,7 +69,9 @@ def check_inside(module: nn.Module, name: str, what: str = "layers") -> None:
 
 
 class _Shared:
-    """Holds a function, which is never copied: it may hold a session, a connection or a whole model."""
+    """Holds a function, which is never copied or looked into: it may hold a session, a connection or a whole model."""
+
+    __slots__ = ("function",)
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function

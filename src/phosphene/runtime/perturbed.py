@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,8 @@ def masked_scores(
         return lambda start, stop: _score(prepared, _covered(image, boxes[start:stop], fill), own, score)
 
     size = batch_size or (_WINDOWS if in_windows else None)
-    found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
+    with prepared.passing(gradients=False) if in_windows else nullcontext():
+        found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
     return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
 
 
@@ -140,8 +142,7 @@ def _of_copies(
         rows = (lambda scores: scores) if compared else None
         return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], rows, done))[None]
 
-    with prepared.passing(gradients=False):
-        return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
+    return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
 
 
 def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
