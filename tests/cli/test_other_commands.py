@@ -13,7 +13,7 @@ from skimage.data import chelsea
 from typer.testing import CliRunner
 
 from phosphene import __version__, load_classifier
-from phosphene.runs.common import Common, asked
+from phosphene.runs.common_options import CommonOptions, asked
 from tests.cli.running import keys, partial_files, phosphene
 
 # The module: of its package the application goes by that name.
@@ -28,7 +28,7 @@ def cat(tmp_path):
 
 
 @dataclass(frozen=True)
-class WithNote(Common):
+class WithNote(CommonOptions):
     note: str = asked(str, "none", "Something that is written down.", metavar="TEXT")
 
 
@@ -36,11 +36,11 @@ def test_a_common_option_is_a_field_of_common(monkeypatch):
     """All that one more costs: it is taken by a command and handed over, and stands in its help."""
     own = {item.name: cli._common_option(item) for item in fields(WithNote) if "option" in item.metadata}
     monkeypatch.setattr(cli, "_COMMON", own)
-    monkeypatch.setattr(cli, "Common", WithNote)
+    monkeypatch.setattr(cli, "CommonOptions", WithNote)
     small, seen = typer.Typer(rich_markup_mode=None), []
 
     @cli.command(small, "show")
-    def show(common: Common) -> cli.Answer:
+    def show(common: CommonOptions) -> cli.Answer:
         seen.append((common.note, common.seed, common.report))
         return cli.Answer({}, "")
 

@@ -22,7 +22,7 @@ import phosphene
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError
 from phosphene.files import MANIFEST
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.explain import explain_pictures
 from phosphene.store import row_to_json
 from phosphene.tasks import ExplainConfig
@@ -52,7 +52,7 @@ def network():
 
 
 def explained(pictures, network, out, *, resume=False, config=CONFIG, **common):
-    return explain_pictures([str(pictures)], config, Common(network, out=str(out), **common), resume=resume)
+    return explain_pictures([str(pictures)], config, CommonOptions(network, out=str(out), **common), resume=resume)
 
 
 def without_times(row):
@@ -224,7 +224,7 @@ def test_tables_archives_patterns_and_urls(tmp_path, network):
             archive.add(tmp_path / name, f"val/{name}")
     specs = {"table": "table.csv", "tar": "shard.tar", "glob": "*.png"}
     for kind, spec in specs.items():
-        common = Common(network, out=str(tmp_path / kind))
+        common = CommonOptions(network, out=str(tmp_path / kind))
         answer = explain_pictures([str(tmp_path / spec)], ExplainConfig.of(["saliency"]), common)
         assert [row["status"] for row in answer["images"]] == ["ok", "ok"], kind
         assert len({row["maps"][0]["map"] for row in answer["images"]}) == 2
@@ -234,7 +234,7 @@ def test_tables_archives_patterns_and_urls(tmp_path, network):
 
     memory = fsspec.filesystem("memory")
     memory.pipe("/explain/a.png", (tmp_path / "a.png").read_bytes())
-    common = Common(network, out=str(tmp_path / "url"))
+    common = CommonOptions(network, out=str(tmp_path / "url"))
     mixed = ["memory://explain", str(tmp_path / "b.png"), str(tmp_path / "none.csv")]
     answer = explain_pictures(mixed, ExplainConfig.of(["saliency"], scale="shared"), common)
     memory.rm("/explain", recursive=True)

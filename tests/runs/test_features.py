@@ -11,7 +11,7 @@ from PIL import Image
 
 from phosphene.errors import CancelledError, OptionError
 from phosphene.render import group_color, thumbnail_map
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.features import draw_features
 from phosphene.store import read_manifest
 from phosphene.tasks import FeaturesConfig
@@ -23,7 +23,7 @@ def test_the_answer_has_the_contracts_keys_and_the_files_are_there(tmp_path: Pat
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (folder_of(pictures) / "broken.png").write_bytes(b"no picture")
-    common = Common(model=networks.classifier_of(networks.pooled()), out=str(tmp_path / "run"))
+    common = CommonOptions(model=networks.classifier_of(networks.pooled()), out=str(tmp_path / "run"))
     config = FeaturesConfig(("4", "1"), facets=2, exemplars=4, recipe=QUICK, terms="distance")
     answer = draw_features([str(pictures)], config, common)
     assert json.loads(json.dumps(answer))["errors"][0]["path"].endswith("broken.png")
@@ -50,7 +50,7 @@ def test_the_answer_has_the_contracts_keys_and_the_files_are_there(tmp_path: Pat
 
 
 def test_too_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    common = Common(model=networks.classifier_of(networks.pooled()), out=str(tmp_path / "run"))
+    common = CommonOptions(model=networks.classifier_of(networks.pooled()), out=str(tmp_path / "run"))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     with pytest.raises(OptionError, match="5 readable images are too few"):
@@ -67,7 +67,7 @@ def test_an_interrupted_run_keeps_the_layers_that_are_done(tmp_path: Path) -> No
             raise CancelledError
 
     classifier = networks.classifier_of(networks.pooled())
-    common = Common(model=classifier, out=str(tmp_path / "run"), announce=stop_at_the_second)
+    common = CommonOptions(model=classifier, out=str(tmp_path / "run"), announce=stop_at_the_second)
     config = FeaturesConfig(("4", "1"), facets=1, exemplars=4, recipe=QUICK)
     with pytest.raises(CancelledError):
         draw_features([str(folder_of(pictures))], config, common)

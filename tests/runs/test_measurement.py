@@ -21,7 +21,7 @@ from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, InputError, OptionError
 from phosphene.evaluation.pieces import Piece
 from phosphene.report import write_report
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.concepts import measure_concepts
 from phosphene.runs.craft import find_concepts
 from phosphene.runs.faithfulness import measure_faithfulness
@@ -70,7 +70,7 @@ def work_of(kind: str, network: object, pictures: Path) -> Work:
     """What makes, or goes on with, a run of one kind in a folder."""
 
     def run(out: Path, *, resume: bool = False, seed: int = 3, limit: int = 0, **common: Any) -> dict[str, Any]:
-        facts = Common(network, out=str(out), seed=seed, **common)  # type: ignore[arg-type]
+        facts = CommonOptions(network, out=str(out), seed=seed, **common)  # type: ignore[arg-type]
         own = str(pictures / "own")
         if kind == "localization":
             return evaluate_localization(
@@ -173,7 +173,9 @@ def test_a_run_goes_on_under_its_own_plan_only(tmp_path, work):
     with pytest.raises(OptionError, match=r"made with another .*options\.(limit|count)"):
         work(tmp_path / "run", limit=4, resume=True)
     with pytest.raises(OptionError, match="--resume needs --out"):
-        evaluate_impressions(["0"], ["sci:steps=1"], Common(networks.classifier_of(networks.pooled())), resume=True)
+        evaluate_impressions(
+            ["0"], ["sci:steps=1"], CommonOptions(networks.classifier_of(networks.pooled())), resume=True
+        )
 
 
 def test_other_pictures_and_other_boxes_are_another_plan(tmp_path, network, pictures):
@@ -199,7 +201,7 @@ def test_pictures_that_overwriting_would_clear_are_refused(tmp_path, network, pi
 
 
 def test_numbers_that_are_none_come_back_as_such(tmp_path, network):
-    common, classifier = Common(network, out=str(tmp_path / "run")), prepare(network)
+    common, classifier = CommonOptions(network, out=str(tmp_path / "run")), prepare(network)
     piece = Piece({"values": [0.1, float("nan")], "notes": {"a": 2}}, {"map": np.eye(2, dtype=np.float32)})
     with Measurement("sanity", common, classifier) as run:
         run.keep("one", lambda: piece)
@@ -212,7 +214,7 @@ def test_numbers_that_are_none_come_back_as_such(tmp_path, network):
 
 
 def test_a_piece_whose_array_is_gone_is_measured_again(tmp_path, network):
-    common, classifier = Common(network, out=str(tmp_path / "run")), prepare(network)
+    common, classifier = CommonOptions(network, out=str(tmp_path / "run")), prepare(network)
     for resume in (False, True):
         with Measurement("sanity", common, classifier, resume=resume) as run:
             made: list[int] = []
@@ -223,7 +225,7 @@ def test_a_piece_whose_array_is_gone_is_measured_again(tmp_path, network):
 
 
 def test_what_is_refused_half_way_leaves_no_folder(tmp_path, network):
-    common, classifier = Common(network, out=str(tmp_path / "run")), prepare(network)
+    common, classifier = CommonOptions(network, out=str(tmp_path / "run")), prepare(network)
 
     def refused() -> None:
         with Measurement("concepts", common, classifier) as run:

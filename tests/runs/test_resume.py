@@ -19,7 +19,7 @@ import phosphene
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, OptionError
 from phosphene.files import MANIFEST
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.features import draw_features
 from phosphene.runs.impress import impress_images
 from phosphene.store import FolderSink
@@ -51,7 +51,7 @@ def work(request, network, pictures):
     """What makes, or goes on with, a run of one of the commands in a folder."""
 
     def run(out: Path, *, resume: bool = False, **common: object) -> dict[str, object]:
-        facts = Common(network, out=str(out), seed=3, **common)  # type: ignore[arg-type]
+        facts = CommonOptions(network, out=str(out), seed=3, **common)  # type: ignore[arg-type]
         if request.param == "impress":
             return impress_images(IMPRESS, facts, judge="none", resume=resume)
         return draw_features([str(pictures)], FEATURES, facts, resume=resume)
@@ -143,7 +143,7 @@ def test_a_run_that_is_done_is_not_done_again(tmp_path, work):
 
 
 def test_features_goes_on_with_the_same_pictures_only(tmp_path, network, pictures):
-    common = Common(network, out=str(tmp_path / "run"))
+    common = CommonOptions(network, out=str(tmp_path / "run"))
     few = [str(path) for path in sorted(pictures.glob("*.png"))]
     draw_features(few[:6], FEATURES, common)
     with pytest.raises(OptionError, match="pictures_sha256"):
@@ -197,7 +197,8 @@ def test_features_of_tables_archives_patterns_and_urls(tmp_path, network, pictur
         "url": ["memory://features", str(tmp_path / "broken.png")],
     }
     runs = {
-        kind: draw_features(spec, config, Common(network, out=str(tmp_path / kind))) for kind, spec in specs.items()
+        kind: draw_features(spec, config, CommonOptions(network, out=str(tmp_path / kind)))
+        for kind, spec in specs.items()
     }
     memory.rm("/features", recursive=True)
     images = [Path(facet["image"]).read_bytes() for facet in runs["folder"]["layers"][0]["facets"]]

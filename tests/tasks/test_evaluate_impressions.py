@@ -13,7 +13,7 @@ from torch import nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NotFoundError
 from phosphene.evaluation.impressions import measure_impressions
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.impressions import evaluate_impressions
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
@@ -85,7 +85,7 @@ def test_units_are_measured_without_a_judge() -> None:
 
 
 def test_the_run_writes_a_sheet_per_recipe_and_a_table(tmp_path: Path) -> None:
-    common = Common(model=tiny(), out=str(tmp_path / "run"))
+    common = CommonOptions(model=tiny(), out=str(tmp_path / "run"))
     answer = evaluate_impressions(
         ["0", "1"], ["sci:steps=4", "class_model:steps=3"], common, count=2, judge=["none", "auto"]
     )
@@ -104,7 +104,7 @@ def test_the_report_has_a_line_for_each_judge(tmp_path: Path) -> None:
     for judge, name in zip(judges, ("Ada", "Bea"), strict=True):
         judge.name = name
     answer = evaluate_impressions(
-        ["0"], ["class_model:steps=2"], Common(model=tiny(), out=str(tmp_path / "run")), judge=judges
+        ["0"], ["class_model:steps=2"], CommonOptions(model=tiny(), out=str(tmp_path / "run")), judge=judges
     )
     assert [one["model"] for one in answer["rows"][0]["judges"]] == ["Ada", "Bea"]
     text = Path(answer["report"]).read_text()
@@ -114,5 +114,5 @@ def test_the_report_has_a_line_for_each_judge(tmp_path: Path) -> None:
 
 def test_an_unknown_class_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no class"):
-        evaluate_impressions(["ladybird"], ["sci"], Common(model=tiny(), out=str(tmp_path / "run")))
+        evaluate_impressions(["ladybird"], ["sci"], CommonOptions(model=tiny(), out=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

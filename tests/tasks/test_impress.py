@@ -15,7 +15,7 @@ from PIL import Image
 from phosphene.errors import CancelledError, InputError, OptionError, PhospheneWarning
 from phosphene.images import to_pil
 from phosphene.runs import impress as module
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.impress import impress_images
 from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
@@ -25,8 +25,8 @@ from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from tests.synthesis.test_ascent import tiny
 
 
-def common(tmp_path: Path, **options: Any) -> Common:
-    return Common(model=tiny(), out=str(tmp_path / "run"), **options)
+def common(tmp_path: Path, **options: Any) -> CommonOptions:
+    return CommonOptions(model=tiny(), out=str(tmp_path / "run"), **options)
 
 
 def test_impress_gives_one_image_per_class_and_seed() -> None:
@@ -155,7 +155,7 @@ def stop_after(steps: int) -> Any:
 
 def test_a_stopped_run_keeps_what_is_there_and_resuming_gives_the_same_bits(tmp_path: Path) -> None:
     config = ImpressConfig(classes=("0", "1", "2", "3"), steps=6, count=3)
-    whole = impress_images(config, Common(model=tiny(), out=str(tmp_path / "whole")))
+    whole = impress_images(config, CommonOptions(model=tiny(), out=str(tmp_path / "whole")))
     with pytest.raises(CancelledError):
         impress_images(config, common(tmp_path, announce=stop_after(8 * 6 + 4 * 2)))
     kept = json.loads((tmp_path / "run/manifest.json").read_text())
@@ -180,7 +180,7 @@ def test_a_run_of_something_else_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"made with another options\.recipe"):
         impress_images(ImpressConfig(classes=("0",), steps=4), common(tmp_path), resume=True)
     with pytest.raises(OptionError, match="--resume needs --out"):
-        impress_images(ImpressConfig(classes=("0",), steps=3), Common(model=tiny()), resume=True)
+        impress_images(ImpressConfig(classes=("0",), steps=3), CommonOptions(model=tiny()), resume=True)
 
 
 def test_fusing_random_pairs_writes_a_table_of_labels(tmp_path: Path) -> None:
@@ -259,6 +259,8 @@ def test_statistics_of_a_folder_are_said_in_the_result(tmp_path: Path) -> None:
     assert row["data_free"] is False
     assert str(folder) in row["recipe"]
     assert "Statistics of a folder of pictures were used" in Path(answer["report"]).read_text()
-    plain = impress_images(ImpressConfig(classes=("1",), steps=6), Common(model=tiny(), out=str(tmp_path / "plain")))
+    plain = impress_images(
+        ImpressConfig(classes=("1",), steps=6), CommonOptions(model=tiny(), out=str(tmp_path / "plain"))
+    )
     assert plain["impressions"][0]["data_free"] is True
     assert "No photograph was used" in Path(plain["report"]).read_text()

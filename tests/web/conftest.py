@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.demo import demo_pictures
 from phosphene.web.desk import Desk
 from phosphene.zoo import embedded, load
@@ -39,7 +39,7 @@ def audited_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def desk(audited_run):
-    made = Desk.of((), Common(), [str(audited_run)])
+    made = Desk.of((), CommonOptions(), [str(audited_run)])
     yield made
     made.worker.close()
 
@@ -61,7 +61,7 @@ def served(audited_run):
     from phosphene.web.server import application
     from phosphene.web.warm import warm_up
 
-    desk = Desk.of((), Common(), [str(audited_run)])
+    desk = Desk.of((), CommonOptions(), [str(audited_run)])
     warm_up(desk)
     with application(desk) as app:
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))

@@ -9,7 +9,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     examples=("photo.jpg", "photo.jpg --layer blocks.5 --channel 12 --channel 40"),
 )
 def activations(
-    common: Common,
+    common: CommonOptions,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture.")],
     layer: Annotated[list[str] | None, typer.Option("--layer", metavar="NAME", help="A layer; repeatable.")] = None,
     channel: Annotated[list[int] | None, typer.Option("--channel", help="A channel to draw; repeatable.")] = None,

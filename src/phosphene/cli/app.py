@@ -19,7 +19,7 @@ import typer
 
 from phosphene import __version__
 from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, PhospheneError, printable
-from phosphene.runs.common import Announce, Common
+from phosphene.runs.common_options import Announce, CommonOptions
 from phosphene.targets import CommandOption, Target, kinds
 
 app = typer.Typer(
@@ -47,12 +47,12 @@ _SECONDS_BETWEEN = 1.0
 
 
 def _common_option(item: Field[Any]) -> tuple[Any, Any]:
-    """(type with its option, default) of a field of Common."""
+    """(type with its option, default) of a field of CommonOptions."""
     kind, how = item.metadata["kind"], item.metadata["option"]
     return Annotated[kind, typer.Option(f"--{item.name}", **how)], item.default
 
 
-_COMMON = {item.name: _common_option(item) for item in fields(Common) if "option" in item.metadata}
+_COMMON = {item.name: _common_option(item) for item in fields(CommonOptions) if "option" in item.metadata}
 
 
 def _show_version(wanted: bool) -> None:
@@ -85,9 +85,9 @@ def command(
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
 
-    With `common`, the function's first parameter is a Common and the command takes the common options. The next is a
-    mapping of the `shared` options, if there are any. In the place of a parameter `target` it takes an option for each
-    kind of target that has one.
+    With `common`, the function's first parameter is a CommonOptions and the command takes them. The next is a mapping
+    of the `shared` options, if there are any. In the place of a parameter `target` it takes an option for each kind of
+    target that has one.
 
     Args:
         group: that it belongs to.
@@ -120,7 +120,7 @@ def command(
             if answer.failed:
                 raise typer.Exit(1)
 
-        # Annotations are read one by one: that of Common is never needed and would import torch.
+        # Annotations are read one by one: that of CommonOptions is never needed and would import torch.
         own = [parameter for item in written for parameter in _options(item, function)]
         added = {**(shared or {}), **(_COMMON if common else {})}
         extra = [_parameter(key, kind, default) for key, (kind, default) in added.items()]
@@ -242,8 +242,8 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None]) -> Common:
-    return Common(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON})
+def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None]) -> CommonOptions:
+    return CommonOptions(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON})
 
 
 def _print(answer: Answer, as_json: bool) -> None:

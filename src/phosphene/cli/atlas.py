@@ -12,7 +12,7 @@ from phosphene.cli.batch import GpusOption, RayOption
 from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     ),
 )
 def atlas(
-    common: Common,
+    common: CommonOptions,
     classes: Annotated[
         list[str] | None,
         typer.Option("--classes", metavar="all|A,B", help="Classes by index, WordNet id or name [default: all]."),

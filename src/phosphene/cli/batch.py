@@ -14,7 +14,7 @@ from phosphene.cli.locate import PresetName, SegmentOption
 from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
     from phosphene.targets import Target
     from phosphene.tasks import PictureTask
 
@@ -114,7 +114,7 @@ _MAPS: dict[str, tuple[Any, Any]] = {
     examples=("photos/ --out runs/all", "photos/ --out runs/all --class top3 --workers 2"),
 )
 def explain(
-    common: Common,
+    common: CommonOptions,
     shared: Mapping[str, Any],
     source: Source,
     class_: ClassOption = None,
@@ -141,7 +141,7 @@ def explain(
     examples=("photos/ --out runs/all", "table.csv --out runs/all --count 3"),
 )
 def predict(
-    common: Common,
+    common: CommonOptions,
     shared: Mapping[str, Any],
     source: Source,
     count: Annotated[int, typer.Option(min=1, help="How many of the best classes are told.")] = 5,
@@ -160,7 +160,7 @@ def predict(
     examples=("photos/ --out runs/all", "photos/ --out runs/all --class tabby --method cam"),
 )
 def locate(
-    common: Common,
+    common: CommonOptions,
     shared: Mapping[str, Any],
     source: Source,
     class_: ClassOption = None,
@@ -197,7 +197,7 @@ def _given(shared: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: shared[name] for name in names if shared.get(name) is not None}
 
 
-def _run(common: Common, source: str, task: PictureTask, shared: Mapping[str, Any]) -> Answer:
+def _run(common: CommonOptions, source: str, task: PictureTask, shared: Mapping[str, Any]) -> Answer:
     from phosphene.batches import Cutting, Engines, run_batch
     from phosphene.report import write_report
     from phosphene.sources import open_source

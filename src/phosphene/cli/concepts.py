@@ -13,7 +13,7 @@ from phosphene.cli.explain import Resume
 from phosphene.cli.faithfulness import Limit, Pictures
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
     from phosphene.targets import Target
 
 SpokenFor = Annotated[
@@ -31,7 +31,7 @@ SpokenFor = Annotated[
     ),
 )
 def concepts(
-    common: Common,
+    common: CommonOptions,
     images: Pictures,
     concept: Annotated[
         list[str], typer.Option(metavar="DIR", help="A folder of pictures that show the concept; repeatable.")

@@ -16,7 +16,7 @@ from phosphene.cli.faithfulness import Limit, Pictures
 from phosphene.evaluation.craft_options import CraftOptions
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
     from phosphene.targets import Target
 
 _OPTIONS = {
@@ -33,7 +33,7 @@ _OPTIONS = {
     examples=("--images zebras/ --class zebra", "--images in/ --unit 4=2 --concepts 5 --crops 20"),
 )
 def craft(
-    common: Common,
+    common: CommonOptions,
     options: Mapping[str, Any],
     images: Pictures,
     class_: SpokenFor = None,

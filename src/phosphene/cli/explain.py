@@ -12,7 +12,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.errors import reason
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
     from phosphene.targets import Target
 
 Images = Annotated[
@@ -49,7 +49,7 @@ LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help
     examples=("photo.jpg", "holiday/ --class top3 --method cam --method saliency"),
 )
 def explain(
-    common: Common,
+    common: CommonOptions,
     images: Images,
     class_: ClassOption = None,
     versus: Annotated[
@@ -93,7 +93,7 @@ def explain(
 
 
 @command(app, "demo", writes="what explain writes", examples=("", "--out tour"))
-def demo(common: Common) -> Answer:
+def demo(common: CommonOptions) -> Answer:
     """The tour: the embedded classifier explained on packaged pictures, with a report to open."""
     from phosphene.runs.demo import demo as run_demo
 

@@ -13,7 +13,7 @@ from phosphene.cli.evaluate import evaluate
 from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 _FURTHER = ("road_most", "road_least", "road", "aopc")
 DEFAULT_METHODS = ("grad_cam", "saliency", "input_x_gradient")
@@ -34,7 +34,7 @@ Masks = Annotated[int | None, typer.Option(help="Masks of the methods that draw 
     examples=("--images val/ --limit 20", "--images val/ --method rise:masks=400"),
 )
 def faithfulness(
-    common: Common,
+    common: CommonOptions,
     images: Pictures,
     method: Methods = None,
     class_: ClassOption = "top1",

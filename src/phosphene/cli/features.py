@@ -12,7 +12,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     examples=("holiday/", "holiday/ --layer blocks.14 --facets 2 --steps 100"),
 )
 def features(
-    common: Common,
+    common: CommonOptions,
     folder: Annotated[
         list[str] | None,
         typer.Argument(

@@ -9,7 +9,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     examples=("sci --quick", "deep_inside-1"),
 )
 def figures(
-    common: Common,
+    common: CommonOptions,
     paper: Annotated[
         str,
         typer.Argument(

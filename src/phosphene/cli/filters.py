@@ -9,12 +9,12 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(app, "filters", writes="the picture and the weights", examples=("", "--model net.py:build"))
 def filters(
-    common: Common,
+    common: CommonOptions,
     layer: Annotated[
         str | None, typer.Option("--layer", metavar="NAME", help="A convolution over the picture [default: the first].")
     ] = None,

@@ -11,14 +11,14 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.impress import Backgrounds, Frames, Judge, PresetOption, Preview, Resume, Statistics, Steps, drawn
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
     app, "fuse", writes="the images (.png), labels.csv and report.html", examples=('zebra "bell pepper"', "--count 4")
 )
 def fuse(
-    common: Common,
+    common: CommonOptions,
     classes: Annotated[
         list[str] | None, typer.Argument(metavar="CLASS CLASS...", help="Two classes or more; none for random pairs.")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     examples=("dogs_and_wolves/ --out runs/head", "dogs_and_wolves/ --held-out 0.3"),
 )
 def head(
-    common: Common,
+    common: CommonOptions,
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Has one folder of pictures per class.")],
     held_out: Annotated[float, typer.Option(help="Share of each class that is kept for measuring.")] = 0.2,
 ) -> Answer:

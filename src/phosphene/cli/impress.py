@@ -11,7 +11,7 @@ from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
     from phosphene.targets import Target
 
 Classes = Annotated[
@@ -57,7 +57,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
     examples=("ladybug", "--unit blocks.10=12 --recipe class_model --steps 200"),
 )
 def impress(
-    common: Common,
+    common: CommonOptions,
     classes: Classes = None,
     target: Target | None = None,
     recipe: Annotated[

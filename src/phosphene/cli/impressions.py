@@ -13,7 +13,7 @@ from phosphene.cli.evaluate import evaluate
 from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     examples=("--classes ladybug,zebra", "--classes ladybug --recipe class_model"),
 )
 def impressions(
-    common: Common,
+    common: CommonOptions,
     classes: Annotated[
         list[str], typer.Option("--classes", metavar="CLASS", help="Repeatable; or several with commas between.")
     ],

@@ -11,7 +11,7 @@ from phosphene.cli.app import Answer, app, command
 if TYPE_CHECKING:
     from phosphene.options import Option
     from phosphene.registry import Entry
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(app, "methods", common=False, examples=("", "occlusion"))
@@ -75,7 +75,7 @@ def _short(value: Any) -> str:
 
 
 @command(app, "layers", examples=("", "--model torchvision:resnet18"))
-def layers(common: Common) -> Answer:
+def layers(common: CommonOptions) -> Answer:
     """List the layers of a classifier in the order in which they run, with the shapes of their outputs."""
     classifier = common.load()
     default = classifier.default_layer
@@ -93,7 +93,7 @@ def layers(common: Common) -> Answer:
 
 @command(app, "classes", examples=("lemur", "--json"))
 def classes(
-    common: Common,
+    common: CommonOptions,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Index, WordNet id or part of a name.")] = None,
 ) -> Answer:
     """Look up the classes of a classifier."""

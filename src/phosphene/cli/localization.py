@@ -13,7 +13,7 @@ from phosphene.cli.evaluate import evaluate
 from phosphene.cli.explain import Resume
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     examples=("--images val/ --boxes boxes.csv", "--images val/ --boxes coco.json --method cam"),
 )
 def localization(
-    common: Common,
+    common: CommonOptions,
     images: Annotated[str, typer.Option("--images", metavar="DIR", help="Folder of pictures.")],
     boxes: Annotated[
         str, typer.Option("--boxes", metavar="FILE", help="CSV, folder of ILSVRC XML, or COCO JSON; original pixels.")

@@ -13,7 +13,7 @@ from phosphene.cli.explain import ClassOption, Images, Resume, typed
 from phosphene.errors import reason
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 PresetName = Literal["best", "paper"]
 SegmentOption = Literal["graphcut", "threshold"]
@@ -26,7 +26,7 @@ SegmentOption = Literal["graphcut", "threshold"]
     examples=("photo.jpg", "holiday/ --class tabby,lynx --segment threshold"),
 )
 def locate(
-    common: Common,
+    common: CommonOptions,
     images: Images,
     class_: ClassOption = None,
     method: Annotated[

@@ -11,12 +11,12 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import Images, Resume, predicted_lines
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(app, "predict", writes="rows.jsonl and report.html", examples=("photo.jpg", "holiday/ --count 3 --json"))
 def predict(
-    common: Common,
+    common: CommonOptions,
     images: Images,
     count: Annotated[int, typer.Option(min=1, help="How many of the best classes are told.")] = 5,
     view: Annotated[

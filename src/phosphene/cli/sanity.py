@@ -13,7 +13,7 @@ from phosphene.cli.explain import Resume
 from phosphene.cli.faithfulness import DEFAULT_METHODS, ClassOption, Limit, Masks, Methods, Pictures
 
 if TYPE_CHECKING:
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
 
 @command(
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     examples=("--images val/ --limit 5", "--images val/ --method guided_backprop"),
 )
 def sanity(
-    common: Common,
+    common: CommonOptions,
     images: Pictures,
     method: Methods = None,
     mode: Annotated[

@@ -31,9 +31,9 @@ def web(
     from phosphene.web.server import check_installed, serve
 
     check_installed()
-    from phosphene.runs.common import Common
+    from phosphene.runs.common_options import CommonOptions
 
-    common = Common(device=device, precision=precision, threads=threads)
+    common = CommonOptions(device=device, precision=precision, threads=threads)
     shown: list[str] = []
 
     def ready(address: str) -> None:

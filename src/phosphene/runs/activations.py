@@ -8,13 +8,13 @@ from typing import Any
 
 from phosphene.images import read_image
 from phosphene.render import thumbnail
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import close_rows, row_plan
 from phosphene.store import FolderSink, keep_inputs
 from phosphene.tasks import ActivationsConfig
 
 
-def show_activations(path: str, config: ActivationsConfig, common: Common) -> dict[str, Any]:
+def show_activations(path: str, config: ActivationsConfig, common: CommonOptions) -> dict[str, Any]:
     """Feature maps of layers for one picture: the strongest or the chosen channels as a grid, all of them as .npy.
 
     Args:

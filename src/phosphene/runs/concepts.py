@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.numpy import save
 
 from phosphene.evaluation.concepts import concept_sets, tcav
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
 from phosphene.store import file_stem
@@ -19,7 +19,7 @@ def measure_concepts(
     images: Sequence[str],
     concepts: Sequence[str],
     random: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     target: TargetLike,
     layers: Sequence[str] = (),

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from phosphene.evaluation.craft import craft
 from phosphene.evaluation.craft_options import CraftOptions
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
 from phosphene.targets import TargetLike, resolve_one
@@ -18,7 +18,7 @@ from phosphene.targets import TargetLike, resolve_one
 
 def find_concepts(
     images: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     target: TargetLike,
     layer: str | None = None,

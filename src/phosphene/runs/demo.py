@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phosphene.errors import to_install
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.explain import explain_pictures
 from phosphene.tasks import ExplainConfig
 
@@ -32,6 +32,6 @@ def demo_pictures() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def demo(common: Common) -> dict[str, Any]:
+def demo(common: CommonOptions) -> dict[str, Any]:
     """Explain the packaged photographs by every method of the tour; the JSON answer of `explain`."""
     return explain_pictures([str(path) for path in demo_pictures()], ExplainConfig.of(METHODS), common)

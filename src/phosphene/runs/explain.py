@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.pictures import run_over_pictures
 from phosphene.sources import Source
 from phosphene.store import ExplainRow, FolderSink, Run
@@ -17,7 +17,7 @@ from phosphene.tasks.map_rows import is_colored_by, method_scales, recolored
 
 
 def explain_pictures(
-    specs: Sequence[str], config: ExplainConfig, common: Common, *, resume: bool = False
+    specs: Sequence[str], config: ExplainConfig, common: CommonOptions, *, resume: bool = False
 ) -> dict[str, Any]:
     """Explain pictures; a broken picture becomes a row with its error, the others are done.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phosphene.evaluation.faithfulness import Protocol, faithfulness
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
 from phosphene.targets import resolve_one
@@ -15,7 +15,7 @@ from phosphene.targets import resolve_one
 def measure_faithfulness(
     images: Sequence[str],
     methods: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     classes: str = "top1",
     protocol: Protocol = "coarse",

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from phosphene.errors import CancelledError
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.pictures import listed
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.store import FolderSink, keep_inputs, read_manifest
@@ -18,7 +18,7 @@ from phosphene.tasks.features import FeaturesConfig
 
 
 def draw_features(
-    pictures: Sequence[str], config: FeaturesConfig, common: Common, *, resume: bool = False
+    pictures: Sequence[str], config: FeaturesConfig, common: CommonOptions, *, resume: bool = False
 ) -> dict[str, Any]:
     """Find and draw the facets of layers; a broken picture is a row among the errors, the others count.
 

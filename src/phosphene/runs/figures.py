@@ -14,7 +14,7 @@ from phosphene.evaluation.ground_truth import Truth, read_truth
 from phosphene.figures import Drawn, Figure, LeftOutError, Material
 from phosphene.images import expand_paths
 from phosphene.report import write_report
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import Session
 from phosphene.runtime import Prepared, prepare
 from phosphene.store import without_nan
@@ -23,7 +23,7 @@ from phosphene.zoo import load_classifier
 
 def draw_figures(
     paper: str,
-    common: Common,
+    common: CommonOptions,
     *,
     pooling: str | None = None,
     judge: str | None = None,
@@ -89,7 +89,7 @@ def _finished(session: Session, rows: list[dict[str, Any]], *, complete: bool = 
     return {**answer, "index": str(index), "figures_json": str(session.folder.path / "figures.json")}
 
 
-def _loaded(spec: str, common: Common) -> Prepared:
+def _loaded(spec: str, common: CommonOptions) -> Prepared:
     return prepare(load_classifier(spec, device=common.device), precision=common.precision)
 
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from phosphene.errors import ModelError, OptionError
 from phosphene.render import filter_grid
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import Session
 from phosphene.runtime import Prepared
 
 
-def show_filters(common: Common, layer: str | None = None, *, shared: bool = False) -> dict[str, Any]:
+def show_filters(common: CommonOptions, layer: str | None = None, *, shared: bool = False) -> dict[str, Any]:
     """The filters of the convolution that looks at the picture, as small pictures, and their raw values.
 
     Args:

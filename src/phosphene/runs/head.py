@@ -8,7 +8,7 @@ from typing import Any
 from phosphene.errors import OptionError
 from phosphene.images import read_image
 from phosphene.render import thumbnail
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import Session
 from phosphene.store import picture_folder, without_nan
 from phosphene.tasks.head import class_folders, fit_head
@@ -19,7 +19,7 @@ from phosphene.zoo.weights import is_local
 _SHOWN = 24
 
 
-def fit_folder(folder: str, common: Common, *, held_out: float = 0.2) -> dict[str, Any]:
+def fit_folder(folder: str, common: CommonOptions, *, held_out: float = 0.2) -> dict[str, Any]:
     """Fit a linear head on a folder of pictures per class and write it beside its report.
 
     Args:

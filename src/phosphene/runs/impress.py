@@ -14,7 +14,7 @@ from phosphene.errors import CancelledError, OptionError
 from phosphene.files import write_whole
 from phosphene.images import to_pil
 from phosphene.render import contact_sheet
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, FolderSink, ImpressionRow, asset_bytes, open_run, row_to_json
@@ -29,7 +29,7 @@ _SECONDS_BETWEEN = 1.0
 
 def impress_images(
     config: ImpressConfig,
-    common: Common,
+    common: CommonOptions,
     *,
     judge: str = "auto",
     preview: str | None = None,
@@ -80,7 +80,7 @@ def _write_rows(
     sink: FolderSink,
     config: ImpressConfig,
     jobs: Sequence[Job],
-    common: Common,
+    common: CommonOptions,
     classifier: Prepared,
     judge: Classifier | None,
     watch: Watch | None,
@@ -134,7 +134,7 @@ def growing(place: str) -> Watch:
     return watch
 
 
-def load_judge(spec: str | Classifier, common: Common) -> Classifier | None:
+def load_judge(spec: str | Classifier, common: CommonOptions) -> Classifier | None:
     """The network that reads the pictures; "auto" is EfficientNet-Lite2 beside the embedded model, where installed."""
     if spec == "none":
         return None

@@ -10,7 +10,7 @@ from phosphene.evaluation.impressions import ImpressionScores, measure_impressio
 from phosphene.images import to_pil
 from phosphene.registry import parse_spec
 from phosphene.render import contact_sheet
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.impress import load_judge
 from phosphene.runs.measurement import Measurement
 from phosphene.store import file_stem
@@ -21,7 +21,7 @@ from phosphene.tasks.read_impressions import Judgement, OwnReading
 def evaluate_impressions(
     classes: Sequence[str],
     recipes: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     count: int = 1,
     judge: str | Sequence[str | Classifier] = "auto",

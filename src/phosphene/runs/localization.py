@@ -12,7 +12,7 @@ from phosphene.evaluation.localization import Localization, localization
 from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
 from phosphene.localization.segment import segment_name
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement
 from phosphene.tasks.objects import configured
 
@@ -20,7 +20,7 @@ from phosphene.tasks.objects import configured
 def evaluate_localization(
     images: str,
     boxes: str,
-    common: Common,
+    common: CommonOptions,
     *,
     methods: Sequence[str] = (),
     segments: Sequence[str] = (),

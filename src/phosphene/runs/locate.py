@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from phosphene.classifier import Classifier
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.pictures import run_over_pictures
 from phosphene.runtime import Prepared
 from phosphene.sources import Source
@@ -16,7 +16,7 @@ from phosphene.tasks import LocateConfig
 
 
 def locate_pictures(
-    specs: Sequence[str], config: LocateConfig, common: Common, *, resume: bool = False
+    specs: Sequence[str], config: LocateConfig, common: CommonOptions, *, resume: bool = False
 ) -> dict[str, Any]:
     """Locate classes in pictures; a broken picture becomes a row with its error, the others are done.
 

@@ -14,7 +14,7 @@ import numpy as np
 from phosphene.errors import TYPED_WRONG, CancelledError
 from phosphene.evaluation.pieces import Piece
 from phosphene.report import write_report
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import check_resume, row_plan
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, FolderSink, PieceRow, RunFolder, keep_inputs, open_run
@@ -43,7 +43,7 @@ class Measurement:
     def __init__(
         self,
         command: str,
-        common: Common,
+        common: CommonOptions,
         classifier: Prepared,
         *,
         inputs: Iterable[str | os.PathLike[str]] = (),

@@ -12,7 +12,7 @@ from typing import Any
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, InputError, printable, reason
 from phosphene.files import is_url
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import check_resume, close_rows, row_plan
 from phosphene.runtime import Prepared
 from phosphene.sources import Entry, Item, Source, open_pictures
@@ -28,7 +28,7 @@ def run_over_pictures(
     command: str,
     specs: Sequence[str],
     task: PictureTask,
-    common: Common,
+    common: CommonOptions,
     classifier: Prepared,
     *,
     resume: bool = False,
@@ -86,7 +86,9 @@ def _is_missing(path: str, specs: Sequence[str]) -> bool:
     return path in specs and not is_url(path) and not os.path.isfile(path)
 
 
-def _write_rows(sink: FolderSink, source: Source, task: PictureTask, common: Common, classifier: Prepared) -> None:
+def _write_rows(
+    sink: FolderSink, source: Source, task: PictureTask, common: CommonOptions, classifier: Prepared
+) -> None:
     keys = sink.plan.keys or ()
     size = task.pictures_at_once(classifier)
     channels = classifier.preprocess.channels

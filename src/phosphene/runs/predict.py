@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.pictures import run_over_pictures
 from phosphene.tasks import PredictConfig
 
 
 def predict_pictures(
-    specs: Sequence[str], config: PredictConfig, common: Common, *, resume: bool = False
+    specs: Sequence[str], config: PredictConfig, common: CommonOptions, *, resume: bool = False
 ) -> dict[str, Any]:
     """Classify pictures; a broken picture becomes a row with its error, the others are done.
 

@@ -12,7 +12,7 @@ from phosphene.evaluation.sanity import MODES, Mode, Protocol, Sanity, SanityChe
 from phosphene.images import to_pil
 from phosphene.registry import entry, parse_spec
 from phosphene.render import heat_layer, overlay, scale_of, side_by_side
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement, files_told
 from phosphene.runs.samples import chosen_files
 from phosphene.store import file_stem
@@ -25,7 +25,7 @@ _SHOWN = 6
 def check_sanity(
     images: Sequence[str],
     methods: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     modes: Sequence[Mode] = MODES,
     protocol: Protocol = "blocks",

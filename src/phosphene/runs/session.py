@@ -13,7 +13,7 @@ import torch
 
 from phosphene.errors import OptionError, PhospheneError
 from phosphene.report import write_report
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, Plan, Row, RunFolder, map_files, open_run, row_to_json
 
@@ -22,14 +22,14 @@ from phosphene.store import FolderSink, Plan, Row, RunFolder, map_files, open_ru
 class Session:
     """One run under way: a folder that is being filled and the facts for its manifest."""
 
-    common: Common
+    common: CommonOptions
     classifier: Prepared
     folder: RunFolder
     options: Mapping[str, Any]
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def start(cls, command: str, common: Common, classifier: Prepared, **options: Any) -> Session:
+    def start(cls, command: str, common: CommonOptions, classifier: Prepared, **options: Any) -> Session:
         """Make the run folder; nothing is computed before it is known to be writable.
 
         A manifest is there from the start, so that a run that was cut off is still known as one.
@@ -78,7 +78,7 @@ class Session:
 
 
 def row_plan(
-    command: str, keys: tuple[str, ...] | None, common: Common, classifier: Prepared, options: Mapping[str, Any]
+    command: str, keys: tuple[str, ...] | None, common: CommonOptions, classifier: Prepared, options: Mapping[str, Any]
 ) -> Plan:
     """The plan of a run that writes a row for each key; None where the keys are not known before."""
     facts = {
@@ -91,7 +91,7 @@ def row_plan(
 
 
 def close_rows(
-    sink: FolderSink, kind: type[Row], common: Common, started: float, *, complete: bool = True, **facts: Any
+    sink: FolderSink, kind: type[Row], common: CommonOptions, started: float, *, complete: bool = True, **facts: Any
 ) -> dict[str, Any]:
     """End a run that wrote rows, and write its report; the JSON answer of the command, with absolute paths.
 
@@ -119,7 +119,7 @@ def _listed(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row_to_json(row).items() if name != "kind"}
 
 
-def check_resume(common: Common, resume: bool) -> None:
+def check_resume(common: CommonOptions, resume: bool) -> None:
     """Refuse to go on with a run that is not named, or that is to be replaced.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from phosphene.errors import InputError, NotFoundError, suggest
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.demo import demo_pictures
 from phosphene.runtime import Prepared
 from phosphene.store import Asset
@@ -42,7 +42,7 @@ class Desk:
     channels: Kept = field(default_factory=lambda: Kept(_CHANNELS_KEPT))
 
     @classmethod
-    def of(cls, models: Sequence[str], common: Common, runs: Sequence[str] = ()) -> Desk:
+    def of(cls, models: Sequence[str], common: CommonOptions, runs: Sequence[str] = ()) -> Desk:
         """Load what the command line named.
 
         Raises:

@@ -15,7 +15,7 @@ from phosphene import __version__
 from phosphene.errors import OutputError, to_install
 from phosphene.images import read_image
 from phosphene.render import thumbnail
-from phosphene.runs.common import Common
+from phosphene.runs.common_options import CommonOptions
 from phosphene.web.desk import Desk
 from phosphene.web.gate import Gate
 from phosphene.web.warm import warm_up
@@ -37,7 +37,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def serve(
     models: Sequence[str],
-    common: Common,
+    common: CommonOptions,
     *,
     runs: Sequence[str] = (),
     host: str = "127.0.0.1",

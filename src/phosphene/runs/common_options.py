@@ -38,7 +38,7 @@ def asked(kind: Any, default: Any, help: str, **how: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonOptions:
     """The options that every command has.
 
     Args:
