@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from phosphene import explain
 from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import OptionError
+from phosphene.errors import ModelError, OptionError
 from phosphene.runtime import forward, prepare
 from phosphene.targets import Target
 from tests.comparing import map_error
@@ -507,3 +507,23 @@ def test_a_global_name_like_an_attribute_s_is_nobody_s_business(monkeypatch: pyt
     monkeypatch.setitem(globals(), "first", 1)
     monkeypatch.setattr(sys.modules[Body.__module__], "first", 1, raising=False)
     assert prepare(classifier) is held
+
+
+def test_a_network_under_the_name_of_its_own_attribute_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a notebook: `model = Net()`, whose forward says `self.model`; here a name of each layer.
+    network = made(Body)
+    for name, _ in network.named_children():
+        monkeypatch.setattr(sys.modules[Body.__module__], name, network, raising=False)
+    assert prepare(classifier_of(network, SIZE)).source.module is network
+
+
+def test_a_layer_read_as_a_global_by_a_function_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Roundabout(Body):
+        def forward(self, x: Tensor) -> Tensor:
+            return (lambda: super(Roundabout, self).forward(first(x)))()
+
+    network = made(Roundabout)
+    network.stem = nn.Hardtanh()
+    monkeypatch.setitem(globals(), "first", network.stem)
+    with pytest.raises(ModelError, match="past its attributes"):
+        forward(classifier_of(network, SIZE), pictures())

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
+from phosphene.runtime.surroundings import globals_read
 
 # What every module has.
 _BASE = frozenset(vars(nn.Module()))
@@ -178,7 +179,7 @@ class _Own:
             return value
         if not (any(map(self._reaches, _held(value))) or self._holds(value)):
             return value
-        if any(self._reaches(value.__globals__.get(name)) for name in value.__code__.co_names):
+        if any(self._reaches(value.__globals__.get(name)) for name in globals_read(value)):
             raise self._refusal(what)
         cells = tuple(types.CellType(self._copied(content, what)) for content in _contents(value))
         defaults = value.__defaults__ and tuple(self._copied(item, what) for item in value.__defaults__)
@@ -233,7 +234,7 @@ def _held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
     elif isinstance(value, types.FunctionType):
         yield from (*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         if globals_too:
-            yield from (value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__)
+            yield from (value.__globals__[name] for name in globals_read(value) & value.__globals__.keys())
     elif isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, list | tuple | set):

@@ -113,7 +113,7 @@ class _Reader:
         codes = list(_codes(function.__code__))
         for code in codes:
             self._mentioned.update(code.co_names, (one for one in code.co_consts if isinstance(one, str)))
-        for name in {name for code in codes for name in _globals_read(code)} & function.__globals__.keys():
+        for name in globals_read(function) & function.__globals__.keys():
             found = function.__globals__[name]
             if isinstance(found, types.ModuleType | type):
                 if _is_library(found.__name__ if isinstance(found, types.ModuleType) else found.__module__):
@@ -152,9 +152,16 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _globals_read(code: types.CodeType) -> Iterator[str]:
+def globals_read(function: types.FunctionType) -> set[str]:
+    """The names that a function, and what is written inside of it, look up among the globals.
+
+    Example:
+        >>> sorted(globals_read(lambda x: x.head + sum(model.head(y) for y in x)))
+        ['model', 'sum']
+    """
     # (Among `co_names` are names of attributes too, and `x` of `self.x` is not the `x` of somebody's notebook.)
-    return (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
+    read = (one for code in _codes(function.__code__) for one in dis.get_instructions(code))
+    return {one.argval for one in read if one.opname == "LOAD_GLOBAL"}
 
 
 def _function(value: Any) -> types.FunctionType | None:
