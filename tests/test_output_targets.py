@@ -24,6 +24,7 @@ from phosphene import (
     attribute,
     explain,
 )  # fmt: skip
+from phosphene.errors import PhospheneWarning
 from phosphene.targets import kinds
 from tests.cli.running import phosphene as command
 from tests.comparing import stretched
@@ -233,6 +234,33 @@ def test_same_as_the_published_detection_target(images):
         )
         assert bool((expected > 0).any())
         assert float((stretched(found.maps) - expected).abs().max()) < 1e-4
+
+
+def binary_segmenter(act):
+    """One map, of what is no background, as networks for medical pictures have it."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1), act
+    return classifier_of(nn.Sequential(*layers).eval(), head="maps")
+
+
+def test_the_probability_of_one_map_is_no_softmax_of_one(images):
+    classifier = binary_segmenter(nn.Identity())
+    found = explain(classifier, images, "occlusion:window=8,stride=8,fill=black")
+    covered = images.clone()
+    covered[:, :, :8, 8:] = 0
+    clean, hidden = (classifier.module(normalized(some)).mean((1, 2, 3)).sigmoid() for some in (images, covered))
+    assert torch.allclose(found.score, clean, atol=1e-5)
+    assert torch.allclose(found.maps[:, 0, 1], hidden, atol=1e-5)
+    assert not torch.allclose(clean, hidden, atol=1e-4)
+
+
+@pytest.mark.parametrize("act", [nn.Sigmoid(), nn.Softmax(1)])
+def test_maps_of_probabilities_are_told(images, act):
+    with pytest.warns(PhospheneWarning, match="returns probabilities in its maps.*without its last step"):
+        found = explain(binary_segmenter(act), images, "saliency")
+    assert found.score.tolist() == pytest.approx(
+        binary_segmenter(act).module(normalized(images)).mean((1, 2, 3)).tolist(), abs=1e-5
+    )
 
 
 def test_a_head_of_maps_answers_with_their_mean(images):

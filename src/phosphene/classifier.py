@@ -619,11 +619,11 @@ class Classifier:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(N, K) in [0, 1]; for a head of plain scores the scores themselves."""
+        if self.head == "sigmoid" or (self.head == "maps" and logits.shape[1] == 1):  # (a softmax of one is 1)
+            return logits.sigmoid()
         if self.head in ("softmax", "maps"):
             return logits.softmax(dim=1)
-        if self.head == "probabilities":
-            return logits.exp()
-        return logits.sigmoid() if self.head == "sigmoid" else logits
+        return logits.exp() if self.head == "probabilities" else logits
 
     def score(self, logits: Tensor, target: Target, default: Score = "logit") -> Tensor:
         """(N,) the number that a target asks for, differentiable.

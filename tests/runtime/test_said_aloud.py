@@ -137,6 +137,43 @@ def test_a_sigmoid_inside_is_told_too(images):
     assert torch.allclose(odds.sum(1), torch.ones(2))
 
 
+def twice(x: Tensor) -> Tensor:
+    """Scores of two networks, or of two views or parts of a picture."""
+    return torch.stack([x, 2 * x])
+
+
+# As ensembles, several instances of a picture, hierarchies of classes and careful authors make them.
+MADE_OF_PROBABILITIES = {
+    "in 16 bits": lambda x: x.softmax(1).bfloat16().float(),
+    "kept from zero": lambda x: x.softmax(1) + 1e-5,
+    "without the background": lambda x: x.softmax(1)[:, :-1],
+    "log_softmax undone": lambda x: x.log_softmax(1).exp()[:, :-1],
+    "clamped": lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6),
+    "the other way round": lambda x: 1 - x.sigmoid(),
+    "mean of an ensemble": lambda x: twice(x).sigmoid().mean(0),
+    "greatest of instances": lambda x: twice(x).sigmoid().amax(0),
+    "any of instances": lambda x: 1 - (1 - twice(x).sigmoid()).prod(0),
+    "hierarchy": lambda x: torch.cat([x[:, :1].sigmoid(), x[:, :1].sigmoid() * x[:, 1:].sigmoid()], dim=1),
+    "hard": F.hardsigmoid,
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_PROBABILITIES)
+def test_what_is_made_of_probabilities_is_one(kind, images):
+    made, head = MADE_OF_PROBABILITIES[kind], "softmax" if "softmax" in kind else "sigmoid"
+    classifier = classifier_of(Then(after=made), head=head)
+    with pytest.warns(PhospheneWarning, match=r"Then returns probabilities.*head='probabilities'"):
+        logits = forward(classifier, images)
+    expected = made(classifier_of(pooled()).logits(images))
+    assert torch.allclose(prepare(classifier).probabilities(logits), expected, atol=1e-5)
+
+
+def test_logarithms_of_probabilities_are_no_scores_of_a_sigmoid(images):
+    for after in (F.logsigmoid, lambda x: x.log_softmax(1), lambda x: F.logsigmoid(x)[:, :4]):
+        with pytest.raises(ModelError, match=r"logarithms of probabilities.*head='softmax'"):
+            forward(classifier_of(Then(after=after), head="sigmoid"), images)
+
+
 def pooled_odds(images: Tensor) -> Tensor:
     return classifier_of(pooled()).logits(images).sigmoid()
 
@@ -150,6 +187,8 @@ def test_what_only_looks_like_probabilities_is_left_alone(images):
             (Then(after=torch.sigmoid), "score"),
             (Then(after=softmaxed), "score"),
             (linear(), "softmax"),
+            (Then(after=lambda x: 0.1 * x * x.mean(1, keepdim=True).sigmoid() + 0.5), "softmax"),  # scores at a gate
+            (Then(after=lambda x: 0.5 + 0.1 * F.linear(x.sigmoid(), torch.eye(5))), "sigmoid"),
         ):
             forward(classifier_of(module, head=head), images)
 

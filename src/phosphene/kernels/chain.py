@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from phosphene.graph import Kernel, any_global_hook, is_hooked, is_swapped
 from phosphene.kernels.arithmetic import Arithmetic
-from phosphene.kernels.convolution import Convolution, Link, folded, is_ordinary, normed_
+from phosphene.kernels.convolution import Convolution, Link, folded, is_ordinary, normed_, refuse_second_derivatives
 from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.jit.passages import DepthwisePassage, Step, depthwise_passages, projected
 
@@ -240,8 +240,8 @@ class _Differentiable(torch.autograd.Function):
         return inputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivatives()
         own, kept = False, ctx.saved_tensors  # (two of each passage)
         for place, passage in reversed(list(enumerate(ctx.passages))):
             gradient, own = passage.backward(gradient, kept[2 * place : 2 * place + 2], own=own), True

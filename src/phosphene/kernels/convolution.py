@@ -62,6 +62,16 @@ def is_ordinary(inputs: Tensor, dtype: torch.dtype) -> bool:
     )
 
 
+def refuse_second_derivatives() -> None:
+    """On the way back: refuse one that is recorded, as in networks that take gradients of their own in the forward.
+
+    PyTorch's `once_differentiable` would leave out what follows from it without a word. Refused, such a network is not
+    run this way at all, as it is tried out first.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("the faster ways to run a network have first derivatives alone")
+
+
 class Convolution:
     """One folded convolution, ready to run: forward in one operation, backward down to the input.
 

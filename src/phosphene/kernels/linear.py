@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.graph import is_swapped
-from phosphene.kernels.convolution import is_ordinary
+from phosphene.kernels.convolution import is_ordinary, refuse_second_derivatives
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class _Linear(torch.autograd.Function):
         return layer.run(inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivatives()
         with torch.autocast("cpu", enabled=False):
             return _product(gradient, ctx.layer.module.weight.T, None), None
 

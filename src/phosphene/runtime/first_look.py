@@ -24,19 +24,11 @@ Run = Callable[[Tensor], Tensor]
 _SUM_ERROR, _OUTSIDE, _LAYOUT_ERROR = 1e-5, 1e-3, 1e-3
 # Passes more of a network that moves a generator without drawing from PyTorch's.
 _COINS = 4
-# What hands on values in another shape or part of them.
-_PASSIVE = {
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "ReshapeAlias",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Select",
-    "Alias",
-    "Clone",
-}
+# What makes probabilities of scores (an exponential of logarithms of them), or their logarithms, and what mixes values
+# by weights: behind that they are scores.
+_BOUNDED = {"Softmax", "Sigmoid", "Hardsigmoid", "Exp"}
+_LOGARITHMS = {"LogSoftmax", "LogSigmoid"}
+_WEIGHING = ("Convolution", "Addmm", "Mm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Linear")
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     nodes = set(map(node_kind, graph_nodes(plain)))
     last_alone = not image.is_contiguous()
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))
-    found, why = _head(head, seen, _ends_in_sigmoid(plain), name)
+    found, why = _head(head, seen, _last_steps(plain), name)
     noise = (
         f"{name} draws random numbers in its forward, also in eval mode (dropout or noise that stays on): each pass "
         "gives other scores, and a map is that of one draw; switch it off, or pass several and average them"
@@ -242,7 +234,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.detach(), other, rtol=0, atol=room, equal_nan=True)
 
 
-def _head(told: HeadKind, rows: Tensor, ends_in_sigmoid: bool, name: str) -> tuple[HeadKind, str | None]:
+def _head(told: HeadKind, rows: Tensor, steps: set[str], name: str) -> tuple[HeadKind, str | None]:
     """The head that the scores are read by, and why it is another than was told."""
     low, high = float(rows.min()), float(rows.max())
     between = low >= -_OUTSIDE and high <= 1 + _OUTSIDE
@@ -251,12 +243,22 @@ def _head(told: HeadKind, rows: Tensor, ends_in_sigmoid: bool, name: str) -> tup
             f"{name} was given head='probabilities', but returned {low:.4g} to {high:.4g}, not numbers "
             "between 0 and 1; use head='softmax' or 'sigmoid' for scores before them"
         )
-    if told not in ("softmax", "sigmoid") or not between:
+    if told == "sigmoid" and steps and steps <= _LOGARITHMS and high <= 0:
+        raise ModelError(
+            f"{name} returns logarithms of probabilities, of which a sigmoid makes none; pass the network without its "
+            "last step, or say head='softmax' if it is a log_softmax"
+        )
+    if told not in ("softmax", "sigmoid", "maps") or not between:
         return told, None
     one_sum = rows.shape[1] > 1 and bool(((rows.sum(dim=1) - 1).abs() < _SUM_ERROR).all())
-    if not (one_sum or ends_in_sigmoid):
+    if not (one_sum or (steps and steps <= _BOUNDED)):
         return told, None
-    what = "each row of scores sums to one" if one_sum else "it ends in a sigmoid"
+    what = "each row of scores sums to one" if one_sum else "they are made of what a sigmoid or softmax returns"
+    if told == "maps":  # (of a part of a picture the mean is the score, which has no other head)
+        return told, (
+            f"{name} returns probabilities in its maps: {what}; as scores they are taken as they are, but a "
+            "probability made of them once more is nearly flat: pass the network without its last step"
+        )
     return "probabilities", (
         f"{name} returns probabilities: {what}; they are taken as such and not put through head='{told}' once more; "
         "say head='probabilities', or pass the network without its last step"
@@ -282,11 +284,25 @@ def norms_by_batch(node: Any) -> bool:
     )
 
 
-def _ends_in_sigmoid(rows: Tensor) -> bool:
-    node: Any = rows.grad_fn
-    while node is not None and node_kind(node) in _PASSIVE:
-        node = next(iter(nodes_below(node)), None)
-    return node is not None and node_kind(node) == "Sigmoid"
+def _last_steps(rows: Tensor) -> set[str]:
+    """What the scores were made of: on each way back to the image the first step that bounds them, or weighs them.
+
+    A mean, a part, a maximum, a product or a change of type of several probabilities are probabilities as well.
+    """
+    found, waiting, seen = set(), [rows.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        kind = "" if node is None else node_kind(node)
+        below = [] if node is None else nodes_below(node)
+        open_exponential = kind == "Exp" and not {node_kind(one) for one in below} <= _LOGARITHMS
+        if (kind in _BOUNDED | _LOGARITHMS and not open_exponential) or kind.startswith(_WEIGHING) or not below:
+            found.add(kind)
+        else:
+            waiting += below
+    return found
 
 
 def integer_layer(module: nn.Module) -> str | None:
