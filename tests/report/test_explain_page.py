@@ -52,3 +52,17 @@ def test_a_class_that_is_all_but_ruled_out_is_said_to_be(page):
 
 def test_nothing_is_fetched(page):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_where_every_picture_failed_no_map_is_explained(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    pages = []
+    for command in ("explain", "locate"):
+        outcome = phosphene(command, tmp_path / "empty.jpg", "--out", tmp_path / command)
+        assert outcome.code == 1, outcome.err
+        pages.append((tmp_path / command / "report.html").read_text(encoding="utf-8"))
+    explained, located = pages
+    assert "1 of them with an error" in explained
+    for about_maps in ("Warm colors", "dashed frame", 'id="strength"'):
+        assert about_maps not in explained
+    assert "How to read the rows of pictures" not in located

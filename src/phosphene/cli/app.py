@@ -46,13 +46,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 _SECONDS_BETWEEN = 1.0
 
 
-def _common_option(item: Field[Any]) -> tuple[Any, Any]:
-    """(type with its option, default) of a field of CommonOptions."""
+def _common_option(item: Field[Any], **otherwise: Any) -> tuple[Any, Any]:
+    """(type with its option, default) of a field of CommonOptions; keywords say otherwise than the field does."""
     kind, how = item.metadata["kind"], item.metadata["option"]
-    return Annotated[kind, typer.Option(f"--{item.name}", **how)], item.default
+    return Annotated[kind, typer.Option(f"--{item.name}", **{**how, **otherwise})], item.default
 
 
-_COMMON = {item.name: _common_option(item) for item in fields(CommonOptions) if "option" in item.metadata}
+_FIELDS = {item.name: item for item in fields(CommonOptions) if "option" in item.metadata}
+_COMMON = {name: _common_option(item) for name, item in _FIELDS.items()}
+# What a command that draws nothing and writes nothing has no use for.
+_OF_RUNS = ("seed", "out", "overwrite", "report")
 
 
 def _show_version(wanted: bool) -> None:
@@ -81,6 +84,8 @@ def command(
     common: bool = True,
     shared: Shared | None = None,
     writes: str = "",
+    to: str = "",
+    report: str | None = "",
     examples: Sequence[str] = (),
 ) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a command of a function that returns an Answer.
@@ -95,6 +100,8 @@ def command(
         common: whether it takes the common options.
         shared: further options, which are handed over as a mapping.
         writes: what it writes into its run folder, for the help; empty for a command that has none.
+        to: what --out is, where no run folder is made up for it.
+        report: what --report is, where it is not as usual; None takes the option away.
         examples: how it is called, without the program's name; they stand at the end of the help.
     """
 
@@ -102,6 +109,12 @@ def command(
         first = int(common) + int(shared is not None)
         written = list(inspect.signature(function).parameters.values())[first:]
         takes_target = any(item.name == "target" for item in written)
+        usual = {key: option for key, option in _COMMON.items() if writes or key not in _OF_RUNS}
+        if report is None:
+            del usual["report"]
+        usual |= {
+            key: _common_option(_FIELDS[key], help=text) for key, text in (("out", to), ("report", report)) if text
+        }
 
         @wraps(function)
         def run(*args: Any, **given: Any) -> None:
@@ -122,24 +135,27 @@ def command(
 
         # Annotations are read one by one: that of CommonOptions is never needed and would import torch.
         own = [parameter for item in written for parameter in _options(item, function)]
-        added = {**(shared or {}), **(_COMMON if common else {})}
+        added = {**(shared or {}), **(usual if common else {})}
         extra = [_parameter(key, kind, default) for key, (kind, default) in added.items()]
         parameters = [*own, *extra, _parameter("json", Json, False)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        group.command(name, epilog=_epilog(group, name, writes, examples))(run)
+        # Given in full it is wrapped; made from the docstring by click it would end in three points.
+        about = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
+        group.command(name, short_help=about, epilog=_epilog(group, name, writes, to, examples))(run)
         return run
 
     return decorate
 
 
-def _epilog(group: typer.Typer, name: str, writes: str, examples: Sequence[str]) -> str | None:
+def _epilog(group: typer.Typer, name: str, writes: str, to: str, examples: Sequence[str]) -> str | None:
     """Where the output goes, and examples; a line that begins with a backspace keeps the line ends of what follows."""
     if not examples:
         return None
     above = "" if group is app else f"{group.info.name} "
     lines = "\n".join(f"  phosphene {above}{name} {example}".rstrip() for example in examples)
-    where = f"--out, or a new folder ./phosphene-runs/{name}-TIME, gets {writes}."
+    where = "--out" if to else f"--out, or a new folder ./phosphene-runs/{name}-TIME,"
+    where = f"{where} gets {writes}."
     return f"\b\n{fill(where, 76)}\n\n" * bool(writes) + f"\b\nExamples:\n{lines}"
 
 
@@ -243,7 +259,7 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 
 def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None]) -> CommonOptions:
-    return CommonOptions(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON})
+    return CommonOptions(announce=announce, say=say, **{key: given.pop(key) for key in _COMMON if key in given})
 
 
 def _print(answer: Answer, as_json: bool) -> None:

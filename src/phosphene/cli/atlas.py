@@ -9,7 +9,6 @@ import typer
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.cli.batch import GpusOption, RayOption
-from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     app,
     "atlas",
     writes="a site that opens from disk: index.html, a page for each class, layer and channel, index.json",
+    report=None,  # it is a site already
     examples=(
         "--out site --classes ladybug,zebra --images holiday/",
         "--out site --layers blocks.8 --images holiday/ --resume",
@@ -70,8 +70,6 @@ def atlas(
     from phosphene.batches import Engines
     from phosphene.runs.session import check_resume
 
-    if common.report is not None:
-        raise OptionError("--report: an atlas is a site already; drop it")
     check_resume(common, resume)
     config = AtlasConfig(
         classes=tuple(one.strip() for text in classes or ["all"] for one in text.split(",") if one.strip()),

@@ -10,7 +10,7 @@ import typer
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import ClassOption, LayerOption, Methods, typed
-from phosphene.cli.locate import PresetName, SegmentOption
+from phosphene.cli.locate import LocateMethods, PresetName, SegmentOption
 from phosphene.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from phosphene.targets import Target
     from phosphene.tasks import PictureTask
 
-batch = typer.Typer(
-    name="batch", help="Explain, classify or locate any number of pictures, into Parquet shards.", no_args_is_help=True
-)
+_ABOUT = "Explain, classify or locate any number of pictures, into Parquet shards."
+batch = typer.Typer(name="batch", help=_ABOUT, short_help=_ABOUT, no_args_is_help=True)
 app.add_typer(batch)
 
 Source = Annotated[
@@ -38,6 +37,12 @@ GpusOption = Annotated[
     typer.Option("--num-gpus", metavar="N", min=0, help="GPUs of each worker on Ray [default: by --device]."),
 ]
 
+# Where the run is, of all three commands.
+_RUN: dict[str, Any] = {
+    "writes": "shards of rows (part-00000.parquet, ...), plan.jsonl and manifest.json",
+    "to": "Folder or URL of the run, which it goes on with when it is there.  [required]",
+    "report": "Write the report, too, as one file or pages; default none: phosphene report DIR.",
+}
 # What the run is cut into, who computes it, how a table is read: of all three commands.
 _SHARED: dict[str, tuple[Any, Any]] = {
     "shard_size": (Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="Pictures in a shard.")], 1000),
@@ -111,6 +116,7 @@ _MAPS: dict[str, tuple[Any, Any]] = {
     batch,
     "explain",
     shared={**_MAPS, **_SHARED},
+    **_RUN,
     examples=("photos/ --out runs/all", "photos/ --out runs/all --class top3 --workers 2"),
 )
 def explain(
@@ -138,6 +144,7 @@ def explain(
     batch,
     "predict",
     shared=_SHARED,
+    **_RUN,
     examples=("photos/ --out runs/all", "table.csv --out runs/all --count 3"),
 )
 def predict(
@@ -157,6 +164,7 @@ def predict(
     batch,
     "locate",
     shared={**_MAPS, **_SHARED},
+    **_RUN,
     examples=("photos/ --out runs/all", "photos/ --out runs/all --class tabby --method cam"),
 )
 def locate(
@@ -164,7 +172,7 @@ def locate(
     shared: Mapping[str, Any],
     source: Source,
     class_: ClassOption = None,
-    method: Methods = None,
+    method: LocateMethods = None,
     segment: Annotated[
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
     ] = None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     app,
     "figures",
     writes="a picture of each figure, figures.json and index.html",
+    report="Write report.html, too, as one file or pages; default index.html alone.",
     examples=("sci --quick", "deep_inside-1"),
 )
 def figures(

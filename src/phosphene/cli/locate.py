@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 PresetName = Literal["best", "paper"]
 SegmentOption = Literal["graphcut", "threshold"]
+LocateMethods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="SPEC", help="Maps instead of the preset's, e.g. cam; several are averaged."),
+]
 
 
 @command(
@@ -29,10 +33,7 @@ def locate(
     common: CommonOptions,
     images: Images,
     class_: ClassOption = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SPEC", help="Maps instead of the preset's, e.g. cam; several are averaged."),
-    ] = None,
+    method: LocateMethods = None,
     segment: Annotated[
         SegmentOption | None, typer.Option(help="How masks are cut; default the preset's way, graphcut.")
     ] = None,
