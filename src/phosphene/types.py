@@ -122,7 +122,7 @@ def seed_number(seed: Any) -> int:
     except TypeError:
         number = None
     if number is None or not 0 <= number < 1 << 63:
-        raise OptionError(f"seed={seed!r} must be a whole number, 0 or more")
+        raise OptionError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1")
     return number
 
 

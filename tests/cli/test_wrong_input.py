@@ -43,6 +43,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["explain", "none.jpg", "--target", "class:"], "--target 'class:' is not KIND:VALUE"),
         (["explain", "none.jpg", "--target", "unit:a=1", "--unit", "a=2"], "--unit and --target: give one of them"),
         (["explain", "none.jpg", "--target", "class:a", "--class", "b"], "and a class besides: give one of them"),
+        (["explain", "none.jpg", "--unit", "a=1", "--class", "b"], "--unit a=1 and a class besides: give one of them"),
+        (["impress", "b", "--target", "unit:a=1"], "--target unit:a=1 and a class besides: give one of them"),
         (["explain", "none.jpg", "--target", "unit:blocks.10"], "--target unit:blocks.10: which channel of it? give"),
         (["explain", "none.jpg", "--target", "unit:a=b"], "--target unit:a=b: is not LAYER=CHANNEL"),
         (["explain", "none.jpg", "--target", "region:dog@1"], "--target region:dog@1: write CLASS@ and"),

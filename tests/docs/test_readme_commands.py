@@ -112,6 +112,7 @@ class Fresh:
             watchdog.cancel()
             server.terminate()
             server.wait(30)
+            server.stderr.close()
 
 
 def install(python: str, *what: str, web: bool = False) -> None:

@@ -268,6 +268,6 @@ def test_the_command(folders, monkeypatch):
     both = phosphene(*given, "--unit", "2=3", "--class", "red", "--out", "both")
     neither = phosphene(*given, "--out", "neither")
     assert both.code == neither.code == 2
-    assert "2 classes or targets" in both.err
+    assert "--unit 2=3 and a class besides: give one of them" in both.err
     assert "0 classes or targets" in neither.err
     assert not (folders / "both").exists()

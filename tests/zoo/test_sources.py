@@ -205,6 +205,19 @@ def test_the_card_says_what_the_file_does_not(tmp_path):
         load_classifier("tests.zoo.models:network", weights=path)
 
 
+def test_a_card_without_a_size_leaves_the_one_that_the_source_states(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from phosphene.classifier import Classifier, Preprocess\n"
+        "from tests.networks import pooled\n"
+        "def network(): return Classifier(pooled(), Preprocess((16, 20)))\n"
+    )
+    weights = tmp_path / "net.pt"
+    torch.save(pooled().state_dict(), weights)
+    (tmp_path / "net.json").write_text('{"mean": [0.5, 0.5, 0.5]}')
+    found = load_classifier(f"{tmp_path / 'net.py'}:network", weights=weights).preprocess
+    assert found == Preprocess((16, 20), mean=(0.5, 0.5, 0.5))
+
+
 def test_labels_from_a_file(tmp_path):
     (tmp_path / "list.json").write_text('["ant", "bee"]')
     (tmp_path / "dict.json").write_text('{"1": "bee", "0": "ant"}')

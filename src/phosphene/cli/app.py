@@ -204,13 +204,13 @@ def _target(given: dict[str, Any]) -> Target | None:
     if not chosen:
         return None
     ((option, kind, text),) = chosen.values()
+    classes = next((name for name in _TYPED_CLASSES if name in given), "")
+    if given.get(classes):
+        raise OptionError(f"{option}{text} and a class besides: give one of them")
     if kind == "output":
         text = _named_output(text, given)
     elif kind != "class":
         return _parsed(option, kind, text)
-    classes = next(name for name in _TYPED_CLASSES if name in given)
-    if given[classes]:
-        raise OptionError(f"--target {typed} and a class besides: give one of them")
     given[classes] = [text]
     return None
 

@@ -13,7 +13,7 @@ import numpy as np
 from phosphene.classifier import Classifier, HeadKind, Labels, Preprocess
 from phosphene.errors import InputError, OptionError, suggest
 from phosphene.labels import as_labels
-from phosphene.types import Layout
+from phosphene.types import Layout, Size
 from phosphene.zoo.weights import first_line
 
 _PREPROCESS = tuple(field.name for field in fields(Preprocess) if field.name != "mean_picture")
@@ -38,6 +38,8 @@ class Card:
     def applied_to(self, classifier: Classifier) -> Classifier:
         """The classifier as the card describes it."""
         whole = self.over(Card(*(getattr(classifier, field.name) for field in fields(self))))
+        if isinstance(whole.preprocess, Unsized):
+            whole = replace(whole, preprocess=whole.preprocess.sized(classifier.preprocess.size))
         return Classifier(
             classifier.module,
             whole.preprocess,
@@ -54,12 +56,21 @@ class Unstated(Preprocess):
     """Images in [0, 1] as they are, since the source of the network does not say how it is fed."""
 
 
+class Unsized(Preprocess):
+    """As a card says that gives no size: the source may know it, as a file whose network takes one size does."""
+
+    def sized(self, size: Size | None) -> Preprocess:
+        """The same with the size of a source that has one."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Preprocess(**(told if size is None else {**told, "size": size}))
+
+
 def read_card(path: Path) -> Card:
     """The card beside a model or weights file ("net.json" beside "net.safetensors"); an empty one if there is none.
 
-    Its keys, all optional: size, short_side, mean, std, interpolation, scale, order as in `Preprocess`, the mean also
-    as the name of a .npy file with a picture of means (C, h, w); labels, a list or the name of a file; head; output;
-    layouts.
+    Its keys, all optional: size (without it the one that the file states), short_side, mean, std, interpolation, scale,
+    order as in `Preprocess`, the mean also as the name of a .npy file with a picture of means (C, h, w); labels, a list
+    or the name of a file; head; output; layouts.
 
     Raises:
         InputError: if it is no JSON object.
@@ -81,7 +92,7 @@ def read_card(path: Path) -> Card:
     if isinstance(labels, str):
         labels = read_labels(place.parent / labels)
     return Card(
-        Preprocess(**settings) if settings else None,
+        None if not settings else Preprocess(**settings) if "size" in settings else Unsized(**settings),
         None if labels is None else as_labels(labels),
         facts.get("head"),
         facts.get("output"),

@@ -111,7 +111,8 @@ def read_safely(source: Any, where: str) -> Any:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"class `?(\S+?)`?[ ,]", str(error))
         if wanted is None:
-            raise ModelError(f"{where}: not a file of torch.save ({first_line(error)})") from None
+            # What PyTorch says besides advises to read the file with code and all.
+            raise ModelError(f"{where}: holds no weights; give .safetensors, or what torch.save wrote") from None
         raise ModelError(
             f"{where}: refused, since reading it would run code ({wanted.group(1)}); a pickle of a whole model can do "
             "anything. Save the weights alone: torch.save(model.state_dict(), path), or safetensors"
