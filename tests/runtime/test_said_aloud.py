@@ -221,6 +221,27 @@ NOISY = {
 }
 
 
+class OfBytes(nn.Module):
+    """Divides pictures by 255 itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = pooled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x / 255 - 0.45) / 0.22)
+
+
+def test_pictures_that_are_divided_twice_are_told(images):
+    fed = classifier_of(pooled()).preprocess
+    twice = Classifier(OfBytes(), Preprocess(fed.size))
+    with pytest.warns(PhospheneWarning, match=r"OfBytes scales pictures down .* say scale=255"):
+        forward(twice, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forward(Classifier(OfBytes(), Preprocess(fed.size, scale=255.0)), images)
+
+
 @pytest.mark.parametrize("kind", NOISY)
 def test_a_network_that_draws_random_numbers_says_so(kind, images):
     classifier = classifier_of(NOISY[kind]())

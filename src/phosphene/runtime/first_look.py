@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 Run = Callable[[Tensor], Tensor]
 
 _SUM_ERROR, _OUTSIDE, _LAYOUT_ERROR = 1e-5, 1e-3, 1e-3
+# The places of a picture of noise in [0, 1], normalized or not, differ by .5 and more in what a convolution takes; by
+# less than this where it was scaled down twice.
+_LEAST_SPREAD = 0.05
 # Passes more of a network that moves a generator without drawing from PyTorch's.
 _COINS = 4
 # What makes probabilities of scores (an exponential of logarithms of them), or their logarithms, and what mixes values
@@ -97,7 +101,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     recorded = False
     with _apart(device), torch.enable_grad():
         before = _generators(device)
-        with _Watch() as watch, _Calls(watch) as hooks:
+        with _Watch(image.shape[2:]) as watch, _Calls(watch) as hooks:
             plain = _tried(run, watch.follow(image.requires_grad_()))
             if plain is None:  # some take channels last alone
                 image = image.detach().contiguous(memory_format=torch.channels_last)
@@ -127,6 +131,11 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     last_alone = not image.is_contiguous()
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))
     found, why = _head(head, seen, _last_steps(plain), name)
+    dark = (
+        f"{name} scales pictures down that were scaled down before: places of a picture of noise differ by no more "
+        f"than {watch.spread:.1g} at its first convolution; if it takes bytes and divides by 255 itself, say "
+        "scale=255, with mean 0 and std 1 (Preprocess or JSON card)"
+    )
     noise = (
         f"{name} draws random numbers in its forward, also in eval mode (dropout or noise that stays on): each pass "
         "gives other scores, and a map is that of one draw; switch it off, or pass several and average them"
@@ -134,7 +143,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     return FirstLook(
         memory_format=torch.channels_last if last_ones or last_alone else torch.contiguous_format,
         head=found,
-        notes=(*([why] if why else []), *([noise] if drawn else [])),
+        notes=(*([why] if why else []), *([noise] if drawn else []), *([dark] if watch.spread < _LEAST_SPREAD else [])),
         differentiable=plain.requires_grad,
         reentrant="CheckpointFunction" in nodes,
         draws=drawn,
@@ -168,9 +177,12 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
     """
 
     draws = reads = False
+    spread = inf
+    """How far the places of the image differ in what the first convolution takes, if that has the image's size."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: torch.Size) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._size, self._convolved = size, False
         self._of_images: Any = WeakTensorKeyDictionary()
 
     def follow(self, image: Tensor) -> Tensor:
@@ -186,6 +198,11 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
         followed = self.follows((*args, *(kwargs or {}).values()))
         self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
         self.reads = self.reads or (followed and _shows_values(func, args))
+        if followed and func is torch.ops.aten.convolution.default and not self._convolved:
+            self._convolved = True
+            if args[0].shape[2:] == self._size:
+                least, most = args[0].detach().flatten(2).aminmax(dim=2)
+                self.spread = float((most - least).max())
         output = func(*args, **(kwargs or {}))
         for value in tensors_in((output,)) if followed else ():
             self.follow(value)
