@@ -99,12 +99,14 @@ def test_commands_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @cache
 def messages() -> tuple[str, ...]:
-    """Every text of the library that may be an error, `…` in the places of names and numbers."""
+    """Every text of the library that may be an error or a warning, `…` in the places of names and numbers."""
     found = []
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 found += [_spelled(argument) for argument in node.args]
+            elif isinstance(node, ast.JoinedStr):
+                found.append(_spelled(node))
     return tuple(found)
 
 
