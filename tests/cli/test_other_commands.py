@@ -39,7 +39,7 @@ def test_a_common_option_is_a_field_of_common(monkeypatch):
     monkeypatch.setattr(cli, "CommonOptions", WithNote)
     small, seen = typer.Typer(rich_markup_mode=None), []
 
-    @cli.command(small, "show")
+    @cli.command(small, "show", writes="a note")
     def show(common: CommonOptions) -> cli.Answer:
         seen.append((common.note, common.seed, common.report))
         return cli.Answer({}, "")

@@ -111,7 +111,7 @@ def command(
         takes_target = any(item.name == "target" for item in written)
         usual = {key: option for key, option in _COMMON.items() if writes or key not in _OF_RUNS}
         if report is None:
-            del usual["report"]
+            usual.pop("report", None)
         usual |= {
             key: _common_option(_FIELDS[key], help=text) for key, text in (("out", to), ("report", report)) if text
         }
