@@ -247,6 +247,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path, cat, 
         (["--device", "nonsense"], "device 'nonsense'"),
         (["--score", "loss"], "loss"),
         (["--precision", "half"], "half"),
+        (["--seed", str(2**63)], "whole number from 0 to"),
+        (["--seed", "-1"], "whole number from 0 to"),
     ],
 )
 def test_usage_errors_are_clear(tmp_path, cat, arguments, message):

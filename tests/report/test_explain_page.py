@@ -44,6 +44,10 @@ def test_pictures_are_bounded_by_their_own_proportions(page):
     assert {round(80 / 300, 4), round(451 / 60, 4)} <= ratios
 
 
+def test_names_of_files_break_after_their_parts(page):
+    assert "<h2>cat.<wbr>jpg</h2>" in page
+
+
 def test_a_class_that_is_all_but_ruled_out_is_said_to_be(page):
     assert page.count("tench has a probability of") == 8  # of each map of each picture
     assert 'class="stack fine"' in page  # specks on a picture without colors

@@ -119,7 +119,13 @@ def test_a_broken_picture_is_a_row_and_the_rest_is_fitted(tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "red"), {}, InputError, "holds 1 folders"),
         (lambda folder: shutil.rmtree(folder), {}, InputError, "no such folder"),
-        (lambda folder: [p.unlink() for p in list((folder / "red").iterdir())[3:]], {}, InputError, "'red' has 3"),
+        (lambda folder: [p.unlink() for p in list((folder / "red").iterdir())[3:]], {}, InputError, "has 3 pictures"),
+        (
+            lambda folder: [p.write_bytes(b"no picture") for p in list((folder / "red").iterdir())[3:]],
+            {},
+            InputError,
+            "'red' has 3 readable pictures",
+        ),
         (lambda folder: None, {"held_out": 1.0}, OptionError, "held_out=1.0"),
     ],
 )

@@ -6,6 +6,7 @@ import base64
 import math
 import mimetypes
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, select_autoescape
+from markupsafe import Markup
 
 from phosphene.errors import InputError, OptionError, reason
 from phosphene.files import is_url
@@ -208,6 +210,7 @@ def _templates() -> Environment:
     environment.filters["sure"] = _sure
     environment.filters["reason"] = reason
     environment.filters["row_name"] = _row_name
+    environment.filters["breakable"] = _breakable
     return environment
 
 
@@ -245,6 +248,11 @@ def _row_name(row: Mapping[str, Any]) -> str:
     """What a row is found by: the path of its picture, or what it was made of."""
     first = [best["label"] for best in row.get("classes", ())]
     return str(row.get("path") or row.get("unit") or row.get("layer") or " + ".join(first))
+
+
+def _breakable(name: str) -> Markup:
+    """The name of a file that a line may break after its hyphens, dots and underscores, before it breaks in a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-._])", name))
 
 
 def _sure(row: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from phosphene.cancel import Cancel
-from phosphene.types import ReportMode
+from phosphene.types import ReportMode, seed_number
 
 if TYPE_CHECKING:
     from phosphene.classifier import Classifier
@@ -54,6 +54,9 @@ class CommonOptions:
         announce: progress callback.
         say: told what was found, a line as soon as it is there.
         cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
+
+    Raises:
+        OptionError: for a seed that PyTorch would not take.
     """
 
     model: str | Classifier = asked(
@@ -88,6 +91,9 @@ class CommonOptions:
     announce: Announce = quiet
     say: Callable[[str], None] = lambda _: None
     cancel: Cancel = field(default_factory=Cancel)
+
+    def __post_init__(self) -> None:
+        seed_number(self.seed)
 
     def step(self, done: int, total: int, text: str) -> None:
         """Announce how far it is, or leave if the run is to be stopped.

@@ -96,10 +96,13 @@ def fit_head(
     if not 0 < held_out < 1:
         raise OptionError(f"held_out={held_out} must lie between 0 and 1, such as 0.2")
     groups = class_folders(folder)
-    paths = [path for group in groups for path in list_images(group)]
+    listed = {group.name: list_images(group) for group in groups}
+    for label, members in listed.items():
+        _require_enough(label, len(members), "pictures")  # before they are all read
+    paths = [path for members in listed.values() for path in members]
     prepared = prepare(classifier)
     features, kept, broken = _features(prepared, paths, progress)
-    names = tuple(group.name for group in groups)
+    names = tuple(listed)
     truth = np.array([names.index(Path(path).relative_to(folder).parts[0]) for path in kept], dtype=np.int64)
     counts = np.bincount(truth, minlength=len(names))
     fitted, kept_out = _split(truth, counts, names, held_out, seed)
@@ -172,6 +175,11 @@ def _features(
     return np.concatenate(rows) if rows else np.zeros((0, 0)), kept, tuple(broken)
 
 
+def _require_enough(label: str, count: int, what: str) -> None:
+    if count < 2 * _FOLDS:
+        raise InputError(f"class '{label}' has {count} {what}; at least {2 * _FOLDS} are needed")
+
+
 def _split(
     truth: Indices, counts: Indices, names: Sequence[str], held_out: float, seed: int
 ) -> tuple[Indices, Indices]:
@@ -180,8 +188,7 @@ def _split(
     fitted: list[Indices] = []
     kept_out: list[Indices] = []
     for index, name in enumerate(names):
-        if counts[index] < 2 * _FOLDS:
-            raise InputError(f"class '{name}' has {counts[index]} readable pictures; at least {2 * _FOLDS} are needed")
+        _require_enough(name, counts[index], "readable pictures")
         members = generator.permutation(np.flatnonzero(truth == index))
         cut = min(max(1, round(held_out * len(members))), len(members) - _FOLDS)
         kept_out.append(members[:cut])
