@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from phosphene.errors import OptionError, PhospheneError
-from phosphene.report import write_report
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runtime import Prepared
 from phosphene.store import FolderSink, Plan, Row, RunFolder, map_files, open_run, row_to_json
+from phosphene.types import ReportMode
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Session:
     def finish(self, *, complete: bool = True, **content: Any) -> dict[str, Any]:
         """Write manifest and report; the JSON answer of the command, with absolute paths."""
         self._save_manifest(complete=complete, **content)
-        report = write_report(self.folder.path, self.common.report)
+        report = _reported(self.folder.path, self.common.report)
         return {
             "run": str(self.folder.path),
             "report": None if report is None else str(report),
@@ -108,10 +108,17 @@ def close_rows(
     # The rows once more, where programs that read the manifest alone look for them.
     listed = {kind.listing: [_listed(row) for row in rows]}
     sink.close(complete=complete, seconds=time.perf_counter() - started, **facts, **listed)
-    report = write_report(sink.place, common.report)
+    report = _reported(sink.place, common.report)
     shown = [_listed(map_files(row, lambda file: Path(run.path(file)))) for row in rows]
     answer = {"run": run.place, "report": None if report is None else str(report), kind.listing: shown, **facts}
     return {name: sink.folder.absolute(value) for name, value in answer.items()}
+
+
+def _reported(place: str | Path, mode: ReportMode | None) -> Path | None:
+    # Imported here: it takes a third of a second, which the first result need not wait for.
+    from phosphene.report import write_report
+
+    return write_report(place, mode)
 
 
 def _listed(row: Row) -> dict[str, Any]:
