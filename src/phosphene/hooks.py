@@ -164,11 +164,10 @@ def survey(
 
     def hook_for(name: str, kind: str) -> Callable[..., Any]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            # What returns a dict is a whole network or a part of one, no layer with an output of its own.
-            value = None if isinstance(output, Mapping) else first_tensor(output)
+            fed = first_tensor(arguments)
+            value = None if _is_of_many(output, fed) else first_tensor(output)
             if value is not None and threading.get_ident() == thread and not _is_wrapped(value):
                 calls = seen.pop(name).calls + 1 if name in seen else 1
-                fed = first_tensor(arguments)
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
                     follow.name(value, names)
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
@@ -212,6 +211,18 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, tuple | list):
         return next((item for item in output if isinstance(item, Tensor)), None)
     return None
+
+
+def _is_of_many(output: Any, fed: Tensor | None) -> bool:
+    """Whether a module is a whole network or a part of one (an encoder), no layer with one output of its own.
+
+    It gives a dict, maps of several sizes, or first of all what it was given.
+    """
+    if isinstance(output, tuple | list):
+        tensors = [item for item in output if isinstance(item, Tensor)]
+        sizes = {item.shape[2:] for item in tensors if item.ndim == 4}
+        return len(sizes) > 1 or (len(tensors) > 1 and tensors[0] is fed)
+    return isinstance(output, Mapping)
 
 
 def _is_wrapped(value: Tensor) -> bool:

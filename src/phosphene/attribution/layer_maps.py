@@ -27,6 +27,7 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
     A detector looks for objects of each size in another layer: its default is the last that these images' objects see.
     """
     prepared = prepare(classifier)
+    prepared.check_images(images)  # (layers are looked at with images of this size, where the network takes any)
     if layer is None and target.layers:
         return (prepared.layer_of_unit(target.layers[0]),)
     if layer is None and prepared.head == "boxes":

@@ -63,6 +63,7 @@ def layer_saliency(
         simonyan2014, section 3.1; rebuffi2020 for gradients at layers.
     """
     prepared = prepare(classifier)
+    prepared.check_images(images)
     if layer is None and not target.layers and prepared.head != "boxes":
         size = prepared.preprocess.size or (int(images.shape[-2]), int(images.shape[-1]))
         layer = middle_layer(prepared.layers, prepared.default_layer, size, prepared.flat_layers)

@@ -6,7 +6,7 @@ import copy
 import functools
 import types
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
-from phosphene.runtime.surroundings import globals_read
+from phosphene.runtime.surroundings import globals_read, mentioned
 
 # What every module has.
 _BASE = frozenset(vars(nn.Module()))
@@ -73,7 +73,7 @@ def duplicate(
                 f"layer '{name}' ({type(child).__name__}) hands out itself where it is copied, so that passes would "
                 "run in the original; give it a __deepcopy__ that copies, or none"
             )
-    own = _Own({id(child) for child in module.modules()} | set(tensors), known)
+    own = _Own({id(child) for child in module.modules()} | set(tensors), known, mentioned(module.modules()))
     for name, child in copied.named_modules():
         own.rebind(child, f"layer '{name}'" if name else "the network")
         inner = getattr(child, "_orig_mod", None)
@@ -105,32 +105,38 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
         return copy.deepcopy(module, known), known
 
 
-def _share(value: Any, known: dict[int, Any]) -> None:
+def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
     """Note what cannot be copied as shared: of containers only those items, of tensors the values are copied."""
-    if id(value) in known or _copies(value, known):
+    if id(value) in known or (error := _copy_error(value, known)) is None:
         return
     if isinstance(value, Tensor):
         known[id(value)] = value.detach().clone()
     elif isinstance(value, Mapping):
         for item in value.values():
-            _share(item, known)
+            _share(item, known, depth)
     elif isinstance(value, list | tuple):
         for item in value:
-            _share(item, known)
+            _share(item, known, depth)
     elif isinstance(value, nn.Module):
         for key, item in vars(value).items():
             if key not in _BASE:
-                _share(item, known)
+                _share(item, known, depth)
+    elif isinstance(error, RuntimeError) and depth and hasattr(value, "__dict__"):
+        # An object that keeps a tensor with a gradient, as a hook does that hands features on: a copy of its own.
+        for item in vars(value).values():
+            _share(item, known, depth - 1)
+        if _copy_error(value, known) is not None:
+            known[id(value)] = value
     else:
         known[id(value)] = value
 
 
-def _copies(value: object, known: Mapping[int, Any]) -> bool:
+def _copy_error(value: object, known: Mapping[int, Any]) -> Exception | None:
     try:
         copy.deepcopy(value, dict(known))
-    except Exception:
-        return False
-    return True
+    except Exception as error:  # an attribute's own copying code may raise anything
+        return error
+    return None
 
 
 class _Own:
@@ -139,10 +145,11 @@ class _Own:
     Args:
         originals: identities of the original's modules and tensors.
         known: their copies, by identity.
+        mentioned: names that the code of the network's classes uses once its modules are made.
     """
 
-    def __init__(self, originals: set[int], known: dict[int, Any]) -> None:
-        self.originals, self.known = originals, known
+    def __init__(self, originals: set[int], known: dict[int, Any], mentioned: Set[str]) -> None:
+        self.originals, self.known, self.mentioned = originals, known, mentioned
         self.copies = {id(value) for value in known.values() if isinstance(value, nn.Module | Tensor)}
 
     def rebind(self, child: nn.Module, where: str) -> None:
@@ -163,8 +170,9 @@ class _Own:
         for kind in type(child).__mro__:
             if kind.__module__.startswith("torch."):
                 break
-            for key, value in vars(kind).items():  # what all instances of a class share
-                if isinstance(value, nn.Module):
+            # What all instances of a class share; a default that only their making reads (YOLO's activation) is none.
+            for key, value in vars(kind).items():
+                if isinstance(value, nn.Module) and key in self.mentioned:
                     raise self._refusal(f"the attribute '{key}' of the class {kind.__name__} ({where})")
         forward = getattr(type(child), "forward", None)
         if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):

@@ -111,8 +111,7 @@ class _Reader:
             return
         self._followed.add(function)
         codes = list(_codes(function.__code__))
-        for code in codes:
-            self._mentioned.update(code.co_names, (one for one in code.co_consts if isinstance(one, str)))
+        self._mentioned.update(_names(function))
         for name in globals_read(function) & function.__globals__.keys():
             found = function.__globals__[name]
             if isinstance(found, types.ModuleType | type):
@@ -162,6 +161,31 @@ def globals_read(function: types.FunctionType) -> set[str]:
     # (Among `co_names` are names of attributes too, and `x` of `self.x` is not the `x` of somebody's notebook.)
     read = (one for code in _codes(function.__code__) for one in dis.get_instructions(code))
     return {one.argval for one in read if one.opname == "LOAD_GLOBAL"}
+
+
+def mentioned(modules: Iterable[nn.Module]) -> set[str]:
+    """The names that the code of modules and of their classes uses, but for what makes them: as names or in strings.
+
+    Example:
+        >>> class Block(nn.Module):
+        ...     usual = nn.ReLU()
+        ...     def __init__(self): super().__init__(); self.act = self.usual
+        ...     def forward(self, x): return self.act(x)
+        >>> "act" in mentioned([Block()]), "usual" in mentioned([Block()])
+        (True, False)
+    """
+    spaces: dict[int, Mapping[str, Any]] = {}
+    for module in modules:
+        spaces |= {id(kind): vars(kind) for kind in type(module).__mro__ if not _is_library(kind.__module__)}
+        spaces[id(module)] = vars(module)
+    values = [value for space in spaces.values() for name, value in space.items() if name != "__init__"]
+    return {name for function in map(_function, values) if function is not None for name in _names(function)}
+
+
+def _names(function: types.FunctionType) -> Iterator[str]:
+    for code in _codes(function.__code__):
+        yield from code.co_names
+        yield from (one for one in code.co_consts if isinstance(one, str))
 
 
 def _function(value: Any) -> types.FunctionType | None:
