@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -72,6 +73,8 @@ def _purity(axis: tuple[Factor, ...]) -> float:
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that sees PyTorch's operations, none of which is being compiled."""
 
+    supports_higher_order_operators = True
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # To keep it from compiling this code PyTorch would load its compiler first, for two seconds, and each operation
@@ -124,6 +127,8 @@ class Follow(Operations):
         return found if around is None else f"{found}:{around[0]}+{around[1]}"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):  # (attention that is made of a function: what follows is not known)
+            return func(*args, **(kwargs or {}))
         values = tensors_in((*args, *(kwargs or {}).values()))
         given = {item: self._known[item] for item in values if item in self._known}
         output = func(*args, **(kwargs or {}))

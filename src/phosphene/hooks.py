@@ -171,7 +171,8 @@ def survey(
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
                     follow.name(value, names)
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
-                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before)
+                rows = len(value) // len(inputs) if value.ndim else 1
+                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before, rows)
 
         return hook
 

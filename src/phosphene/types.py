@@ -138,6 +138,7 @@ class Layer:
         calls: how often it ran.
         layout: which axis of its output holds the channels; None where it is not known.
         fed: the same of what it was given.
+        rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Layer:
     calls: int = 1
     layout: Layout | None = None
     fed: Layout | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True)

@@ -140,5 +140,5 @@ def test_the_command_explains_locates_and_measures(tmp_path, monkeypatch):
         outcome = command(*arguments, *common)
         assert outcome.code == 0, outcome.err
     refused = command("explain", "pictures/photo.jpg", "--method", "grad_cam", "--out", "four", *common)
-    assert refused.code == 1
+    assert refused.code == 2
     assert "net.onnx is a function of pictures, which has no layers" in refused.out + refused.err

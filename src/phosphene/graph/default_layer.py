@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -69,19 +69,27 @@ def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
     Those of which it is known which axes are places come before those that merely have the proportions of a map: by
     chance weights, or heads by tokens by channels, have them too.
     """
-    whole = {layer.name.rpartition(".")[0] for layer in layers}
-    fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in whole)]
+    blocks = {name for layer in layers if "Norm" in layer.kind for name in _around(layer.name)}
+    fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in blocks)]
     found = [layer.name for known in (True, False) for layer in fitting if (layer.layout is not None) is known]
     # A network that squeezes one side alone has grids of other proportions than its images.
-    return found or [layer.name for layer in reversed(layers) if len(layer.shape) == 3 and _has_extent(layer)]
+    return found or [
+        layer.name for layer in reversed(layers) if layer.rows == 1 and len(layer.shape) == 3 and _has_extent(layer)
+    ]
 
 
-def _is_candidate(layer: Layer, size: Size, has_parts: bool) -> bool:
-    if layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
+def _is_candidate(layer: Layer, size: Size, is_block: bool) -> bool:
+    if layer.rows != 1 or layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
         return False
-    # Inside a block many tokens are queries, keys or mixtures; its norms stand where it is entered and left, and what
-    # is made of parts gives what they add up to.
-    return len(layer.shape) == 3 or "Norm" in layer.kind or has_parts
+    # Inside a block many tokens are queries, keys or mixtures, also where a linear layer was put together of several
+    # (LoRA); its norms stand where it is entered and left, and what holds norms gives what its parts add up to.
+    return len(layer.shape) == 3 or "Norm" in layer.kind or is_block
+
+
+def _around(name: str) -> Iterator[str]:
+    """The names of the modules that one lies in."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _has_extent(layer: Layer) -> bool:

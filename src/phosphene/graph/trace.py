@@ -50,12 +50,18 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
 def input_channels(module: nn.Module) -> int:
     """Channels of the pictures that a network takes: those of its first convolution, 3 if it has none.
 
+    Also 3 where a linear layer comes before one of more channels than pictures usually have: it takes patches then,
+    and the convolution what is made of them.
+
     Example:
         >>> input_channels(nn.Sequential(nn.Conv2d(5, 4, 3), nn.Conv2d(4, 2, 3)))
         5
+        >>> input_channels(nn.Sequential(nn.Linear(48, 16), nn.Conv2d(16, 2, 3)))
+        3
     """
-    convolutions = (child for child in module.modules() if isinstance(child, nn.Conv2d))
-    return next((child.in_channels for child in convolutions), 3)
+    layers = [child for child in module.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
+    found = next((child.in_channels for child in layers if isinstance(child, nn.Conv2d)), 3)
+    return 3 if found > 4 and isinstance(layers[0], nn.Linear) else found
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:

@@ -56,3 +56,13 @@ def is_settings(value: Any) -> bool:
     except AttributeError:
         return False
     return 0 < len(own) <= MOST_ITEMS
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's values lie in memory of its own, rather than in tensors that it is made of (torchao's).
+
+    Example:
+        >>> is_plain(Tensor())
+        True
+    """
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.comparable import CONTAINERS, MOST_ITEMS, SAMPLED, comparable, is_settings
+from phosphene.runtime.comparable import CONTAINERS, MOST_ITEMS, SAMPLED, comparable, is_plain, is_settings
 from phosphene.runtime.surroundings import Surroundings
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -139,7 +139,7 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
 def _has_memory(tensor: Tensor) -> bool:
     """Whether a tensor lies in one piece of memory of its own: sparse and wrapped ones do not."""
     try:
-        return tensor.layout == torch.strided and tensor.data_ptr() >= 0
+        return is_plain(tensor) and tensor.layout == torch.strided and tensor.data_ptr() >= 0
     except (RuntimeError, NotImplementedError):
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf
@@ -196,7 +196,7 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         followed = self.follows((*args, *(kwargs or {}).values()))
-        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
+        self.draws = self.draws or torch.Tag.nondeterministic_seeded in _tags(func)
         self.reads = self.reads or (followed and _shows_values(func, args))
         if followed and func is torch.ops.aten.convolution.default and not self._convolved:
             self._convolved = True
@@ -213,7 +213,12 @@ def _shows_values(func: Any, args: Any) -> bool:
     """Whether an operation hands values to Python: as numbers, or in the shape of what it gives."""
     if func is torch.ops.aten.index.Tensor:
         return any(index.dtype in (torch.bool, torch.uint8) for index in tensors_in(args[1]))
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    return not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(_tags(func))
+
+
+def _tags(func: Any) -> Collection[torch.Tag]:
+    """What PyTorch says of an operation; nothing of those that are made of functions (flex attention)."""
+    return getattr(func, "tags", ())
 
 
 class _Calls(ValueHooks):

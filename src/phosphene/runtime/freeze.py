@@ -6,7 +6,7 @@ import copy
 import functools
 import types
 import weakref
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
-from phosphene.runtime.surroundings import globals_read, mentioned
+from phosphene.runtime.surroundings import globals_read, names_used
 
 # What every module has.
 _BASE = frozenset(vars(nn.Module()))
@@ -73,7 +73,7 @@ def duplicate(
                 f"layer '{name}' ({type(child).__name__}) hands out itself where it is copied, so that passes would "
                 "run in the original; give it a __deepcopy__ that copies, or none"
             )
-    own = _Own({id(child) for child in module.modules()} | set(tensors), known, mentioned(module.modules()))
+    own = _Own(module, tensors, known)
     for name, child in copied.named_modules():
         own.rebind(child, f"layer '{name}'" if name else "the network")
         inner = getattr(child, "_orig_mod", None)
@@ -143,14 +143,19 @@ class _Own:
     """The modules and tensors of an original, and how what reaches them is made to reach their copies.
 
     Args:
-        originals: identities of the original's modules and tensors.
-        known: their copies, by identity.
-        mentioned: names that the code of the network's classes uses once its modules are made.
+        original: a network.
+        tensors: those of it that have copies, by identity.
+        known: the copies of all of it, by identity.
     """
 
-    def __init__(self, originals: set[int], known: dict[int, Any], mentioned: Set[str]) -> None:
-        self.originals, self.known, self.mentioned = originals, known, mentioned
+    def __init__(self, original: nn.Module, tensors: Mapping[int, Tensor], known: dict[int, Any]) -> None:
+        self.original, self.known = original, known
+        self.originals = {id(child) for child in original.modules()} | set(tensors)
         self.copies = {id(value) for value in known.values() if isinstance(value, nn.Module | Tensor)}
+
+    @functools.cached_property
+    def _mentioned(self) -> Set[str]:
+        return names_used(self.original.modules())
 
     def rebind(self, child: nn.Module, where: str) -> None:
         """Exchange the functions of a copied module that reach the original.
@@ -170,9 +175,11 @@ class _Own:
         for kind in type(child).__mro__:
             if kind.__module__.startswith("torch."):
                 break
-            # What all instances of a class share; a default that only their making reads (YOLO's activation) is none.
+            # What all instances of a class share, but for what no pass reads, as a default for those to be made.
             for key, value in vars(kind).items():
-                if isinstance(value, nn.Module) and key in self.mentioned:
+                if (
+                    isinstance(value, nn.Module) or (isinstance(value, Collection) and self._reaches(value))
+                ) and key in self._mentioned:
                     raise self._refusal(f"the attribute '{key}' of the class {kind.__name__} ({where})")
         forward = getattr(type(child), "forward", None)
         if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):
@@ -245,7 +252,7 @@ def _held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
             yield from (value.__globals__[name] for name in globals_read(value) & value.__globals__.keys())
     elif isinstance(value, Mapping):
         yield from value.values()
-    elif isinstance(value, list | tuple | set):
+    elif isinstance(value, list | tuple | Set):
         yield from value
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import loose_tensors
 from phosphene.hooks import is_scripted
-from phosphene.runtime.comparable import is_settings
+from phosphene.runtime.comparable import is_plain, is_settings
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
@@ -110,7 +110,7 @@ def stored_bytes(tensor: Tensor) -> bytes:
 
 def _is_readable(tensor: Tensor) -> bool:
     odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
-    return tensor.layout == torch.strided and tensor.device.type != "meta" and not odd
+    return is_plain(tensor) and tensor.layout == torch.strided and tensor.device.type != "meta" and not odd
 
 
 def _equal(tensor: Tensor, before: Tensor) -> bool:

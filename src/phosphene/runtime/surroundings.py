@@ -7,7 +7,7 @@ import functools
 import sys
 import types
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from torch import nn
@@ -82,7 +82,7 @@ class _Reader:
         self.classes: dict[type, Mapping[str, Any]] = {}
         self.named: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}
         self._followed: set[types.FunctionType] = set()
-        self._mentioned = {"forward", "__call__", "__getattr__"}
+        self.mentioned = {"forward", "__call__", "__getattr__"}
 
     def read(self, modules: Iterable[nn.Module]) -> None:
         """From each forward on, what code mentions of the modules' classes; other methods may do what they like."""
@@ -93,10 +93,10 @@ class _Reader:
             for value in vars(module).values():  # (hooks lie deeper, run as they are, and often keep what they see)
                 self._follow(value)
         known = 0
-        while known < len(self._mentioned):
-            known = len(self._mentioned)
+        while known < len(self.mentioned):
+            known = len(self.mentioned)
             for space in self.classes.values():
-                for name in self._mentioned & space.keys():
+                for name in self.mentioned & space.keys():
                     self._note(space, name)
 
     def _note(self, space: Mapping[str, Any], name: str, depth: int = _DEPTH) -> None:
@@ -111,7 +111,7 @@ class _Reader:
             return
         self._followed.add(function)
         codes = list(_codes(function.__code__))
-        self._mentioned.update(_names(function))
+        self.mentioned.update(_names(function))
         for name in globals_read(function) & function.__globals__.keys():
             found = function.__globals__[name]
             if isinstance(found, types.ModuleType | type):
@@ -163,23 +163,20 @@ def globals_read(function: types.FunctionType) -> set[str]:
     return {one.argval for one in read if one.opname == "LOAD_GLOBAL"}
 
 
-def mentioned(modules: Iterable[nn.Module]) -> set[str]:
-    """The names that the code of modules and of their classes uses, but for what makes them: as names or in strings.
+def names_used(modules: Iterable[nn.Module]) -> Set[str]:
+    """The names that the code of modules and of their classes uses from each forward on, also in strings.
 
     Example:
         >>> class Block(nn.Module):
         ...     usual = nn.ReLU()
         ...     def __init__(self): super().__init__(); self.act = self.usual
         ...     def forward(self, x): return self.act(x)
-        >>> "act" in mentioned([Block()]), "usual" in mentioned([Block()])
+        >>> "act" in names_used([Block()]), "usual" in names_used([Block()])
         (True, False)
     """
-    spaces: dict[int, Mapping[str, Any]] = {}
-    for module in modules:
-        spaces |= {id(kind): vars(kind) for kind in type(module).__mro__ if not _is_library(kind.__module__)}
-        spaces[id(module)] = vars(module)
-    values = [value for space in spaces.values() for name, value in space.items() if name != "__init__"]
-    return {name for function in map(_function, values) if function is not None for name in _names(function)}
+    reader = _Reader()
+    reader.read(modules)
+    return reader.mentioned
 
 
 def _names(function: types.FunctionType) -> Iterator[str]:
