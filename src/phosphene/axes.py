@@ -54,6 +54,18 @@ def layout_of(axes: Axes | None) -> Layout | None:
     return "NCT" if first > last else "NTC"
 
 
+def has_places(axes: Axes | None) -> bool:
+    """Whether an axis that is none of channels is known to be one of the image's places, not of learned queries, say.
+
+    Example:
+        >>> has_places(named((1, 64, 3), "NPC")), has_places((*named((1,), "N"), (("", 8),), (("C", 3),)))
+        (True, False)
+    """
+    layout = layout_of(axes)
+    others = () if layout is None else (axis for axis, what in zip(axes or (), layout, strict=True) if what in "HWT")
+    return any(name == PLACES for axis in others for name, _ in axis)
+
+
 def are_channels(axis: tuple[Factor, ...]) -> bool:
     """Whether an axis is one of channels, and of nothing else.
 
@@ -235,7 +247,9 @@ class _Call:
     def resized(self, output: Tensor) -> Axes | None:
         """Axes of an operation that makes axes longer or shorter, but leaves each what it is."""
         fitting = [axes for axes in self.given.values() if len(axes) == output.ndim]
-        return tuple(map(_of_length, fitting[0], output.shape)) if fitting else None
+        # (Of several that are joined those with places: a class's token goes with those of the patches.)
+        first = next(filter(has_places, fitting), fitting[0] if fitting else None)
+        return None if first is None else tuple(map(_of_length, first, output.shape))
 
     def regrouped(self, output: Tensor) -> Axes | None:
         """Axes of a view of another shape."""

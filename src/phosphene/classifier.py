@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -501,17 +502,18 @@ class Classifier:
                     "take the type of its weights, and say precision='exact' for steps that know no other)"
                 )
             raise ModelError(
-                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}" + self._hint()
+                f"{self.name} cannot run on images of shape {tuple(images.shape)}: {reason}" + self._hint(reason)
             ) from error
 
-    def _hint(self) -> str:
-        """What may be wrong with a network that refuses pictures."""
+    def _hint(self, reason: str) -> str:
+        """What may be wrong with a network that refuses pictures for this reason."""
         if any(isinstance(child, nn.Conv3d) for child in self.module.modules()):
             return (
                 "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it in a "
                 "module that makes a volume of a picture, as of one slice among fixed ones"
             )
-        return "" if self.preprocess.size else "; its Preprocess names no size, give the one it was made for"
+        of_size = self.preprocess.size is None and _OF_SIZE.search(reason)
+        return "; its Preprocess names no size, give the one it was made for" if of_size else ""
 
     def _refuse_second_input(self, error: TypeError) -> None:
         """Say of a network that takes more than pictures what it takes."""
@@ -679,6 +681,10 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
+
+
+# What errors mention where values do not fit each other.
+_OF_SIZE = re.compile(r"size|shape|dimension|must match|multipl|range|divisible|broadcast|expand", re.IGNORECASE)
 
 
 def _checked_module(module: Any) -> nn.Module:

@@ -18,7 +18,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from phosphene.axes import Follow
+from phosphene.axes import Follow, has_places
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
@@ -172,7 +172,8 @@ def survey(
                     follow.name(value, names)
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 rows = len(value) // len(inputs) if value.ndim else 1
-                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before, rows)
+                placed = has_places(follow.axes(value))
+                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before, rows, placed)
 
         return hook
 

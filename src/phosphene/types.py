@@ -139,6 +139,7 @@ class Layer:
         layout: which axis of its output holds the channels; None where it is not known.
         fed: the same of what it was given.
         rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
+        placed: whether an axis of its output is known to be one of the image's places.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Layer:
     layout: Layout | None = None
     fed: Layout | None = None
     rows: int = 1
+    placed: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from phosphene import Classifier, attribute
 from phosphene.errors import ModelError
@@ -134,3 +135,225 @@ def test_an_object_that_keeps_features_is_copied_with_them() -> None:
     assert map_error(attribute(classifier, images.detach(), 1, "saliency").maps, wanted.abs().amax(dim=1)) <= 1e-5
     assert network.kept.stored is before
     assert prepare(classifier).network.module.kept is not network.kept
+
+
+class Registered(nn.Module):
+    """snntorch: every neuron is on a list of its class, by which all are set back."""
+
+    made: ClassVar[list[Any]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        Registered.made.append(self)
+        self.register_buffer("charge", torch.zeros(()), persistent=False)
+
+    @classmethod
+    def reset(cls) -> None:
+        for one in cls.made:
+            one.charge = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.charge = 0.8 * self.charge + x
+        return self.charge.sigmoid()
+
+
+class Spiking(nn.Module):
+    def __init__(self, resets: bool) -> None:
+        super().__init__()
+        self.conv, self.neuron, self.head = nn.Conv2d(3, 4, 5), Registered(), nn.Linear(4, 3)
+        if resets:
+            self.forward = self.set_back_first
+
+    def set_back_first(self, x: Tensor) -> Tensor:
+        type(self.neuron).reset()
+        return Spiking.forward(self, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neuron(self.conv(x)).mean((2, 3)))
+
+
+def test_a_registry_of_modules_that_passes_go_through_is_refused() -> None:
+    """A copy would set back the user's neurons and leave its own as they are."""
+    torch.manual_seed(0)
+    network = Spiking(resets=True).eval()
+    before = network.neuron.charge
+    with pytest.raises(ModelError, match="'made' of the class Registered"):
+        attribute(Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency")
+    assert network.neuron.charge is before
+
+
+def test_a_registry_of_modules_that_no_pass_reads_is_in_nobody_s_way() -> None:
+    torch.manual_seed(0)
+    network = Spiking(resets=False).eval()
+    assert attribute(Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency").maps.any()
+
+
+class Steps(nn.Module):
+    """spikingjelly: all inner values are (steps in time, N, ...)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 5), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[None].repeat(4, 1, 1, 1, 1)
+        return self.head(self.conv(x.flatten(0, 1)).mean((2, 3))).unflatten(0, x.shape[:2])
+
+
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Steps()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).mean(0)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_steps_in_time_are_no_images(count: int) -> None:
+    with pytest.raises(ModelError, match="no layer of Averaged has an output with places"):
+        attribute(Classifier.of(Averaged().eval()), torch.rand(count, 3, 28, 28), 1, "grad_cam")
+
+
+class LowRank(nn.Module):
+    """peft's lora.Linear."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.a, self.b = nn.Linear(base.in_features, 4, bias=False), nn.Linear(4, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.b(self.a(x))
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(16), nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=2)
+        return x + (q @ k.transpose(1, 2)).softmax(dim=-1) @ v
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.first = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(1, 1, 16))
+        self.block, self.head = Mixing(), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        return self.head(self.block(torch.cat([self.first.expand(len(x), -1, -1), x], dim=1))[:, 0])
+
+
+def test_the_usual_layer_is_the_same_under_a_low_rank_adapter() -> None:
+    torch.manual_seed(0)
+    network, images = Tokens().eval(), torch.rand(1, 3, 32, 32)
+    assert attribute(Classifier.of(network), images, 1, "grad_cam").layer == "block.norm"
+    network.block.qkv = LowRank(network.block.qkv)
+    assert attribute(Classifier.of(network), images, 1, "grad_cam").layer == "block.norm"
+
+
+class Queries(nn.Module):
+    """vit-pytorch's PatchMerger: learned queries, which are no places of the image."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.patch, self.mix = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+        self.queries, self.norm = nn.Parameter(torch.randn(count, 16)), nn.LayerNorm(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(self.patch(x).flatten(2).transpose(1, 2))
+        merged = (self.queries @ x.transpose(1, 2)).softmax(dim=-1) @ x
+        return self.head(self.norm(merged).mean(dim=1))
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_learned_queries_are_no_places(count: int) -> None:
+    torch.manual_seed(0)
+    found = attribute(Classifier.of(Queries(count).eval()), torch.rand(1, 3, 32, 32), 1, "grad_cam")
+    assert (found.layer, found.maps.shape) == ("mix", (1, 4, 4))
+
+
+class OfFunctions(Tokens):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        heads = x.unflatten(2, (1, 16)).transpose(1, 2)
+        return self.head(self.norm(x + flex_attention(heads, heads, heads).transpose(1, 2).flatten(2)).mean(dim=1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_attention_that_is_made_of_functions_can_be_looked_through() -> None:
+    """Of which PyTorch has no way back on the CPU."""
+    torch.manual_seed(0)
+    found = attribute(Classifier.of(OfFunctions().eval()), torch.rand(1, 3, 32, 32), 1, "eigen_cam", layer="norm")
+    assert found.maps.shape == (1, 4, 4)
+
+
+class Int8(Tensor):
+    """torchao's tensors: made of others, they know few operations."""
+
+    @staticmethod
+    def __new__(cls, whole: Tensor, _scale: Tensor) -> Any:
+        return Tensor._make_wrapper_subclass(cls, whole.shape, dtype=torch.float32, requires_grad=False)  # type: ignore[attr-defined]
+
+    def __init__(self, whole: Tensor, scale: Tensor) -> None:
+        self.whole, self.scale = whole, scale
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            return func(args[0], args[1].whole.float() * args[1].scale, *args[2:])
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
+            return cls(args[0].whole.clone(), args[0].scale.clone())
+        raise NotImplementedError(f"{func}")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return nn.Parameter(Int8(self.whole.clone(), self.scale.clone()), requires_grad=False)
+
+
+def test_weights_that_are_made_of_other_tensors_are_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    network, images = nn.Sequential(*layers).eval(), torch.rand(2, 3, 16, 16, requires_grad=True)
+    whole = (layers[-1].weight * 100).round().to(torch.int8)
+    layers[-1].weight = nn.Parameter(Int8(whole, torch.tensor(0.01)), requires_grad=False)
+    (wanted,) = torch.autograd.grad(network(images)[:, 1].sum(), images)
+    found = attribute(Classifier.of(network), images.detach(), 1, "saliency").maps
+    assert map_error(found, wanted.abs().amax(dim=1)) <= 1e-5
+
+
+class LinearPatches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.conv, self.head = nn.Linear(48, 16), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(nn.functional.pixel_unshuffle(x, 4).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def test_a_convolution_that_comes_after_linear_patches_says_nothing_of_pictures() -> None:
+    found = attribute(Classifier.of(LinearPatches().eval()), torch.rand(1, 3, 16, 16), 1, "saliency")
+    assert found.maps.shape == (1, 16, 16)
+
+
+class Fails(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no licence was found")
+
+
+def test_a_size_is_asked_for_where_sizes_are_what_is_wrong() -> None:
+    with pytest.raises(ModelError, match=r"no licence was found$"):
+        attribute(Classifier.of(Fails()), torch.rand(1, 3, 16, 16), 1, "saliency")

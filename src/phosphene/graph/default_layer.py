@@ -19,6 +19,9 @@ _PASSIVE = {
     )
 }
 
+# What makes no block of what is made of nothing else.
+_LINEAR = {kind.__name__ for kind in (nn.Linear, nn.Dropout, nn.Identity)}
+
 # Candidates that one pass looks at: more would have to be recorded from further down.
 _AT_ONCE = 8
 
@@ -52,9 +55,10 @@ def default_layer(
             f"no layer of {network} has an output with places: (N, C, h, w), (N, h, w, C) or tokens of the "
             "image's patches; name one with layer=, or use a method without layers (saliency, occlusion)"
         )
+    reached: dict[str, int] = {}
     for first in range(0, len(candidates), _AT_ONCE):
         asked = candidates[first : first + _AT_ONCE]
-        reached = positions_reached(asked)
+        reached |= positions_reached(asked)
         found = next((name for name in asked if reached.get(name, 0) >= 2), None)
         if found is not None:
             return found
@@ -66,23 +70,28 @@ def default_layer(
 def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
     """The layers whose output is a map of the image's places, the last first.
 
-    Those of which it is known which axes are places come before those that merely have the proportions of a map: by
-    chance weights, or heads by tokens by channels, have them too.
+    Those of which it is known that axes are places come before those that merely have the proportions of a map: by
+    chance weights, learned queries, or heads by tokens by channels, have them too.
     """
-    blocks = {name for layer in layers if "Norm" in layer.kind for name in _around(layer.name)}
+    blocks = {name for layer in layers if layer.kind not in _LINEAR for name in _around(layer.name)}
     fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in blocks)]
-    found = [layer.name for known in (True, False) for layer in fitting if (layer.layout is not None) is known]
+    found = [layer.name for known in (2, 1, 0) for layer in fitting if _known(layer) == known]
     # A network that squeezes one side alone has grids of other proportions than its images.
     return found or [
         layer.name for layer in reversed(layers) if layer.rows == 1 and len(layer.shape) == 3 and _has_extent(layer)
     ]
 
 
+def _known(layer: Layer) -> int:
+    """How much is known of a layer's places: that there are some, which axes they would be, nothing."""
+    return 0 if layer.layout is None else 1 + layer.placed
+
+
 def _is_candidate(layer: Layer, size: Size, is_block: bool) -> bool:
     if layer.rows != 1 or layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
         return False
-    # Inside a block many tokens are queries, keys or mixtures, also where a linear layer was put together of several
-    # (LoRA); its norms stand where it is entered and left, and what holds norms gives what its parts add up to.
+    # Inside a block many tokens are queries, keys or mixtures, also where a linear layer is put together of several
+    # (LoRA); its norms stand where it is entered and left, and what is made of parts gives what they add up to.
     return len(layer.shape) == 3 or "Norm" in layer.kind or is_block
 
 
