@@ -176,8 +176,8 @@ def test_a_registry_of_modules_that_passes_go_through_is_refused() -> None:
     """A copy would set back the user's neurons and leave its own as they are."""
     torch.manual_seed(0)
     network = Spiking(resets=True).eval()
-    before = network.neuron.charge
-    with pytest.raises(ModelError, match="'made' of the class Registered"):
+    network.neuron.charge = before = torch.full((), 0.5)
+    with pytest.raises(ModelError, match="a pass of a copy of Spiking changes the network itself"):
         attribute(Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency")
     assert network.neuron.charge is before
 

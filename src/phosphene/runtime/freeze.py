@@ -6,12 +6,13 @@ import copy
 import functools
 import types
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
@@ -107,6 +108,8 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
 
 def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
     """Note what cannot be copied as shared: of containers only those items, of tensors the values are copied."""
+    if isinstance(value, RemovableHandle):  # (a shared one would remove the original's hook when the copy goes)
+        return
     if id(value) in known or (error := _copy_error(value, known)) is None:
         return
     if isinstance(value, Tensor):
@@ -177,9 +180,7 @@ class _Own:
                 break
             # What all instances of a class share, but for what no pass reads, as a default for those to be made.
             for key, value in vars(kind).items():
-                if (
-                    isinstance(value, nn.Module) or (isinstance(value, Collection) and self._reaches(value))
-                ) and key in self._mentioned:
+                if isinstance(value, nn.Module) and key in self._mentioned:
                     raise self._refusal(f"the attribute '{key}' of the class {kind.__name__} ({where})")
         forward = getattr(type(child), "forward", None)
         if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):

@@ -28,6 +28,7 @@ from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import KINKS, Network, near
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
+from phosphene.runtime.state import State
 from phosphene.types import Layer, Layout
 
 Result = TypeVar("Result")
@@ -137,7 +138,8 @@ class Prepared(Classifier):
         super().check_images(images)
         # Before any pass, since it may say by which head scores are read.
         if self.network.first_look is None:
-            self.network.look((int(images.shape[-2]), int(images.shape[-1])))
+            with self._leaving_alone():
+                self.network.look((int(images.shape[-2]), int(images.shape[-1])))
             self.fingerprint.settle()
 
     @property
@@ -193,11 +195,25 @@ class Prepared(Classifier):
 
     def _settling(self, look: Callable[[], Result]) -> Result:
         """What a look at the layers gives; the first of them runs the network, which may count that."""
-        known = self.network.is_surveyed
-        found = look()
-        if not known:
-            self.fingerprint.settle()
+        if self.network.is_surveyed:
+            return look()
+        with self._leaving_alone():
+            found = look()
+        self.fingerprint.settle()
         return found
+
+    @contextmanager
+    def _leaving_alone(self) -> Iterator[None]:
+        """A first pass of the copy, after which the original has to be as it was."""
+        before = State(self.source.module)
+        yield
+        if before.is_changed():
+            before.restore()
+            self.network.first_look = None
+            raise ModelError(
+                f"a pass of a copy of {self.name} changes the network itself: its code reaches its own layers past "
+                "their attributes (through a list of their class, say); let it go through self.modules()"
+            )
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
