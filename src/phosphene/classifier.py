@@ -420,6 +420,16 @@ class Classifier:
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             hint = VOLUMES if isinstance(images, Tensor) and images.ndim == 5 else ""
+            if (
+                not hint
+                and isinstance(images, Tensor)
+                and images.ndim == 4
+                and self.preprocess == _of_channels(channels)
+            ):
+                hint = (
+                    "; if it is the first convolution that takes these and not the network, say so: "
+                    "Preprocess(None, None, mean, std) with as many means as the images have channels"
+                )
             raise OptionError(
                 f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
             )
@@ -727,7 +737,10 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
 
 
 def _as_it_is(module: nn.Module) -> Preprocess:
-    channels = input_channels(module)
+    return _of_channels(input_channels(module))
+
+
+def _of_channels(channels: int) -> Preprocess:
     return Preprocess(None, None, (0.0,) * channels, (1.0,) * channels)
 
 

@@ -213,7 +213,8 @@ class Similar(
     """How like the output for another picture the output is: the cosine of the two rows (N, D).
 
     Args:
-        reference: the output for the other picture, (D,); empty until a network has seen it.
+        reference: the output for the other picture, (D,) numbers, also as an array or tensor; empty until a network
+            has seen it.
         path: of the other picture, where it is a file.
 
     Example:
@@ -225,6 +226,11 @@ class Similar(
     path: str = ""
 
     def __post_init__(self) -> None:
+        try:
+            values = self.reference.tolist() if hasattr(self.reference, "tolist") else self.reference
+            object.__setattr__(self, "reference", tuple(float(value) for value in values))
+        except (TypeError, ValueError) as error:
+            raise OptionError("similar to what? the output for a picture is one row of numbers, (D,)") from error
         if not self.reference and not self.path:
             raise OptionError("similar to what? give the output for a picture, or the path of one")
 
@@ -275,8 +281,7 @@ def best_of_each(output: Any, count: int, name: str) -> Tensor:
     import torch
 
     if isinstance(output, Mapping) and "pred_boxes" in output:
-        best: Tensor = output["logits"].softmax(dim=-1)[..., :-1].amax(dim=1)
-        return best
+        return _of_each_box(output["logits"], count).amax(dim=1)
     if not _is_list_of_boxes(output):
         raise ModelError(
             f"{name} was given head='boxes', but returned no boxes as torchvision's detectors (boxes, labels, scores) "
@@ -291,14 +296,22 @@ def best_of_each(output: Any, count: int, name: str) -> Tensor:
     return torch.stack(rows)
 
 
+def _of_each_box(logits: Tensor, count: int) -> Tensor:
+    """(N, Q, K) the probabilities of each box's classes, out of DETR's logits, of which the last is "no object".
+
+    Where there is one for each of the `count` labels and no more (Deformable and RT-DETR, D-FINE), by a sigmoid.
+    """
+    return logits.sigmoid() if logits.shape[-1] == count else logits.softmax(dim=-1)[..., :-1]
+
+
 def _detections(outputs: Outputs, of: int | str) -> list[tuple[Tensor, Tensor]]:
     """Of each image (boxes (Q, 4) in pixels, the probability (Q,) of the class in each)."""
     import torch
 
     raw = outputs.raw
     if isinstance(raw, Mapping) and "pred_boxes" in raw and "logits" in raw:
-        likely = raw["logits"].softmax(dim=-1)
-        index = _index(of, int(likely.shape[-1]) - 1, outputs)
+        likely = _of_each_box(raw["logits"], len(outputs.reader.labels))
+        index = _index(of, int(likely.shape[-1]), outputs)
         height, width = _size(outputs)
         centers, sides = raw["pred_boxes"].split(2, dim=-1)
         corners = torch.cat([centers - sides / 2, centers + sides / 2], dim=-1)

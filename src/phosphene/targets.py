@@ -26,6 +26,7 @@ class Reader(Protocol):
     """What knows how a network's outputs are read: a Classifier."""
 
     name: str
+    labels: Labels
 
     @property
     def head(self) -> str:

@@ -61,7 +61,8 @@ def input_channels(module: nn.Module) -> int:
     """
     layers = [child for child in module.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
     found = next((child.in_channels for child in layers if isinstance(child, nn.Conv2d)), 3)
-    return 3 if found > 4 and isinstance(layers[0], nn.Linear) else found
+    # (A lazy convolution has none yet.)
+    return 3 if not found or (found > 4 and isinstance(layers[0], nn.Linear)) else found
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:

@@ -41,8 +41,32 @@ def comparable(value: Any, level: int = 0) -> Any:
         return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // SAMPLED)].tobytes()
     if level < _LEVELS and is_settings(value):
         own = object.__getattribute__(value, "__dict__")
-        return [(key, comparable(item, level + 1)) for key, item in own.items()]
+        return [(key, comparable(item, level + 1)) for key, item in own.items()] + of_class(type(value), level + 1)
+    if level < _LEVELS and is_settings_class(value):
+        return id(value), of_class(value, level + 1)
     return id(value)
+
+
+def of_class(kind: type, level: int = 0) -> list[tuple[str, Any]]:
+    """The plain values that a class of settings holds itself, and those of the classes in it."""
+    return [(key, comparable(item, level)) for key, item in vars(kind).items() if _is_value(key, item)]
+
+
+def _is_value(key: str, item: Any) -> bool:
+    plain = isinstance(item, int | float | str | None | list | tuple | dict | set)
+    return not key.startswith("__") and (plain or is_settings_class(item))
+
+
+def is_settings_class(value: Any) -> bool:
+    """Whether it is a class of a few plain values, which code reads as settings.
+
+    Example:
+        >>> is_settings_class(type("Config", (), {"scale": 2.0})), is_settings_class(nn.ReLU)
+        (True, False)
+    """
+    if not isinstance(value, type) or issubclass(value, nn.Module | Tensor) or len(vars(value)) > MOST_ITEMS:
+        return False
+    return any(_is_value(key, item) for key, item in vars(value).items())
 
 
 def is_settings(value: Any) -> bool:
@@ -55,7 +79,7 @@ def is_settings(value: Any) -> bool:
         own = object.__getattribute__(value, "__dict__")  # (past code of its own)
     except AttributeError:
         return False
-    return 0 < len(own) <= MOST_ITEMS
+    return len(own) <= MOST_ITEMS and (bool(own) or is_settings_class(type(value)))
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.comparable import CONTAINERS, MOST_ITEMS, SAMPLED, comparable, is_plain, is_settings
+from phosphene.runtime.comparable import (
+    CONTAINERS,
+    MOST_ITEMS,
+    SAMPLED,
+    comparable,
+    is_plain,
+    is_settings,
+    is_settings_class,
+)
 from phosphene.runtime.surroundings import Surroundings
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -57,7 +65,7 @@ class Fingerprint:
             (value, comparable(value))
             for own in tables
             for key, value in own.items()
-            if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value))
+            if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
         ]
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         # A tensor made in inference mode does not count its changes.

@@ -123,7 +123,8 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
                         once_more = _tried(run, image)
                     recorded = again is not None and once_more is not None and _alike(once_more, seen)
                     drawn, alike = not recorded, recorded and again is not None and _alike(last, again)
-            if seeds and not drawn:  # (a coin that chooses among layers may fall alike several times)
+            # A coin that chooses among layers may fall alike several times, and what is drawn may change nothing.
+            if seeds and (alike or not drawn):
                 with torch.enable_grad():
                     more = [_tried(run, image) for _ in range(_COINS)]
                 drawn = any(found is None or not _alike(found, seen) for found in more)

@@ -67,6 +67,8 @@ def duplicate(
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
         ) from error
+    if copied.training and not module.training:  # (torchvision's feature extractors come back in train mode)
+        copied.eval()
     mine = set(module.modules())
     for name, child in copied.named_modules():
         if child in mine:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from phosphene.classifier import Classifier
-from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings
+from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings, is_settings_class
 
 # Nobody changes the code of these between two calls but by naming it anew, which is seen where it is named.
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "timm", "torchvision", "transformers"}
@@ -197,6 +197,8 @@ def _function(value: Any) -> types.FunctionType | None:
 
 
 def _is_filled(value: Any) -> bool:
+    if isinstance(value, type):
+        return not _is_library(value.__module__) and is_settings_class(value)
     own = isinstance(value, Namespace | types.SimpleNamespace) or not _is_library(type(value).__module__)
     return isinstance(value, CONTAINERS) or (own and is_settings(value))
 

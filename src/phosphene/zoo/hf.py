@@ -62,9 +62,11 @@ def load(name: str, weights: Weights = None) -> Classifier:
     transformers = _transformers()
     with _quiet(transformers):
         network = _network(transformers, name, weights)
-        config = network.config
+        config: Any = network.config
         processor = _processor(transformers, name)
     spec, labels = f"hf:{name}", _labels(config)
+    if labels is None and _head(config) == "boxes":  # (their number says whether the scores have one of no object)
+        labels = tuple(f"LABEL_{index}" for index in range(config.num_labels))
     preprocess = _preprocess(_facts(transformers, name, processor), int(getattr(config, "num_channels", 3)), spec)
     if processor is not None:
         _compare(processor, preprocess, spec)
@@ -130,7 +132,9 @@ def _processor(transformers: Any, name: str) -> Any:
 def _facts(transformers: Any, name: str, processor: Any) -> Mapping[str, Any]:
     """The processor's settings; none where there is no processor."""
     if processor is not None:
-        return dict(processor.to_dict())
+        facts = dict(processor.to_dict())
+        # (What is None there is left out of them.)
+        return facts | {"do_normalize": bool(getattr(processor, "do_normalize", "image_mean" in facts))}
     base = import_module("transformers.image_processing_base").ImageProcessingMixin
     try:
         return dict(base.get_image_processor_dict(name)[0])
@@ -144,7 +148,7 @@ def _preprocess(facts: Mapping[str, Any], channels: int, spec: str) -> Preproces
     if facts.get("do_rescale", True) and abs(facts.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise ModelError(f"{spec}: its processor scales pixels by {facts['rescale_factor']}; pass preprocess=")
     mean, std = (0.0,) * channels, (1.0,) * channels
-    if facts.get("do_normalize", True):
+    if facts.get("do_normalize", "image_mean" in facts):
         mean, std = _each(facts.get("image_mean", 0.5), channels), _each(facts.get("image_std", 0.5), channels)
     if facts.get("include_top"):  # (EfficientNet's divides once more)
         std = tuple(value * value for value in std)
@@ -152,7 +156,8 @@ def _preprocess(facts: Mapping[str, Any], channels: int, spec: str) -> Preproces
         mean = tuple(value + 1 for value in mean)
     size, short_side = _geometry(facts)
     interpolation = _FILTERS.get(int(facts.get("resample", 2)), "bicubic")
-    return Preprocess(size, short_side, mean, std, interpolation)
+    flipped = bool(facts.get("do_flip_channel_order")) and channels == 3
+    return Preprocess(size, short_side, mean, std, interpolation, order="BGR" if flipped else "RGB")
 
 
 def _each(value: Any, channels: int) -> tuple[float, ...]:
