@@ -110,13 +110,19 @@ class Follow(Operations):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
+        self._followed: Any = WeakTensorKeyDictionary()
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
 
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""
         self._known[value] = named(value.shape, names)
+        self._followed[value] = True
         return value
+
+    def follows(self, value: Tensor) -> bool:
+        """Whether a value was made of a named one, by whatever operations."""
+        return value in self._followed
 
     def axes(self, value: Tensor) -> Axes | None:
         """The axes of a value, or None where they are not known."""
@@ -139,12 +145,12 @@ class Follow(Operations):
         return found if around is None else f"{found}:{around[0]}+{around[1]}"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if isinstance(func, HigherOrderOperator):  # (attention that is made of a function: what follows is not known)
-            return func(*args, **(kwargs or {}))
-        values = tensors_in((*args, *(kwargs or {}).values()))
+        values = list(tensors_in((*args, *(kwargs or {}).values())))
         given = {item: self._known[item] for item in values if item in self._known}
         output = func(*args, **(kwargs or {}))
-        if given:
+        if any(item in self._followed for item in values):
+            self._followed.update(dict.fromkeys(tensors_in((output,)), True))
+        if given and not isinstance(func, HigherOrderOperator):  # (of attention that is made of a function)
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or known.joins_images()

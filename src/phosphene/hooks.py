@@ -169,7 +169,8 @@ def survey(
             if value is not None and threading.get_ident() == thread and not _is_wrapped(value):
                 calls = seen.pop(name).calls + 1 if name in seen else 1
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
-                    follow.name(value, names)
+                    # (A norm of learned queries, say, has tokens, but no places.)
+                    follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 rows = len(value) // len(inputs) if value.ndim else 1
                 placed = has_places(follow.axes(value))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from phosphene import Classifier, attribute
-from phosphene.errors import ModelError
-from phosphene.runtime import prepare
+from phosphene import Classifier, Detected, Similar, attribute
+from phosphene.errors import ModelError, OptionError
+from phosphene.runtime import forward, prepare
 from tests.comparing import map_error
 
 
@@ -357,3 +357,149 @@ class Fails(nn.Module):
 def test_a_size_is_asked_for_where_sizes_are_what_is_wrong() -> None:
     with pytest.raises(ModelError, match=r"no licence was found$"):
         attribute(Classifier.of(Fails()), torch.rand(1, 3, 16, 16), 1, "saliency")
+
+
+class Asks(nn.Module):
+    """Perceiver's attention: latents are normed, and get what they see added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.others = nn.LayerNorm(16), nn.LayerNorm(16)
+
+    def forward(self, latents: Tensor, x: Tensor) -> Tensor:
+        asked, keys = self.own(latents), self.others(x)
+        return latents + (asked @ keys.transpose(1, 2)).softmax(dim=-1) @ keys
+
+
+class Latents(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.patch, self.latents = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(count, 16))
+        self.look, self.head = Asks(), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        return self.head(self.look(self.latents.expand(len(x), -1, -1), x).mean(dim=1))
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_latents_are_no_places(count: int) -> None:
+    torch.manual_seed(0)
+    found = attribute(Classifier.of(Latents(count).eval()), torch.rand(1, 3, 32, 32), 1, "grad_cam")
+    assert (found.layer, found.maps.shape) == ("look.others", (1, 4, 4))
+
+
+class Config:
+    scale = 2.0
+
+    class Model:
+        scale = 2.0
+
+
+config = Config()
+
+
+class Configured(nn.Module):
+    def __init__(self, read: Any) -> None:
+        super().__init__()
+        self.conv, self.head, self.read, self.config = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), read, Config
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3)) * self.read(self))
+
+
+@pytest.mark.parametrize(
+    ("read", "of"),
+    [
+        (lambda _: config.scale, Config),
+        (lambda _: Config.Model.scale, Config.Model),
+        (lambda network: network.config.scale, Config),
+    ],
+)
+def test_settings_that_are_attributes_of_a_class_may_change(read: Any, of: type, monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    network, images = Configured(read).eval(), torch.rand(1, 3, 16, 16)
+    classifier = Classifier.of(network)
+    before = attribute(classifier, images, 1, "saliency").maps
+    monkeypatch.setattr(of, "scale", -6.0)
+    assert map_error(attribute(classifier, images, 1, "saliency").maps, 3 * before) <= 1e-5
+
+
+class TwoGraphs(nn.Module):
+    """torchvision's feature extractor: a copy of it comes back in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3))) * (-1 if self.training else 1)
+
+    def __deepcopy__(self, memo: Any) -> TwoGraphs:
+        made = TwoGraphs()
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+def test_a_copy_is_in_the_mode_of_its_original() -> None:
+    torch.manual_seed(0)
+    network, images = TwoGraphs().eval(), torch.rand(1, 3, 16, 16)
+    assert torch.allclose(forward(Classifier.of(network), images), network(images), atol=1e-6)
+
+
+def test_lazy_layers_are_asked_to_run_first() -> None:
+    network = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(ModelError, match="lazy layers that never ran; run it once"):
+        attribute(Classifier.of(network.eval()), torch.rand(1, 3, 16, 16), 1, "saliency")
+
+
+class MayFlip(nn.Module):
+    """torchvision's RandomHorizontalFlip(1.0): a number is drawn, which changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(-1) if torch.rand(1) < 1 else x
+
+
+def test_numbers_that_are_drawn_for_nothing_are_not_warned_of() -> None:
+    layers = MayFlip(), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    state = torch.get_rng_state()
+    assert not attribute(Classifier.of(nn.Sequential(*layers).eval()), torch.rand(1, 3, 16, 16), 1, "saliency").notes
+    assert not torch.equal(state, torch.get_rng_state())  # by this test's own
+
+
+@pytest.mark.parametrize("given", [lambda row: row, lambda row: row.numpy(), lambda row: row.tolist()])
+def test_a_reference_may_be_a_tensor(given: Any) -> None:
+    network, images = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        torch.rand(2, 3, 9, 9),
+    )
+    target = Similar(given(network(images[:1])[0].detach()))
+    found = attribute(Classifier.of(network, head="score"), images[1:], target, "saliency")
+    assert found.maps.any()
+    with pytest.raises(OptionError, match="one row of numbers"):
+        Similar(given(network(images).detach()))
+
+
+class Focal(nn.Module):
+    """RT-DETR, D-FINE: a score for each label and none of no object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        rows = self.head(self.conv(x).flatten(2).transpose(1, 2))
+        return {"logits": rows[..., :3], "pred_boxes": rows[..., 3:].sigmoid()}
+
+
+def test_boxes_with_a_score_for_each_label_are_read_by_a_sigmoid() -> None:
+    torch.manual_seed(0)
+    network, images = Focal().eval(), torch.rand(1, 3, 32, 32)
+    wanted = network(images)["logits"].sigmoid().amax(dim=1)
+    classifier = Classifier.of(network, ["cat", "dog", "cup"], head="boxes")
+    assert torch.allclose(classifier.logits(images), wanted, atol=1e-6)
+    assert attribute(classifier, images, 2, "saliency").maps.any()
+    box = Detected(2, (0.0, 0.0, 32.0, 32.0))
+    assert attribute(classifier, images, box, "saliency").maps.shape == (1, 32, 32)
+    with_none = Classifier.of(network, ["cat", "dog"], head="boxes")
+    assert torch.allclose(with_none.logits(images), network(images)["logits"].softmax(-1)[..., :2].amax(1), atol=1e-6)
