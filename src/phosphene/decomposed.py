@@ -57,27 +57,29 @@ def attention(
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, None]:
-    """What F.multi_head_attention_forward returns for self-attention without masks.
+    """What F.multi_head_attention_forward returns without masks, of tokens to themselves or to others.
 
     Args:
-        query: (T, N, E), or (T, E); key and value are the same tensor.
-        key: the same.
+        query: (T, N, E), or (T, E).
+        key: (S, N, E), or (S, E).
         value: the same.
         *rest: as that function takes them, in its order.
         **named: by name.
 
     Raises:
-        ModelError: for other forms: keys or values from elsewhere, masks, extra keys, separate weights.
+        ModelError: for other forms: masks, extra keys, separate weights.
     """
     given = dict(zip(_REST, rest, strict=False)) | named
     odd = [name for name in ("bias_k", "bias_v", "key_padding_mask", "attn_mask") if given.get(name) is not None]
     odd += [name for name in ("add_zero_attn", "use_separate_proj_weight", "is_causal") if given.get(name)]
-    if odd or not (query is key is value or key is value):
-        raise ModelError(f"attention with {', '.join(odd) or 'keys from elsewhere'} cannot be taken apart")
-    if not query.shape == key.shape:
-        raise ModelError("attention whose keys are from elsewhere cannot be taken apart")
+    if odd:
+        raise ModelError(f"attention with {', '.join(odd)} cannot be taken apart")
     weight, bias, heads = given["in_proj_weight"], given["in_proj_bias"], given["num_heads"]
-    queries, keys, values = F.linear(query, weight, bias).chunk(3, dim=-1)  # (T, N, E) each
+    if query is key is value:  # (one product is faster)
+        queries, keys, values = F.linear(query, weight, bias).chunk(3, dim=-1)  # (T, N, E) each
+    else:
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        queries, keys, values = map(F.linear, (query, key, value), weight.chunk(3), biases)
 
     def by_head(part: Tensor) -> Tensor:
         """(N, heads, T, d)."""

@@ -244,6 +244,18 @@ def test_the_module_taken_apart_is_the_same(batch_first):
         multi_head_attention(*given, layer.out_proj.weight, layer.out_proj.bias, attn_mask=torch.zeros(2, 2))
 
 
+@pytest.mark.parametrize("tokens", [5, 3])
+def test_the_module_taken_apart_may_ask_others(tokens):
+    """As pooling by a probe does, and a query with positions added to it."""
+    layer = nn.MultiheadAttention(12, 3).eval()
+    query, key, value = torch.rand(tokens, 2, 12), torch.rand(5, 2, 12), torch.rand(5, 2, 12)
+    for given in ((query, key, key), (query, key, value)):
+        expected = layer(*given, need_weights=False)[0]
+        weights = (layer.in_proj_weight, layer.in_proj_bias, None, None, False, 0.0)
+        found, _ = multi_head_attention(*given, 12, 3, *weights, layer.out_proj.weight, layer.out_proj.bias)
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("class_token", [True, False])
 def test_grad_cam_says_how_it_laid_the_tokens_out(class_token, images):
     classifier = classifier_of(VisionTransformer(class_token=class_token))

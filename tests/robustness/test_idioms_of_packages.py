@@ -460,11 +460,11 @@ class MayFlip(nn.Module):
         return x.flip(-1) if torch.rand(1) < 1 else x
 
 
-def test_numbers_that_are_drawn_for_nothing_are_not_warned_of() -> None:
+@pytest.mark.filterwarnings("ignore:.*draws random numbers")
+def test_of_numbers_that_are_drawn_no_more_is_said_than_was_seen() -> None:
     layers = MayFlip(), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    state = torch.get_rng_state()
-    assert not attribute(Classifier.of(nn.Sequential(*layers).eval()), torch.rand(1, 3, 16, 16), 1, "saliency").notes
-    assert not torch.equal(state, torch.get_rng_state())  # by this test's own
+    (note,) = attribute(Classifier.of(nn.Sequential(*layers).eval()), torch.rand(1, 3, 16, 16), 1, "saliency").notes
+    assert "passes may give other scores, though two had the same" in note
 
 
 @pytest.mark.parametrize("given", [lambda row: row, lambda row: row.numpy(), lambda row: row.tolist()])

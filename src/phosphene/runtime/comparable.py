@@ -48,13 +48,14 @@ def comparable(value: Any, level: int = 0) -> Any:
 
 
 def of_class(kind: type, level: int = 0) -> list[tuple[str, Any]]:
-    """The plain values that a class of settings holds itself, and those of the classes in it."""
-    return [(key, comparable(item, level)) for key, item in vars(kind).items() if _is_value(key, item)]
+    """The plain values that a class of settings holds itself, and those of the classes written in it."""
+    return [(key, comparable(item, level)) for key, item in vars(kind).items() if _is_value(kind, key, item)]
 
 
-def _is_value(key: str, item: Any) -> bool:
-    plain = isinstance(item, int | float | str | None | list | tuple | dict | set)
-    return not key.startswith("__") and (plain or is_settings_class(item))
+def _is_value(kind: type, key: str, item: Any) -> bool:
+    if isinstance(item, type):
+        return item.__qualname__ == f"{kind.__qualname__}.{key}" and is_settings_class(item)
+    return not key.startswith("__") and isinstance(item, int | float | str | None | list | tuple | dict | set)
 
 
 def is_settings_class(value: Any) -> bool:
@@ -66,7 +67,7 @@ def is_settings_class(value: Any) -> bool:
     """
     if not isinstance(value, type) or issubclass(value, nn.Module | Tensor) or len(vars(value)) > MOST_ITEMS:
         return False
-    return any(_is_value(key, item) for key, item in vars(value).items())
+    return any(_is_value(value, key, item) for key, item in vars(value).items())
 
 
 def is_settings(value: Any) -> bool:

@@ -123,8 +123,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
                         once_more = _tried(run, image)
                     recorded = again is not None and once_more is not None and _alike(once_more, seen)
                     drawn, alike = not recorded, recorded and again is not None and _alike(last, again)
-            # A coin that chooses among layers may fall alike several times, and what is drawn may change nothing.
-            if seeds and (alike or not drawn):
+            if seeds and not drawn:  # (a coin that chooses among layers may fall alike several times)
                 with torch.enable_grad():
                     more = [_tried(run, image) for _ in range(_COINS)]
                 drawn = any(found is None or not _alike(found, seen) for found in more)
@@ -137,9 +136,10 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
         f"than {watch.spread:.1g} at its first convolution; if it takes bytes and divides by 255 itself, say "
         "scale=255, with mean 0 and std 1 (Preprocess or JSON card)"
     )
+    others = "passes may give other scores, though two had the same" if alike else "each pass gives other scores"
     noise = (
-        f"{name} draws random numbers in its forward, also in eval mode (dropout or noise that stays on): each pass "
-        "gives other scores, and a map is that of one draw; switch it off, or pass several and average them"
+        f"{name} draws random numbers in its forward, also in eval mode (dropout or noise that stays on): {others}, "
+        "and a map is that of one draw; switch it off, or pass several and average them"
     )
     return FirstLook(
         memory_format=torch.channels_last if last_ones or last_alone else torch.contiguous_format,
