@@ -45,18 +45,24 @@ def attention(
     """
     if dropout_p or enable_gqa:
         raise ModelError("attention with dropout that stays on, or heads that share keys, cannot be taken apart")
-    products = (query @ key.transpose(-2, -1)) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
-        tokens, seen = products.shape[-2:]
-        attn_mask = torch.ones(tokens, seen, dtype=torch.bool, device=products.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        products = products.masked_fill(~attn_mask, float("-inf"))
-    elif attn_mask is not None:
-        products = products + attn_mask
-    return products.softmax(dim=-1) @ value
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return _weights(query, key, attn_mask, scale) @ value
 
 
-def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, None]:
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """(..., T, S) how much each query attends to each key; a mask says where, or is added to the products."""
+    products = (query @ key.transpose(-2, -1)) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if mask is not None and mask.dtype == torch.bool:
+        products = products.masked_fill(~mask, float("-inf"))
+    elif mask is not None:
+        products = products + mask
+    return products.softmax(dim=-1)
+
+
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any
+) -> tuple[Tensor, Tensor | None]:
     """What F.multi_head_attention_forward returns without masks, of tokens to themselves or to others.
 
     Args:
@@ -86,9 +92,13 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, 
         part = part.unsqueeze(1) if part.ndim == 2 else part
         return part.reshape(part.shape[0], part.shape[1], heads, -1).permute(1, 2, 0, 3)
 
-    mixed = attention(by_head(queries), by_head(keys), by_head(values))
-    mixed = mixed.permute(2, 0, 1, 3).reshape(query.shape)
-    return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]), None
+    weights = _weights(by_head(queries), by_head(keys))
+    mixed = (weights @ by_head(values)).permute(2, 0, 1, 3).reshape(query.shape)
+    output = F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"])
+    if not given.get("need_weights", True):
+        return output, None
+    shown = weights.mean(dim=1) if given.get("average_attn_weights", True) else weights
+    return output, shown if query.ndim == 3 else shown.squeeze(0)
 
 
 _REST = (

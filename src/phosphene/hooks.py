@@ -82,6 +82,10 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
                     f"layer '{name}' gives whole numbers, as quantized layers do, whose channels are not read; use "
                     "occlusion or rise, or the network before it was quantized"
                 )
+            if value.is_complex():
+                raise ModelError(
+                    f"layer '{name}' gives complex numbers, whose channels are not read; name another layer"
+                )
             value = value if edit is None else edit(name, value)
             found[name] = value
             return _replace_first(output, value.clone())
@@ -166,6 +170,8 @@ def survey(
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             fed = first_tensor(arguments)
             value = None if _is_of_many(output, fed) else first_tensor(output)
+            if value is not None and value.is_complex():
+                value = None
             if value is not None and threading.get_ident() == thread and not _is_wrapped(value):
                 calls = seen.pop(name).calls + 1 if name in seen else 1
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:

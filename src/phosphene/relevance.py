@@ -400,6 +400,8 @@ class _Relevance(TorchFunctionMode):
         if name in _CONVOLUTIONS or name == "linear":
             return self._layer(func, values, rest, kwargs, name != "linear")
         if name == "batch_norm":
+            if len(rest) == 8:  # the operator's own order, as exported networks call it: weight and bias first
+                rest = [*rest[2:4], *rest[:2], *rest[4:7]]
             return self._batch_norm(values, *rest, **kwargs)
         if name in _ACTIVATIONS and _is_feature(values) and not any(map(_is_feature, rest)):
             held = tuple(False if item is True else item for item in rest) if _takes_inplace(func) else tuple(rest)

@@ -503,3 +503,84 @@ def test_boxes_with_a_score_for_each_label_are_read_by_a_sigmoid() -> None:
     assert attribute(classifier, images, box, "saliency").maps.shape == (1, 32, 32)
     with_none = Classifier.of(network, ["cat", "dog"], head="boxes")
     assert torch.allclose(with_none.logits(images), network(images)["logits"].softmax(-1)[..., :2].amax(1), atol=1e-6)
+
+
+class Pair(nn.Module):
+    """A Siamese network: one body sees both pictures, the fixed one last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU()), nn.Linear(8, 2)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.head((self.body(one).mean((2, 3)) - self.body(other).mean((2, 3))).abs())
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam", "score_cam"])
+@pytest.mark.parametrize("layer", [None, "body"])
+def test_the_usual_layer_is_not_that_of_a_fixed_picture(method: str, layer: str | None) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier.of(Pair().eval(), inputs={"other": torch.rand(1, 3, 32, 32)})
+    with pytest.raises(ModelError, match="last output of layer 'body' of Pair is of inputs that are fixed"):
+        attribute(classifier, torch.rand(1, 3, 32, 32), 1, method, **({"layer": layer} if layer else {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
+def test_relus_in_torchscript_are_reached_by_no_rule(method: str) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    whole, frozen = torch.jit.script(nn.Sequential(*layers).eval()), torch.jit.script(nn.Sequential(*layers).eval())
+    part = nn.Sequential(torch.jit.script(nn.Sequential(*layers[:3]).eval()), *layers[3:]).eval()
+    for network in (whole, torch.jit.freeze(frozen), part):
+        with pytest.raises(ModelError, match=r"does not reach .* TorchScript"):
+            attribute(Classifier.of(network), torch.rand(1, 3, 16, 16), 1, method)
+
+
+class KeepsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 4)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        output, weights = self.attention(x, x, x)
+        self.weights = weights.detach()
+        return self.head((x + output).mean(1))
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "attention_relevance", "attn_lrp"])
+def test_a_network_may_keep_its_attention(method: str) -> None:
+    torch.manual_seed(0)
+    assert attribute(Classifier.of(KeepsWeights().eval()), torch.rand(1, 3, 32, 32), 1, method).maps.any()
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 2, 1).to(torch.cfloat), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x.to(torch.cfloat)).abs().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_channels_of_complex_numbers_are_not_read() -> None:
+    classifier, images = Classifier.of(Complex().eval()), torch.rand(1, 3, 32, 32)
+    with pytest.raises(ModelError, match="no layer of Complex has an output with places"):
+        attribute(classifier, images, 1, "grad_cam")
+    with pytest.raises(ModelError, match="layer 'conv' gives complex numbers"):
+        attribute(classifier, images, 1, "grad_cam", layer="conv")
+    assert attribute(classifier, images, 1, "saliency").maps.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_relevance_of_an_exported_norm_is_that_of_the_norm() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    network, images = nn.Sequential(*layers).eval(), torch.rand(1, 3, 16, 16)
+    layers[1].running_mean.normal_()
+    exported = torch.export.unflatten(torch.export.export(network, (images,)))
+    wanted = attribute(Classifier.of(network), images, 1, "lrp").maps
+    assert map_error(attribute(Classifier.of(exported), images, 1, "lrp").maps, wanted) <= 1e-5

@@ -67,7 +67,8 @@ def duplicate(
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
         ) from error
-    if copied.training and not module.training:  # (torchvision's feature extractors come back in train mode)
+    # torchvision's feature extractors come back in train mode; frozen TorchScript has no modes.
+    if getattr(copied, "training", False) and not getattr(module, "training", True):
         copied.eval()
     mine = set(module.modules())
     for name, child in copied.named_modules():

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead, spatial_map
-from phosphene.hooks import ReluRule, capture, capture_input, relu_rule
+from phosphene.hooks import ReluRule, capture, capture_input, is_scripted, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
@@ -156,6 +156,7 @@ def rule_gradient(
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
     """
     prepared, target = asked(classifier, images, target, [] if to is None else [to])
+    scripted = [name or "the network" for name, child in prepared.module.named_modules() if is_scripted(child)]
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
@@ -165,6 +166,10 @@ def rule_gradient(
         with relu_rule(rule) as check, start_of_graph as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
             check(values)
+            if scripted and to is None:  # (where several steps are joined into one, its ReLUs are not seen to escape)
+                raise ModelError(
+                    f"the ReLU rule does not reach {scripted[0]}, which is TorchScript; pass plain Python modules"
+                )
             leaf = found.get(to or "")
             (gradient,) = (None,) if leaf is None else gradients(prepared, values, [leaf])
         if gradient is None and to is not None:

@@ -269,9 +269,7 @@ class Prepared(Classifier):
             NotFoundError: if there is none.
             ModelError: if it looks at other inputs of the network than the picture.
         """
-        if layer is None:
-            return self.default_layer
-        name = layer_name(self.source.module, layer)
+        name = self.default_layer if layer is None else layer_name(self.source.module, layer)
         if self.inputs.of_item is None and not self._settling(lambda: self.network.sees_picture(name)):
             raise ModelError(
                 f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
