@@ -270,6 +270,23 @@ def is_scripted(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
+# What TorchScript calls them, and the activations that no rule covers.
+_IN_SCRIPTS = re.compile(
+    r"aten::(relu6?|hardtanh|threshold|clamp(_min)?|maximum|silu|gelu|hardswish|mish|s?elu|celu|leaky_relu|r?prelu|rrelu|"
+    r"softplus)_?\("
+)
+
+
+def hides_relus(module: nn.Module) -> bool:
+    """Whether a module is TorchScript in which something is rectified: no rule for ReLUs reaches it.
+
+    Example:
+        >>> hides_relus(nn.ReLU())
+        False
+    """
+    return is_scripted(module) and _IN_SCRIPTS.search(str(module.inlined_graph)) is not None
+
+
 # What the autograd graph calls activations that no rule for ReLUs covers, and ReLUs that escaped the rule.
 _NO_RULE = (
     *("Silu", "Gelu", "Hardswish", "Mish", "Elu", "Celu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Softplus"),

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead, spatial_map
-from phosphene.hooks import ReluRule, capture, capture_input, is_scripted, relu_rule
+from phosphene.hooks import ReluRule, capture, capture_input, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
@@ -156,7 +156,7 @@ def rule_gradient(
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
     """
     prepared, target = asked(classifier, images, target, [] if to is None else [to])
-    scripted = [name or "the network" for name, child in prepared.module.named_modules() if is_scripted(child)]
+    scripted = [name or "the network" for name, child in prepared.module.named_modules() if hides_relus(child)]
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
