@@ -419,13 +419,9 @@ class Classifier:
         channels = self.preprocess.channels
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            hint = VOLUMES if isinstance(images, Tensor) and images.ndim == 5 else ""
-            if (
-                not hint
-                and isinstance(images, Tensor)
-                and images.ndim == 4
-                and self.preprocess == _of_channels(channels)
-            ):
+            axes = images.ndim if isinstance(images, Tensor) else 0
+            hint = VOLUMES if axes == 5 else ""
+            if axes == 4 and self.preprocess == _of_channels(channels):
                 hint = (
                     "; if it is the first convolution that takes these and not the network, say so: "
                     "Preprocess(None, None, mean, std) with as many means as the images have channels"

@@ -170,9 +170,8 @@ def survey(
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             fed = first_tensor(arguments)
             value = None if _is_of_many(output, fed) else first_tensor(output)
-            if value is not None and value.is_complex():
-                value = None
-            if value is not None and threading.get_ident() == thread and not _is_wrapped(value):
+            of_others = value is None or value.is_complex() or _is_wrapped(value)
+            if value is not None and not of_others and threading.get_ident() == thread:
                 calls = seen.pop(name).calls + 1 if name in seen else 1
                 if follow.axes(value) is None and (names := _axes_of_kind(module, value)) is not None:
                     # (A norm of learned queries, say, has tokens, but no places.)
@@ -272,7 +271,7 @@ def is_scripted(module: nn.Module) -> bool:
 
 # What TorchScript calls them, and the activations that no rule covers.
 _IN_SCRIPTS = re.compile(
-    r"aten::(relu6?|hardtanh|threshold|clamp(_min)?|maximum|silu|gelu|hardswish|mish|s?elu|celu|leaky_relu|r?prelu|rrelu|"
+    r"aten::(relu6?|hardtanh|threshold|clamp(_min)?|maximum|silu|gelu|hardswish|mish|[sc]?elu|leaky_relu|prelu|rrelu|"
     r"softplus)_?\("
 )
 

@@ -182,6 +182,19 @@ def test_a_registry_of_modules_that_passes_go_through_is_refused() -> None:
     assert network.neuron.charge is before
 
 
+def test_a_registry_is_put_back_where_the_pass_fails_too(monkeypatch: Any) -> None:
+    network = Spiking(resets=True).eval()
+    network.neuron.charge = before = torch.full((), 0.5)
+
+    def fails(*_: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registered, "forward", fails)
+    with pytest.raises(KeyboardInterrupt):
+        attribute(Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency")
+    assert network.neuron.charge is before
+
+
 def test_a_registry_of_modules_that_no_pass_reads_is_in_nobody_s_way() -> None:
     torch.manual_seed(0)
     network = Spiking(resets=False).eval()

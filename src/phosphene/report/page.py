@@ -210,7 +210,7 @@ def _templates() -> Environment:
     environment.filters["sure"] = _sure
     environment.filters["reason"] = reason
     environment.filters["row_name"] = _row_name
-    environment.filters["breakable"] = _breakable
+    environment.filters["file_name"] = _file_name
     return environment
 
 
@@ -250,9 +250,9 @@ def _row_name(row: Mapping[str, Any]) -> str:
     return str(row.get("path") or row.get("unit") or row.get("layer") or " + ".join(first))
 
 
-def _breakable(name: str) -> Markup:
-    """The name of a file that a line may break after its hyphens, dots and underscores, before it breaks in a word."""
-    return Markup("<wbr>").join(re.split(r"(?<=[-._])", name))
+def _file_name(path: str) -> Markup:
+    """The name of a file, which a line may break after hyphens, dots and underscores, before it breaks in a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-._])", re.split(r"[\\/]", path)[-1]))
 
 
 def _sure(row: Mapping[str, Any]) -> float:

@@ -205,10 +205,13 @@ class Prepared(Classifier):
     @contextmanager
     def _leaving_alone(self) -> Iterator[None]:
         """A first pass of the copy, after which the original has to be as it was."""
-        before = State(self.source.module)
-        yield
-        if before.is_changed():
-            before.restore()
+        before, changed = State(self.source.module), False
+        try:
+            yield
+        finally:
+            if changed := before.is_changed():
+                before.restore()
+        if changed:
             self.network.first_look = None
             raise ModelError(
                 f"a pass of a copy of {self.name} changes the network itself: its code reaches its own layers past "
