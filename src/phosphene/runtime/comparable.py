@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 # PyTorch's counting (`.data`) shows in these.
 MOST_ITEMS, SAMPLED = 64, 8
 _LEVELS = 2
+_PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (list, dict, set, deque, np.ndarray, types.MethodType, functools.partial)
 
 
@@ -25,7 +26,7 @@ def comparable(value: Any, level: int = 0) -> Any:
         level: how many objects it was reached through: of objects in objects no more than two are looked into.
     """
     kind = type(value)
-    if kind in (int, bool, str, float, type(None)):
+    if kind in _PLAIN:
         return value
     if kind in (list, tuple, deque) and len(value) <= MOST_ITEMS:
         return [comparable(item, level) for item in value]
@@ -72,15 +73,18 @@ def is_settings_class(value: Any) -> bool:
 
 def is_settings(value: Any) -> bool:
     """Whether an object is one of a few named values: of a dataclass, a namespace or another plain class."""
-    if isinstance(value, nn.Module | Tensor | type | types.ModuleType):
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, nn.Module | Tensor | type | types.ModuleType):
         return False
-    if callable(value) and type(value).__module__.partition(".")[0] in ("builtins", "functools", "torch"):
+    if callable(value) and kind.__module__.partition(".")[0] in ("builtins", "functools", "torch"):
         return False
     try:
         own = object.__getattribute__(value, "__dict__")  # (past code of its own)
     except AttributeError:
         return False
-    return len(own) <= MOST_ITEMS and (bool(own) or is_settings_class(type(value)))
+    if not own:  # (tables of hooks are OrderedDicts: nothing in their class is a setting)
+        return kind is not OrderedDict and is_settings_class(kind)
+    return len(own) <= MOST_ITEMS
 
 
 def is_plain(tensor: Tensor) -> bool:
