@@ -276,6 +276,8 @@ def pretend(name: str = "privateuseone:0", *, float64: bool = True) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, kind, _Module(device), raising=False)
         patch.setitem(sys.modules, f"torch.{kind}", getattr(torch, kind))
+        # Autocast of PyTorch 2.8 asks for macOS's version, by a function that is built on Apple's machines alone.
+        patch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True, raising=False)
         torch.get_device_module.cache_clear()  # it remembers the module of the device before
         with device:
             yield device
