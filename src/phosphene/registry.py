@@ -259,6 +259,8 @@ def entry(kind: Kind, name: str) -> Entry:
         known = entries(kind)
         if name not in known:
             near = suggest(name, known) or f" (there are: {', '.join(known)})"
+            if kind == "attribution" and set(name.split(",")) <= set(known):
+                near = f"; name each by itself, as in {' '.join(f'--method {one}' for one in name.split(','))}"
             raise NotFoundError(f"no {kind} method '{name}'{near}")
     return _ENTRIES[kind, name]
 

@@ -83,6 +83,7 @@ def test_near_names_stand_without_all_the_others(tmp_path):
     (tmp_path / "net.py").write_text("def make(): ...")
     for arguments, message in (
         (["--method", "gradcam"], "no attribution method 'gradcam'; did you mean 'grad_cam' or "),
+        (["--method", "saliency,grad_cam"], "name each by itself, as in --method saliency --method grad_cam"),
         (["--model", "embeded"], "no model 'embeded'; did you mean 'embedded'?"),
         (["--model", "net.py:mak"], "phosphene: net.py has no 'mak'; did you mean 'make'?"),
     ):
