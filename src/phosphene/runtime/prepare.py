@@ -205,7 +205,7 @@ class Prepared(Classifier):
     @contextmanager
     def _leaving_alone(self) -> Iterator[None]:
         """A first pass of the copy, after which the original has to be as it was."""
-        before, changed = State(self.source.module), False
+        before = State(self.source.module)
         try:
             yield
         finally:
