@@ -43,15 +43,35 @@ def layout_of(axes: Axes | None) -> Layout | None:
         ('NCHW', 'NHWC')
         >>> layout_of(named((1, 3, 64), "NCP")), layout_of(None)
         ('NCT', None)
+        >>> layout_of(named((64, 1, 3), "PNC"))
+        'TNC'
     """
     if axes is None or len(axes) not in (3, 4):
         return None
+    if _have_tokens_first(axes):
+        return "TNC"
     first, last = (_purity(axes[place]) for place in (1, -1))
     if first == last:
         return None
     if len(axes) == 4:
         return "NCHW" if first > last else "NHWC"
     return "NCT" if first > last else "NTC"
+
+
+def _have_tokens_first(axes: Axes) -> bool:
+    """Whether places come before the images, as attention takes them unless it is told batch_first."""
+    tokens, images = ({name for name, _ in axis} for axis in axes[:2])
+    return len(axes) == 3 and PLACES in tokens and IMAGES not in tokens and images <= {IMAGES} and _purity(axes[2]) == 1
+
+
+def is_tokens_first(layout: Layout | None) -> bool:
+    """Whether a layer gives its images second, behind its tokens.
+
+    Example:
+        >>> is_tokens_first("TNC:1+0"), is_tokens_first("NTC"), is_tokens_first(None)
+        (True, False, False)
+    """
+    return layout is not None and layout.startswith("TNC")
 
 
 def has_places(axes: Axes | None) -> bool:
@@ -139,7 +159,7 @@ class Follow(Operations):
             'NTC:1+0'
         """
         found = layout_of(self.axes(value))
-        if found not in ("NTC", "NCT"):
+        if found not in ("NTC", "NCT", "TNC"):
             return found
         around = self.around.get(int(value.shape[found.index("T")]))
         return found if around is None else f"{found}:{around[0]}+{around[1]}"

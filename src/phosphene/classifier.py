@@ -245,8 +245,8 @@ class Classifier:
             and goes with every image, all else is handed over as it is. Or a function of a source's Item (its path,
             columns, label) that returns such a dict for each picture; in Python `given` says them.
         explained: the name of the input that is the picture; None for the first that is not fixed.
-        layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT; of
-            tokens also how many before and behind those of the patches are no places: "NTC:1+5".
+        layouts: for layers whose output is misread, which axis of it is which: {"name": "NHWC"}, or NCHW, NTC, NCT,
+            TNC; of tokens also how many before and behind those of the patches are no places: "NTC:1+5".
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -725,8 +725,8 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
     for layer, layout in (layouts or {}).items():
         if not is_layout(layout):
             raise OptionError(
-                f"layout {layout!r} of layer '{layer}' is unknown; choose NCHW, NHWC, NTC or NCT, or NTC:1+5 where one "
-                "token before and five behind those of the patches are no places"
+                f"layout {layout!r} of layer '{layer}' is unknown; choose NCHW, NHWC, NTC, NCT or TNC, or NTC:1+5 "
+                "where one token before and five behind those of the patches are no places"
             )
         checked[layer_name(module, layer)] = layout
     return checked

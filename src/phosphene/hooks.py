@@ -18,7 +18,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from phosphene.axes import Follow, has_places
+from phosphene.axes import Follow, has_places, is_tokens_first
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
@@ -41,7 +41,9 @@ def did_not_run(layer: str) -> ModelError:
 
 
 @contextmanager
-def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) -> Iterator[dict[str, Tensor]]:
+def capture(
+    module: nn.Module, layers: Sequence[str], edit: Edit | None = None, *, tokens_first: Set[str] = frozenset()
+) -> Iterator[dict[str, Tensor]]:
     """The outputs of named layers, filled in while the module runs inside the context.
 
     What follows a captured layer in place (an in-place ReLU) works on a copy, so the captured value stays
@@ -52,6 +54,7 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
         module: any module.
         layers: dotted names; "" is the module itself.
         edit: replaces each output before it is kept and passed on, called with (name, output).
+        tokens_first: those of the layers whose outputs are (T, N, C): they are kept, and edited, as (N, T, C).
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
@@ -86,9 +89,11 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
                 raise ModelError(
                     f"layer '{name}' gives complex numbers, whose channels are not read; name another layer"
                 )
+            value = value.transpose(0, 1) if name in tokens_first else value
             value = value if edit is None else edit(name, value)
             found[name] = value
-            return _replace_first(output, value.clone())
+            passed = value.transpose(0, 1) if name in tokens_first else value
+            return _replace_first(output, passed.clone())
 
         return hook
 
@@ -100,7 +105,9 @@ def capture(module: nn.Module, layers: Sequence[str], edit: Edit | None = None) 
 
 
 @contextmanager
-def capture_input(module: nn.Module, layer: str, edit: Edit | None = None) -> Iterator[dict[str, Tensor]]:
+def capture_input(
+    module: nn.Module, layer: str, edit: Edit | None = None, *, tokens_first: bool = False
+) -> Iterator[dict[str, Tensor]]:
     """The first tensor that a named layer is given, filled in while the module runs; else as `capture`."""
     found: dict[str, Tensor] = {}
     thread = threading.get_ident()
@@ -110,8 +117,9 @@ def capture_input(module: nn.Module, layer: str, edit: Edit | None = None) -> It
         value = first_tensor(source)
         if threading.get_ident() != thread or value is None:
             return None
+        value = value.transpose(0, 1) if tokens_first else value
         found[layer] = value = value if edit is None else edit(layer, value)
-        changed = _replace_first(source, value.clone())
+        changed = _replace_first(source, (value.transpose(0, 1) if tokens_first else value).clone())
         return (changed, keywords) if source is arguments else (arguments, changed)
 
     handle = module.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
@@ -177,8 +185,9 @@ def survey(
                     # (A norm of learned queries, say, has tokens, but no places.)
                     follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
-                rows = len(value) // len(inputs) if value.ndim else 1
                 placed = has_places(follow.axes(value))
+                value = value.transpose(0, 1) if is_tokens_first(layout) else value
+                rows = len(value) // len(inputs) if value.ndim else 1
                 seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before, rows, placed)
 
         return hook

@@ -29,9 +29,10 @@ Background = Literal["keep", "fade", "transparent"]
 Layout = str
 """Which axis of a layer's output is which: images N, channels C, rows H and columns W, or tokens T; of `LAYOUTS`.
 
-Of tokens also how many of them, before and behind those of places, are no places: NTC:1+5.
+Of tokens also how many of them, before and behind those of places, are no places: NTC:1+5. What is kept of a layer
+whose tokens come first, TNC, has its images first like any other.
 """
-LAYOUTS = ("NCHW", "NHWC", "NTC", "NCT")
+LAYOUTS = ("NCHW", "NHWC", "NTC", "NCT", "TNC")
 
 
 class Drawing(Protocol):

@@ -183,7 +183,7 @@ def test_the_depth_to_which_it_is_known_is_said_and_can_be_told():
 @pytest.mark.parametrize(
     ("layouts", "kind", "message"),
     [
-        ({"here": "HWCN"}, OptionError, "HWCN.*NCHW, NHWC, NTC or NCT"),
+        ({"here": "HWCN"}, OptionError, "HWCN.*NCHW, NHWC, NTC, NCT or TNC"),
         ({"there": "NHWC"}, NotFoundError, "no layer 'there'"),
         ("NHWC", OptionError, "layouts"),
         ({"here": 4}, OptionError, "NCHW"),

@@ -144,7 +144,8 @@ def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
     running = prepared.network.running()
-    with capture(module, target.layers) as found, prepared.clear_refusal(inputs), running:
+    watched = prepared.network.tokens_first(target.layers)
+    with capture(module, target.layers, tokens_first=watched) as found, prepared.clear_refusal(inputs), running:
         given = inputs.to(prepared.dtype, copy=True)  # (the network may work in place on what it is given)
         raw = prepared.called(module, given)
     layouts = {name: prepared.layout(name) for name in target.layers}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from phosphene.attribution.layer_maps import Layers, layer_names
 from phosphene.attribution.result import attribution, per_image
+from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
@@ -81,7 +82,8 @@ class ScoreOf(nn.Module):
         prepared, target = self.scored
         if self.state is not None:
             self.state.restore()
-        with capture(self.network, target.layers) as found, prepared.clear_refusal(images):
+        tokens_first = prepared.network.tokens_first(target.layers)
+        with capture(self.network, target.layers, tokens_first=tokens_first) as found, prepared.clear_refusal(images):
             raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
         return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]
@@ -491,6 +493,11 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
             raise OptionError(f"captum:{name} looks at one layer; give one of {', '.join(names)}")
 
         layout = prepare(classifier).layout(names[0])
+        if is_tokens_first(layout):
+            raise ModelError(
+                f"captum:{name} takes the first axis of layer {names[0]} for its images, and it has its tokens there "
+                "(batch_first=False); use grad_cam, or name another layer"
+            )
 
         def answer(asked: CaptumInputs) -> tuple[Tensor, Tensor | None]:
             watched = asked.score.network.get_submodule(names[0])

@@ -114,7 +114,10 @@ def layer_curvature(
         # As it was written: what makes the network fast has first derivatives alone, and so has fused attention.
         module = prepared.network.module
         inputs = prepared.ready(images[start:stop]).requires_grad_()
-        with capture(module, layers) as found, sdpa_kernel(SDPBackend.MATH):
+        with (
+            capture(module, layers, tokens_first=prepared.network.tokens_first(layers)) as found,
+            sdpa_kernel(SDPBackend.MATH),
+        ):
             logits = prepared.read(prepared.run(module, inputs), stop - start).float()
         values = utility(prepared, logits, target.rows(start, stop))
         return values.detach(), {name: _bent(prepared, values, found[name]) for name in layers}

@@ -26,7 +26,7 @@ def spatial_map(output: Tensor, what: str, images: Tensor, layout: Layout | None
     have the image's proportions are, if the others have not.
 
     Args:
-        output: (N, k, h, w), (N, h, w, k), (N, T, k) or (N, k, T).
+        output: (N, k, h, w), (N, h, w, k), (N, T, k) or (N, k, T); images first, as all that is kept of layers.
         what: what it is, for the message.
         images: (N, C, H, W) that the network saw.
         layout: which axis is which, as the network says (`Prepared.layout`) or the user; None if nobody does.
@@ -131,7 +131,7 @@ def is_layout(layout: Any) -> bool:
 
 
 def token_axis(layout: Layout | None) -> int:
-    """Which axis of (N, T, C) or (N, C, T) holds the tokens."""
+    """Which axis of (N, T, C) or (N, C, T), with the images first, holds the tokens."""
     return 2 if layout is not None and layout.startswith("NCT") else 1
 
 
@@ -142,7 +142,7 @@ def extra_tokens(layout: Layout | None) -> tuple[int, int] | None:
         >>> extra_tokens("NTC:1+5"), extra_tokens("NTC")
         ((1, 5), None)
     """
-    found = re.fullmatch(r"N(?:TC|CT):(\d+)\+(\d+)", layout or "")
+    found = re.fullmatch(r"(?:NTC|NCT|TNC):(\d+)\+(\d+)", layout or "")
     return None if found is None else (int(found[1]), int(found[2]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from phosphene.axes import Follow
+from phosphene.axes import Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
@@ -289,7 +289,7 @@ class Network:
             self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
             found = survey(self.module, inputs, classifier.called)
-        return [replace(layer, layout=classifier.layouts.get(layer.name, layer.layout)) for layer in found]
+        return [_read_as(classifier.layouts.get(layer.name), layer) for layer in found]
 
     @property
     def is_surveyed(self) -> bool:
@@ -302,6 +302,10 @@ class Network:
             return self.classifier.layouts[layer]
         found = next((found for found in self.layers if found.name == layer), None)
         return None if found is None else found.fed if fed else found.layout
+
+    def tokens_first(self, layers: Iterable[str]) -> frozenset[str]:
+        """Those of these layers whose tokens come before the images, (T, N, C)."""
+        return frozenset(layer for layer in layers if is_tokens_first(self.layout(layer)))
 
     @cached_property
     def default_layer(self) -> str:
@@ -364,7 +368,7 @@ class Network:
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, layers) as found:
+            with capture(self.module, layers, tokens_first=self.tokens_first(layers)) as found:
                 logits = self._rows(images)
             value = score(logits, found)
             there = [layer for layer in layers if layer in found and found[layer].requires_grad]
@@ -411,7 +415,7 @@ class Network:
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self._lock, trial(self.classifier.device, gradients=True):
             images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, asked, edit=_leaf) as found:
+            with capture(self.module, asked, edit=_leaf, tokens_first=self.tokens_first(asked)) as found:
                 logits = self._rows(images)
             # (Not the parts of a picture, as a detector cuts them out.)
             there = [layer for layer in asked if layer in found and len(found[layer]) == 1]
@@ -542,6 +546,15 @@ def _gradients(value: Tensor, at: list[Tensor]) -> tuple[Tensor | None, ...]:
 def _laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
     last_alone = look is not None and look.last_alone
     return images.contiguous(memory_format=torch.channels_last) if last_alone else images
+
+
+def _read_as(layout: Layout | None, layer: Layer) -> Layer:
+    """A layer as its layout has it, where the user says one."""
+    if layout is None:
+        return layer
+    if is_tokens_first(layout) and not is_tokens_first(layer.layout):  # it was taken for so many rows of one token
+        layer = replace(layer, shape=(layer.rows, *layer.shape[1:]), rows=1)
+    return replace(layer, layout=layout)
 
 
 def _leaf(_name: str, output: Tensor) -> Tensor:

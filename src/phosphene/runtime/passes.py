@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead, spatial_map
-from phosphene.hooks import ReluRule, capture, capture_input, hides_relus, relu_rule
+from phosphene.hooks import ReluRule, capture_input, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Prepared, prepare
@@ -156,12 +157,15 @@ def rule_gradient(
         ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
     """
     prepared, target = asked(classifier, images, target, [] if to is None else [to])
+    tokens_first = to is not None and is_tokens_first(prepared.layout(to, fed=True))
     scripted = [name or "the network" for name, child in prepared.module.named_modules() if hides_relus(child)]
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
         start_of_graph = (
-            nullcontext({"": inputs}) if to is None else capture_input(prepared.module, to, _start_of_graph)
+            nullcontext({"": inputs})
+            if to is None
+            else capture_input(prepared.module, to, _start_of_graph, tokens_first=tokens_first)
         )
         with relu_rule(rule) as check, start_of_graph as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
@@ -193,7 +197,7 @@ def layer_gradients(
 
     def run(start: int, stop: int) -> LayerPass:
         inputs = prepared.ready(images[start:stop]).requires_grad_(_records_all(prepared, layers))
-        with capture(prepared.module, layers, edit=_start_of_graph) as found:
+        with prepared.capture(layers, _start_of_graph) as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
             # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
             return _brought_back(prepared, values, {name: found[name] for name in layers})
@@ -291,7 +295,7 @@ def _watched(
     """(what `score(inputs, start, stop)` gives, outputs of the layers) without gradients."""
 
     def run(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with capture(prepared.module, layers) as found:
+        with prepared.capture(layers) as found:
             values = score(prepared.ready(images[start:stop]), start, stop)
         return values, {name: found[name] for name in layers}
 
@@ -323,7 +327,7 @@ def _shared(
         return None
 
     def run(start: int, stop: int) -> _Record:
-        with capture(prepared.module, [layer], edit=_start_of_graph) as found:
+        with prepared.capture([layer], _start_of_graph) as found:
             outputs = run_network(prepared, prepared.ready(images[start:stop]))
         return _Record((start, stop), outputs, found[layer])
 
@@ -379,6 +383,6 @@ def run_network(prepared: Prepared, inputs: Tensor, layers: Sequence[str] = (), 
 
     There are several rows of scores for each image where a layer's output is replaced by several `copies`.
     """
-    with capture(prepared.module, layers) as found:
+    with prepared.capture(layers) as found:
         raw = prepared.run(prepared.module, inputs)
     return Outputs(prepared, raw, copies * len(inputs), inputs, found, {name: prepared.layout(name) for name in layers})

@@ -21,7 +21,7 @@ from phosphene.classifier import Classifier, HeadKind, find_scores
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, linear_head, outputs, with_value
-from phosphene.hooks import ValueHooks
+from phosphene.hooks import Edit, ValueHooks, capture
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.micro_batches import in_batches, usual_size
@@ -164,6 +164,10 @@ class Prepared(Classifier):
             'NCHW'
         """
         return self.network.layout(layer, fed=fed)
+
+    def capture(self, layers: Sequence[str], edit: Edit | None = None) -> AbstractContextManager[dict[str, Tensor]]:
+        """The outputs of layers of `module`, each with its images first; as `hooks.capture`."""
+        return capture(self.module, layers, edit, tokens_first=self.network.tokens_first(layers))
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""

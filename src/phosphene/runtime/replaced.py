@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.hooks import capture, did_not_run
+from phosphene.hooks import did_not_run
 from phosphene.runtime.passes import Progress, asked, in_one, scored
 from phosphene.runtime.perturbed import copies_done
 from phosphene.targets import Target
@@ -76,7 +76,7 @@ def replaced_scores(
                 kept.append(output[:1])
                 return output if replace is None or len(kept) != len(outputs) else replace(output)
 
-            with capture(prepared.module, [layer], edit=edit):
+            with prepared.capture([layer], edit):
                 return scored(prepared, prepared.ready(images), own, score, rows), kept
 
         def runs_once() -> bool:

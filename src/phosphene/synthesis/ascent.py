@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.errors import NumericalError, OptionError
 from phosphene.graph import check_inside, residual_branches
-from phosphene.hooks import capture, scaled_gradients
+from phosphene.hooks import scaled_gradients
 from phosphene.runtime import Prepared, plain_mode, prepare
 from phosphene.runtime.backward import gradients
 from phosphene.runtime.micro_batches import usual_size
@@ -252,7 +252,7 @@ class _Pass:
             seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
             seen = seen.contiguous(memory_format=self.prepared.first_look.memory_format)
             layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
-            with capture(self.prepared.module, self.objective.layers) as found, self.branches.scaled():
+            with self.prepared.capture(self.objective.layers) as found, self.branches.scaled():
                 logits = self.prepared.logits(seen).float()
                 values = sum(
                     self.objective(
