@@ -249,6 +249,9 @@ def methods(kind: Kind = "attribution") -> dict[str, Entry]:
     return entries(kind)
 
 
+_EACH_BY_ITSELF = "name each by itself: --method A --method B, in Python a list"
+
+
 def entry(kind: Kind, name: str) -> Entry:
     """One entry.
 
@@ -259,8 +262,8 @@ def entry(kind: Kind, name: str) -> Entry:
         known = entries(kind)
         if name not in known:
             near = suggest(name, known) or f" (there are: {', '.join(known)})"
-            if kind == "attribution" and set(name.split(",")) <= set(known):
-                near = f"; name each by itself, as in {' '.join(f'--method {one}' for one in name.split(','))}"
+            if set(name.split(",")) <= set(known):
+                near = f"; {_EACH_BY_ITSELF}"
             raise NotFoundError(f"no {kind} method '{name}'{near}")
     return _ENTRIES[kind, name]
 
@@ -285,6 +288,8 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     for setting in filter(None, _split_outside_parentheses(settings, ",")):
         key, separator, raw = setting.partition("=")
         key = key.strip()
+        if not separator and key not in found.options and key in entries(kind):
+            raise OptionError(f"'{text}' holds another method, {key}; {_EACH_BY_ITSELF}")
         if key in found.options and not separator:
             raise OptionError(f"{name}: option '{key}' has no value; write {key}=VALUE")
         if key not in found.options:

@@ -83,7 +83,8 @@ def test_near_names_stand_without_all_the_others(tmp_path):
     (tmp_path / "net.py").write_text("def make(): ...")
     for arguments, message in (
         (["--method", "gradcam"], "no attribution method 'gradcam'; did you mean 'grad_cam' or "),
-        (["--method", "saliency,grad_cam"], "name each by itself, as in --method saliency --method grad_cam"),
+        (["--method", "saliency,grad_cam"], "'saliency,grad_cam'; name each by itself: --method A --method B"),
+        (["--method", "saliency:crops=10,cam"], "holds another method, cam; name each by itself"),
         (["--model", "embeded"], "no model 'embeded'; did you mean 'embedded'?"),
         (["--model", "net.py:mak"], "phosphene: net.py has no 'mak'; did you mean 'make'?"),
     ):
