@@ -151,16 +151,21 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def globals_read(function: types.FunctionType) -> set[str]:
+def globals_read(function: types.FunctionType) -> frozenset[str]:
     """The names that a function, and what is written inside of it, look up among the globals.
 
     Example:
         >>> sorted(globals_read(lambda x: x.head + sum(model.head(y) for y in x)))
         ['model', 'sum']
     """
+    return _globals_read(function.__code__)
+
+
+@functools.lru_cache(maxsize=4096)  # (a network's blocks share their code, and each pass over them reads it again)
+def _globals_read(code: types.CodeType) -> frozenset[str]:
     # (Among `co_names` are names of attributes too, and `x` of `self.x` is not the `x` of somebody's notebook.)
-    read = (one for code in _codes(function.__code__) for one in dis.get_instructions(code))
-    return {one.argval for one in read if one.opname == "LOAD_GLOBAL"}
+    read = (one for inner in _codes(code) for one in dis.get_instructions(inner))
+    return frozenset(one.argval for one in read if one.opname == "LOAD_GLOBAL")
 
 
 def names_used(modules: Iterable[nn.Module]) -> Set[str]:
