@@ -93,3 +93,47 @@ def test_units_and_other_scores_are_refused():
         cam(classifier, images, Target(unit=Unit("0", 1)))
     with pytest.raises(OptionError, match="probability"):
         cam(classifier, images, Target.of(1, score="probability"))
+
+
+class Ends(nn.Module):
+    """Features of 8 channels, and an end of one's own."""
+
+    def __init__(self, end, width: int = 8) -> None:
+        super().__init__()
+        self.body, self.end = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()), end
+        self.weight, self.bias = nn.Parameter(0.02 * torch.randn(5, width)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        return self.end(self, self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("end", "width", "message"),
+    [
+        (lambda net, y: F.linear(F.avg_pool2d(y, 4).flatten(1), net.weight), 8 * 4, "8 x 8 places.*windows of 4 x 4"),
+        (lambda net, y: F.linear(F.avg_pool2d(y, 6).flatten(1), net.weight), 8, "8 x 8 places.*windows of 6 x 6"),
+        (lambda net, y: F.avg_pool2d(y, 4).flatten(1), 8, "8 x 8 places.*windows of 4 x 4"),
+        (lambda net, y: F.linear(F.avg_pool2d(y, 8, padding=1)[:, :, 0, 0], net.weight), 8, "ends in"),
+        (lambda net, y: F.linear(y.permute(0, 2, 3, 1).mean((2, 3)), net.weight), 8, "other axes than the places"),
+        (lambda net, y: F.linear(y.transpose(1, 2).mean((2, 3)), net.weight), 8, "other axes than the places"),
+        (lambda net, y: F.linear(y.flatten(2).unsqueeze(-1).mean((2, 3)), net.weight), 8, "other axes than the places"),
+    ],
+)
+def test_what_is_averaged_has_to_be_all_places_of_the_picture(end, width, message):
+    """Small logits, as of heads that were never trained, hide the difference in the sum."""
+    with pytest.raises(ModelError, match=message):
+        cam(classifier_of(Ends(end, width)), torch.rand(1, 3, 16, 16), Target.of(4))
+
+
+def test_a_pool_of_the_size_of_the_map_is_one_of_all_places():
+    classifier = classifier_of(Ends(lambda net, y: F.linear(F.avg_pool2d(y, 8).flatten(1), net.weight, bias=net.bias)))
+    found = cam(classifier, torch.rand(2, 3, 16, 16), Target.of(4))
+    assert torch.allclose(found.maps.mean((1, 2)) + classifier.module.bias[4], found.score, atol=1e-6)
+
+
+def test_arguments_may_be_given_by_name():
+    end = lambda net, y: F.linear(input=y.mean((2, 3)), weight=net.weight, bias=net.bias)  # noqa: E731
+    classifier, images = classifier_of(Ends(end)), torch.rand(2, 3, 16, 16)
+    features = classifier.module.body(classifier.preprocess.normalize(images))
+    expected = torch.einsum("k,nkhw->nhw", classifier.module.weight[4], features)
+    assert map_error(cam(classifier, images, Target.of(4)).maps, expected.detach()) < 1e-5

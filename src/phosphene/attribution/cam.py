@@ -73,7 +73,7 @@ def cam(
         other, other_bias = _class_maps(classifier, head, features, target.versus)
         maps, bias = maps - other, bias - other_bias
     error = (maps.mean(dim=(1, 2)) + bias - score).abs()
-    if bool((error > _TOLERANCE * score.abs().clamp(min=1)).any()):
+    if bool((error > _TOLERANCE * (maps.abs().mean(dim=(1, 2)) + bias.abs()).clamp(min=1e-12)).any()):
         raise ModelError(
             f"no class activation map: mean and bias give another logit (off by {error.max():.3g}), so what stands "
             f"between {head.layer} and the scores is not linear; use grad_cam"

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.errors import ModelError
+from phosphene.types import Size
 
 # Modules that pass on values unchanged in eval mode (softmax aside).
 _PASSIVE_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax)
@@ -27,12 +28,14 @@ class LinearHead:
         weight: (K, k), or None where the averaged channels are the classes themselves.
         bias: (K,) or None.
         layer: the module the averaged value comes from, for reports.
+        window: (h, w) of places that a pool of fixed size averages; None for a pool of all places.
     """
 
     node: str
     weight: Tensor | None
     bias: Tensor | None
     layer: str
+    window: Size | None = None
 
 
 def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:
@@ -53,8 +56,8 @@ def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:
             f"no class activation map: the network ends in '{_describe(traced, pool)}', not in global average pooling "
             "and one linear layer; use grad_cam, which needs neither"
         )
-    averaged = skip_passive(traced, pool.args[0] if pool.args else pool.kwargs["input"], flatten=False)
-    return LinearHead(averaged.name, weight, bias, _nearest_module(averaged))
+    averaged = skip_passive(traced, _argument(pool, 0, "input"), flatten=False)
+    return LinearHead(averaged.name, weight, bias, _nearest_module(averaged), _window(traced, pool))
 
 
 def skip_passive(traced: fx.GraphModule, node: Any, *, flatten: bool = True) -> fx.Node:
@@ -82,17 +85,21 @@ def _linear_parameters(traced: fx.GraphModule, node: fx.Node) -> tuple[Tensor | 
     if node.op == "call_module":
         child = traced.get_submodule(str(node.target))
         if isinstance(child, nn.Linear):
-            return child.weight, child.bias, node.args[0]
+            return child.weight, child.bias, _argument(node, 0, "input")
         if (
             isinstance(child, nn.Conv2d)
             and _is_pointwise(child)
-            and _is_global_average(traced, skip_passive(traced, node.args[0]))
+            and _is_global_average(traced, skip_passive(traced, _argument(node, 0, "input")))
         ):
-            return torch.flatten(child.weight, 1), child.bias, node.args[0]
+            return torch.flatten(child.weight, 1), child.bias, _argument(node, 0, "input")
     if node.op == "call_function" and node.target is F.linear:
-        weight, bias = (_parameter(traced, argument) for argument in (*node.args[1:3], None)[:2])
-        return weight, bias, node.args[0]
+        weight, bias = (_parameter(traced, _argument(node, *one)) for one in ((1, "weight"), (2, "bias")))
+        return weight, bias, _argument(node, 0, "input")
     return None, None, node
+
+
+def _argument(node: fx.Node, place: int, name: str) -> Any:
+    return node.args[place] if place < len(node.args) else node.kwargs.get(name)
 
 
 def _is_pointwise(convolution: nn.Conv2d) -> bool:
@@ -113,16 +120,28 @@ def _is_global_average(traced: fx.GraphModule, node: fx.Node) -> bool:
         child = traced.get_submodule(str(node.target))
         if isinstance(child, nn.AdaptiveAvgPool2d):
             return child.output_size in (1, (1, 1))
-        # A pool of fixed size is global on the size it was made for; the method checks the sum.
-        return isinstance(child, nn.AvgPool2d)
+        return _window(traced, node) is not None
     if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
-        return (*node.args, node.kwargs.get("output_size"))[1] in (1, (1, 1), [1, 1])
+        return _argument(node, 1, "output_size") in (1, (1, 1), [1, 1])
     if node.op == "call_function" and node.target is F.avg_pool2d:
-        return True
+        return _window(traced, node) is not None
     if node.target in (torch.mean, "mean") and node.op in ("call_function", "call_method"):
         dims = node.kwargs.get("dim", (node.args[1:2] and node.args[1]) or node.args[1:])
         return sorted(dims if isinstance(dims, list | tuple) else [dims]) in ([-2, -1], [2, 3])
     return False
+
+
+def _window(traced: fx.GraphModule, node: fx.Node) -> Size | None:
+    """Places that a pool of fixed size averages: it is one of all where the features have as many."""
+    kernel, padding = None, _argument(node, 3, "padding") or 0
+    if node.op == "call_module" and isinstance(child := traced.get_submodule(str(node.target)), nn.AvgPool2d):
+        kernel, padding = child.kernel_size, child.padding
+    elif node.op == "call_function" and node.target is F.avg_pool2d:
+        kernel = _argument(node, 1, "kernel_size")
+    if kernel is None or padding not in (0, (0, 0), [0, 0]):
+        return None
+    sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
+    return (int(sides[0]), int(sides[-1])) if all(isinstance(side, int) for side in sides) else None
 
 
 def _nearest_module(node: fx.Node) -> str:

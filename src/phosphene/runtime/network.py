@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from phosphene.axes import Follow, is_tokens_first
+from phosphene.axes import CHANNELS, Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
@@ -29,6 +29,7 @@ from phosphene.graph import (
     spatial_map,
     spatial_size,
     trace,
+    with_value,
 )
 from phosphene.hooks import ValueHooks, capture, graph_nodes, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
@@ -79,6 +80,7 @@ class Network:
         self._of_units: dict[str, str] = {}
         self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
+        self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
         self._lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
         self._graphs: list[fx.GraphModule] = []
@@ -156,13 +158,15 @@ class Network:
             return False
         return near(gradient, expected[1], KINKS + room)
 
-    @cached_property
+    @property
     def _answer(self) -> tuple[Tensor, Tensor] | None:
         """(scores, their gradient) of one image of noise by the network as it was written."""
-        try:
-            return self._answered(self.module, torch.float32)
-        except Exception:  # code of the network's own may raise anything
-            return None
+        if self._image not in self._answers:
+            try:
+                self._answers[self._image] = self._answered(self.module, torch.float32)
+            except Exception:  # code of the network's own may raise anything
+                self._answers[self._image] = None
+        return self._answers[self._image]
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
@@ -302,6 +306,23 @@ class Network:
             return self.classifier.layouts[layer]
         found = next((found for found in self.layers if found.name == layer), None)
         return None if found is None else found.fed if fed else found.layout
+
+    def averages_places(self, node: str) -> bool:
+        """Whether the last two axes of a value of the graph are the picture's rows and columns, as far as is known."""
+        if self._own_traced is None:
+            return True
+        graph = self.kept(with_value(self._own_traced, node))
+        with self._lock, trial(self.classifier.device), Follow() as follow:
+            try:
+                _, value = self.classifier.run(graph, follow.name(self._noise(self._image)[:1], "NCPP"))
+            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+                return True
+            axes = follow.axes(value)
+        if axes is None or len(axes) != 4:
+            return axes is None
+        regrouped = any(len(axis) > 1 for axis in axes[2:])
+        whole = not regrouped or spatial_size(tuple(value.shape[1:]), self.size, "NCHW") is not None
+        return whole and not any(name == CHANNELS for axis in axes[2:] for name, _ in axis)
 
     def tokens_first(self, layers: Iterable[str]) -> frozenset[str]:
         """Those of these layers whose tokens come before the images, (T, N, C)."""

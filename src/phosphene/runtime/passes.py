@@ -113,14 +113,26 @@ def head_features(
     graph, head = prepared.linear_head
     records = _shared(prepared, images, batch_size, [head.layer])
     if records is not None:
-        return _recorded_logits(prepared, records), joined([record.start for record in records]), head
+        features = joined([record.start for record in records])
+        return _recorded_logits(prepared, records), _averaged_whole(features, head), head
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         output, value = prepared.run(graph, prepared.ready(images[start:stop]))
         return prepared.read(output, stop - start), value
 
     logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
-    return logits, values, head
+    return logits, _averaged_whole(values, head), head
+
+
+def _averaged_whole(features: Tensor, head: LinearHead) -> Tensor:
+    """The features, if the head averages all their places."""
+    places = (int(features.shape[-2]), int(features.shape[-1]))
+    if head.window not in (None, places):
+        raise ModelError(
+            f"no class activation map: {head.layer} has {places[0]} x {places[1]} places, and the network averages "
+            f"windows of {head.window[0]} x {head.window[1]}; give pictures of its own size, or use grad_cam"
+        )
+    return features
 
 
 def input_gradient(

@@ -261,6 +261,11 @@ class Prepared(Classifier):
         # (A tuple with names or an object is made by a call, and is one node.)
         scores = end if isinstance(end, fx.Node) else find_scores(end, self.output, fx.Node)
         head = linear_head(self.traced, scores)
+        if not self.network.averages_places(head.node):
+            raise ModelError(
+                f"no class activation map: what is averaged of {head.layer} are other axes than the places of the "
+                "picture, or these in another order; use grad_cam"
+            )
         return self.network.kept(with_value(self.traced, head.node)), head
 
     @property
