@@ -817,5 +817,10 @@ def _first_known(output: Any, kind: type) -> Any:
             f"the network returned a list of {len(output)} rows, of images or of other things; it must return one "
             "tensor (N, classes), as torch.stack makes it, or say which holds the scores by output=0"
         )
-    first = next((part for part in output if part is not None), None) if isinstance(output, tuple | list) else None
+    if not isinstance(output, tuple | list):
+        return None
+    there = [part for part in output if part is not None]
+    # (A loss before the logits is one number; of a graph the shapes are not known.)
+    rows = [part for part in there if not (isinstance(part, Tensor) and part.ndim == 0)]
+    first = next(iter(rows or there), None)
     return first if first is None or isinstance(first, kind) else _first_known(first, kind)

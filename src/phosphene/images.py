@@ -184,7 +184,7 @@ def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale 
 def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
-            raise InputError(f"{path}: is a directory, and no picture; give a folder of pictures, or a picture")
+            raise InputError(f"{path}: is a directory; give its pictures, as list(pathlib.Path(folder).glob('*.jpg'))")
         if not path.exists():
             raise InputError(f"{path}: no such file")
         if not path.is_file():

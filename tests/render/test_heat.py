@@ -107,3 +107,14 @@ def test_by_percentiles_a_flat_top_is_drawn_and_zeros_are_not():
     drawn = np.asarray(heat_layer(few, scale_of(few, "percentile")))[..., 3]
     assert drawn[3, 3] > 127
     assert (drawn > 0).sum() == 1
+
+
+def test_a_map_that_colors_nothing_says_so(tmp_path):
+    """Everything speaks against the class: the overlay is the picture itself."""
+    module = pooled()
+    with torch.no_grad():
+        module[9].weight.fill_(-1)
+    classifier = classifier_of(module)
+    found = explain(classifier, Image.new("RGB", (16, 16), (90, 120, 40)), ["grad_cam"], target=1)
+    assert float(found["grad_cam"].heat.max()) <= 0
+    assert "nowhere above zero: nothing in the picture speaks for it" in found["grad_cam"]._repr_html_()

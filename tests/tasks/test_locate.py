@@ -18,6 +18,7 @@ from phosphene.runtime import activations, prepare
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute
 from phosphene.tasks.objects import configured, evidence, grid_size, locate, posteriors, to_original
+from tests.networks import classifier_of, pooled
 
 
 def red_detector(*, flattened: bool = False) -> Classifier:
@@ -175,3 +176,13 @@ def test_a_picture_of_several_classes_is_looked_at_once_for_its_deep_features(mo
 def test_a_network_without_a_middle_grid_is_cut_by_color():
     (seen,) = evidence(prepare(red_detector()), [picture()], [1], configured("best", "cam"))
     assert seen.deep_features is None
+
+
+def test_a_class_that_is_all_but_ruled_out_is_said_to_be():
+    module = pooled()
+    with torch.no_grad():
+        module[9].bias[1] = -30
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8))
+    found = locate(classifier_of(module), picture, target=1)
+    assert "the class has a probability of" in found[0].note
+    assert "the box holds what speaks for it most, not how much" in found[0].note

@@ -359,3 +359,13 @@ def test_a_card_names_a_picture_of_means_and_the_scale_of_caffe(tmp_path):
     (tmp_path / "mean.npy").write_bytes(b"text")
     with pytest.raises(InputError, match=r"mean\.npy: no array"):
         load_classifier("tests.zoo.models:network", weights=tmp_path / "net.pt")
+
+
+def test_a_card_beside_the_code_says_how_its_networks_are_fed(tmp_path):
+    write(tmp_path / "net.py", MAKE.format(classes=2))
+    facts = {"size": [4, 4], "mean": [0.5] * 3, "std": [0.25] * 3, "labels": ["no", "yes"]}
+    (tmp_path / "net.json").write_text(json.dumps(facts))
+    found = load_classifier(f"{tmp_path / 'net.py'}:make")
+    assert (found.preprocess.size, found.preprocess.mean, found.labels.names) == ((4, 4), (0.5,) * 3, ("no", "yes"))
+    given = load_classifier(f"{tmp_path / 'net.py'}:make", preprocess=FED)
+    assert given.preprocess == FED

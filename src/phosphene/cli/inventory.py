@@ -110,7 +110,8 @@ def classes(
         }
         for index in found
     ]
-    return Answer({"classes": rows}, "\n".join(labels.describe(index) for index in found))
+    lines = [labels.describe(index) for index in found]
+    return Answer({"classes": rows}, "\n".join(lines) or "its classes have no names: they are said by index")
 
 
 @command(app, "report", common=False, examples=("phosphene-runs/explain-20250101-120000", "runs/all --report pages"))

@@ -11,6 +11,7 @@ from phosphene.render.heat import (
     overlay,
     scale_of,
     shared_scale,
+    uncolored,
     with_doubt,
 )
 from phosphene.render.impression import _impression_sheet as _impression_sheet
@@ -55,5 +56,6 @@ __all__ = [
     "steps_picture",
     "thumbnail",
     "thumbnail_map",
+    "uncolored",
     "with_doubt",
 ]

@@ -159,7 +159,7 @@ def overlay(picture: Image.Image, layer: Image.Image, strength: float = 0.75, *,
     return Image.composite(layer.convert("RGB"), calm, alpha)
 
 
-def doubt(label: str, probability: float | None) -> str | None:
+def doubt(label: str, probability: float | None, shown: str = "colors show") -> str | None:
     """What has to be said of a map of a class that the network all but rules out; None where it does not.
 
     Colors go up to the map's own largest value, so that a class with next to no probability looks like any other.
@@ -170,7 +170,19 @@ def doubt(label: str, probability: float | None) -> str | None:
     """
     if probability is None or not 0 <= probability < _UNLIKELY:
         return None
-    return f"{label} has a probability of {100 * probability:.1g} %: colors show what speaks for it most, not how much"
+    return f"{label} has a probability of {100 * probability:.1g} %: {shown} what speaks for it most, not how much"
+
+
+def uncolored(scale: Scale) -> str | None:
+    """What has to be said where a scale of what speaks for a class colors nothing; None where it does.
+
+    Example:
+        >>> uncolored(scale_of(-torch.rand(2, 2), "positive"))
+        'the map is nowhere above zero: nothing in the picture speaks for it, so nothing is colored'
+    """
+    if scale.display != "positive" or scale.high > 0:
+        return None
+    return "the map is nowhere above zero: nothing in the picture speaks for it, so nothing is colored"
 
 
 def with_doubt(picture: Image.Image, label: str, probability: float | None) -> Image.Image:

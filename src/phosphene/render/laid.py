@@ -17,7 +17,17 @@ from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, to_pil
 from phosphene.render.contrast import contrast_labels, contrast_sheet
 from phosphene.render.grid import side_by_side, stacked
-from phosphene.render.heat import Scale, doubt, heat_layer, opaque_map, overlay, scale_of, shared_scale, with_doubt
+from phosphene.render.heat import (
+    Scale,
+    doubt,
+    heat_layer,
+    opaque_map,
+    overlay,
+    scale_of,
+    shared_scale,
+    uncolored,
+    with_doubt,
+)
 from phosphene.render.shown import Sheet, Tile, sheet_of, sheet_picture, shown_as
 from phosphene.types import Attribution, Attributions, Contrast, Prediction, Render, View
 
@@ -97,7 +107,7 @@ def _image_tiles(
         f"{one.spec}{f' at {one.layer}' if one.layer else ''}",
         scale.describe(),
         *(problem for problem in one.problems if problem),
-        *(text for text in [_doubt(one)] if text),
+        *(text for text in [_doubt(one), None if any(one.problems) else uncolored(scale)] if text),
         *one.notes,
     )
     brought_back = reconstruction_picture(one, _view(one), side)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-# How many items of a container, and values of an array or tensor, are looked at: what is written to a tensor past
-# PyTorch's counting (`.data`) shows in these.
-MOST_ITEMS, SAMPLED = 64, 8
-_LEVELS = 2
+# How many items of a container are looked at.
+MOST_ITEMS = 64
+# Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
+# tensor past PyTorch's counting (`.data`) shows in these.
+WHOLE, SAMPLED = 16384, 4096
+_LEVELS = 3
 _PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (list, dict, set, deque, np.ndarray, types.MethodType, functools.partial)
 
@@ -39,7 +41,7 @@ def comparable(value: Any, level: int = 0) -> Any:
     if kind is functools.partial:
         return [comparable(item, level) for item in (value.func, value.args, value.keywords)]
     if kind is np.ndarray and value.dtype.kind in "biufc":
-        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // SAMPLED)].tobytes()
+        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // WHOLE)].tobytes()
     if level < _LEVELS and is_settings(value):
         own = object.__getattribute__(value, "__dict__")
         return [(key, comparable(item, level + 1)) for key, item in own.items()] + of_class(type(value), level + 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,7 @@ from phosphene.runtime.comparable import (
     CONTAINERS,
     MOST_ITEMS,
     SAMPLED,
+    WHOLE,
     comparable,
     is_plain,
     is_settings,
@@ -30,10 +34,11 @@ _BASE = frozenset(vars(nn.Module()))
 class Fingerprint:
     """The state of a classifier at one time: its modules, their attributes and hooks, its tensors, its fields.
 
-    Tensors count as changed if they are exchanged, moved, written to (their version), or hold other values at a few
-    places. Settings count too: numbers and texts in objects, arrays, attributes of classes, global names. What no check
-    of this kind can see is a tensor inside of an object that is no module, list or dict, or one item of a long list:
-    after writing to one call `classifier.refresh()`.
+    Tensors count as changed if they are exchanged, moved, written to (their version), or hold other values; past
+    PyTorch's counting (`.data`) some values of each row of a large one are looked at. Settings count too: numbers and
+    texts in objects, arrays, attributes of classes, global names, and what hooks and patched functions hold. What no
+    check of this kind can see is a tensor inside of an object that is no module, list or dict and that no hook holds,
+    or one item of a long list: after writing to one call `classifier.refresh()`.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -49,7 +54,7 @@ class Fingerprint:
     def __init__(self, classifier: Classifier) -> None:
         tensors: list[Tensor] = []
         self._fields = _fields(classifier)
-        modules = _modules(classifier.module)
+        modules, outside = _reached(classifier.module)
         for child in modules:
             for key, value in vars(child).items():
                 if key not in (*_HOOKS, "_modules"):
@@ -67,6 +72,7 @@ class Fingerprint:
             for key, value in own.items()
             if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
         ]
+        self._outside = [(value, _snapshot(value)) for value in outside]
         self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
@@ -86,8 +92,9 @@ class Fingerprint:
             return all(torch.equal(_joined(now), then) for now, then in zip(self._samples, self._sampled, strict=True))
 
     def settle(self) -> None:
-        """Leave out what the network's own passes have changed by now outside of its modules (`Surroundings`)."""
+        """Leave out what the network's own passes have changed by now outside of its modules."""
         self._surroundings.settle()
+        self._outside = [(value, then) for value, then in self._outside if _unchanged(value, then)]
 
     def _holds(self) -> bool:
         """Whether modules, attributes, parts and hooks are what they were."""
@@ -100,6 +107,8 @@ class Fingerprint:
                 return False
         except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
             return False
+        if any(not _unchanged(value, then) for value, then in self._outside):
+            return False
         return all(comparable(value) == before for value, before in self._containers)
 
     def _read(self) -> tuple[list[int], list[int]]:
@@ -110,21 +119,64 @@ def _kind(module: nn.Module) -> tuple[type, Any]:
     return type(module), getattr(type(module), "forward", None)
 
 
-def _modules(module: nn.Module) -> list[nn.Module]:
-    """All modules, also those that hang on one in a plain list or dict."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[Any] = [module]
+def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any]]:
+    """(all modules, what else their hooks and functions hold), wherever a network's code reaches them.
+
+    Modules also hang on one in a list, a dict or an object, or are called by a patched forward or a hook.
+    """
+    modules: dict[int, nn.Module] = {}
+    others: dict[int, Any] = {}
+    waiting: list[tuple[Any, bool]] = [(module, False)]  # (and whether it was reached through a function)
     while waiting:
-        value = waiting.pop()
-        if isinstance(value, nn.Module) and id(value) not in found:
-            found[id(value)] = value
+        value, outside = waiting.pop()
+        if id(value) in modules or id(value) in others:
+            continue
+        if isinstance(value, nn.Module):
+            modules[id(value)] = value
             own = vars(value)
-            waiting += [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
-        elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
-            waiting += value
-        elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
-            waiting += value.values()
-    return list(found.values())
+            items = [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
+            waiting += [(item, False) for item in items]
+            waiting += [(hook, True) for name in _HOOKS for hook in own.get(name, {}).values()]
+            continue
+        others[id(value)] = value if outside and isinstance(value, Tensor | list | dict | set | np.ndarray) else None
+        if isinstance(value, types.MethodType | types.FunctionType | functools.partial):
+            waiting += [(item, True) for item in _held(value)]
+        elif isinstance(value, list | tuple | dict) and len(value) <= MOST_ITEMS:
+            waiting += [(item, outside) for item in (value.values() if isinstance(value, dict) else value)]
+        elif is_settings(value):
+            others[id(value)] = value if outside else None
+            waiting += [(item, outside) for item in list(vars(value).values())]
+    return list(modules.values()), [value for value in others.values() if value is not None]
+
+
+def _held(value: Any) -> list[Any]:
+    """What a bound method, a partial or a function holds."""
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+    return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+
+
+def _snapshot(value: Any) -> Any:
+    """What can be compared later of what a hook holds."""
+    if isinstance(value, Tensor):
+        version = None if value.is_inference() else value._version
+        values = [_joined(groups) for groups in _samples([value])] if _has_memory(value) else []
+        return version, [one.clone() for one in values]
+    return comparable(value)
+
+
+def _unchanged(value: Any, then: Any) -> bool:
+    now = _snapshot(value)
+    if isinstance(value, Tensor):
+        same = len(now[1]) == len(then[1]) and all(map(torch.equal, now[1], then[1]))
+        return bool(now[0] == then[0] and same)
+    try:
+        return bool(now == then)
+    except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
+        return False
 
 
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
@@ -153,7 +205,7 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def _samples(tensors: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
-    """A few values of each tensor, evenly spread, as views of its memory; for each device those of one length together.
+    """Values of each tensor, of a large one some of each row, as views of its memory; those of a device together.
 
     Read as whole numbers: of these each equals itself, and all are of types that can be joined.
     """
@@ -175,11 +227,20 @@ _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _sample(values: Tensor) -> Tensor:
+    rows = len(values) if values.ndim else 1
     last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
     if values.is_contiguous() or last:
         values = values.as_strided((values.numel(),), (1,), values.storage_offset())
     while values.ndim > 1:  # of another layout the first row
         values = values[0]
-    count = min(SAMPLED, len(values))
-    step = max(1, (len(values) - 1) // max(1, count - 1))
-    return values[::step][:count].view(_WHOLE[values.dtype.itemsize])
+    values = values[:: _step(len(values), rows)]
+    return values.view(_WHOLE[values.dtype.itemsize])
+
+
+def _step(count: int, rows: int) -> int:
+    """Every how many of a tensor's values are looked at: all of few, else some of each row."""
+    if count <= WHOLE:
+        return 1
+    columns = count // max(1, rows)
+    enough = (step for step in range(max(1, count // SAMPLED), columns) if columns % step == 0)
+    return next(enough, max(1, columns))

@@ -106,6 +106,9 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
             for key, value in vars(child).items():
                 if key not in _BASE:
                     _share(value, known)
+                elif key in _HOOKS:  # (an object that is a hook may keep features with their gradient)
+                    for hook in value.values():
+                        _share(getattr(hook, "__self__", hook), known)
         return copy.deepcopy(module, known), known
 
 

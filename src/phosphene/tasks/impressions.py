@@ -230,8 +230,8 @@ def _check_jobs(jobs: Sequence[Job], found: Entry) -> None:
     for job in jobs:
         if not groups and len(job.target.classes) > 1:
             raise OptionError(f"{found.name} makes images of one class; to fuse {job.name} use fuse")
-        if groups and len(job.target.classes) < 2:
-            raise OptionError(f"{found.name} needs two classes or more, got {job.name}; for one use impress")
+        if groups and (given := len(job.target.classes)) < 2:
+            raise OptionError(f"{found.name} needs two classes or more, got {given}; for one use impress")
 
 
 @dataclass

@@ -31,6 +31,7 @@ from phosphene.render import (
     scale_of,
     shared_scale,
     thumbnail,
+    uncolored,
     with_doubt,
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
@@ -136,6 +137,7 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
     row = _named(spec, result.target, labels)
     problem, stem = result.problems[0], _map_stem(folder, row)
     unlikely = doubt(row.target.label, result.explained[0].probability) if result.explained else None
+    empty = None if problem else uncolored(scale_of(result.heat[0], result.display))
     return replace(
         row,
         status="error" if problem else "ok",
@@ -150,7 +152,7 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
         signed=result.signed,
         display=result.display,
         checks={check: values[0] for check, values in result.checks.items()},
-        notes=(*([] if unlikely is None else [unlikely]), *result.notes),
+        notes=(*(note for note in (unlikely, empty) if note), *result.notes),
         evidence=None if result.evidence is None else Asset(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy()),
     )
 

@@ -22,7 +22,7 @@ from phosphene.localization.presets import LocalizationPreset, preset
 from phosphene.localization.segment import Segmentation, SegmentName, segment
 from phosphene.maps import blur, normalize
 from phosphene.registry import Spec, entry, parse_spec
-from phosphene.render import Sheet, Tile, draw_boxes, shown_as, thumbnail
+from phosphene.render import Sheet, Tile, doubt, draw_boxes, shown_as, thumbnail
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
 from phosphene.tasks.attributions import Progress, attribute, in_the_place_of, needed_view
@@ -437,6 +437,7 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])
+    unlikely = doubt("the class", prediction.probability, "the box holds")
     return Located(
         prediction.index,
         prediction.label,
@@ -447,7 +448,7 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
         segmentation=found,
         point=(float(point[0]), float(point[1])),
         methods=way.methods,
-        note=seen.note,
+        note="; ".join(note for note in (seen.note, unlikely) if note) or None,
         picture=picture,
     )
 

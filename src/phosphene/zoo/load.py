@@ -42,8 +42,9 @@ def load_classifier(
 ) -> Classifier:
     """The classifier that a spec names, in eval mode on a device.
 
-    What stands in the JSON card beside a model or weights file ("net.json" beside "net.pt2": size, short_side, mean,
-    std, interpolation, labels, head, output) goes before what the source publishes, and an argument before both.
+    What stands in the JSON card beside a file of a model, of weights or of code ("net.json" beside "net.pt2" or
+    "net.py": size, short_side, mean, std, interpolation, labels, head, output) goes before what the source publishes,
+    and an argument before both.
 
     Args:
         spec: "embedded" (EfficientNet-Lite0), "embedded:lite1", "embedded:lite2"; "timm:NAME" or "torchvision:NAME"
@@ -90,7 +91,7 @@ def load_classifier(
     if given != Card():
         found = given.applied_to(found)
     if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
-        how = "put a JSON card beside the file, or pass preprocess=Preprocess(...)"
+        how = "put a JSON card beside the file (net.json), or in Python pass preprocess=Preprocess(...)"
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
         warn(
@@ -113,6 +114,9 @@ def _card(spec: str, weights: Weights) -> Card:
     if is_local(weights):
         return read_card(Path(weights))
     name, _, rest = spec.partition(":")
+    code = spec.rpartition(":")[0]
+    if code.endswith(".py") and Path(code).is_file():
+        return read_card(Path(code))
     place = rest if name in SOURCES else spec
     return read_card(Path(place)) if file.is_file(spec) or Path(place).is_file() else Card()
 
