@@ -202,3 +202,25 @@ def test_a_mean_image_is_taken_off_pixel_by_pixel():
     torch.testing.assert_close(found.maps[:, 0, 0], expected)
     with pytest.raises(OptionError, match="mean picture of shape"):
         Preprocess(mean=np.full((3, 2, 2), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda images: images.to_sparse(), "sparse"),
+        (lambda images: images.to(torch.complex64), "complex"),
+    ],
+)
+def test_images_that_are_no_dense_real_numbers_are_refused(make, what):
+    with pytest.raises(OptionError, match=f"images as a {what} tensor; give a dense one"):
+        grad_cam(classifier_of(pooled()), make(torch.rand(1, 3, 16, 16)), Target.of(1))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_layers_may_be_named_as_the_wrapped_network_has_them():
+    module, images = pooled(), torch.rand(1, 3, 16, 16)
+    for wrapped, name in ((nn.DataParallel(module), "module.3"), (torch.compile(module), "_orig_mod.3")):
+        assert name in dict(wrapped.named_modules())
+        assert grad_cam(classifier_of(wrapped), images, Target.of(1), layer=name).layer == "3"
+    with pytest.raises(NotFoundError, match="the layer is the whole network; name one inside of it"):
+        grad_cam(classifier_of(module), images, Target.of(1), layer=module)

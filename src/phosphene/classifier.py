@@ -429,6 +429,9 @@ class Classifier:
             raise OptionError(
                 f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
             )
+        if images.layout != torch.strided or images.is_complex():
+            what = "complex" if images.is_complex() else "sparse"
+            raise OptionError(f"images as a {what} tensor; give a dense one of real numbers in [0, 1]")
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor(images) or type(images).__name__ == "FakeTensor"
         if wrapped or images.device.type == "meta":
             raise OptionError(

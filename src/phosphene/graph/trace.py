@@ -18,6 +18,10 @@ from phosphene.graph.plain import is_hooked
 LayerName = str | nn.Module
 
 
+# Before the names of layers of a network that DataParallel or torch.compile wraps; what they wrap is what runs here.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
 def layer_name(module: nn.Module, layer: LayerName) -> str:
     """The dotted name of a layer given by name or as the module itself.
 
@@ -33,6 +37,8 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
     check_inside(module, f"what layer '{layer}' is asked of")
     names = dict(module.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
+        if layer is module:
+            raise NotFoundError("the layer is the whole network; name one inside of it")
         for name, child in names.items():
             if child is layer:
                 return str(name)
@@ -42,6 +48,9 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
         raise NotFoundError(f"layer {shown} is no layer; give its dotted name or the module itself")
     if layer and layer in names:
         return str(layer)
+    for wrapper in _WRAPPERS:
+        if layer.startswith(wrapper) and (inner := layer.removeprefix(wrapper)) in names:
+            return inner
     known = [name for name in names if name]
     shown = suggest(str(layer), known) or f" (there are {len(known)}: {', '.join(known[:6])} ...)"
     raise NotFoundError(f"no layer '{layer}' in {type(module).__name__}{shown}")
