@@ -11,13 +11,14 @@ from PIL import Image
 from torch import nn
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import NumericalError, OptionError, PhospheneWarning
+from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.localization.presets import PRESETS
 from phosphene.runtime import activations, prepare
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute
-from phosphene.tasks.objects import configured, evidence, grid_size, locate, posteriors, to_original
+from phosphene.tasks.objects import configured, cut_out, evidence, grid_size, locate, posteriors, to_original
+from phosphene.types import Prediction
 from tests.networks import classifier_of, pooled
 
 
@@ -179,12 +180,10 @@ def test_a_network_without_a_middle_grid_is_cut_by_color():
 
 
 def test_a_class_that_is_all_but_ruled_out_is_said_to_be():
-    module = pooled()
-    with torch.no_grad():
-        module[9].bias[1] = -30
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8))
-    with pytest.warns(
-        PhospheneWarning, match="the class has a probability of .*: the box holds what speaks for it most"
-    ):
-        (found,) = locate(classifier_of(module), picture, target=1)
-    assert "the class has a probability of" in found.note
+    way = configured("best", "grad_cam")
+    (seen,) = evidence(classifier_of(pooled()), [picture], [1], way)
+    found = cut_out(picture, seen, way, Prediction(1, "one", 1e-5))
+    said = "the class has a probability of 0.001 %: the box holds what speaks for it most, not how much"
+    assert (found.note, found.notes) == (None, (said,))
+    assert said in found._repr_html_()

@@ -173,6 +173,6 @@ def _row(
         predicted=result.predicted,
         objects=tuple(object_row(folder, item.picture, thing, is_drawn=config.is_drawn) for thing in found),
         method=", ".join(dict.fromkeys("+".join(thing.methods) for thing in found)) or "+".join(config.preset.methods),
-        notes=tuple(dict.fromkeys(f"{thing.label}: {thing.note}" for thing in found if thing.note)) or None,
+        notes=tuple(dict.fromkeys(f"{thing.label}: {note}" for thing in found for note in thing.notes)) or None,
         seconds=result.seconds,
     )

@@ -70,6 +70,12 @@ class Located(Shown):
     note: str | None = None
     picture: Picture | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What stands beside the object: the note, and that the network all but rules the class out."""
+        unlikely = doubt("the class", self.probability, "the box holds")
+        return tuple(note for note in (self.note, unlikely) if note)
+
     def __repr__(self) -> str:
         x0, y0, x1, y1 = map(round, self.box)
         sure = Prediction(self.index, self.label, self.probability)
@@ -87,7 +93,7 @@ def _located_sheet(found: Located) -> Sheet:
         f"{'+'.join(found.methods)}, cut by {'threshold' if found.segmentation.samples is None else 'graphcut'}",
     )
     shown = overview(picture, [found], _SHOWN_SIDE)
-    return Sheet(((Tile(shown, (*lines, *([found.note] if found.note else []))),),))
+    return Sheet(((Tile(shown, (*lines, *found.notes)),),))
 
 
 def overview(picture: Picture, found: Sequence[Located], side: int) -> Image.Image:
@@ -437,7 +443,6 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
     mask = to_original(found.mask, original)
     row, column = np.unravel_index(int(values.argmax()), grid)
     point = ((column + 0.5) * original[1] / grid[1], (row + 0.5) * original[0] / grid[0])
-    unlikely = doubt("the class", prediction.probability, "the box holds")
     return Located(
         prediction.index,
         prediction.label,
@@ -448,7 +453,7 @@ def cut_out(picture: Picture, seen: Evidence, way: LocalizationPreset, predictio
         segmentation=found,
         point=(float(point[0]), float(point[1])),
         methods=way.methods,
-        note="; ".join(note for note in (seen.note, unlikely) if note) or None,
+        note=seen.note,
         picture=picture,
     )
 
