@@ -182,7 +182,7 @@ def test_a_network_without_a_middle_grid_is_cut_by_color():
 def test_a_class_that_is_all_but_ruled_out_is_said_to_be():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8))
     way = configured("best", "grad_cam")
-    (seen,) = evidence(classifier_of(pooled()), [picture], [1], way)
+    (seen,) = evidence(prepare(classifier_of(pooled())), [picture], [1], way)
     found = cut_out(picture, seen, way, Prediction(1, "one", 1e-5))
     said = "the class has a probability of 0.001 %: the box holds what speaks for it most, not how much"
     assert (found.note, found.notes) == (None, (said,))
