@@ -14,7 +14,7 @@ from torch import Tensor, nn
 MOST_ITEMS = 64
 # Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
 # tensor past PyTorch's counting (`.data`) shows in these.
-WHOLE, SAMPLED = 16384, 4096
+WHOLE, SAMPLED = 4096, 1024
 _LEVELS = 3
 _PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (list, dict, set, deque, np.ndarray, types.MethodType, functools.partial)
