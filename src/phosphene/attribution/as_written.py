@@ -16,7 +16,7 @@ from phosphene.axes import Axes, Follow, are_channels
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside
-from phosphene.hooks import capture, is_scripted
+from phosphene.hooks import is_scripted
 from phosphene.relevance import Composite, propagating
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.backward import gradients, no_gradient
@@ -144,8 +144,7 @@ def _outputs(prepared: Prepared, inputs: Tensor, target: Target) -> Outputs:
     """What the network, as it was written, gives for normalized inputs."""
     module = prepared.network.module
     running = prepared.network.running()
-    watched = prepared.network.tokens_first(target.layers)
-    with capture(module, target.layers, tokens_first=watched) as found, prepared.clear_refusal(inputs), running:
+    with prepared.capture(target.layers, of=module) as found, prepared.clear_refusal(inputs), running:
         given = inputs.to(prepared.dtype, copy=True)  # (the network may work in place on what it is given)
         raw = prepared.called(module, given)
     layouts = {name: prepared.layout(name) for name in target.layers}

@@ -28,7 +28,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside, spatial_map
-from phosphene.hooks import ValueHooks, capture, graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze
@@ -82,8 +82,7 @@ class ScoreOf(nn.Module):
         prepared, target = self.scored
         if self.state is not None:
             self.state.restore()
-        tokens_first = prepared.network.tokens_first(target.layers)
-        with capture(self.network, target.layers, tokens_first=tokens_first) as found, prepared.clear_refusal(images):
+        with prepared.capture(target.layers, of=self.network) as found, prepared.clear_refusal(images):
             raw = prepared.called(self.network, images)
         layouts = {layer: prepared.layout(layer) for layer in target.layers}
         return target.scores(Outputs(prepared, raw, len(images), images, found, layouts))[:, None]

@@ -14,7 +14,7 @@ from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_name
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import check_inside, spatial_map
-from phosphene.hooks import capture, graph_nodes
+from phosphene.hooks import graph_nodes
 from phosphene.registry import register_attribution
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.passes import asked, in_parts
@@ -114,10 +114,7 @@ def layer_curvature(
         # As it was written: what makes the network fast has first derivatives alone, and so has fused attention.
         module = prepared.network.module
         inputs = prepared.ready(images[start:stop]).requires_grad_()
-        with (
-            capture(module, layers, tokens_first=prepared.network.tokens_first(layers)) as found,
-            sdpa_kernel(SDPBackend.MATH),
-        ):
+        with prepared.capture(layers, of=module) as found, sdpa_kernel(SDPBackend.MATH):
             logits = prepared.read(prepared.run(module, inputs), stop - start).float()
         values = utility(prepared, logits, target.rows(start, stop))
         return values.detach(), {name: _bent(prepared, values, found[name]) for name in layers}

@@ -107,7 +107,7 @@ def _image_tiles(
         f"{one.spec}{f' at {one.layer}' if one.layer else ''}",
         scale.describe(),
         *(problem for problem in one.problems if problem),
-        *(text for text in [_doubt(one), None if any(one.problems) else uncolored(scale)] if text),
+        *(text for text in [_doubt(one), _uncolored(one)] if text),
         *one.notes,
     )
     brought_back = reconstruction_picture(one, _view(one), side)
@@ -126,6 +126,11 @@ def _what(one: Attribution) -> str:
 
 def _doubt(one: Attribution) -> str | None:
     return doubt(one.explained[0].label, one.explained[0].probability) if one.explained else None
+
+
+def _uncolored(one: Attribution) -> str | None:
+    """Of its own scale: one that is shared with other maps says nothing of this one."""
+    return None if any(one.problems) else uncolored(scale_of(one.heat[0], one.display))
 
 
 @shown_as(Attribution)

@@ -22,7 +22,7 @@ from phosphene.runtime.comparable import (
     is_settings,
     is_settings_class,
 )
-from phosphene.runtime.surroundings import Surroundings
+from phosphene.runtime.surroundings import Surroundings, held
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
@@ -140,23 +140,13 @@ def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any]]:
             continue
         others[id(value)] = value if outside and isinstance(value, Tensor | list | dict | set | np.ndarray) else None
         if isinstance(value, types.MethodType | types.FunctionType | functools.partial):
-            waiting += [(item, True) for item in _held(value)]
+            waiting += [(item, True) for item in held(value, globals_too=False)]
         elif isinstance(value, list | tuple | dict) and len(value) <= MOST_ITEMS:
             waiting += [(item, outside) for item in (value.values() if isinstance(value, dict) else value)]
         elif is_settings(value):
             others[id(value)] = value if outside else None
             waiting += [(item, outside) for item in list(vars(value).values())]
     return list(modules.values()), [value for value in others.values() if value is not None]
-
-
-def _held(value: Any) -> list[Any]:
-    """What a bound method, a partial or a function holds."""
-    if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-    return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
 
 
 def _snapshot(value: Any) -> Any:

@@ -6,7 +6,7 @@ import copy
 import functools
 import types
 import weakref
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
-from phosphene.runtime.surroundings import globals_read, names_used
+from phosphene.runtime.surroundings import contents, globals_read, held, names_used
 
 # What every module has.
 _BASE = frozenset(vars(nn.Module()))
@@ -189,7 +189,7 @@ class _Own:
                 if isinstance(value, nn.Module) and key in self._mentioned:
                     raise self._refusal(f"the attribute '{key}' of the class {kind.__name__} ({where})")
         forward = getattr(type(child), "forward", None)
-        if isinstance(forward, types.FunctionType) and any(map(self._reaches, _held(forward))):
+        if isinstance(forward, types.FunctionType) and any(map(self._reaches, held(forward))):
             raise self._refusal(f"the forward of {where} ({type(child).__name__})")
 
     def _exchanged(self, value: Any, what: str) -> Any:
@@ -199,11 +199,11 @@ class _Own:
             return functools.partial(self._copied(value.func, what), *arguments, **keywords)
         if not isinstance(value, types.FunctionType):
             return value
-        if not (any(map(self._reaches, _held(value))) or self._holds(value)):
+        if not (any(map(self._reaches, held(value))) or self._holds(value)):
             return value
         if any(self._reaches(value.__globals__.get(name)) for name in globals_read(value)):
             raise self._refusal(what)
-        cells = tuple(types.CellType(self._copied(content, what)) for content in _contents(value))
+        cells = tuple(types.CellType(self._copied(content, what)) for content in contents(value))
         defaults = value.__defaults__ and tuple(self._copied(item, what) for item in value.__defaults__)
         made = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
         made.__kwdefaults__ = value.__kwdefaults__ and {
@@ -228,13 +228,13 @@ class _Own:
         """Whether a value is a part of the original, or a function or container that holds one."""
         if isinstance(value, nn.Module | Tensor):
             return id(value) in self.originals
-        return depth > 0 and any(self._reaches(inner, depth - 1) for inner in _held(value))
+        return depth > 0 and any(self._reaches(inner, depth - 1) for inner in held(value))
 
     def _holds(self, value: Any, depth: int = 4) -> bool:
         """Whether a value is a module or tensor of anybody's that is no copy of ours, or holds one."""
         if isinstance(value, nn.Module | Tensor):
             return id(value) not in self.copies
-        return depth > 0 and any(self._holds(inner, depth - 1) for inner in _held(value, globals_too=False))
+        return depth > 0 and any(self._holds(inner, depth - 1) for inner in held(value, globals_too=False))
 
     def _refusal(self, what: str) -> ModelError:
         return ModelError(
@@ -245,30 +245,3 @@ class _Own:
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
-    """What a function, a method or a container holds."""
-    if isinstance(value, types.MethodType):
-        yield from (value.__self__, value.__func__)
-    elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, types.FunctionType):
-        yield from (*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-        if globals_too:
-            yield from (value.__globals__[name] for name in globals_read(value) & value.__globals__.keys())
-    elif isinstance(value, Mapping):
-        yield from value.values()
-    elif isinstance(value, list | tuple | Set):
-        yield from value
-
-
-def _contents(function: types.FunctionType) -> list[Any]:
-    """What the cells of a closure hold; an empty one holds nothing."""
-    found = []
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:
-            found.append(None)
-    return found

@@ -165,9 +165,11 @@ class Prepared(Classifier):
         """
         return self.network.layout(layer, fed=fed)
 
-    def capture(self, layers: Sequence[str], edit: Edit | None = None) -> AbstractContextManager[dict[str, Tensor]]:
-        """The outputs of layers of `module`, each with its images first; as `hooks.capture`."""
-        return capture(self.module, layers, edit, tokens_first=self.network.tokens_first(layers))
+    def capture(
+        self, layers: Sequence[str], edit: Edit | None = None, *, of: nn.Module | None = None
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """The outputs of layers of `module`, or of another form of it, each with its images first (`hooks.capture`)."""
+        return capture(self.module if of is None else of, layers, edit, tokens_first=self.network.tokens_first(layers))
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""

@@ -168,6 +168,33 @@ def _globals_read(code: types.CodeType) -> frozenset[str]:
     return frozenset(one.argval for one in read if one.opname == "LOAD_GLOBAL")
 
 
+def held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
+    """What a function, a method or a container holds."""
+    if isinstance(value, types.MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, types.FunctionType):
+        yield from (*contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        if globals_too:
+            yield from (value.__globals__[name] for name in globals_read(value) & value.__globals__.keys())
+    elif isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | Set):
+        yield from value
+
+
+def contents(function: types.FunctionType) -> list[Any]:
+    """What the cells of a closure hold; an empty one holds nothing."""
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:
+            found.append(None)
+    return found
+
+
 def names_used(modules: Iterable[nn.Module]) -> Set[str]:
     """The names that the code of modules and of their classes uses from each forward on, also in strings.
 
