@@ -11,14 +11,15 @@ import pytest
 import phosphene
 from phosphene import errors
 
-RESULTS = {"Attribution", "Attributions", "Box", "Contrast", "Impression", "LayerFeatures", "Located", "Prediction"}
+RESULTS = {"Attribution", "Attributions", "Box", "Contrast", "Impression", "LayerFeatures", "Located"}
+RESULTS |= {"Predicted", "Prediction"}
 ERRORS = {
     *("InputError", "MissingExtraError", "ModelError", "NotFoundError", "NumericalError", "OptionError"),
     *("OutputError", "PhospheneError", "PhospheneWarning", "ResourceError"),
 }
 VERBS = {
     *("atlas", "attribute", "batch", "contrast", "explain", "features", "fuse", "impress", "locate"),
-    *("draw", "open_run", "read_image"),
+    *("draw", "open_run", "predict", "read_image"),
 }
 NETWORKS = {
     *("Classifier", "Labels", "Preprocess", "ScoreFunction", "Target", "Unit", "View", "capture", "load_classifier"),

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from phosphene.tasks.impressions import impress as impress
     from phosphene.tasks.objects import Located as Located
     from phosphene.tasks.objects import locate as locate
+    from phosphene.tasks.predict import Predicted as Predicted
+    from phosphene.tasks.predict import predict as predict
     from phosphene.types import Attribution as Attribution
     from phosphene.types import Attributions as Attributions
     from phosphene.types import Box as Box
@@ -90,6 +92,7 @@ _PLACES = {
     "OutputError": "errors",
     "PhospheneError": "errors",
     "PhospheneWarning": "errors",
+    "Predicted": "tasks.predict",
     "Prediction": "types",
     "Preprocess": "classifier",
     "Region": "output_targets",
@@ -119,6 +122,7 @@ _PLACES = {
     "open_run": "store",
     "option": "options",
     "parse_spec": "registry",
+    "predict": "tasks.predict",
     "prepare": "runtime",
     "read_image": "images",
     "register_attribution": "registry",

@@ -140,18 +140,25 @@ def reason(error: str, path: str) -> str:
 
 
 def suggest(name: str, candidates: Iterable[str], limit: int = 3) -> str:
-    """The nearest of `candidates`, ready to end an error message.
+    """The nearest of `candidates`, ready to end an error message; a name of several words is near by any of them.
 
     Example:
         >>> suggest("grad_cm", ["grad_cam", "rise"])
         "; did you mean 'grad_cam'?"
+        >>> suggest("labrodor", ["broom", "Labrador retriever"], limit=1)
+        "; did you mean 'Labrador retriever'?"
         >>> suggest("qqq", ["grad_cam", "rise"])
         ''
     """
-    by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    folded = name.casefold()
-    near = get_close_matches(folded, by_folded, n=limit, cutoff=0.5)
-    near += [key for key in by_folded if folded and folded in key and key not in near][: limit - len(near)]
+    names = tuple(dict.fromkeys(candidates))
+    meant: dict[str, list[str]] = {}
+    for candidate in names:
+        folded = candidate.casefold()
+        for part in dict.fromkeys((folded, *folded.split())):
+            meant.setdefault(part, []).append(candidate)
+    wanted = name.casefold()
+    near = [candidate for part in get_close_matches(wanted, meant, n=limit, cutoff=0.5) for candidate in meant[part]]
+    near += [candidate for candidate in names if wanted and wanted in candidate.casefold()]
     if not near:
         return ""
-    return "; did you mean " + " or ".join(f"'{by_folded[key]}'" for key in near) + "?"
+    return "; did you mean " + " or ".join(f"'{one}'" for one in [*dict.fromkeys(near)][:limit]) + "?"

@@ -308,7 +308,7 @@ class Attributions(Shown):
     """What several methods say of the same images, in the order in which the methods were given.
 
     Indexed by position, by the spec as it was given or as it is spelled in full, or by a Spec; iterated over, it gives
-    each method's Attribution.
+    each method's Attribution; `keys`, `values` and `items` as a dict has them.
 
     Args:
         given: the specs as they were given.
@@ -321,8 +321,8 @@ class Attributions(Shown):
         >>> found = Attributions(("saliency:sign=abs", "cam"), (one, replace(one, spec="cam")))
         >>> [found[key].spec for key in (0, "saliency:sign=abs", "saliency", "cam")]
         ['saliency', 'saliency', 'saliency', 'cam']
-        >>> [one.spec for one in found], len(found[1:])
-        (['saliency', 'cam'], 1)
+        >>> [one.spec for one in found], len(found[1:]), list(dict(found))
+        (['saliency', 'cam'], 1, ['saliency:sign=abs', 'cam'])
     """
 
     given: tuple[str, ...]
@@ -362,6 +362,14 @@ class Attributions(Shown):
             listing = ", ".join(self.given)
             raise NotFoundError(f"no attribution '{key}'{suggest(str(key), self.given)} (there are: {listing})")
         return self.results[names.index(str(key)) % len(self.results)]
+
+    def keys(self) -> tuple[str, ...]:
+        """The specs as they were given."""
+        return self.given
+
+    def values(self) -> tuple[Attribution, ...]:
+        """The Attribution of each."""
+        return self.results
 
     def items(self) -> Iterator[tuple[str, Attribution]]:
         """Each spec as it was given, with its Attribution."""

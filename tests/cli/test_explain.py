@@ -336,7 +336,7 @@ def test_exif_rotated_photograph_lies_right(tmp_path):
     one, two = upright["images"][0], rotated["images"][0]
     assert one["predicted"][0]["index"] == two["predicted"][0]["index"]
     with Image.open(one["maps"][0]["overlay"]) as a, Image.open(two["maps"][0]["overlay"]) as b:
-        assert a.size == b.size == (36, 24)
+        assert a.size == b.size == (8 * 36, 8 * 24)
 
 
 def test_default_folder_is_new_each_time(tmp_path, cat, monkeypatch):

@@ -170,7 +170,9 @@ def test_verdicts_follow_the_figures():
     left = {"head": Likeness([0.41], [0.41], [1.0])}
     chance = Sanity("x", {"cascading": left}, chance=Likeness([0.4], [0.4], [1.0]))
     assert chance.verdict.startswith("notices random weights:")
-    assert chance.verdict.endswith("after head, half and all; maps of different pictures share 0.40")
+    assert chance.verdict.endswith(
+        "(of signed values or of magnitudes, the larger); maps of different pictures share 0.40"
+    )
     more = Sanity("x", {"cascading": left}, chance=Likeness([0.2], [0.2], [1.0]))
     assert more.verdict.startswith("notices random weights in part:")
     assert Sanity("x", {"independent": {}}).verdict is None

@@ -26,7 +26,7 @@ from phosphene.targets import Target
 from phosphene.tasks.impressions import impress
 from phosphene.zoo import load_classifier
 
-compiled = pytest.mark.skipif(not available(), reason="kernels are compiled on processors with AVX-512 only")
+compiled = pytest.mark.skipif(not available(), reason="kernels are compiled for AVX2 and AVX-512 alone")
 _RELU6 = Activation(0.0, 6.0)
 
 
@@ -123,7 +123,6 @@ def test_it_makes_less_of_what_it_filtered(
     given = torch.randn(images, narrow or channels, side, side)
     filter_ = Depthwise(weight, kernel, given.shape, before, behind, widening=widening)
     filtered, bits = filter_.forward(given, keep=True)
-    assert Projection.takes(projection)
     last = Elementwise(torch.rand(outputs), torch.randn(outputs), Activation(-1.0, 2.0))
     projecting = replace(filter_, projection=Projection.of(projection, last))
     found, found_bits = projecting.forward(given, keep=True)

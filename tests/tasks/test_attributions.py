@@ -77,9 +77,10 @@ def test_a_contrast_can_be_sliced():
 
 def test_several_methods_are_drawn_as_a_row_for_each_picture(found):
     both, alone = draw(found[:2]), draw(found[:1])
-    assert both.height == alone.height > 3 * 16  # three pictures
-    assert both.width - alone.width == 16 + 8  # a picture more and the gap beside it
-    assert draw(found["cam"][0]).size == (16, 16)
+    assert both.height == alone.height > 3 * 256  # three pictures, which are enlarged
+    assert both.width - alone.width == 256 + 8  # a picture more and the gap beside it
+    assert draw(found["cam"][0]).size == (256, 256)
+    assert draw(found["cam"][0], side=100).size == (96, 96)
     assert isinstance(found._repr_png_(), bytes)
 
 

@@ -117,7 +117,7 @@ def test_overlays_are_drawn_when_their_row_is_asked_for():
     rows = ExplainConfig.of(["saliency"]).run(classifier(), items(2))
     shown = next(rows).maps[0]
     assert isinstance(shown.overlay, Asset)
-    assert shown.overlay.content.size == (24, 20)
+    assert shown.overlay.content.size == (24 * 11, 20 * 11)  # a caption would cover so small a picture
 
 
 @pytest.mark.parametrize("versus", [None, "c"])
@@ -136,13 +136,15 @@ def test_what_is_drawn_of_a_map_is_chosen(render, drawn, versus):
             assert (part.heat is not None) == drawn[0]
         assert (shown.contrast is not None) == (versus is not None)
     if drawn[1]:
-        assert again.maps[0].opaque.content.size == (24, 20)
+        assert again.maps[0].opaque.content.size == (24 * 11, 20 * 11)
         assert again.maps[0].opaque.content.mode == "RGB"
         assert config.described()["render"] == render
 
 
 def test_a_map_by_itself_has_the_colors_of_its_scale():
-    (row,) = ExplainConfig.of(["saliency"], view="whole", render="map").run(classifier(), items(1, (16, 16)))
+    (row,) = ExplainConfig.of(["saliency"], view="whole", render="map").run(
+        classifier((256, 256)), items(1, (256, 256))
+    )
     (shown,) = row.maps
     picture, values = np.asarray(shown.opaque.content), shown.map.content
     palette = matplotlib.colormaps["inferno"]

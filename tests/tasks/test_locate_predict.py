@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from phosphene import predict
+from phosphene.errors import NumericalError, OptionError
 from phosphene.runtime import prepare
 from phosphene.sources import Item
 from phosphene.tasks import LocateConfig, PredictConfig
@@ -53,6 +56,29 @@ def test_predicted_together_as_each_by_itself():
         )
         assert len(row.predicted) == 3
         assert row.size == (20, 24)
+
+
+def test_predict_in_python_says_what_the_task_says():
+    pictures = [item.picture for item in items(3)]
+    rows = list(PredictConfig(count=2).run(prepare(classifier()), items(3)))
+    found = predict(classifier(), pictures, count=2)
+    assert [[best.label for best in one] for one in found] == [[best.label for best in row.predicted] for row in rows]
+    assert [len(one) for one in found] == [2, 2, 2]
+    assert found[1][0].probability == pytest.approx(rows[1].predicted[0].probability, rel=1e-5)
+    (alone,) = predict(classifier(), pictures[2], count=500)
+    assert len(alone) == 5  # as many classes as there are
+    assert str(alone[0]) in repr(alone)
+    assert str(alone[0]).replace("<", "&lt;") in alone._repr_html_()
+
+
+def test_predict_in_python_refuses_what_makes_no_sense():
+    with pytest.raises(OptionError, match="count=0"):
+        predict(classifier(), items(1)[0].picture, count=0)
+    broken = classifier()
+    with torch.no_grad():
+        broken.source.module[-1].weight.fill_(float("nan"))
+    with pytest.raises(NumericalError, match=r"image 0: .*NaN"):
+        predict(broken, items(1)[0].picture)
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -141,8 +141,8 @@ class Sanity:
             word = "notices random weights"
         unrelated = "" if chance is None else f"; maps of different pictures share {chance:.2f}"
         return (
-            f"{word}: rank correlation with the true map {head:.2f}, {half:.2f} and {end:.2f} after head, half and all"
-            f"{unrelated}"
+            f"{word}: rank correlation with the true map {head:.2f}, {half:.2f} and {end:.2f} after head, half and all "
+            f"(of signed values or of magnitudes, the larger){unrelated}"
         )
 
 

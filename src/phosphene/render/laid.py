@@ -33,6 +33,8 @@ from phosphene.types import Attribution, Attributions, Contrast, Prediction, Ren
 
 # Of the overlays of results that show themselves.
 _SIDE, _STRENGTH = 480, 0.75
+# Smaller pictures are enlarged: captions would cover them. From three times on their pixels are squares.
+_SMALLEST, _SQUARES = 256, 3
 
 
 def draw(
@@ -52,7 +54,7 @@ def draw(
     Args:
         result: from explain, attribute, contrast, impress, fuse, locate or features, or a list of them; an attribution
             made from tensors alone shows the maps on gray.
-        side: long side of each heat map in pixels.
+        side: long side of each heat map in pixels, at most; small pictures are enlarged by a whole number.
         strength: of the overlay, 0 to 1.
         scale: "image" for a color scale for each map, "shared" for one for all maps of a method; a contrast always
             shares its own.
@@ -182,9 +184,8 @@ def _laid(one: Attribution, scale: Scale, side: int, strength: float, how: Liter
     if how == "map":
         return with_doubt(laid_map(one, view, scale, side), sure.label, sure.probability)
     height, width = fitted(view.original, side)
-    picture = to_pil(one.pictures[0]) if one.pictures else Image.new("RGB", (width, height), "gray")
-    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
-    shown = overlay(resized, laid_layer(one, view, scale, side), strength, fine=scale.display == "percentile")
+    picture = thumbnail(one.pictures[0], side) if one.pictures else Image.new("RGB", (width, height), "gray")
+    shown = overlay(picture, laid_layer(one, view, scale, side), strength, fine=scale.display == "percentile")
     return with_doubt(shown, sure.label, sure.probability)
 
 
@@ -242,18 +243,21 @@ def widened(values: Tensor) -> Tensor:
 
 
 def thumbnail(picture: Picture, side: int) -> Image.Image:
-    """The picture for people to look at, its long side at most `side` pixels."""
+    """The picture for people to look at, of the size that `fitted` says; of one of few pixels each is a square."""
     shown = to_pil(picture)
     height, width = fitted((shown.height, shown.width), side)
-    return shown if (width, height) == shown.size else shown.resize((width, height), Image.Resampling.LANCZOS)
+    squares = max(height, width) >= _SQUARES * max(shown.size)
+    how = Image.Resampling.NEAREST if squares else Image.Resampling.LANCZOS
+    return shown if (width, height) == shown.size else shown.resize((width, height), how)
 
 
 def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width) in the same proportions with the long side at most `side`.
+    """(height, width) in the same proportions with the long side at most `side`; small ones by a whole number larger.
 
     Example:
-        >>> fitted((3000, 4000), 2048)
-        (1536, 2048)
+        >>> fitted((3000, 4000), 2048), fitted((32, 32), 640), fitted((300, 200), 640)
+        ((1536, 2048), (256, 256), (300, 200))
     """
-    factor = min(1.0, side / max(size))
+    longest = max(size)
+    factor = side / longest if longest > side else min(math.ceil(_SMALLEST / longest), side // longest)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

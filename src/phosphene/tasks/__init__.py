@@ -2,7 +2,7 @@
 
 A task is a frozen config that can be pickled; its `run` makes rows of a batch of items, and who runs it decides where
 the items come from and where the rows go. Verbs and tasks share their parts: `attributions` (explain, contrast,
-attribute), `objects` (locate), `impressions` (impress, fuse), `facets` (features), `head`.
+attribute), `predict`, `objects` (locate), `impressions` (impress, fuse), `facets` (features), `head`.
 """
 
 from phosphene.tasks.activations import ActivationsConfig

@@ -105,7 +105,7 @@ class _Filter(Writer):
         low, high = self.limits(a.projection_limits)
         result = a.result + (self.image * a.result_rows + y) * a.result_columns * a.outputs * 4
 
-        def tile(panel: Number, index: Number) -> None:
+        def tile(panel: Number, index: Number, lanes: int) -> None:
             first = self.larger(self.smaller(index * tall, a.result_columns - tall), 0)
             places = [self.smaller(first + n, a.result_columns - 1) for n in range(tall)]
             rows = [self.filtered + place * a.channels * 4 for place in places]
@@ -117,9 +117,14 @@ class _Filter(Writer):
                 at = result + place * a.outputs * 4 + column
                 self.store(self.cut(value, low, high), at, LANES if register + 1 < registers else lanes)
 
-        panels = (a.outputs + (registers * LANES - 1)) // (registers * LANES)
+        def panel(number: Number, lanes: int = LANES) -> None:
+            self.loop(0, tiles, lambda index: tile(number, index, lanes))
+
+        whole = (a.outputs + (LANES - lanes)) // (registers * LANES) - int(lanes < LANES)
         tiles = (a.result_columns + (tall - 1)) // tall
-        self.loop(0, panels, lambda panel: self.loop(0, tiles, lambda index: tile(panel, index)))
+        self.loop(0, whole, panel)
+        if lanes < LANES:  # (the last vector of all is not full)
+            panel(whole, lanes)
 
     def _make_ready(self, row: Number) -> None:
         """Put a row of the padded source into the ring, normed and cut, or where a gradient does not come from as 0."""
