@@ -521,6 +521,20 @@ class Classifier:
                 "; its 3-D convolutions look at volumes, and what is explained are pictures (N, C, H, W): wrap it in a "
                 "module that makes a volume of a picture, as of one slice among fixed ones"
             )
+        if reason == "AssertionError":
+            return (
+                ": its forward asserts something of its input, which is float32, (N, C, H, W), normalized as its "
+                "Preprocess says; wrap it in a module that makes what it takes"
+            )
+        if "Inference tensors" in reason:
+            return "; its forward runs in inference mode, out of which nothing goes back to the picture: leave that out"
+        if "functorch" in reason:
+            return "; its forward uses torch.func (vmap), which takes no rules: use saliency or integrated_gradients"
+        if reason.startswith(("IndexError: too many indices", "KeyError", "TypeError: new(): invalid data type 'str'")):
+            return (
+                "; where its forward takes a dict (batch['image']) or a list, wrap it in a module whose forward takes "
+                "the pictures alone and makes that of them"
+            )
         of_size = self.preprocess.size is None and _OF_SIZE.search(reason)
         return "; its Preprocess names no size, give the one it was made for" if of_size else ""
 

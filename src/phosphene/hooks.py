@@ -298,16 +298,21 @@ def hides_relus(module: nn.Module) -> bool:
 # What the autograd graph calls activations that no rule for ReLUs covers, and ReLUs that escaped the rule.
 _NO_RULE = (
     *("Silu", "Gelu", "Hardswish", "Mish", "Elu", "Celu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Softplus"),
-    *("Softshrink", "Hardshrink", "LogSigmoid", "Tanh", "Erf", "Glu"),
+    *("Softshrink", "Hardshrink", "LogSigmoid", "Tanh", "Erf", "Glu", "Sin", "Cos", "Atan", "Asinh"),
 )
 _ESCAPED = ("Relu", "Hardtanh", "Threshold")
 # Activations written out by hand: x * sigmoid(x), x * relu6(x + 3) / 6, x / (1 + |x|).
 _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
+# What takes one of two values at each place.
+_CHOICES = {"Maximum", "Minimum", "Fmax", "Fmin", "Where"}
 
 
 class ValueHooks(TorchFunctionMode):
     """Notes whether code lays hooks on values, and lets those be that PyTorch refuses: on values without a gradient.
+
+    Args:
+        aside: whether none is laid, for what goes back is no gradient.
 
     Example:
         >>> with ValueHooks() as hooks:
@@ -318,10 +323,14 @@ class ValueHooks(TorchFunctionMode):
 
     seen = False
 
+    def __init__(self, *, aside: bool = False) -> None:
+        super().__init__()
+        self.aside = aside
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.register_hook, Tensor.retain_grad):
             self.seen = True
-            if not args[0].requires_grad:
+            if self.aside or not args[0].requires_grad:
                 return RemovableHandle(OrderedDict())
         return func(*args, **(kwargs or {}))
 
@@ -331,11 +340,12 @@ def relu_rule(rule: ReluRule) -> Iterator[Callable[[Tensor], None]]:
     """Every ReLU that this thread runs inside the context passes gradients back by `rule`; yields a check.
 
     Caught are ReLU, ReLU6, hardtanh and clamp from 0, threshold and maximum at 0, as modules, functions and
-    methods, in place or not, used once or often; the values forward stay the same. The module is not touched, and
+    methods, in place or not, used once or often, and values taken by a mask of where they are positive (`where`,
+    `masked_fill`, a product, an assignment); the values forward stay the same. The module is not touched, and
     other threads are not affected. The check looks at the graph behind a result and refuses it if an activation
     without a rule lies in it, or a ReLU in code that Python does not see (scripted, compiled, an autograd function
-    of the network's own). Gates (sigmoid, softmax) keep their gradient, and so does a ReLU written as a product with
-    its own mask, which cannot be told from a gate.
+    of the network's own), or one made of a magnitude, a minimum or two choices. Gates (sigmoid, softmax) keep their
+    gradient.
 
     Args:
         rule: (gradient at the ReLU's output, through) -> gradient at its input; `through` makes of a gradient a new one
@@ -361,6 +371,7 @@ class _ReluRule(TorchFunctionMode):
         super().__init__()
         self.rule = rule
         self.places: dict[Any, str] = {}  # node of the graph -> the layer that made it, where there may be no rule
+        self.minima: set[Any] = set()  # the nodes of those with zero
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -374,12 +385,21 @@ class _ReluRule(TorchFunctionMode):
             keeps = name.strip("_") == "relu"
             rectified = _Rectify.apply(values, upper, self.rule, directly, keeps)  # type: ignore[no-untyped-call]
             return values.copy_(rectified) if in_place and not directly else rectified
+        masked = _read_masked(name.strip("_"), args, kwargs)
+        if masked is not None:
+            in_place = name in ("masked_fill_", "__setitem__", "mul_", "__imul__")
+            directly = in_place and not (masked.is_leaf or masked._is_view())
+            rectified = _Rectify.apply(masked, math.inf, self.rule, directly, False)  # type: ignore[no-untyped-call]
+            rectified = masked.copy_(rectified) if in_place and not directly else rectified
+            return None if name == "__setitem__" else rectified
         given = [value.grad_fn for value in args if isinstance(value, Tensor)]
         output = func(*args, **kwargs)
         node = output.grad_fn if isinstance(output, Tensor) else None
         # What hands on what it was given, such as dropout in eval mode, did not make it.
         if node is not None and node not in given and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
             self.places[node] = running_layer()
+        if node is not None and name in ("minimum", "fmin", "min") and any(map(_is_zero, args)):
+            self.minima.add(node)
         return output
 
     def check(self, result: Tensor) -> None:
@@ -397,10 +417,11 @@ class _ReluRule(TorchFunctionMode):
                     f"no ReLU rule for the activation {what} of {where}: deconvnet and guided_backprop read networks "
                     "of ReLUs; use saliency, smoothgrad or integrated_gradients"
                 )
-            if _is_escaped(node):
+            if node in self.minima or _is_escaped(node):
                 raise ModelError(
-                    f"the ReLU rule does not reach {node.name()}: it runs in scripted or compiled code or in an "
-                    "autograd function of the network's own; pass the network as plain Python modules"
+                    f"the ReLU rule does not reach {node.name()}: it is cut elsewhere than at 0, is written in parts, "
+                    "or runs in scripted or compiled code or in an autograd function of the network's own; pass the "
+                    "network as plain Python modules with nn.ReLU"
                 )
 
 
@@ -446,11 +467,35 @@ def _read_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
         low, high = argument(0, "min"), argument(1, "max")
     elif name == "threshold" and argument(0, "threshold") == 0:
         low = argument(1, "value")
-    elif name in ("maximum", "max") and isinstance(argument(0, "other"), Tensor):
+    elif name in ("maximum", "max", "fmax") and isinstance(argument(0, "other"), Tensor):
         values, low = (argument(0, "other"), values) if _is_zero(values) else (values, argument(0, "other"))
     if not (_is_zero(low) and isinstance(values, Tensor) and values.requires_grad):
         return None
     return values, math.inf if high is None else float(high)
+
+
+def _read_masked(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What goes in if a call takes values by a mask of where they are positive, zero elsewhere: a ReLU by hand."""
+    given = [*args, *kwargs.values()]
+    values = next((one for one in given if isinstance(one, Tensor) and one.requires_grad), None)
+    others = [one for one in given if one is not values]
+    mask = next((one for one in others if isinstance(one, Tensor) and not one.requires_grad), None)
+    if values is None or mask is None or mask.shape != values.shape or not values.is_floating_point():
+        return None
+    rest = [one for one in others if one is not mask]
+    if name in ("where", "masked_fill", "setitem"):
+        if mask.dtype != torch.bool or len(rest) != 1 or not _is_zero(rest[0]):
+            return None
+        mask = mask if name == "where" else ~mask
+    elif name not in ("mul", "rmul", "imul", "multiply") or rest:
+        return None
+    with torch.no_grad():
+        chosen = mask.bool()
+        if mask.dtype != torch.bool and not torch.equal(mask, chosen.to(mask.dtype)):
+            return None
+        # Without anything negative it may be any mask of ones; where a value is zero it does not matter.
+        is_relu = bool((values < 0).any()) and torch.equal(chosen & (values != 0), values > 0)
+        return values if is_relu else None
 
 
 def _is_zero(bound: Any) -> bool:
@@ -506,8 +551,18 @@ def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
     if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
         return node_kind(node) != "_Rectify" and not getattr(node, "linear", False)
-    if node_kind(node) in ("Clamp", "ClampMin"):
-        return _is_zero(node._saved_min)  # (from elsewhere than 0 it keeps numbers safe and is no activation)
+    kind, below = node_kind(node), nodes_below(node)
+    if kind in ("Clamp", "ClampMin", "ClampMax"):
+        # (From elsewhere than 0 it keeps numbers safe and is no activation.)
+        return any(_is_zero(getattr(node, name, None)) for name in ("_saved_min", "_saved_max"))
+    if (
+        kind in _CHOICES
+        and len(below) == 2
+        and any(_pointwise_kinds(*pair) is not None for pair in (below, below[::-1]))
+    ):
+        return True  # the larger of x and .1 x
+    if kind in ("Add", "Sub") and any(node_kind(one) == "Abs" and set(nodes_below(one)) & set(below) for one in below):
+        return True  # x + |x|
     if any(node_kind(below) == "Abs" for below in nodes_below(node)):  # of a magnitude, as in nn.LPPool2d, it is none
         return False
     return node_kind(node) in _ESCAPED

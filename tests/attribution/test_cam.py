@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from phosphene.attribution.cam import cam
+from phosphene.attribution.occlusion import occlusion
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError
 from phosphene.targets import Target, Unit
@@ -137,3 +140,19 @@ def test_arguments_may_be_given_by_name():
     features = classifier.module.body(classifier.preprocess.normalize(images))
     expected = torch.einsum("k,nkhw->nhw", classifier.module.weight[4], features)
     assert map_error(cam(classifier, images, Target.of(4)).maps, expected.detach()) < 1e-5
+
+
+def test_a_network_that_reads_something_else_since_is_no_map_of_before(monkeypatch):
+    """Past all that is watched: a variable of the environment is read where the graph was made, and no more."""
+    monkeypatch.setenv("SCALE_OF_A_NETWORK", "1")
+    end = lambda net, y: F.linear((y * float(os.environ["SCALE_OF_A_NETWORK"])).mean((2, 3)), net.weight)  # noqa: E731
+    classifier, images = classifier_of(Ends(end)), torch.rand(2, 3, 16, 16)
+    cam(classifier, images, Target.of(4))
+    before = occlusion(classifier, images, Target.of(4, score="logit"), window=(4, 4), stride=(4, 4))
+    monkeypatch.setenv("SCALE_OF_A_NETWORK", "-2")
+    with pytest.raises(ModelError, match=r"something that changed since.*refresh\(\)"):
+        cam(classifier, images, Target.of(4))
+    after = occlusion(classifier, images, Target.of(4, score="logit"), window=(4, 4), stride=(4, 4))
+    torch.testing.assert_close(after.maps, -2 * before.maps, rtol=1e-3, atol=1e-5)
+    classifier.refresh()
+    assert cam(classifier, images, Target.of(4)).score.shape == (2,)

@@ -161,3 +161,17 @@ def test_same_as_pytorch_grad_cam(images):
     expected = torch.from_numpy(curved(x, [targets.ClassifierOutputReST(goal) for goal in best]))
     found = shapley_cam(classifier, images, Target.of(best), layer="features")
     assert torch.allclose(shown(found.maps), expected, atol=1e-4)
+
+
+def test_a_layer_that_sees_two_views_of_each_image_has_no_places():
+    class Mirrored(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+
+        def forward(self, x):
+            found = self.features(torch.cat([x, x.flip(3)])).relu().mean((2, 3))
+            return self.head(found.unflatten(0, (2, -1)).mean(0))
+
+    with pytest.raises(ModelError, match="has no places"):
+        attribute(Mirrored().eval(), torch.rand(2, 3, 12, 12), 1, "finer_cam", layer="features")

@@ -389,3 +389,23 @@ def test_attn_lrp_is_its_rules_written_out(form):
         expected = attn_by_hand(net.double(), x, 2, 0.05, 0.25).sum(dim=0)
     assert torch.allclose(found.maps[0].double(), expected, atol=1e-3 * float(expected.abs().max()))
     assert found.checks["conservation_error"][0] < 1e-3
+
+
+@pytest.mark.parametrize("hook", [lambda g: 0.1 * g, lambda g: g / g.norm(), torch.neg])
+def test_hooks_for_gradients_are_none_for_relevance(hook):
+    class Hooked(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second, *others = self
+            values = second(first(x))
+            if values.requires_grad:
+                values.register_hook(hook)
+            for layer in others:
+                values = layer(values)
+            return values
+
+    images = torch.rand(2, 3, 6, 6)
+    plain = dense_layers()
+    expected = attribute(classifier_of(plain), images, 1, "lrp")
+    found = attribute(classifier_of(Hooked(*plain)), images, 1, "lrp")
+    torch.testing.assert_close(found.maps, expected.maps)
+    assert max(found.checks["conservation_error"]) < 1e-3

@@ -527,3 +527,36 @@ def test_a_layer_read_as_a_global_by_a_function_inside_is_refused(monkeypatch: p
     monkeypatch.setitem(globals(), "first", network.stem)
     with pytest.raises(ModelError, match="past its attributes"):
         forward(classifier_of(network, SIZE), pictures())
+
+
+class Large(nn.Module):
+    """With weights of which some values of each row are looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3, stride=2), nn.Linear(128, 5)
+        self.kept = deque([torch.ones(5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3))) * self.kept[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.second.weight.data[:, :, 1, 1].add_(0.5),  # as a branch is fused
+        lambda net: net.second.weight.data[:, 8:].zero_(),  # as channels are pruned
+        lambda net: net.second.weight.data[:, :, 0, 2].mul_(-2),
+        lambda net: net.kept[0].mul_(-1),
+    ],
+)
+def test_some_of_each_row_is_looked_at_in_other_columns(change):
+    torch.manual_seed(0)
+    network, image = Large().eval(), torch.rand(1, 3, 12, 12)
+    classifier = Classifier(network)
+    before = forward(classifier, image)
+    change(network)
+    with torch.no_grad():
+        expected = network(classifier.preprocess.normalize(image))
+    assert not torch.allclose(before, expected, rtol=1e-3)
+    torch.testing.assert_close(forward(classifier, image), expected, rtol=1e-4, atol=1e-6)

@@ -89,7 +89,9 @@ def ablated_scores(
     prepared = prepare(classifier)
 
     def copies_of(index: int, output: Tensor) -> Copies:
-        axis = channel_axis(output, images[index : index + 1], prepared.layout(layer))
+        image, layout = images[index : index + 1], prepared.layout(layer)
+        spatial_map(output, f"layer {layer}", image, layout)  # (refuses what has no places before anything is run)
+        axis = channel_axis(output, image, layout)
         return Copies(int(output.shape[axis]), lambda channels: _without(output, channels, axis))
 
     return replaced_scores(prepared, images, target, layer, copies_of, batch_size=batch_size, progress=progress)

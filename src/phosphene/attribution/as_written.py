@@ -16,7 +16,7 @@ from phosphene.axes import Axes, Follow, are_channels
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside
-from phosphene.hooks import is_scripted
+from phosphene.hooks import ValueHooks, is_scripted
 from phosphene.relevance import Composite, propagating
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.backward import gradients, no_gradient
@@ -71,7 +71,7 @@ def relevance(classifier: Classifier, images: Tensor, target: Target, composite:
 
     def one(prepared: Prepared, image: Tensor, own: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = prepared.preprocess.normalize(prepared.ready(image).contiguous()).requires_grad_()
-        with propagating(composite) as pass_:
+        with ValueHooks(aside=True), propagating(composite) as pass_:
             outputs = _outputs(prepared, inputs, own)
         score, ends, start = _start(outputs, own)
         if not ends:

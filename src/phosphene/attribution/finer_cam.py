@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
+from phosphene.attribution.layer_maps import Layers, averaged_layers, channel_weights, layer_names
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.graph import spatial_map
@@ -77,20 +79,18 @@ def finer_cam(
         raise OptionError(f"finer_cam: {classifier.name} has one class, and none to tell it from; use grad_cam")
     classes = min(classes, logits.shape[1] - 1)
     others, factors = _others(logits, target, alpha, classes)
-    slopes = dict(own.gradients)
+
+    def of_places(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        layouts = {name: prepare(classifier).layout(name) for name in names}
+        return {name: spatial_map(values[name], f"layer {name}", images, layouts[name]) for name in names}
+
+    slopes = of_places(own.gradients)
     for place in range(classes):
         goal = Target.of(others[:, place])
-        found = layer_gradients(classifier, images, goal, names, batch_size=batch_size)
-        for name in names:
-            shape = (-1, *(1,) * (slopes[name].ndim - 1))
-            slopes[name] = slopes[name] - factors[:, place].view(shape) * found.gradients[name]
-    maps = []
-    for name in names:
-        layout, what = prepare(classifier).layout(name), f"layer {name}"
-        activations, weights = (
-            spatial_map(values, what, images, layout) for values in (own.activations[name], slopes[name])
-        )
-        maps.append((weights.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1))
+        found = of_places(layer_gradients(classifier, images, goal, names, batch_size=batch_size).gradients)
+        slopes = {name: slopes[name] - factors[:, place, None, None, None] * found[name] for name in names}
+    activations = of_places(own.activations)
+    maps = [(channel_weights(slopes[name]) * activations[name]).sum(dim=1) for name in names]
     return averaged_layers(maps, names, images, target, own.score, relu)
 
 

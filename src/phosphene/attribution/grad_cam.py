@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from phosphene.attribution.formula import by_formula
-from phosphene.attribution.layer_maps import layer_map
+from phosphene.attribution.layer_maps import channel_weights, layer_map
 from phosphene.registry import register_attribution
 
 
@@ -32,4 +32,4 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     References:
         selvaraju2017, equations 1 and 2.
     """
-    return (gradients.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1)
+    return (channel_weights(gradients) * activations).sum(dim=1)

@@ -19,6 +19,8 @@ from phosphene.targets import Target
 from phosphene.types import Attribution, Layout
 
 Layers = LayerName | tuple[str, ...]
+# Of a mean, as a share of the mean magnitude: less is what rounding leaves of values that add up to nothing.
+_ROUNDING = 1e-5
 
 
 def layer_names(classifier: Classifier, layer: Layers | None, target: Target, images: Tensor) -> tuple[str, ...]:
@@ -139,6 +141,19 @@ def _by_formula(
         maps.append(formula(*(spatial_map(value, what, images, layout) for value in given)))
         notes += _laid_out(given[0], maps[-1], what, layout)
     return replace(averaged_layers(maps, tuple(values), images, target, score, relu), notes=tuple(notes))
+
+
+def channel_weights(gradients: Tensor) -> Tensor:
+    """(N, k, 1, 1): the mean of each channel over its places; zero where it is no more than what rounding leaves.
+
+    Before a norm over places, or a softmax over them, gradients add up to nothing by construction.
+
+    Example:
+        >>> channel_weights(torch.tensor([[[[1.0, -1.0 + 1e-7]], [[1.0, -0.9]]]])).flatten()
+        tensor([0.0000, 0.0500])
+    """
+    means, sizes = (values.mean(dim=(2, 3), keepdim=True) for values in (gradients, gradients.abs()))
+    return torch.where(means.abs() > _ROUNDING * sizes, means, torch.zeros_like(means))
 
 
 def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) -> list[str]:

@@ -85,9 +85,11 @@ def _problem(low: float, high: float, score: float, layer: str | None) -> str | 
             return f"the map holds NaN or infinity: the network's own score is {score} for this image"
         return f"the map holds NaN or infinity{where} although the score is {score:.4g}: some operation overflows"
     if low == high == 0:
+        cancelled = ", or its gradients cancel over the places (as before a norm or a softmax over them)"
         return (
             f"the map is zero everywhere{where}: the score ({score:.4g}) does not change with anything it looks at; "
-            "the path is saturated or dead, or the target does not depend on it; try score logit or another layer"
+            f"the path is saturated or dead, or the target does not depend on it{cancelled if layer else ''}; "
+            f"try score logit{', another layer or hires_cam' if layer else ' or another layer'}"
         )
     if says_nothing:
         return f"the network's own score is NaN or infinite ({score}) for this image; the map does not depend on it"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
+from phosphene.attribution.layer_maps import Layers, averaged_layers, channel_weights, layer_names
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import check_inside, spatial_map
@@ -87,8 +87,7 @@ def shapley_cam(
     for name in names:
         layout, what = prepare(classifier).layout(name), f"layer {name}"
         activations, slopes, bent = (spatial_map(values, what, images, layout) for values in found[name])
-        weights = (slopes - 0.5 * bent).mean(dim=(2, 3), keepdim=True)
-        maps.append((weights * activations).sum(dim=1))
+        maps.append((channel_weights(slopes - 0.5 * bent) * activations).sum(dim=1))
     return averaged_layers(maps, names, images, target, score, relu)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 from collections import OrderedDict, deque
 from typing import Any
@@ -41,13 +42,29 @@ def comparable(value: Any, level: int = 0) -> Any:
     if kind is functools.partial:
         return [comparable(item, level) for item in (value.func, value.args, value.keywords)]
     if kind is np.ndarray and value.dtype.kind in "biufc":
-        return value.shape, value.dtype.str, value.ravel()[:: max(1, value.size // WHOLE)].tobytes()
+        step = sampling_step(value.size, len(value) if value.ndim else 1, WHOLE)
+        return value.shape, value.dtype.str, value.ravel()[::step].tobytes()
     if level < _LEVELS and is_settings(value):
         own = object.__getattribute__(value, "__dict__")
         return [(key, comparable(item, level + 1)) for key, item in own.items()] + of_class(type(value), level + 1)
     if level < _LEVELS and is_settings_class(value):
         return id(value), of_class(value, level + 1)
     return id(value)
+
+
+def sampling_step(count: int, rows: int, samples: int) -> int:
+    """Every how many values are looked at: all of few, else some of each row, in each at other columns.
+
+    Example:
+        >>> sampling_step(4096, 64, 1024), sampling_step(128 * 576, 128, 1024)
+        (1, 71)
+    """
+    if count <= WHOLE:
+        return 1
+    columns = count // max(1, rows)
+    step = max(1, min(count // samples, columns))
+    # With a divisor in common some columns would never be looked at.
+    return next(one for one in range(step, 0, -1) if math.gcd(one, columns) == 1)
 
 
 def of_class(kind: type, level: int = 0) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,11 +17,11 @@ from phosphene.runtime.comparable import (
     CONTAINERS,
     MOST_ITEMS,
     SAMPLED,
-    WHOLE,
     comparable,
     is_plain,
     is_settings,
     is_settings_class,
+    sampling_step,
 )
 from phosphene.runtime.surroundings import Surroundings, held
 
@@ -178,7 +179,7 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
     """Tensors, also of lists and dicts, into a list."""
     if isinstance(value, Tensor):
         tensors.append(value)
-    elif isinstance(value, list | tuple) and len(value) <= MOST_ITEMS:
+    elif isinstance(value, list | tuple | deque) and len(value) <= MOST_ITEMS:
         for item in value:
             _collect(item, tensors)
     elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
@@ -223,14 +224,5 @@ def _sample(values: Tensor) -> Tensor:
         values = values.as_strided((values.numel(),), (1,), values.storage_offset())
     while values.ndim > 1:  # of another layout the first row
         values = values[0]
-    values = values[:: _step(len(values), rows)]
+    values = values[:: sampling_step(len(values), rows, SAMPLED)]
     return values.view(_WHOLE[values.dtype.itemsize])
-
-
-def _step(count: int, rows: int) -> int:
-    """Every how many of a tensor's values are looked at: all of few, else some of each row."""
-    if count <= WHOLE:
-        return 1
-    columns = count // max(1, rows)
-    enough = (step for step in range(max(1, count // SAMPLED), columns) if columns % step == 0)
-    return next(enough, max(1, columns))

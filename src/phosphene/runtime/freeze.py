@@ -97,11 +97,12 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
     """(a deep copy, what it was made of by identity); what cannot be copied is shared if it is no module."""
-    known: dict[int, Any] = dict(tensors)
+    settings = {id(value): value for value in _attributes_of_themselves(module)}
+    known: dict[int, Any] = {**tensors, **settings}
     try:
         return copy.deepcopy(module, known), known
     except Exception:  # an attribute's own copying code may raise anything
-        known = dict(tensors)
+        known = {**tensors, **settings}
         for child in module.modules():
             for key, value in vars(child).items():
                 if key not in _BASE:
@@ -110,6 +111,12 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
                     for hook in value.values():
                         _share(getattr(hook, "__self__", hook), known)
         return copy.deepcopy(module, known), known
+
+
+def _attributes_of_themselves(module: nn.Module) -> list[dict[Any, Any]]:
+    """Settings that are dicts whose items are their attributes (`self.__dict__ = self`): a copy would have none."""
+    dicts = [value for child in module.modules() for value in vars(child).values() if isinstance(value, dict)]
+    return [value for value in dicts if getattr(value, "__dict__", None) is value]
 
 
 def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
@@ -123,6 +130,9 @@ def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
     elif isinstance(value, Mapping):
         for item in value.values():
             _share(item, known, depth)
+        # (Whose every attribute is an item cannot be copied, as it has no way to be.)
+        if not any(isinstance(item, Tensor | nn.Module) for item in value.values()) and _copy_error(value, known):
+            known[id(value)] = value
     elif isinstance(value, list | tuple):
         for item in value:
             _share(item, known, depth)

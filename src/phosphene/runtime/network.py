@@ -213,14 +213,24 @@ class Network:
         look = self.first_look
         return look is not None and look.memory_format is torch.contiguous_format
 
-    def look(self, size: Size) -> FirstLook:
-        """What one image of noise shows of the network; taken when the first images come, and what is worth it said."""
+    def look(self, size: Size, source: nn.Module) -> FirstLook:
+        """What one image of noise shows of the network; taken when the first images come, and what is worth it said.
+
+        Args:
+            size: of the images.
+            source: what it is a copy of.
+        """
         with self._lock:
             if self.first_look is None:
                 self._size = size
                 found = self._looked()
+                if self.state.writes_weights():  # (so that each pass can begin with those that it was given)
+                    self._take_again(source)
+                    found = self._looked()
                 self.moves = self._moves(found)
                 self.first_look = found
+                if found is not None:
+                    found.say()
                 if self.as_written:
                     self._restore()
             return self.first_look or FirstLook(head=self.classifier.head)
@@ -264,8 +274,17 @@ class Network:
             return None
         if found is not None:
             found = replace(found, integers=integer_layer(self.module))
-            found.say()
         return found
+
+    def _take_again(self, source: nn.Module) -> None:
+        """Parameters as the original has them, and all of them kept."""
+        self.state.restore()
+        given = dict(source.named_parameters(remove_duplicate=False))
+        with torch.inference_mode(False), torch.no_grad():
+            for name, parameter in self.module.named_parameters(remove_duplicate=False):
+                if name in given and given[name].shape == parameter.shape:
+                    parameter.data.copy_(given[name].detach())
+        self.state = State(self.module, whole=True)
 
     def _rows(self, images: Tensor) -> Tensor:
         """(N, K) what the network as it was written returns, whatever its head: that is known after the first look."""

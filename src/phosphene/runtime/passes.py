@@ -21,7 +21,8 @@ from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import ReluRule, capture_input, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
-from phosphene.runtime.prepare import Prepared, prepare
+from phosphene.runtime.network import near
+from phosphene.runtime.prepare import Precision, Prepared, prepare
 from phosphene.targets import Outputs, Target
 from phosphene.types import Score
 
@@ -30,6 +31,8 @@ Result = TypeVar("Result")
 
 # Candidates that one pass looks at: more would have to be recorded from further down.
 _AT_ONCE = 8
+# Of scores, as a share: as far as two forms of one network may differ in float32, or in bfloat16.
+_SAME: dict[Precision, float] = {"exact": 1e-3, "fast": 0.1}
 
 
 class LayerPass(NamedTuple):
@@ -121,6 +124,12 @@ def head_features(
         return prepared.read(output, stop - start), value
 
     logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
+    drawn = prepared.first_look.draws or prepared.first_look.seeds
+    if not drawn and not near(logits[:1], forward(prepared, images[:1], batch_size=1), _SAME[prepared.precision]):
+        raise ModelError(
+            f"{prepared.name} gives other scores than when it was first looked at: its code reads something that "
+            "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
+        )
     return logits, _averaged_whole(values, head), head
 
 

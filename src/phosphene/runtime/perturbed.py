@@ -200,7 +200,9 @@ def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box],
     known, key = prepared.network.right_windows, (prepared.precision, images.shape[1:], *few)
     if key not in known:
         known[key] = _windows_give_the_same(prepared, images, few, fill)
-    return known[key]
+        return known[key]
+    # What the code reads past all that is watched (a variable of the environment) may be another since.
+    return known[key] and _windows_give_the_same(prepared, images, few[:1], fill)
 
 
 def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], fill: Tensor) -> bool:

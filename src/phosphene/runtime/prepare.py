@@ -139,7 +139,7 @@ class Prepared(Classifier):
         # Before any pass, since it may say by which head scores are read.
         if self.network.first_look is None:
             with self._leaving_alone():
-                self.network.look((int(images.shape[-2]), int(images.shape[-1])))
+                self.network.look((int(images.shape[-2]), int(images.shape[-1])), self.source.module)
             self.fingerprint.settle()
 
     @property
@@ -216,6 +216,8 @@ class Prepared(Classifier):
             yield
         finally:
             if changed := before.is_changed():
+                # (What an object counts that a copy shares, such as a logger, is put back and says nothing of layers.)
+                changed = not before.is_of_objects()
                 before.restore()
         if changed:
             self.network.first_look = None

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phosphene.classifier import loose_tensors
 from phosphene.hooks import is_scripted
-from phosphene.runtime.comparable import is_plain, is_settings
+from phosphene.runtime.comparable import MOST_ITEMS, SAMPLED, is_plain, is_settings, sampling_step
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
+# Objects in objects that are looked into.
+_LEVELS = 3
 _NUMBERS = (bool, int, float, complex, str, type(None))
 # What says that a first pass put hooks on the network (transformers): without it the next would put them on again.
 _LASTING = ("_output_capturing_hooks_installed",)
@@ -25,8 +26,11 @@ _LASTING = ("_output_capturing_hooks_installed",)
 class State:
     """The attributes, buffers and small parameters of a module's parts at one time.
 
+    Of large parameters no more is kept than shows whether they were written to.
+
     Args:
         module: of one's own.
+        whole: whether large parameters are kept too.
 
     Example:
         >>> net = nn.BatchNorm2d(3, momentum=0.5)
@@ -39,26 +43,38 @@ class State:
         (tensor([0., 0., 0.]), False)
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, whole: bool = False) -> None:
         parts = [child for child in module.modules() if not is_scripted(child)]
         tables = [
             table for child in parts for table in (vars(child), child._buffers, child._parameters, child._modules)
         ]
-        tables += [vars(value) for table in list(tables) for value in table.values() if is_settings(value)]
-        self._tables = [(table, dict(table)) for table in tables]
-        small = [parameter for parameter in module.parameters() if parameter.numel() <= _SMALL]
-        loose = [tensor for tensor in loose_tensors(module) if tensor.numel() <= _SMALL]
-        written = {id(tensor): tensor for tensor in (*module.buffers(), *small, *loose)}
-        readable = [tensor for tensor in written.values() if _is_readable(tensor)]
+        objects, containers, loose = _inside(tables)
+        self._parts = [(table, dict(table)) for table in tables]
+        self._objects = [(table, dict(table)) for table in objects]
+        parameters = [parameter for parameter in module.parameters() if _is_readable(parameter)]
+        large = {id(one): one for one in parameters if one.numel() > _SMALL and not whole}
+        written = {id(tensor): tensor for tensor in (*module.buffers(), *parameters, *loose)}
+        readable = [tensor for key, tensor in written.items() if key not in large and _is_readable(tensor)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
-        known = set(map(id, tables))
-        values = [value for table in tables for value in table.values() if id(value) not in known]
-        containers = [value for value in values if type(value) in _FILLED]
+        self._large = [(tensor, _look(tensor)) for tensor in large.values()]
         self._containers = [(value, _FILLED[type(value)](value)) for value in containers]
+
+    @property
+    def _tables(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        return self._parts + self._objects
 
     def is_changed(self) -> bool:
         """Whether anything else is there now."""
         return self.counts() or any(not _same(table, before) for table, before in self._tables)
+
+    def writes_weights(self) -> bool:
+        """Whether large parameters hold something else now, which is lost."""
+        return any(not _seems(tensor, before) for tensor, before in self._large)
+
+    def is_of_objects(self) -> bool:
+        """Whether all that is another now are attributes of objects and what lies in containers: no part, no tensor."""
+        tensors = any(not _equal(tensor, before) for tensor, before in self._tensors) or self.writes_weights()
+        return not tensors and all(_same(table, before) for table, before in self._parts)
 
     def counts(self) -> bool:
         """Whether a number is another now: in an attribute, in a list, dict or array of one, in a tensor.
@@ -71,7 +87,8 @@ class State:
                 if known is not value and isinstance(value, _NUMBERS) and (type(known), known) != (type(value), value):
                     return True
         changed = (not _equal(tensor, before) for tensor, before in self._tensors)
-        return any(not _alike(value, before) for value, before in self._containers) or any(changed)
+        filled = any(not _alike(value, before) for value, before in self._containers)
+        return filled or any(changed) or self.writes_weights()
 
     def restore(self) -> None:
         """Put everything back."""
@@ -106,6 +123,47 @@ def stored_bytes(tensor: Tensor) -> bytes:
     values = values if values.layout == torch.strided else values.to_dense()
     values = values.resolve_conj().resolve_neg().cpu().contiguous()
     return bytes(values.flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _inside(tables: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any], list[Tensor]]:
+    """(attributes of objects, containers, tensors) that lie in the attributes of modules, or in one another there."""
+    known, parts = set(map(id, tables)), list(tables)
+    objects: list[dict[str, Any]] = []
+    containers: list[Any] = []
+    tensors: list[Tensor] = []
+    waiting = [(value, 0) for table in parts for value in table.values()]
+    while waiting:
+        value, level = waiting.pop()
+        if id(value) in known or isinstance(value, _NUMBERS):
+            continue
+        known.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            continue
+        items: Any = ()
+        if type(value) in _FILLED:
+            containers.append(value)
+            items = value.values() if isinstance(value, dict) else () if isinstance(value, np.ndarray | set) else value
+        elif type(value) is tuple:
+            items = value
+        elif level < _LEVELS and is_settings(value):
+            objects.append(vars(value))
+            items, level = vars(value).values(), level + 1
+        if len(items) <= MOST_ITEMS:
+            waiting += [(item, level) for item in items]
+    return objects, containers, tensors
+
+
+def _look(tensor: Tensor) -> tuple[int | None, Tensor]:
+    """How often a tensor was written to, as far as that is counted, and some of its values."""
+    rows = len(tensor) if tensor.ndim else 1
+    values = tensor.detach().reshape(-1)[:: sampling_step(tensor.numel(), rows, SAMPLED)].clone()
+    return None if tensor.is_inference() else tensor._version, _bytes(values)
+
+
+def _seems(tensor: Tensor, before: tuple[int | None, Tensor]) -> bool:
+    now = _look(tensor)
+    return now[0] == before[0] and now[1].shape == before[1].shape and torch.equal(now[1], before[1])
 
 
 def _is_readable(tensor: Tensor) -> bool:

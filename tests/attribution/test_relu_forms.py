@@ -1,0 +1,77 @@
+"""ReLUs written by hand: the rules of deconvnet and guided back-propagation reach them, or refuse the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import phosphene
+from phosphene.errors import ModelError
+
+
+class _Net(nn.Module):
+    def __init__(self, activation) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.second(self.activation(self.first(x)))).mean((2, 3)))
+
+
+def _assigned(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y < 0] = 0
+    return y
+
+
+CAUGHT = {
+    "product": lambda x: x * (x > 0),
+    "product of floats": lambda x: (x > 0).float() * x,
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "where of zeros": lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
+    "method": lambda x: x.where(x > 0, 0.0),
+    "masked": lambda x: x.masked_fill(x < 0, 0),
+    "masked in place": lambda x: x.clone().masked_fill_(x < 0, 0.0),
+    "assigned": _assigned,
+    "fmax": lambda x: torch.fmax(x, torch.zeros_like(x)),
+}
+REFUSED = {
+    "magnitude": lambda x: (x + x.abs()) / 2,
+    "what is below taken off": lambda x: x - x.clamp(max=0),
+    "minimum": lambda x: -torch.minimum(-x, torch.zeros_like(x)),
+    "leaky, as the larger": lambda x: torch.maximum(x, 0.1 * x),
+    "leaky, by its sign": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "elu by hand": lambda x: torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1),
+    "sine": torch.sin,
+}
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
+@pytest.mark.parametrize("form", CAUGHT)
+def test_a_relu_by_hand_is_one(form, method):
+    images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    expected = phosphene.attribute(_Net(torch.relu).eval(), images, 1, method)
+    plain = phosphene.attribute(_Net(torch.relu).eval(), images, 1, "input_x_gradient")
+    found = phosphene.attribute(_Net(CAUGHT[form]).eval(), images, 1, method)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.score, plain.score)
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_what_is_no_relu_is_refused(form):
+    with pytest.raises(ModelError, match="ReLU rule"):
+        phosphene.attribute(_Net(REFUSED[form]).eval(), torch.randn(1, 3, 12, 12), 1, "guided_backprop")
+
+
+def test_a_mask_of_ones_is_no_relu():
+    images = torch.rand(1, 3, 12, 12)
+
+    def masked(x: Tensor) -> Tensor:
+        return torch.relu(x) * torch.ones_like(x)
+
+    expected = phosphene.attribute(_Net(torch.relu).eval(), images, 1, "guided_backprop")
+    found = phosphene.attribute(_Net(masked).eval(), images, 1, "guided_backprop")
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-7)

@@ -1,0 +1,167 @@
+"""Networks that write to what they read at the next pass: each pass begins with what they were given in."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import phosphene
+
+
+def _bank(count: int) -> Tensor:
+    return F.normalize(torch.randn(count, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+class _Holder:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+KEPT = {
+    "a large attribute": lambda: _bank(10_000),
+    "an object": lambda: _Holder(_bank(50)),
+    "an object in an object": lambda: _Holder(_Holder(_bank(50))),
+    "a deque": lambda: deque([_bank(50)]),
+    "a dict in a dict": lambda: {"a": {"t": _bank(50)}},
+}
+
+
+def _tensor(kept: object) -> Tensor:
+    while not isinstance(kept, Tensor):
+        if isinstance(kept, _Holder):
+            kept = kept.tensor
+        else:
+            (kept,) = kept.values() if isinstance(kept, dict) else kept
+    return kept
+
+
+class _Memory(nn.Module):
+    """Reads a memory by its features, and then moves it towards them."""
+
+    def __init__(self, kept: object) -> None:
+        super().__init__()
+        self.features, self.head, self.kept = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, bank = F.normalize(self.features(x).mean((2, 3)), dim=1), _tensor(self.kept)
+        read = bank.clone()
+        scores = self.head((10 * found @ read.T).softmax(1) @ read)
+        bank.mul_(0.9).add_(0.1 * found.detach()[:1])
+        return scores
+
+
+class _FastWeights(nn.Module):
+    """Writes to a large weight of its own, past PyTorch's counting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1024, 3), nn.Linear(1024, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+        self.second.weight.data.mul_(1.05)
+        return scores
+
+
+def _gradient(network: nn.Module, image: Tensor) -> tuple[float, Tensor]:
+    leaf = image.clone().requires_grad_()
+    score = copy.deepcopy(network)(leaf)[0, 1]
+    (gradient,) = torch.autograd.grad(score, leaf)
+    return float(score.detach()), gradient.abs().amax(dim=1)
+
+
+@pytest.mark.parametrize("where", KEPT)
+def test_what_a_forward_writes_to_is_put_back_wherever_it_is_kept(where):
+    torch.manual_seed(0)
+    network, image = _Memory(KEPT[where]()).eval(), torch.rand(1, 3, 12, 12)
+    before = _tensor(network.kept).clone()
+    score, expected = _gradient(network, image)
+    classifier = phosphene.Classifier.of(network)
+    for _ in range(3):
+        found = phosphene.attribute(classifier, image, 1, "saliency")
+        assert float(found.score[0]) == pytest.approx(score, abs=1e-6)
+        torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-8)
+        assert not any("random" in note for note in found.notes)
+    assert torch.equal(_tensor(network.kept), before)
+
+
+def test_large_weights_that_a_forward_writes_to_are_put_back():
+    torch.manual_seed(0)
+    network, image = _FastWeights().eval(), torch.rand(1, 3, 12, 12)
+    before = network.second.weight.detach().clone()
+    assert before.numel() > 2**16
+    score, expected = _gradient(network, image)
+    classifier = phosphene.Classifier.of(network)
+    for _ in range(3):
+        found = phosphene.attribute(classifier, image, 1, "saliency")
+        assert float(found.score[0]) == pytest.approx(score, abs=1e-6)
+        torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-8)
+    assert torch.equal(network.second.weight, before)
+
+
+class _Logger:
+    def __init__(self) -> None:
+        self.step, self.lock = 0, threading.Lock()
+
+    def add(self, value: float) -> None:
+        self.step += 1
+
+
+class _Logged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head, self.logger = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), _Logger()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.head(self.features(x).relu().mean((2, 3)))
+        self.logger.add(0.5)
+        return scores
+
+
+def test_a_logger_that_cannot_be_copied_and_counts_is_no_layer_of_the_network():
+    network, image = _Logged().eval(), torch.rand(1, 3, 12, 12)
+    _, expected = _gradient_by_hand(network, image)
+    found = phosphene.attribute(phosphene.Classifier.of(network), image, 1, "saliency")
+    torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-8)
+
+
+def _gradient_by_hand(network: _Logged, image: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = image.clone().requires_grad_()
+    scores = network.head(network.features(leaf).relu().mean((2, 3)))
+    (gradient,) = torch.autograd.grad(scores[0, 1], leaf)
+    return scores, gradient.abs().amax(dim=1)
+
+
+class _Attributes(dict):
+    __getattr__ = dict.__getitem__
+
+
+class _OfThemselves(dict):
+    def __init__(self, *args: object, **keywords: object) -> None:
+        super().__init__(*args, **keywords)
+        self.__dict__ = self
+
+
+@pytest.mark.parametrize("kind", [_Attributes, _OfThemselves])
+def test_settings_whose_items_are_attributes_are_read(kind):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.settings = nn.Conv2d(3, 4, 3), kind(scale=2.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.features(x).relu().mean((2, 3)) * self.settings.scale
+
+    network, image = Scaled().eval(), torch.rand(1, 3, 12, 12)
+    classifier = phosphene.Classifier.of(network)
+    first = phosphene.attribute(classifier, image, 1, "saliency")
+    network.settings["scale"] = -6.0
+    found = phosphene.attribute(classifier, image, 1, "saliency")
+    torch.testing.assert_close(found.maps, 3 * first.maps)
+    torch.testing.assert_close(found.score, -3 * first.score)
