@@ -305,7 +305,7 @@ _ESCAPED = ("Relu", "Hardtanh", "Threshold")
 _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
 # What takes one of two values at each place.
-_CHOICES = {"Maximum", "Minimum", "Fmax", "Fmin", "Where"}
+_CHOICES = {"Maximum", "Minimum", "Fmax", "Fmin"}
 
 
 class ValueHooks(TorchFunctionMode):
@@ -371,7 +371,7 @@ class _ReluRule(TorchFunctionMode):
         super().__init__()
         self.rule = rule
         self.places: dict[Any, str] = {}  # node of the graph -> the layer that made it, where there may be no rule
-        self.minima: set[Any] = set()  # the nodes of those with zero
+        self.by_parts: set[Any] = set()  # nodes of the graph that cut at zero in another way than a ReLU does at once
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -398,8 +398,8 @@ class _ReluRule(TorchFunctionMode):
         # What hands on what it was given, such as dropout in eval mode, did not make it.
         if node is not None and node not in given and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
             self.places[node] = running_layer()
-        if node is not None and name in ("minimum", "fmin", "min") and any(map(_is_zero, args)):
-            self.minima.add(node)
+        if node is not None and (_is_minimum(name, args) or _is_of_its_sign(name, args)):
+            self.by_parts.add(node)
         return output
 
     def check(self, result: Tensor) -> None:
@@ -417,7 +417,7 @@ class _ReluRule(TorchFunctionMode):
                     f"no ReLU rule for the activation {what} of {where}: deconvnet and guided_backprop read networks "
                     "of ReLUs; use saliency, smoothgrad or integrated_gradients"
                 )
-            if node in self.minima or _is_escaped(node):
+            if node in self.by_parts or _is_escaped(node):
                 raise ModelError(
                     f"the ReLU rule does not reach {node.name()}: it is cut elsewhere than at 0, is written in parts, "
                     "or runs in scripted or compiled code or in an autograd function of the network's own; pass the "
@@ -496,6 +496,19 @@ def _read_masked(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         # Without anything negative it may be any mask of ones; where a value is zero it does not matter.
         is_relu = bool((values < 0).any()) and torch.equal(chosen & (values != 0), values > 0)
         return values if is_relu else None
+
+
+def _is_minimum(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a call is the minimum of something and zero."""
+    return name in ("minimum", "fmin", "min") and any(map(_is_zero, args))
+
+
+def _is_of_its_sign(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a call takes one of two values by the sign of one of them, as leaky ReLUs do."""
+    tensors = [one for one in args if isinstance(one, Tensor)] if name == "where" else []
+    masks = [one for one in tensors if one.dtype == torch.bool]
+    values = [one.detach() for one in tensors if one.is_floating_point() and masks and one.shape == masks[0].shape]
+    return any(bool((one < 0).any()) and torch.equal(masks[0] & (one != 0), one > 0) for one in values)
 
 
 def _is_zero(bound: Any) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -242,6 +243,8 @@ def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
     Raises:
         InputError: naming what was got and what is possible.
     """
+    if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source):
+        raise InputError(f"{source}: is an address; download the picture, or open it with PIL, and pass that")
     if isinstance(source, str | os.PathLike):
         return [read_image(source, channels)]
     if isinstance(source, Image.Image):
@@ -250,7 +253,7 @@ def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
         return _from_array(source, channels)
     if isinstance(source, Tensor):
         return _from_tensor(source, channels)
-    if isinstance(source, Iterable):
+    if isinstance(source, Iterable) and not isinstance(source, Mapping | Set | bytes) and not hasattr(source, "read"):
         pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, place)]
         if not pictures:
             raise InputError("no pictures were given; pass at least one")

@@ -54,6 +54,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
             "empty: holds no picture file",
         ),
         (["report", "empty"], "empty: is no run folder"),
+        (["impress", "tench", "--recipe", "fuse"], "fuse is no recipe of impress; it is one of phosphene fuse"),
+        (["batch", "predict", "none/", "--out", "b", "--report", "single"], "is no one file; say --report pages"),
+        (["impress", "tench", "--threads", "9999"], "--threads 9999: this machine has"),
     ],
 )
 def test_wrong_input(tmp_path, arguments, message):

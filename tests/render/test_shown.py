@@ -84,7 +84,14 @@ def test_files_that_cannot_be_written(results, tmp_path):
 def test_show_takes_the_notebook_or_a_viewer(results, monkeypatch):
     shown: list[object] = []
     monkeypatch.setattr(ImageShow, "show", lambda picture: bool(shown.append(picture)))
-    with pytest.raises(OutputError, match="no program that shows pictures"):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(OutputError, match="no screen"):
+        results["one"].show()
+    assert not shown
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(OutputError, match="no screen or no program"):
         results["one"].show()
     assert isinstance(shown.pop(), Image.Image)
     kernel = type("ZMQInteractiveShell", (), {})()

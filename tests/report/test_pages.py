@@ -144,3 +144,14 @@ def test_the_option_of_the_commands(run, tmp_path):
     again = phosphene("report", run, "--report", "pages", "--json")
     assert again.json["report"] == str(run / "report.html")
     assert f"report: {run / 'report.html'}" in phosphene("report", run).out
+
+
+def test_pictures_are_named_by_their_paths_below_the_folder_of_all(tmp_path):
+    paths = ("all/a/x.png", "all/b/x.png", "all/c/d/y.png")
+    with FolderSink(
+        str(tmp_path / "run"), Plan("explain", tuple(map(str, range(3))), FACTS, {"threads": 1, "device": "cpu"})
+    ) as sink:
+        for number, path in enumerate(paths):
+            sink.write(ExplainRow(str(number), path, predicted=(Prediction(1, "dog", 0.9),)))
+    text = write_report(tmp_path / "run", "single").read_text().replace("<wbr>", "")
+    assert all(f'title="{path}">{path.removeprefix("all/")}</h2>' in text for path in paths)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
 from phosphene.render import Scale
 from phosphene.runtime import prepare
@@ -139,6 +140,14 @@ def test_what_is_drawn_of_a_map_is_chosen(render, drawn, versus):
         assert again.maps[0].opaque.content.size == (24 * 11, 20 * 11)
         assert again.maps[0].opaque.content.mode == "RGB"
         assert config.described()["render"] == render
+
+
+def test_of_a_picture_of_which_little_is_seen_that_is_said():
+    config = ExplainConfig.of(["cam"])
+    network = prepare(Classifier(networks.pooled(), Preprocess((16, 16), 16), list("abcde")))
+    ((narrow,), (plain,)) = (config.run(network, items(1, size)) for size in ((20, 400), (20, 24)))
+    assert any("saw 5 % of the picture" in note for note in narrow.maps[0].notes)
+    assert plain.maps[0].notes == ()
 
 
 def test_a_map_by_itself_has_the_colors_of_its_scale():

@@ -17,8 +17,8 @@ from phosphene.localization.presets import PRESETS
 from phosphene.runtime import activations, prepare
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute
-from phosphene.tasks.objects import configured, cut_out, evidence, grid_size, locate, posteriors, to_original
-from phosphene.types import Prediction
+from phosphene.tasks.objects import Located, configured, cut_out, evidence, grid_size, locate, posteriors, to_original
+from phosphene.types import Box, Prediction
 from tests.networks import classifier_of, pooled
 
 
@@ -31,6 +31,14 @@ def red_detector(*, flattened: bool = False) -> Classifier:
     head = [nn.Flatten(), nn.Linear(2 * 32 * 32, 2)] if flattened else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     net = nn.Sequential(convolution, nn.ReLU(), *head)
     return Classifier(net, Preprocess((32, 32), 36), ["grey", "red"])
+
+
+def test_a_box_that_says_little_is_said_to():
+    whole = Located(0, "red", 0.9, Box(0, 0, 20, 10), np.ones((10, 20), bool), np.ones((2, 2)), None, (5.0, 5.0))
+    assert any("the box is the whole picture" in note for note in whole.notes)
+    beside = replace(whole, box=Box(0, 0, 4, 4), point=(12.0, 5.0))
+    assert beside.notes == ("the map is strongest outside of the box: look at the map",)
+    assert replace(beside, point=(2.0, 3.0)).notes == ()
 
 
 def picture(left: int = 90, right: int = 150, size: tuple[int, int] = (120, 200)) -> Image.Image:

@@ -369,3 +369,13 @@ def test_a_card_beside_the_code_says_how_its_networks_are_fed(tmp_path):
     assert (found.preprocess.size, found.preprocess.mean, found.labels.names) == ((4, 4), (0.5,) * 3, ("no", "yes"))
     given = load_classifier(f"{tmp_path / 'net.py'}:make", preprocess=FED)
     assert given.preprocess == FED
+
+
+def test_weights_without_a_card_of_their_own_are_fed_as_the_code_says(tmp_path):
+    write(tmp_path / "net.py", MAKE.format(classes=2))
+    (tmp_path / "net.json").write_text(json.dumps({"size": [4, 4], "labels": ["no", "yes"]}))
+    torch.save(load_classifier(f"{tmp_path / 'net.py'}:make").module.state_dict(), tmp_path / "trained.pt")
+    found = load_classifier(f"{tmp_path / 'net.py'}:make", weights=tmp_path / "trained.pt")
+    assert (found.preprocess.size, found.labels.names) == ((4, 4), ("no", "yes"))
+    (tmp_path / "trained.json").write_text(json.dumps({"size": [8, 8]}))
+    assert load_classifier(f"{tmp_path / 'net.py'}:make", weights=tmp_path / "trained.pt").preprocess.size == (8, 8)

@@ -212,6 +212,10 @@ def _run(common: CommonOptions, source: str, task: PictureTask, shared: Mapping[
 
     if common.out is None:
         raise OptionError("--out is missing: the folder or URL of the run, which it goes on with when it is there")
+    if common.report == "single":
+        raise OptionError(
+            "--report single: a run over many pictures is no one file; say --report pages, or leave it out"
+        )
     if shared["resume"] and common.overwrite:
         raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
     workers = shared["workers"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -107,9 +107,15 @@ def typed(classes: list[str] | None) -> str | tuple[str, ...]:
     return given[0] if len(given) == 1 else tuple(given)
 
 
+def _of_each(note: str, maps: Sequence[Mapping[str, Any]]) -> bool:
+    return all(note in shown.get("notes", ()) for shown in maps)
+
+
 def explained(answer: Mapping[str, Any]) -> Answer:
     """The answer of `explain` for people: predictions, maps, what failed."""
-    lines = []
+    lines, maps = [], [shown for image in answer["images"] for shown in image["maps"]]
+    # What is so of every map is said once.
+    of_all = [note for note in (maps[0].get("notes", ()) if len(maps) > 1 else ()) if _of_each(note, maps)]
     for image in answer["images"]:
         lines += predicted_lines(image)
         for shown in image["maps"]:
@@ -118,9 +124,8 @@ def explained(answer: Mapping[str, Any]) -> Answer:
                 what += f", not {shown['target']['versus']['label']}"
             picture = shown.get("contrast") or shown["overlay"] or shown.get("opaque")
             lines.append(f"  failed: {what}: {shown['error']}" if shown["error"] else f"  {what}: {picture}")
-            lines += [f"    note: {note}" for note in shown.get("notes", ())]
-    notes = (note for image in answer["images"] for shown in image["maps"] for note in shown.get("notes", ()))
-    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
+            lines += [f"    note: {note}" for note in shown.get("notes", ()) if note not in of_all]
+    lines += [f"note: {note}" for note in of_all]
     failed = any(
         image["status"] == "error" or any(shown["status"] == "error" for shown in image["maps"])
         for image in answer["images"]

@@ -58,7 +58,7 @@ def localization(
 
 
 def _lines(answer: Mapping[str, Any]) -> list[str]:
-    head = f"{'':24} GT-known  95 %      top-1 top-5 point  IoU .3   .5   .7  s/img"
+    head = f"{'':24} GT-known  95 %        error  error  point  IoU .3   .5   .7  s/img"
     lines = [
         f"{answer['images']} pictures; the class is first in {answer['class_top1']:.3f}, "
         f"among five in {answer['class_top5']:.3f}",

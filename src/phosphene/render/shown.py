@@ -163,8 +163,8 @@ class _Drawing:
     def show(self, result: Any) -> None:
         if in_notebook():
             import_module("IPython.display").display(result)
-        elif not import_module("PIL.ImageShow").show(sheet_picture(sheet_of(result))):
-            raise OutputError("no program that shows pictures was found; write the result with .save('result.png')")
+        elif not (has_screen() and import_module("PIL.ImageShow").show(sheet_picture(sheet_of(result)))):
+            raise OutputError("no screen or no program that shows pictures was found; write it: .save('result.png')")
 
     def save(self, result: Any, path: str | os.PathLike[str]) -> None:
         sheet, place = sheet_of(result), Path(path)
@@ -177,6 +177,11 @@ class _Drawing:
             raise OptionError(f"{place}: says no format of pictures; end it in .png, .jpg, .webp or .html") from None
         except OSError as error:
             raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from None
+
+
+def has_screen() -> bool:
+    """Whether windows can be opened, as far as is known: on Linux a server of windows has to be named."""
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def in_notebook() -> bool:

@@ -7,8 +7,9 @@ import math
 import mimetypes
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -64,6 +65,7 @@ def write_report(
         raise InputError(f"{run}: was stopped before there was anything to tell; go on with it by --resume")
     known: dict[str, Any] = {"run": read_manifest(folder), "missing": found.missing or (), "page": None}
     try:
+        _name_rows(known["run"][found.listing] if found.listing else ())
         pages = None if mode == "pages" else _single(templates, template, known, folder, None if mode else LARGEST)
         if pages is None:
             pages = _paged(templates, template, known, folder, found.listing)
@@ -150,7 +152,7 @@ def _entry(row: Mapping[str, Any], link: str) -> dict[str, Any]:
     name = _row_name(row)
     return {
         "link": link,
-        "name": name.replace("\\", "/").rpartition("/")[2],
+        "name": row.get("named") or name.replace("\\", "/").rpartition("/")[2],
         "path": row.get("path", ""),
         "text": ", ".join(objects or first),
         "error": row.get("error"),
@@ -250,9 +252,19 @@ def _row_name(row: Mapping[str, Any]) -> str:
     return str(row.get("path") or row.get("unit") or row.get("layer") or " + ".join(first))
 
 
+def _name_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each row of a picture the name that it is shown by: its path below the folder that holds all of them."""
+    parts = [re.split(r"[\\/]", row["path"]) for row in rows if row.get("path")]
+    levels = zip(*(part[:-1] for part in parts), strict=False)
+    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    for row in rows:
+        if row.get("path"):
+            row["named"] = "/".join(re.split(r"[\\/]", row["path"])[common:])
+
+
 def _file_name(path: str) -> Markup:
-    """The name of a file, which a line may break after hyphens, dots and underscores, before it breaks in a word."""
-    return Markup("<wbr>").join(re.split(r"(?<=[-._])", re.split(r"[\\/]", path)[-1]))
+    """The name of a file, which a line may break after hyphens, dots and the like, before it breaks in a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-._/])", path))
 
 
 def _sure(row: Mapping[str, Any]) -> float:

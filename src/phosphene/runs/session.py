@@ -136,3 +136,5 @@ def check_resume(common: CommonOptions, resume: bool) -> None:
         raise OptionError("--resume needs --out, the folder of the run to go on with")
     if resume and common.overwrite:
         raise OptionError("--resume goes on with a run and --overwrite replaces it; drop one of them")
+    if resume and common.out is not None and not Path(common.out).exists():
+        common.say(f"{common.out}: there is no run to go on with; begun anew")

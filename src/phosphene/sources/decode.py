@@ -46,14 +46,14 @@ def broken(message: str) -> partial[NoReturn]:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a name ends as picture files do; the shadow files of macOS (``._a.jpg``) are none.
+    """Whether a name ends as picture files do; hidden files (``.a.jpg``, and the ``._a.jpg`` of macOS) are none.
 
     Example:
         >>> is_picture_name("a/b.JPG"), is_picture_name("b.txt"), is_picture_name("a/._b.jpg")
         (True, False, False)
     """
     path = PurePath(name)
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def is_shard_name(name: str) -> bool:

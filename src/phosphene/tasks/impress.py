@@ -77,8 +77,8 @@ class ImpressConfig:
             self.recipe, self.preset, self.steps, background=self.background, statistics_of=self.statistics
         )
         if bool(entry("recipe", spec.name).traits.get("groups")) != self.fused:
-            command = "impress" if self.fused else "fuse"
-            raise OptionError(f"{spec.name} is no recipe of {'fuse' if self.fused else 'impress'}; use {command}")
+            own, other = ("fuse", "impress") if self.fused else ("impress", "fuse")
+            raise OptionError(f"{spec.name} is no recipe of {own}; it is one of phosphene {other}")
         return spec
 
     def jobs(self, classifier: Prepared) -> tuple[Job, ...]:

@@ -36,11 +36,13 @@ from phosphene.render import (
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
 from phosphene.targets import Target
-from phosphene.types import Attribution, Render
+from phosphene.types import Attribution, Render, View
 
 # Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
 OVERLAY_SIDE = 2048
 REPORT_SIDE = 640
+# Share of a picture of which nothing is said where the network saw so much.
+_LEAST_SEEN = 0.25
 # A fourth of the time of the usual level for a tenth more of the size: pictures cost more than passes.
 _PNG = {"compress_type": zlib.Z_RLE}
 
@@ -138,6 +140,7 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
     problem, stem = result.problems[0], _map_stem(folder, row)
     unlikely = doubt(row.target.label, result.explained[0].probability) if result.explained else None
     empty = None if problem else uncolored(scale_of(result.heat[0], result.display))
+    own = (unlikely, empty, _mostly_unseen(result.views[0]))
     return replace(
         row,
         status="error" if problem else "ok",
@@ -152,9 +155,17 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
         signed=result.signed,
         display=result.display,
         checks={check: values[0] for check, values in result.checks.items()},
-        notes=(*(note for note in (unlikely, empty) if note), *result.notes),
+        notes=(*(note for note in own if note), *result.notes),
         evidence=None if result.evidence is None else Asset(f"{stem}-evidence.npy", result.evidence[0].cpu().numpy()),
     )
+
+
+def _mostly_unseen(view: View) -> str | None:
+    """What has to be said where the network saw a small part of a picture, as of a panorama its center; else None."""
+    share = math.prod(view.size) / math.prod(view.scaled)
+    if share >= _LEAST_SEEN:
+        return None
+    return f"the network saw {100 * share:.0f} % of the picture, its center; the view whole shows it all, squashed"
 
 
 def _map_stem(folder: str, row: MapRow) -> str:

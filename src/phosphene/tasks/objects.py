@@ -37,6 +37,8 @@ _SHOWN_SIDE = 480
 _NOTHING = "nothing in the whole frame speaks for the class"
 # Share of the frame above half of a map's range, from which on it tells no object from its surroundings.
 _MOST = 0.9
+# Share of a picture from which on a box is all of it.
+_WHOLE = 0.98
 _SIZES: WeakKeyDictionary[Classifier, dict[Size, bool]] = WeakKeyDictionary()
 
 
@@ -72,9 +74,19 @@ class Located(Shown):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What stands beside the object: the note, and that the network all but rules the class out."""
+        """What stands beside the object: the note, that the class is all but ruled out, that the box says little."""
         unlikely = doubt("the class", self.probability, "the box holds")
-        return tuple(note for note in (self.note, unlikely) if note)
+        return tuple(note for note in (self.note, unlikely, self._doubtful_box) if note)
+
+    @property
+    def _doubtful_box(self) -> str | None:
+        """What is odd about the box, for people to look."""
+        x, y = self.point
+        if self.box.area >= _WHOLE * self.mask.size:
+            return "the box is the whole picture: the object fills it, or no method here tells it from its surroundings"
+        if not (self.box.x0 <= x <= self.box.x1 and self.box.y0 <= y <= self.box.y1):
+            return "the map is strongest outside of the box: look at the map"
+        return None
 
     def __repr__(self) -> str:
         x0, y0, x1, y1 = map(round, self.box)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from phosphene.classifier import Classifier
+from phosphene.errors import OptionError
 from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
@@ -41,6 +43,9 @@ class ModelChoice:
     def load(self) -> Prepared:
         """The prepared classifier."""
         if self.threads is not None:
+            cores = os.cpu_count() or 1
+            if self.threads > cores:  # (thousands of them would take the machine down)
+                raise OptionError(f"--threads {self.threads}: this machine has {cores} cores; give no more")
             torch.set_num_threads(self.threads)
         return prepare(load_classifier(self.spec, weights=self.weights, device=self.device), precision=self.precision)
 

@@ -91,7 +91,10 @@ def load_classifier(
     if given != Card():
         found = given.applied_to(found)
     if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
-        how = "put a JSON card beside the file (net.json), or in Python pass preprocess=Preprocess(...)"
+        how = (
+            "put a JSON card beside the file of the same name (net.json beside net.py), or in Python pass "
+            "preprocess=Preprocess(...)"
+        )
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
         warn(
@@ -110,8 +113,8 @@ def _bare(network: nn.Module) -> Classifier:
 
 
 def _card(spec: str, weights: Weights) -> Card:
-    """What stands beside the file that the weights are from."""
-    if is_local(weights):
+    """What stands beside the file that the weights are from, or else beside that of the code or the model."""
+    if is_local(weights) and Path(weights).with_suffix(".json").is_file():
         return read_card(Path(weights))
     name, _, rest = spec.partition(":")
     code = spec.rpartition(":")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,4 +98,5 @@ def of_weights(path: Path) -> str:
     if code.is_file():
         return f"give it as the weights of its network: --model {code}:{_makers_in(code)[0]} --weights {path}"
     stem = path.stem.replace("-", "_").lower()
-    return f"give it as the weights of its network: --model torchvision:{stem} --weights {path}"
+    network = f"torchvision:{stem}" if re.search(r"[0-9]", stem) else "net.py:factory"
+    return f"give it as the weights of its network: --model {network} --weights {path}"

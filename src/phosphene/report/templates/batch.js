@@ -97,6 +97,7 @@ const phosphene = (() => {
   }
 
   const percent = value => value == null ? "-" : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
+  const short = text => text.length > 90 ? text.slice(0, 90).replace(/\s+\S*$/, "") + " ..." : text;
   const called = found => found.key.split("/").pop();
   const mark = found => found.correct == null ? "" : make("span", { className: "mark " + (found.correct ? "right" : "wrong"), title: found.correct ? "right" : "wrong" });
 
@@ -104,8 +105,9 @@ const phosphene = (() => {
     const best = found.predicted[0], first = found.maps.filter(map => map.values).slice(0, 1);
     const entry = make("a", { className: "entry", href: "#" + new URLSearchParams({ ...asked(), picture: number }), title: found.path },
       make("span", { className: "thumb" }, within(framed(found, first, false), found.size)), make("span", { className: "name" }, mark(found), best ? best[0] : called(found)));
-    if (found.error) entry.append(make("span", { className: "problem", textContent: found.error.slice(0, 90) }));
+    if (found.error) entry.append(make("span", { className: "problem", textContent: short(found.error) }));
     else entry.append(make("span", { className: "caveat", textContent: value ?? (best ? percent(best[1]) : "") }));
+    if (best) entry.append(make("span", { className: "caveat file", textContent: called(found) }));
     return entry;
   }
 

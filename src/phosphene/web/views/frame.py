@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -14,6 +15,8 @@ from phosphene.store import Asset, File, Grid, MapRow, Versus
 from phosphene.types import View
 from phosphene.web.asks import Ask
 from phosphene.web.shelf import Shelf
+
+AnyAsk = TypeVar("AnyAsk", bound=Ask)
 
 
 def render(template: str, **known: Any) -> str:
@@ -56,8 +59,14 @@ def shown_map(shelf: Shelf, row: MapRow, picture_url: str, picture_name: str, ab
 
 
 def how_to(ask: Ask, model: str, targets: Sequence[int] = (), versus: int | None = None) -> dict[str, str]:
-    """The calls that do the same without the page."""
-    return {"command": ask.command(), "python": ask.python(ask.model or model, targets, versus)}
+    """The calls that do the same without the page, whose first model is `model`."""
+    asked = named(ask, model)
+    return {"command": asked.command(), "python": asked.python(ask.model or model, targets, versus)}
+
+
+def named(ask: AnyAsk, model: str) -> AnyAsk:
+    """A question of the page's first model with its name, where commands would take another one by themselves."""
+    return replace(ask, model=ask.model or model) if model != "embedded" else ask
 
 
 def _target_name(label: str, versus: Versus | None) -> str:

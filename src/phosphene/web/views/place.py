@@ -23,7 +23,7 @@ from phosphene.types import View
 from phosphene.web.asks import ExplainAsk, PlaceCalls
 from phosphene.web.desk import Desk, Drawn
 from phosphene.web.pictures import Chosen
-from phosphene.web.views.frame import file_url, render
+from phosphene.web.views.frame import file_url, named, render
 from phosphene.web.worker import Job
 
 _CHANNELS = 4
@@ -98,7 +98,9 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
 
     def page() -> str:
         drawn = [(card["drawn"].layer if card["drawn"] else layer, card["channel"]) for card in cards]
-        calls = PlaceCalls(replace(ask, picture=chosen.name), layer, (row, column), tuple(drawn), _DRAWING)
+        calls = PlaceCalls(
+            replace(named(ask, desk.first), picture=chosen.name), layer, (row, column), tuple(drawn), _DRAWING
+        )
         return render(
             "place",
             layer=layer,
