@@ -58,10 +58,12 @@ def localization(
 
 
 def _lines(answer: Mapping[str, Any]) -> list[str]:
-    head = f"{'':24} GT-known  95 %        error  error  point  IoU .3   .5   .7  s/img"
+    above = f"{'':44} top-1 top-5"
+    head = f"{'':24} GT-known  {'95 %':^9} error error point IoU .3   .5   .7  s/img"
     lines = [
         f"{answer['images']} pictures; the class is first in {answer['class_top1']:.3f}, "
         f"among five in {answer['class_top5']:.3f}",
+        above,
         head,
     ]
     for row in answer["rows"]:

@@ -33,6 +33,8 @@ _ALWAYS = ("size", "short_side", "mean", "std", "interpolation")
 _VERSION = 1
 # Sums are kept in 16 bits; what is so far off says no more than this.
 _LARGEST = 6e4
+# The last sums that were drawn in this process, where they cannot be kept on disk.
+_DRAWN: dict[str, dict[str, Tensor]] = {}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def companions(
     if not memory:
         return None
     name = f"companions-{_key(classifier, pictures)}.npz"
+    if name in _DRAWN:
+        return _joining(classifier, memory, _DRAWN[name])
     packaged, kept = files("phosphene").joinpath(f"data/{name}"), cache_folder() / name
     for place in (packaged, kept):
         found = read_table(place)
@@ -140,8 +144,10 @@ def companions(
     for _ in draw(_classes(classifier), company.apart()):
         pass
     sums = company.sums()
+    _DRAWN.clear()
+    _DRAWN[name] = {layer: values.half().float().cpu() for layer, values in sums.items()}
     keep_table(kept, {layer: values.half() for layer, values in sums.items()})
-    return _joining(classifier, memory, sums)
+    return _joining(classifier, memory, _DRAWN[name])
 
 
 def _joining(classifier: Classifier, memory: Mapping[str, Memory], sums: Mapping[str, Tensor]) -> Companions:

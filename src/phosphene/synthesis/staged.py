@@ -153,8 +153,15 @@ class DrawingOptions(Options):
         """The prior of photographs with these options."""
         return Prior(rate=self.rate, color=self.color, contrast=self.contrast, **given)  # type: ignore[arg-type]
 
-    def apart(self, classifier: Classifier, target: Target | None = None) -> Objective:
+    def apart(
+        self, classifier: Classifier, target: Target | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Objective:
         """What is subtracted from the score of classes, so that pictures look like photographs to the network.
+
+        Args:
+            classifier: the network.
+            target: what is drawn; None for classes.
+            progress: called with (steps done, in all) where companions of the network are drawn for it first.
 
         Raises:
             OptionError: for a folder whose statistics would count for nothing.
@@ -166,7 +173,7 @@ class DrawingOptions(Options):
                 f"the statistics of {self.statistics_of} count for nothing: for classes only, with prior=photographs "
                 "and statistics above 0"
             )
-        return apart(classifier, weight, self.statistics_of)
+        return apart(classifier, weight, self.statistics_of, progress)
 
 
 def raised(
@@ -200,13 +207,16 @@ def fading_logit(objective: Objective) -> Objective:
 _COMPANIONS = Prior(contrast=0.23, saturated=0.6)
 
 
-def apart(classifier: Classifier, weight: float, folder: str = "") -> Objective:
+def apart(
+    classifier: Classifier, weight: float, folder: str = "", progress: Callable[[int, int], None] | None = None
+) -> Objective:
     """How far a picture moves the company of companions, drawn at first use, from the statistics of photographs.
 
     Args:
         classifier: whose norms.
         weight: of the distance, beside what is of about the size of a logarithm; with 0 the distance is none.
         folder: of pictures whose statistics stand in for the norms'; empty for the norms'.
+        progress: called with (steps done, in all) while companions are drawn.
     """
 
     def draw_all(classes: list[int], penalty: Objective) -> Iterator[Step]:
@@ -214,10 +224,13 @@ def apart(classifier: Classifier, weight: float, folder: str = "") -> Objective:
         fast = prepare(classifier, precision="fast")
         streams, goal = Streams.of(0, classes), raised(fast, Target.of(classes))
         start = noisy_mean(fast, streams, START_NOISE, "normal")
-        return draw(
+        for step in draw(
             fast, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, _COMPANIONS,
             batch_size=len(classes), stage="companions",
-        )  # fmt: skip
+        ):  # fmt: skip
+            if progress is not None:
+                progress(step.index, step.steps)
+            yield step
 
     company = companions(classifier, draw_all, folder) if weight > 0 else None
     return NOTHING if company is None else weight * company.joined()

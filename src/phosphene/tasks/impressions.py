@@ -17,6 +17,7 @@ from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
+from phosphene.synthesis.staged import DrawingOptions
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target, class_target
 from phosphene.tasks.notebook import told
@@ -270,8 +271,15 @@ class _Making:
     def _steps(self) -> Iterator[Step]:
         streams = Streams(tuple(job.seed for job in self.jobs), tuple(job.name for job in self.jobs))
         recipe = entry("recipe", self.spec.name)
-        steps: Iterator[Step] = recipe.function(self.classifier, self._goal(), streams, recipe.configured(self.spec))
+        goal, options = self._goal(), recipe.configured(self.spec)
+        if self.progress is not None and isinstance(options, DrawingOptions):
+            options.apart(self.classifier, goal if isinstance(goal, Target) else None, self._company)
+        steps: Iterator[Step] = recipe.function(self.classifier, goal, streams, options)
         return steps
+
+    def _company(self, done: int, steps: int) -> None:
+        if self.progress is not None:
+            self.progress(done * len(self.jobs), self.total * steps, "companions of this network, drawn once")
 
     def _goal(self) -> Any:
         if entry("recipe", self.spec.name).traits.get("groups"):
