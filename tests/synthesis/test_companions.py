@@ -44,6 +44,7 @@ def normed() -> Classifier:
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(staged, "_COMPANION_STEPS", 25)
+    monkeypatch.setattr(module, "_DRAWN", {})
 
 
 def drawn(classifier: Classifier, classes: list[int], **options: object) -> torch.Tensor:

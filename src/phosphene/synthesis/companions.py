@@ -143,11 +143,13 @@ def companions(
     company = _Company(memory)
     for _ in draw(_classes(classifier), company.apart()):
         pass
-    sums = company.sums()
-    _DRAWN.clear()
-    _DRAWN[name] = {layer: values.half().float().cpu() for layer, values in sums.items()}
-    keep_table(kept, {layer: values.half() for layer, values in sums.items()})
-    return _joining(classifier, memory, _DRAWN[name])
+    sums = {layer: values.half() for layer, values in company.sums().items()}
+    keep_table(kept, sums)
+    found = {layer: values.float().cpu() for layer, values in sums.items()}
+    if not kept.is_file():
+        _DRAWN.clear()
+        _DRAWN[name] = found
+    return _joining(classifier, memory, found)
 
 
 def _joining(classifier: Classifier, memory: Mapping[str, Memory], sums: Mapping[str, Tensor]) -> Companions:
