@@ -6,6 +6,7 @@ processes as they are; fsspec keeps its connections by itself.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -255,3 +256,29 @@ def _remote(place: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise InputError(f"{place}: {' '.join(str(error).split())}") from None
     return fs, path
+
+
+def cache_folder() -> Path:
+    """Where what is costly to make again is kept: `PHOSPHENE_CACHE`, or phosphene in the user's cache folder."""
+    own, shared = os.environ.get("PHOSPHENE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "phosphene"
+
+
+def read_cached(name: str) -> bytes | None:
+    """What is kept under a name in the user's cache; None where there is nothing, or it is damaged."""
+    try:
+        content = (cache_folder() / name).read_bytes()
+    except (OSError, RuntimeError):  # (a user may have no home)
+        return None
+    digest, kept = content[:32], content[32:]
+    return kept if hashlib.sha256(kept).digest() == digest else None
+
+
+def keep_cached(name: str, content: bytes) -> None:
+    """Keep something under a name in the user's cache; where nothing can be written it is made anew next time."""
+    try:
+        place = cache_folder() / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(str(place.parent), place.name, hashlib.sha256(content).digest() + content)
+    except (OSError, RuntimeError, OutputError):
+        return

@@ -6,6 +6,7 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from phosphene.classifier import Classifier
 from phosphene.graph import Kernel
 from phosphene.kernels.chain import Chain, Passage
 from phosphene.kernels.elementwise import Activation, Elementwise
-from phosphene.kernels.jit import depthwise
+from phosphene.kernels.jit import depthwise, depthwise_kernel, writer
 from phosphene.kernels.jit.depthwise import Depthwise, Projection, available
 from phosphene.kernels.jit.passages import DepthwisePassage
 from phosphene.runtime import forward, input_gradient
@@ -27,6 +28,7 @@ from phosphene.tasks.impressions import impress
 from phosphene.zoo import load_classifier
 
 compiled = pytest.mark.skipif(not available(), reason="kernels are compiled for AVX2 and AVX-512 alone")
+
 _RELU6 = Activation(0.0, 6.0)
 
 
@@ -99,7 +101,7 @@ def test_it_makes_what_it_filters(channels: int, narrow: int, side: int, stride:
     before, behind = Elementwise.of(channels, norm, _RELU6), Elementwise.of(channels, activation=Activation())
     wide = Depthwise(weight, kernel, given.shape, before, behind, widening=widening)
     plain = F.conv2d(given, widening)
-    assert Depthwise.widens(given.shape)
+    assert Depthwise.widens(given.shape) == depthwise.is_wide()
     assert wide.wide == plain.shape
     output, bits = wide.forward(given, keep=True)
     expected, expected_bits = Depthwise(weight, kernel, plain.shape, before, behind).forward(plain, keep=True)
@@ -123,6 +125,7 @@ def test_it_makes_less_of_what_it_filtered(
     given = torch.randn(images, narrow or channels, side, side)
     filter_ = Depthwise(weight, kernel, given.shape, before, behind, widening=widening)
     filtered, bits = filter_.forward(given, keep=True)
+    assert Projection.takes(projection) == depthwise.is_wide()
     last = Elementwise(torch.rand(outputs), torch.randn(outputs), Activation(-1.0, 2.0))
     projecting = replace(filter_, projection=Projection.of(projection, last))
     found, found_bits = projecting.forward(given, keep=True)
@@ -288,7 +291,8 @@ def test_a_sequence_hands_its_activations_to_the_filters() -> None:
 
 
 @compiled
-def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
+def test_a_filter_does_the_work_of_the_convolution_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "is_wide", lambda: True)  # (it pays there alone, and is right elsewhere)
     network = _mobile(side=1)
     prepared = prepare(Classifier(network))
     for recorded in (True, False):
@@ -315,8 +319,11 @@ def test_a_filter_does_the_work_of_the_convolution_before_it() -> None:
 @compiled
 @pytest.mark.parametrize("cuts", [False, True])
 @pytest.mark.parametrize("images", [2, 5])
-def test_a_filter_does_the_work_of_the_convolution_behind_it(cuts: bool, images: int) -> None:
+def test_a_filter_does_the_work_of_the_convolution_behind_it(
+    cuts: bool, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of large maps, there and back; not back where the convolution cuts its values, as their bits are not kept."""
+    monkeypatch.setattr(depthwise, "is_wide", lambda: True)  # (it pays there alone, and is right elsewhere)
     torch.manual_seed(0)
     ends: list[nn.Module] = [nn.BatchNorm2d(24), *([nn.ReLU()] if cuts else [])]
     network = nn.Sequential(
@@ -371,3 +378,28 @@ def test_the_same_call_gives_the_same_bits_however_often() -> None:
     assert all(torch.equal(maps[0], again) for again in maps[1:])
     drawn = [impress(classifier, 301, "class_model:preset=paper", steps=3)[0].image for _ in range(2)]
     assert torch.equal(*drawn)
+
+
+@compiled
+def test_a_kernel_is_compiled_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(tmp_path))
+    spec = depthwise.Spec((3, 1), 1, back=False, half=False, bits=(False, False))
+    name, texts = "a test", []
+
+    def text() -> str:
+        texts.append(depthwise_kernel._Filter(spec).text())
+        return texts[-1]
+
+    assert writer.compiled(name, text)
+    assert writer.compiled(name, text)
+    assert len(texts) == 1
+    (kept,) = (tmp_path / "kernels").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole[:100], whole[:40] + b"x" + whole[41:], b""):
+        kept.write_bytes(damaged)
+        assert writer.compiled(name, text)
+        assert kept.read_bytes() == whole
+    assert len(texts) == 4
+    monkeypatch.setenv("PHOSPHENE_CACHE", str(kept))  # a file, where nothing can be written
+    assert writer.compiled(name, text)
+    assert len(texts) == 5

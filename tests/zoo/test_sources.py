@@ -168,7 +168,7 @@ def test_weights_alone_are_no_classifier(tmp_path):
     save_file(pooled().state_dict(), path)
     with pytest.raises(
         ModelError,
-        match="holds weights alone; give it as the weights of its network: --model net.py:factory",
+        match=r"holds weights alone; give it as the weights of its network: --model net\.py:factory",
     ):
         load_classifier(str(path))
 

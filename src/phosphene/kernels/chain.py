@@ -18,6 +18,7 @@ from phosphene.graph import Kernel, any_global_hook, is_hooked, is_swapped
 from phosphene.kernels.arithmetic import Arithmetic
 from phosphene.kernels.convolution import Convolution, Link, folded, is_ordinary, normed_, refuse_second_derivatives
 from phosphene.kernels.elementwise import Activation
+from phosphene.kernels.jit.depthwise import is_wide
 from phosphene.kernels.jit.passages import DepthwisePassage, Step, depthwise_passages, projected
 
 Passage = Link | DepthwisePassage
@@ -126,7 +127,7 @@ class Chain:
             if len(self._passages) >= _REMEMBERED:
                 self._passages.clear()
             # One image alone is done before kernels are compiled; the same passes for each, so that they give the same.
-            compiles = size[0] > 1 or self.arithmetic.repeated
+            compiles = size[0] > 1 or (self.arithmetic.repeated and is_wide())
             found = self._passages[key] = _passages(steps, size, recorded=recorded, compiles=compiles)
         return found
 

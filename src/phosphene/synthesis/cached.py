@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,12 +14,6 @@ from torch import Tensor
 
 from phosphene.errors import OutputError
 from phosphene.files import write_whole
-
-
-def cache_folder() -> Path:
-    """Where what is costly to make again is kept: `PHOSPHENE_CACHE`, or phosphene in the user's cache folder."""
-    own, shared = os.environ.get("PHOSPHENE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "phosphene"
 
 
 def read_table(place: Traversable) -> dict[str, Tensor] | None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import warn
+from phosphene.files import cache_folder
 from phosphene.runtime import forward, prepare
 from phosphene.runtime.state import stored_bytes
-from phosphene.synthesis.cached import cache_folder, keep_table, read_table
+from phosphene.synthesis.cached import keep_table, read_table
 from phosphene.synthesis.norms import Memory, distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.photographs import Photographs

@@ -29,29 +29,10 @@ _MOST_TAPS = 49
 _MOST_PLACES = 4  # of a stride's cell, for the way back
 # Rows of a group of channels that are filtered together are to stay in the first cache.
 _CACHE = 20 << 10
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """Of products, on a kind of processor: (vectors of outputs, places), as many sums as there are registers for.
-
-    A vector is one register of AVX-512, and two of AVX2, which has half as many of them.
-
-    Args:
-        widening: of the product before the filter, the fastest first.
-        projecting: of the one behind it.
-    """
-
-    widening: tuple[tuple[int, int], ...]
-    projecting: tuple[tuple[int, int], ...]
-
-
-_TILES = {
-    "AVX512": _Tiles(((3, 8), (2, 12), (5, 5), (1, 14)), ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))),
-    "AVX2": _Tiles(((1, 6), (1, 5), (1, 4)), ((1, 6), (1, 5), (1, 4))),
-}
-# The last tile of a row may make places twice; so much of the row is not looked at when a tile is chosen.
-_MADE_TWICE = 1.1
+# (registers of outputs, places) of a tile: as many sums as there are registers for, the fastest first.
+TILES = ((3, 9), (7, 3), (5, 5), (2, 12), (4, 6), (1, 14))
+# Places of a tile for so many registers of channels: as many sums as there are registers for, the fastest first.
+_TALL = {3: 8, 2: 12, 5: 5, 1: 14}
 
 
 @cache
@@ -60,7 +41,7 @@ def available() -> bool:
 
     On other processors nothing is measured, so nothing is claimed: the network then runs on PyTorch's operations alone.
     """
-    if torch.backends.cpu.get_cpu_capability() not in _TILES or writer.parallel() is None:
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512") or writer.parallel() is None:
         return False
     try:
         return address(Spec((1, 1), 1, back=False, half=False, bits=(False, False))) != 0
@@ -68,19 +49,11 @@ def available() -> bool:
         return False
 
 
-def _tiles() -> _Tiles:
-    return _TILES[torch.backends.cpu.get_cpu_capability()]
-
-
-def _vectors(tiles: tuple[tuple[int, int], ...], channels: int) -> int:
-    """Of a tile: the first that these channels fill, the last vector perhaps in part."""
-    return next(vectors for vectors, _ in tiles if -(-channels // LANES) % vectors == 0)
-
-
-def _places(tiles: tuple[tuple[int, int], ...], vectors: int, columns: int) -> int:
-    """Of a tile of so many vectors: the first that divides a row well enough, or the one that does so best."""
-    made = {tall: -(-columns // tall) * tall / columns for several, tall in tiles if several == vectors}
-    return min(made, key=lambda tall: max(_MADE_TWICE, made[tall]))
+def is_wide() -> bool:
+    """Whether the processor has AVX-512. With AVX2 alone, of half as many registers of half the size, the filter pays,
+    and neither the products beside it do nor kernels for one image alone.
+    """
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @dataclass(frozen=True)
@@ -89,28 +62,40 @@ class Projection:
 
     Args:
         outputs: channels that it gives.
-        vectors: of them that are made together.
+        tile: (registers of them, places, channels of the last register).
         tables: weights, (panels, C, channels of a panel), and what is added behind them, and the limits.
     """
 
     outputs: int
-    vectors: int
+    tile: tuple[int, int, int]
     tables: dict[str, Tensor]
 
     @classmethod
     def of(cls, weight: Tensor, behind: Elementwise) -> Projection:
-        """Of a weight (outputs, C, 1, 1), and what is done behind it."""
+        """Of a weight (outputs, C, 1, 1) that it `takes`, and what is done behind it."""
         outputs, channels = weight.shape[:2]
         beyond = -outputs % LANES
-        vectors = _vectors(_tiles().projecting, outputs)
-        panels = F.pad(weight[:, :, 0, 0], (0, 0, 0, beyond)).reshape(-1, vectors * LANES, channels)
+        registers, tall = _tile(outputs) or (0, 0)
+        panels = F.pad(weight[:, :, 0, 0], (0, 0, 0, beyond)).reshape(-1, registers * LANES, channels)
         tables = {
             "projection": panels.transpose(1, 2).contiguous(),
             "projection_scale": F.pad(behind.scale, (0, beyond)),
             "projection_shift": F.pad(behind.shift, (0, beyond)),
             "projection_limits": behind.limits,
         }
-        return cls(outputs, vectors, tables)
+        return cls(outputs, (registers, tall, LANES - beyond), tables)
+
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
+        """Whether it pays to do the work of a convolution of this weight: there is a tile for it."""
+        return is_wide() and weight.shape[2:] == (1, 1) and _tile(len(weight)) is not None
+
+
+def _tile(outputs: int) -> tuple[int, int] | None:
+    """(registers, places): registers that are full, or the last of which is the last of all."""
+    vectors = -(-outputs // LANES)
+    fitting = (tile for tile in TILES if vectors == tile[0] or (outputs % LANES == 0 and vectors % tile[0] == 0))
+    return next(fitting, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +156,7 @@ class Depthwise:
     @staticmethod
     def widens(size: torch.Size) -> bool:
         """Whether it pays to do the work of a 1 x 1 convolution before it too, for inputs of `size`."""
-        return size[-1] >= _tiles().widening[0][1]
+        return is_wide() and size[-1] >= _TALL[3]
 
     @property
     def wide(self) -> torch.Size:
@@ -229,15 +214,13 @@ class Depthwise:
             given, size = self.wide, self.filtered
             weights, cell, steps = self.weight[None, :, 0], (1, 1), strides
             if self.widening is not None:
-                tiles, columns = _tiles().widening, given[3]
-                vectors = _vectors(tiles, given[1])
-                tile = (vectors, min(_places(tiles, vectors, columns), columns))
-                panels = self.widening.reshape(-1, vectors * LANES, self.size[1])
+                registers = next(count for count in _TALL if size[1] // LANES % count == 0)
+                tile = (registers, min(_TALL[registers], given[3]))
+                panels = self.widening.reshape(-1, registers * LANES, self.size[1])
                 tables["widening"] = panels.transpose(1, 2).contiguous()  # (groups of channels, K, channels of each)
             if self.projection is not None:
                 tables |= self.projection.tables
-                outputs, vectors = self.projection.outputs, self.projection.vectors
-                made = (vectors, _places(_tiles().projecting, vectors, size[3]), (outputs - 1) % LANES + 1)
+                made, outputs = self.projection.tile, self.projection.outputs
         taps = (int(weights.shape[-2]), int(weights.shape[-1]))
         # (places of a cell, C / 16, taps, 16): what is read together lies together.
         weights = weights.reshape(len(weights), -1, LANES, math.prod(taps)).transpose(2, 3).contiguous()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from phosphene.kernels.jit.writer import LANES, LINE, Number, Writer, compiled
+from phosphene.kernels.jit.writer import LANES, LINE, Number, Writer, compiled, source_of
 
 PLACES = 4
 """Of a row, at once: their sums do not wait for each other, and they share what they read."""
@@ -54,7 +54,7 @@ _ARGUMENTS = ("turn", "thread", *POINTERS, *TABLES, *_SIZES)
 @cache
 def address(spec: Spec) -> int:
     """Of the kernel, compiled when it is first asked for."""
-    return compiled(_Filter(spec).text())
+    return compiled(f"{spec} {source_of(__file__)}", lambda: _Filter(spec).text())
 
 
 class _Filter(Writer):
@@ -105,7 +105,7 @@ class _Filter(Writer):
         low, high = self.limits(a.projection_limits)
         result = a.result + (self.image * a.result_rows + y) * a.result_columns * a.outputs * 4
 
-        def tile(panel: Number, index: Number, lanes: int) -> None:
+        def tile(panel: Number, index: Number) -> None:
             first = self.larger(self.smaller(index * tall, a.result_columns - tall), 0)
             places = [self.smaller(first + n, a.result_columns - 1) for n in range(tall)]
             rows = [self.filtered + place * a.channels * 4 for place in places]
@@ -117,14 +117,9 @@ class _Filter(Writer):
                 at = result + place * a.outputs * 4 + column
                 self.store(self.cut(value, low, high), at, LANES if register + 1 < registers else lanes)
 
-        def panel(number: Number, lanes: int = LANES) -> None:
-            self.loop(0, tiles, lambda index: tile(number, index, lanes))
-
-        whole = (a.outputs + (LANES - lanes)) // (registers * LANES) - int(lanes < LANES)
+        panels = (a.outputs + (registers * LANES - 1)) // (registers * LANES)
         tiles = (a.result_columns + (tall - 1)) // tall
-        self.loop(0, whole, panel)
-        if lanes < LANES:  # (the last vector of all is not full)
-            panel(whole, lanes)
+        self.loop(0, panels, lambda panel: self.loop(0, tiles, lambda index: tile(panel, index)))
 
     def _make_ready(self, row: Number) -> None:
         """Put a row of the padded source into the ring, normed and cut, or where a gradient does not come from as 0."""

@@ -128,7 +128,7 @@ def projected(before: Link | DepthwisePassage, step: Step) -> DepthwisePassage |
         return None
     if step.forward != torch.float32 or before.there.dtype != torch.float32 or math.prod(step.size[1:]) < _LARGE:
         return None
-    if step.back is not None and step.gives_activation:
+    if (step.back is not None and step.gives_activation) or not Projection.takes(step.weight):
         return None  # the way back would want the bits of the activation
     there = replace(before.there, projection=Projection.of(step.weight, step.elementwise()))
     return replace(before, there=there, widening=step.operation(len(step.taken)))

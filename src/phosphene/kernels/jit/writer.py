@@ -8,6 +8,7 @@ threads run them, because a second pool would fight the first for the processor.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from phosphene.files import keep_cached, read_cached
 
 LANES = 16
 """Floats side by side: one register of AVX-512."""
@@ -243,19 +246,36 @@ _KEPT: list[Any] = []  # the code lives as long as its engine
 _LOCK = threading.Lock()
 
 
-def compiled(text: str) -> int:
-    """The address of a kernel, ready to run on this processor."""
+@cache
+def source_of(file: str) -> str:
+    """A digest of a file of code: kernels that it wrote otherwise are others."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def compiled(name: str, text: Callable[[], str]) -> int:
+    """The address of a kernel, ready to run on this processor.
+
+    It is compiled once for a kind of processor, and then kept in the user's cache.
+
+    Args:
+        name: tells it from all other kernels.
+        text: writes it in LLVM's language, if it is not kept.
+    """
     from llvmlite import binding as llvm
 
     with _LOCK:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+        kind = {"cpu": llvm.get_host_cpu_name(), "features": llvm.get_host_cpu_features().flatten()}
         # What the writer does not do already, the last step does: the passes before it would only take twice the time.
-        machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2, jit=True
-        )
-        module = llvm.parse_assembly(text)
-        engine = llvm.create_mcjit_compiler(module, machine)
+        machine = llvm.Target.from_default_triple().create_target_machine(**kind, opt=2, jit=True)
+        key = hashlib.sha256(f"{name} {source_of(__file__)} {kind} {llvm.llvm_version_info}".encode()).hexdigest()
+        code = read_cached(f"kernels/{key[:24]}")
+        if code is None:
+            code = machine.emit_object(llvm.parse_assembly(text()))
+            keep_cached(f"kernels/{key[:24]}", code)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _KEPT.append(engine)
         return int(engine.get_function_address("kernel"))
