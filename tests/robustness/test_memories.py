@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import phosphene
+from phosphene.errors import ModelError
 
 
 def _bank(count: int) -> Tensor:
@@ -165,3 +166,23 @@ def test_settings_whose_items_are_attributes_are_read(kind):
     found = phosphene.attribute(classifier, image, 1, "saliency")
     torch.testing.assert_close(found.maps, 3 * first.maps)
     torch.testing.assert_close(found.score, -3 * first.score)
+
+
+class _Registered(nn.Module):
+    made: list[nn.Module] = []  # noqa: RUF012 (this is what is tried)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.seen = nn.Conv2d(3, 4, 3), []
+        self.made.append(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.made[0].seen.append(1)
+        return self.features(x).relu().mean((2, 3))
+
+
+def test_a_list_of_the_network_itself_that_its_copy_reaches_is_one_of_its_parts():
+    network = _Registered().eval()
+    with pytest.raises(ModelError, match="changes the network itself"):
+        phosphene.attribute(phosphene.Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency")
+    assert network.seen == []

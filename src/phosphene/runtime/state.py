@@ -58,6 +58,7 @@ class State:
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
         self._large = [(tensor, _look(tensor)) for tensor in large.values()]
         self._containers = [(value, _FILLED[type(value)](value)) for value in containers]
+        self._own_containers = {id(value) for table in tables for value in table.values() if type(value) in _FILLED}
 
     @property
     def _tables(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -72,9 +73,11 @@ class State:
         return any(not _seems(tensor, before) for tensor, before in self._large)
 
     def is_of_objects(self) -> bool:
-        """Whether all that is another now are attributes of objects and what lies in containers: no part, no tensor."""
+        """Whether all that is another now are attributes of objects and what these hold: no part, no tensor."""
         tensors = any(not _equal(tensor, before) for tensor, before in self._tensors) or self.writes_weights()
-        return not tensors and all(_same(table, before) for table, before in self._parts)
+        own = [pair for pair in self._containers if id(pair[0]) in self._own_containers]
+        alike = all(_same(*pair) for pair in self._parts) and all(_alike(*pair) for pair in own)
+        return alike and not tensors
 
     def counts(self) -> bool:
         """Whether a number is another now: in an attribute, in a list, dict or array of one, in a tensor.
