@@ -98,7 +98,7 @@ const phosphene = (() => {
 
   const percent = value => value == null ? "-" : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
   const short = text => text.length > 90 ? text.slice(0, 90).replace(/\s+\S*$/, "") + " ..." : text;
-  const called = found => found.key.split("/").pop();
+  const called = found => found.key.split("/").slice(-2).join("/");
   const mark = found => found.correct == null ? "" : make("span", { className: "mark " + (found.correct ? "right" : "wrong"), title: found.correct ? "right" : "wrong" });
 
   function tile(number, found, value) {
