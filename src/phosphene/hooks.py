@@ -306,6 +306,8 @@ _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
 # What takes one of two values at each place.
 _CHOICES = {"Maximum", "Minimum", "Fmax", "Fmin"}
+# What gives several values.
+_PARTS_OF = {"Split", "SplitWithSizes", "UnsafeSplit", "UnsafeSplitWithSizes", "Unbind", "Chunk", "Unsafechunk"}
 
 
 class ValueHooks(TorchFunctionMode):
@@ -372,6 +374,7 @@ class _ReluRule(TorchFunctionMode):
         self.rule = rule
         self.places: dict[Any, str] = {}  # node of the graph -> the layer that made it, where there may be no rule
         self.by_parts: set[Any] = set()  # nodes of the graph that cut at zero in another way than a ReLU does at once
+        self.signs: list[tuple[Any, Any, bool]] = []  # (mask, what was compared with zero, whether it holds above zero)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -385,9 +388,9 @@ class _ReluRule(TorchFunctionMode):
             keeps = name.strip("_") == "relu"
             rectified = _Rectify.apply(values, upper, self.rule, directly, keeps)  # type: ignore[no-untyped-call]
             return values.copy_(rectified) if in_place and not directly else rectified
-        masked = _read_masked(name.strip("_"), args, kwargs)
+        masked = self._masked(name.strip("_"), args, kwargs)
         if masked is not None:
-            in_place = name in ("masked_fill_", "__setitem__", "mul_", "__imul__")
+            in_place = name in ("__setitem__", "__imul__") or (name.endswith("_") and not name.startswith("__"))
             directly = in_place and not (masked.is_leaf or masked._is_view())
             rectified = _Rectify.apply(masked, math.inf, self.rule, directly, False)  # type: ignore[no-untyped-call]
             rectified = masked.copy_(rectified) if in_place and not directly else rectified
@@ -400,7 +403,23 @@ class _ReluRule(TorchFunctionMode):
             self.places[node] = running_layer()
         if node is not None and (_is_minimum(name, args) or _is_of_its_sign(name, args)):
             self.by_parts.add(node)
+        if name.strip("_") in ("gt", "ge", "lt", "le") and len(args) == 2 and _is_zero(args[1]):
+            self.signs.append((output, args[0], name.strip("_")[0] == "g"))
         return output
+
+    def _masked(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """What goes in if a call takes values by a mask of where they are positive, zero elsewhere: a ReLU by hand."""
+        found = _read_masked(name, args, kwargs)
+        if found is None:
+            return None
+        values, mask = found
+        # By what the mask was made of where that is known; else by what it holds.
+        given = set(map(id, (*args, *kwargs.values())))
+        for known, source, positive in self.signs:
+            if id(known) in given and source is values:
+                kept = mask.dtype != torch.bool or bool(mask.eq(known).all())
+                return values if kept == positive else None
+        return values if _is_sign(mask, values) else None
 
     def check(self, result: Tensor) -> None:
         """Refuse a result whose graph holds an activation without a rule.
@@ -474,28 +493,39 @@ def _read_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
     return values, math.inf if high is None else float(high)
 
 
-def _read_masked(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """What goes in if a call takes values by a mask of where they are positive, zero elsewhere: a ReLU by hand."""
-    given = [*args, *kwargs.values()]
-    values = next((one for one in given if isinstance(one, Tensor) and one.requires_grad), None)
-    others = [one for one in given if one is not values]
-    mask = next((one for one in others if isinstance(one, Tensor) and not one.requires_grad), None)
-    if values is None or mask is None or mask.shape != values.shape or not values.is_floating_point():
-        return None
-    rest = [one for one in others if one is not mask]
-    if name in ("where", "masked_fill", "setitem"):
-        if mask.dtype != torch.bool or len(rest) != 1 or not _is_zero(rest[0]):
+def _read_masked(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """(values, mask of those that are kept) of a call that takes values by a mask and zero elsewhere."""
+    values: Any = None
+    mask: Any = None
+    if name == "where":
+        order = ("input", "condition", "other")
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.bool:
+            order = ("condition", "input", "other")
+        given = {**dict(zip(order, args, strict=False)), **kwargs}
+        mask, values, other = (given.get(key) for key in ("condition", "input", "other"))
+        if _is_zero(values) and isinstance(mask, Tensor):
+            values, mask, other = other, ~mask, values
+        if not _is_zero(other):
             return None
-        mask = mask if name == "where" else ~mask
-    elif name not in ("mul", "rmul", "imul", "multiply") or rest:
+    elif name in ("masked_fill", "setitem") and len(args) == 3 and _is_zero(args[2]):
+        values, mask = args[:2]
+        mask = ~mask if isinstance(mask, Tensor) and mask.dtype == torch.bool else None
+    elif name in ("mul", "rmul", "imul", "multiply") and len(args) == 2 and not kwargs:
+        values, mask = args if isinstance(args[0], Tensor) and args[0].requires_grad else args[::-1]
+    if not (isinstance(values, Tensor) and isinstance(mask, Tensor)) or mask.requires_grad or not values.requires_grad:
         return None
+    fits = mask.shape == values.shape and values.is_floating_point()
+    return (values, mask) if fits and torch.result_type(values, mask) == values.dtype else None
+
+
+def _is_sign(mask: Tensor, values: Tensor) -> bool:
+    """Whether a mask is where values are positive; without anything negative it may be any mask of ones."""
     with torch.no_grad():
         chosen = mask.bool()
         if mask.dtype != torch.bool and not torch.equal(mask, chosen.to(mask.dtype)):
-            return None
-        # Without anything negative it may be any mask of ones; where a value is zero it does not matter.
-        is_relu = bool((values < 0).any()) and torch.equal(chosen & (values != 0), values > 0)
-        return values if is_relu else None
+            return False
+        # (Where a value is zero it does not matter.)
+        return bool((values < 0).any()) and torch.equal(chosen & (values != 0), values > 0)
 
 
 def _is_minimum(name: str, args: tuple[Any, ...]) -> bool:
@@ -508,7 +538,7 @@ def _is_of_its_sign(name: str, args: tuple[Any, ...]) -> bool:
     tensors = [one for one in args if isinstance(one, Tensor)] if name == "where" else []
     masks = [one for one in tensors if one.dtype == torch.bool]
     values = [one.detach() for one in tensors if one.is_floating_point() and masks and one.shape == masks[0].shape]
-    return any(bool((one < 0).any()) and torch.equal(masks[0] & (one != 0), one > 0) for one in values)
+    return any(_is_sign(mask, one) for one in values for mask in (masks[0], ~masks[0]))
 
 
 def _is_zero(bound: Any) -> bool:
@@ -568,13 +598,13 @@ def _is_escaped(node: Any) -> bool:
     if kind in ("Clamp", "ClampMin", "ClampMax"):
         # (From elsewhere than 0 it keeps numbers safe and is no activation.)
         return any(_is_zero(getattr(node, name, None)) for name in ("_saved_min", "_saved_max"))
-    if (
-        kind in _CHOICES
-        and len(below) == 2
-        and any(_pointwise_kinds(*pair) is not None for pair in (below, below[::-1]))
-    ):
+    if any(node_kind(one) in _PARTS_OF for one in (*below, *(two for one in below for two in nodes_below(one)))):
+        pass  # (of several outputs of one node it cannot be told which is meant)
+    elif kind in _CHOICES and len(below) == 2 and any(_pointwise_kinds(*pair) for pair in (below, below[::-1])):
         return True  # the larger of x and .1 x
-    if kind in ("Add", "Sub") and any(node_kind(one) == "Abs" and set(nodes_below(one)) & set(below) for one in below):
+    elif kind in ("Add", "Sub") and any(
+        node_kind(one) == "Abs" and set(nodes_below(one)) & set(below) for one in below
+    ):
         return True  # x + |x|
     if any(node_kind(below) == "Abs" for below in nodes_below(node)):  # of a magnitude, as in nn.LPPool2d, it is none
         return False

@@ -48,3 +48,17 @@ def test_the_default_method_is_then_another():
         found = phosphene.explain(classifier, torch.rand(3, 16, 16))
     assert found.spec == "saliency"
     assert found.maps.any()
+
+
+def test_what_overflows_is_no_gradient_that_cancels():
+    class Rooted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.features(x)
+            return self.head((found - found.amin((2, 3), keepdim=True).detach()).sqrt().mean((2, 3)))
+
+    found = phosphene.attribute(Rooted().eval(), torch.rand(1, 3, 16, 16), 1, "grad_cam", layer="features")
+    assert "NaN or infinity" in found.problems[0]

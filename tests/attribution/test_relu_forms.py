@@ -37,6 +37,9 @@ CAUGHT = {
     "masked in place": lambda x: x.clone().masked_fill_(x < 0, 0.0),
     "assigned": _assigned,
     "fmax": lambda x: torch.fmax(x, torch.zeros_like(x)),
+    "where of what is below": lambda x: torch.where(x <= 0, 0.0, x),
+    "where of what is below, by name": lambda x: torch.where(input=torch.zeros_like(x), condition=x < 0, other=x),
+    "product in place": lambda x: x.clone().multiply_((x > 0).float()),
 }
 REFUSED = {
     "magnitude": lambda x: (x + x.abs()) / 2,
@@ -45,6 +48,9 @@ REFUSED = {
     "leaky, as the larger": lambda x: torch.maximum(x, 0.1 * x),
     "leaky, by its sign": lambda x: torch.where(x > 0, x, 0.1 * x),
     "elu by hand": lambda x: torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1),
+    "leaky, by its other sign": lambda x: torch.where(x < 0, 0.1 * x, x),
+    "what is below alone": lambda x: torch.where(x > 0, 0.0, x),
+    "leaky, in two": lambda x: torch.relu(x) + torch.where(x > 0, torch.zeros_like(x), 0.2 * x),
     "sine": torch.sin,
 }
 
@@ -75,3 +81,37 @@ def test_a_mask_of_ones_is_no_relu():
     expected = phosphene.attribute(_Net(torch.relu).eval(), images, 1, "guided_backprop")
     found = phosphene.attribute(_Net(masked).eval(), images, 1, "guided_backprop")
     torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", ["product", "where", "masked", "where of what is below"])
+def test_where_all_values_are_positive_it_is_still_a_relu(form):
+    def lifted(activation):
+        return lambda x: activation(x.abs() + 1)
+
+    images = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    expected = phosphene.attribute(_Net(lifted(torch.relu)).eval(), images, 1, "guided_backprop")
+    found = phosphene.attribute(_Net(lifted(CAUGHT[form])).eval(), images, 1, "guided_backprop")
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: torch.cat([torch.max(*x.chunk(2, dim=1))] * 2, dim=1),  # as of LightCNN
+        lambda x: torch.cat([torch.maximum(*x.split(4, dim=1))] * 2, dim=1),
+        lambda x: torch.cat([x[:, :4] + x[:, 4:].abs()] * 2, dim=1),
+    ],
+)
+def test_two_parts_of_a_value_are_no_relu(form):
+    network, images = _Net(form).eval(), torch.randn(1, 3, 12, 12)
+    leaf = images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(leaf)[0, 1], leaf)
+    found = phosphene.attribute(network, images, 1, "guided_backprop")
+    torch.testing.assert_close(found.maps, expected.sum(dim=1), rtol=1e-4, atol=1e-7)
+
+
+def test_a_mask_of_a_wider_type_widens_what_comes_out():
+    images = torch.randn(1, 3, 12, 12)
+    network = _Net(lambda x: (x * (x > 0).double()).float()).eval()
+    plain = phosphene.attribute(network, images, 1, "input_x_gradient")
+    torch.testing.assert_close(phosphene.attribute(network, images, 1, "guided_backprop").score, plain.score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections import deque
 
@@ -186,3 +187,55 @@ def test_a_list_of_the_network_itself_that_its_copy_reaches_is_one_of_its_parts(
     with pytest.raises(ModelError, match="changes the network itself"):
         phosphene.attribute(phosphene.Classifier.of(network), torch.rand(1, 3, 12, 12), 1, "saliency")
     assert network.seen == []
+
+
+@pytest.mark.parametrize("kind", [_Attributes, _OfThemselves])
+def test_settings_that_hold_a_layer_and_count_are_copied(kind):
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(3, 4, 3)
+            self.settings = kind(layer=self.features, count=0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.settings["count"] += 1
+            return self.settings["layer"](x).relu().mean((2, 3)) / self.settings["count"]
+
+    network, image = Counted().eval(), torch.rand(1, 3, 12, 12)
+    expected = network(image)[0, 1].item()
+    network.settings["count"] = 0
+    classifier = phosphene.Classifier.of(network)
+    for method in ("saliency", "grad_cam:layer=features", "saliency"):
+        assert float(phosphene.attribute(classifier, image, 1, method).score[0]) == pytest.approx(expected, abs=1e-6)
+    assert network.settings["count"] == 0
+
+
+def test_tensors_of_any_layout_may_lie_anywhere():
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, table = nn.Conv2d(3, 4, 3), torch.rand(9, 4)
+            self.column, self.nested = _Holder(table[:4, 0]), {"a": {"b": table[:4, 1]}}
+            self.columns, self.same = table.unbind(1), torch.zeros(1).expand(300_000)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.features(x).relu().mean((2, 3)) * self.column.tensor + self.nested["a"]["b"]
+
+    assert phosphene.attribute(Kept().eval(), torch.rand(1, 3, 12, 12), 1, "saliency").maps.any()
+
+
+def test_the_loggers_of_everybody_stay():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.passes, self.logger = nn.Conv2d(3, 4, 3), 0, logging.getLogger("of.a.network")
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return self.features(x).relu().mean((2, 3)) / self.passes
+
+    classifier, image = phosphene.Classifier.of(Counting().eval()), torch.rand(1, 3, 12, 12)
+    phosphene.attribute(classifier, image, 1, "saliency")
+    later = logging.getLogger("made.later")
+    phosphene.attribute(classifier, image, 1, "saliency")
+    assert logging.getLogger("made.later") is later

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from phosphene import predict
+from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.runtime import prepare
 from phosphene.sources import Item
@@ -69,6 +70,12 @@ def test_predict_in_python_says_what_the_task_says():
     assert len(alone) == 5  # as many classes as there are
     assert str(alone[0]) in repr(alone)
     assert str(alone[0]).replace("<", "&lt;") in alone._repr_html_()
+
+
+def test_scores_are_no_probabilities():
+    scored = Classifier(networks.pooled(), Preprocess((16, 16)), list("abcde"), head="score")
+    (found,) = predict(scored, items(1)[0].picture, count=2)
+    assert "%" not in repr(found)
 
 
 def test_predict_in_python_refuses_what_makes_no_sense():

@@ -153,7 +153,7 @@ def channel_weights(gradients: Tensor) -> Tensor:
         tensor([0.0000, 0.0500])
     """
     means, sizes = (values.mean(dim=(2, 3), keepdim=True) for values in (gradients, gradients.abs()))
-    return means.masked_fill(means.abs() <= _ROUNDING * sizes, 0.0)
+    return means.masked_fill((means.abs() <= _ROUNDING * sizes) & sizes.isfinite(), 0.0)
 
 
 def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) -> list[str]:

@@ -97,12 +97,13 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
     """(a deep copy, what it was made of by identity); what cannot be copied is shared if it is no module."""
-    settings = {id(value): value for value in _attributes_of_themselves(module)}
-    known: dict[int, Any] = {**tensors, **settings}
+    known: dict[int, Any] = dict(tensors)
     try:
+        for value in _attributes_of_themselves(module):
+            _copy_dict(value, known)
         return copy.deepcopy(module, known), known
     except Exception:  # an attribute's own copying code may raise anything
-        known = {**tensors, **settings}
+        known = dict(tensors)
         for child in module.modules():
             for key, value in vars(child).items():
                 if key not in _BASE:
@@ -110,7 +111,18 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
                 elif key in _HOOKS:  # (an object that is a hook may keep features with their gradient)
                     for hook in value.values():
                         _share(getattr(hook, "__self__", hook), known)
+        for value in _attributes_of_themselves(module):
+            _copy_dict(value, known)
         return copy.deepcopy(module, known), known
+
+
+def _copy_dict(value: dict[Any, Any], known: dict[int, Any]) -> None:
+    """Make the copy of a dict of a class of its own, item by item, past its way to be copied."""
+    made: Any = type(value).__new__(type(value))
+    if getattr(value, "__dict__", None) is value:
+        made.__dict__ = made
+    known[id(value)] = made
+    dict.update(made, {key: copy.deepcopy(item, known) for key, item in value.items()})
 
 
 def _attributes_of_themselves(module: nn.Module) -> list[dict[Any, Any]]:
@@ -131,8 +143,8 @@ def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
         for item in value.values():
             _share(item, known, depth)
         # (Whose every attribute is an item cannot be copied, as it has no way to be.)
-        if not any(isinstance(item, Tensor | nn.Module) for item in value.values()) and _copy_error(value, known):
-            known[id(value)] = value
+        if isinstance(value, dict) and type(value) is not dict and _copy_error(value, known):
+            _copy_dict(value, known)
     elif isinstance(value, list | tuple):
         for item in value:
             _share(item, known, depth)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections import deque
+import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from phosphene.runtime.comparable import MOST_ITEMS, SAMPLED, is_plain, is_setti
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
+# The same of a tensor that is neither parameter nor buffer, such as a memory of features.
+_LARGEST = 2**24
 # Objects in objects that are looked into.
 _LEVELS = 3
 _NUMBERS = (bool, int, float, complex, str, type(None))
@@ -26,7 +29,8 @@ _LASTING = ("_output_capturing_hooks_installed",)
 class State:
     """The attributes, buffers and small parameters of a module's parts at one time.
 
-    Of large parameters no more is kept than shows whether they were written to.
+    Of large parameters no more is kept than shows whether they were written to. Tensors that lie elsewhere are kept up
+    to 16 million numbers.
 
     Args:
         module: of one's own.
@@ -53,12 +57,13 @@ class State:
         self._objects = [(table, dict(table)) for table in objects]
         parameters = [parameter for parameter in module.parameters() if _is_readable(parameter)]
         large = {id(one): one for one in parameters if one.numel() > _SMALL and not whole}
+        loose = [tensor for tensor in loose if tensor.numel() <= _LARGEST]
         written = {id(tensor): tensor for tensor in (*module.buffers(), *parameters, *loose)}
         readable = [tensor for key, tensor in written.items() if key not in large and _is_readable(tensor)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
         self._large = [(tensor, _look(tensor)) for tensor in large.values()]
-        self._containers = [(value, _FILLED[type(value)](value)) for value in containers]
-        self._own_containers = {id(value) for table in tables for value in table.values() if type(value) in _FILLED}
+        self._containers = [(value, _filled(value)(value)) for value in containers]
+        self._own_containers = {id(value) for table in tables for value in table.values() if _is_filled(value)}
 
     @property
     def _tables(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -144,17 +149,23 @@ def _inside(tables: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[An
             tensors.append(value)
             continue
         items: Any = ()
-        if type(value) in _FILLED:
+        if _is_filled(value):
             containers.append(value)
             items = value.values() if isinstance(value, dict) else () if isinstance(value, np.ndarray | set) else value
         elif type(value) is tuple:
             items = value
-        elif level < _LEVELS and is_settings(value):
+        elif level < _LEVELS and is_settings(value) and not _is_of_python(value):
             objects.append(vars(value))
             items, level = vars(value).values(), level + 1
         if len(items) <= MOST_ITEMS:
             waiting += [(item, level) for item in items]
     return objects, containers, tensors
+
+
+def _is_of_python(value: object) -> bool:
+    """Whether an object is of Python's own library, as a logger is, whose tables are everybody's."""
+    place = type(value).__module__.partition(".")[0]
+    return place in sys.stdlib_module_names and place not in ("types", "argparse", "collections", "__main__")
 
 
 def _look(tensor: Tensor) -> tuple[int | None, Tensor]:
@@ -180,7 +191,7 @@ def _equal(tensor: Tensor, before: Tensor) -> bool:
 
 def _bytes(tensor: Tensor) -> Tensor:
     """The values as bytes, of which each equals itself, whatever type they are of."""
-    return tensor.detach().reshape(-1).view(torch.uint8)
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
 
 
 def _same(table: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -194,6 +205,16 @@ _FILLED: dict[type, Callable[[Any], Any]] = {
     deque: list,
     np.ndarray: np.copy,
 }
+
+
+def _is_filled(value: Any) -> bool:
+    """Whether it is a container that code fills: of Python's own kinds, or settings that are a dict."""
+    own = isinstance(value, dict) and type(value) is not OrderedDict and getattr(value, "__dict__", None) is not value
+    return type(value) in _FILLED or own
+
+
+def _filled(value: Any) -> Callable[[Any], Any]:
+    return _FILLED.get(type(value), dict)
 
 
 def _alike(value: Any, before: Any) -> bool:

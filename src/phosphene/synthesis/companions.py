@@ -129,8 +129,9 @@ def companions(
     if not memory:
         return None
     name = f"companions-{_key(classifier, pictures)}.npz"
-    if name in _DRAWN:
-        return _joining(classifier, memory, _DRAWN[name])
+    drawn = _DRAWN.get(name)
+    if drawn is not None:
+        return _joining(classifier, memory, drawn)
     packaged, kept = files("phosphene").joinpath(f"data/{name}"), cache_folder() / name
     for place in (packaged, kept):
         found = read_table(place)

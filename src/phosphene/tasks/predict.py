@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
@@ -105,6 +106,8 @@ def predict(
     if not all(sound):
         raise NumericalError(str(no_answer(f"image {sound.index(False)}").error))
     answers = prepared.predictions(logits, count)
+    if prepared.head == "score":
+        answers = [[replace(one, probability=math.nan) for one in best] for best in answers]
     return Results(Predicted(tuple(best), picture) for best, picture in zip(answers, pictures, strict=True))
 
 
