@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phosphene.errors import PhospheneError
+from phosphene.errors import OptionError, PhospheneError
 from phosphene.targets import Target
-from phosphene.types import Attribution, View
+from phosphene.types import Attribution, Attributions, View
 
 
 @given(
@@ -52,3 +53,12 @@ def test_one_image_of_an_attribution():
 def test_messages_are_one_printable_line():
     text = str(PhospheneError("a\nb\x1b[31m\udc80ü"))
     assert text == "a\\nb\\x1b[31m\\udc80ü"
+
+
+def test_numpy_takes_the_maps_of_one_method_and_not_of_several():
+    maps = torch.arange(8.0).view(2, 2, 2)
+    one = Attribution(maps, Target.of([0, 1]), torch.zeros(2), "saliency", (1.0, 1.0), (2.0, 2.0), (4, 4))
+    assert np.array_equal(np.asarray(one), maps.numpy())
+    assert np.asarray(one, dtype="float64").dtype == np.float64
+    with pytest.raises(OptionError, match="take one"):
+        np.asarray(Attributions(("saliency", "cam"), (one, one)))

@@ -597,7 +597,7 @@ def resolve_classes(classes: Any, labels: Labels) -> ClassTarget | BestClasses:
         tail = classes.removeprefix("top")
         if tail != classes and tail.isascii() and tail.isdigit():
             if int(tail) < 1:
-                raise OptionError(f"--class {classes}: top1 is the smallest")
+                raise OptionError(f"class '{classes}': top1 is the smallest")
             return BestClasses(int(tail))
     return class_target(classes, labels)
 

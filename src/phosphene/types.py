@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeVar
 from phosphene.errors import NotFoundError, OptionError, suggest
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from phosphene.targets import Target
@@ -268,6 +269,12 @@ class Attribution(Shown):
             problems=self.problems[rows],
         )
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """(N, h, w): `maps` for NumPy."""
+        import numpy as np  # here, as types are imported where it is not needed
+
+        return np.array(self.maps.detach().cpu().numpy(), dtype=dtype)
+
     def upsampled(self) -> Tensor:
         """(N, H, W): `heat` with one value for each pixel that the network saw, bilinear between the cells' centers.
 
@@ -362,6 +369,10 @@ class Attributions(Shown):
             listing = ", ".join(self.given)
             raise NotFoundError(f"no attribution '{key}'{suggest(str(key), self.given)} (there are: {listing})")
         return self.results[names.index(str(key)) % len(self.results)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """Raises OptionError: maps of several methods lie on grids of their own."""
+        raise OptionError(f"the maps of several methods are no one array; take one: found[{self.given[0]!r}].maps")
 
     def keys(self) -> tuple[str, ...]:
         """The specs as they were given."""

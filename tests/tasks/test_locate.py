@@ -15,9 +15,12 @@ from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
 from phosphene.localization.presets import PRESETS
 from phosphene.runtime import activations, prepare
+from phosphene.sources import Item
 from phosphene.targets import Target
-from phosphene.tasks.attributions import attribute
-from phosphene.tasks.objects import Located, configured, cut_out, evidence, grid_size, locate, posteriors, to_original
+from phosphene.tasks import LocateConfig
+from phosphene.tasks.attributions import attribute, explain
+from phosphene.tasks.objects import Located, configured, cut_out, evidence, grid_size, locate, to_original
+from phosphene.tasks.ranking import posteriors
 from phosphene.types import Box, Prediction
 from tests.networks import classifier_of, pooled
 
@@ -62,6 +65,22 @@ def test_what_the_centre_crop_would_lose_is_found():
     (found,) = locate(red_detector(), picture(left=2, right=40), target=1, method="cam")
     assert found.box.x0 < 10
     np.testing.assert_allclose(tuple(found.box), (2, 30, 40, 80), atol=12)
+
+
+def test_where_explain_reads_another_class_it_is_said():
+    """The object lies beside the center crop, which is all that explain looks at."""
+    shown = np.asarray(picture(left=0, right=0)).copy()
+    shown[:, :42] = shown[:, 158:] = [220, 40, 30]
+    (found,) = locate(red_detector(), shown, method="cam")
+    assert found.label == "red"
+    (said,) = (note for note in found.notes if note.startswith("explain"))
+    own = explain(red_detector(), shown, method="saliency").explained[0]
+    assert said == f"explain, which takes one look at the picture, reads {own}"
+    assert own.label == "grey"
+    (named,) = locate(red_detector(), shown, target="red", method="cam")
+    assert not any(note.startswith("explain") for note in named.notes)
+    (item,) = LocateConfig.of(["cam"]).run(prepare(red_detector()), [Item("a", "a.png", Image.fromarray(shown))])
+    assert said in item.notes
 
 
 def test_paper_preset_runs_ten_crops_on_the_whole_frame():

@@ -23,7 +23,8 @@ from phosphene.metrics.pointing_game import pointing_hit
 from phosphene.render import Sheet, Tile, bar_chart, numbers, shown_as
 from phosphene.runtime import Prepared
 from phosphene.tasks.notebook import told
-from phosphene.tasks.objects import cut_out, evidence, posteriors
+from phosphene.tasks.objects import cut_out, evidence
+from phosphene.tasks.ranking import posteriors
 from phosphene.tasks.stream import no_answer
 from phosphene.types import Box, Prediction, Record, Shown
 

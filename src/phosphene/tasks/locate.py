@@ -16,10 +16,11 @@ from phosphene.registry import format_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Asset, LocateRow, Row, picture_folder
-from phosphene.targets import typed_classes
+from phosphene.targets import BestClasses, typed_classes
 from phosphene.tasks.map_rows import REPORT_SIDE
 from phosphene.tasks.object_rows import object_row
-from phosphene.tasks.objects import Evidence, configured, cut_out, evidence, overview, posteriors
+from phosphene.tasks.objects import Evidence, Located, configured, cut_out, evidence, overview
+from phosphene.tasks.ranking import Ranking
 from phosphene.tasks.task import Progress, Say, answered, computed, pictures_of
 from phosphene.types import Prediction
 
@@ -112,6 +113,7 @@ class _Searched:
     classes: tuple[Prediction, ...]
     evidence: tuple[Evidence, ...]
     seconds: float
+    note: str | None
 
 
 def _searched(
@@ -119,11 +121,13 @@ def _searched(
 ) -> Sequence[_Searched | str]:
     begin = clock(classifier.device)
     pictures = pictures_of(items)
-    odds = posteriors(classifier, pictures, config.preset)
+    ranking = Ranking.of(classifier, pictures, config.preset)
+    odds = ranking.odds
     answers = odds.isfinite().all(dim=1).tolist()
     if not all(answers):
         return answered(items, answers, lambda some: _searched(config, classifier, some, progress, say))
-    chosen = typed_classes(config.classes, classifier.labels).chosen(odds)
+    asked = typed_classes(config.classes, classifier.labels)
+    chosen = asked.chosen(odds)
     count = len(chosen[0])
     if say is not None:
         for item, row, likely in zip(items, chosen, odds, strict=True):
@@ -144,7 +148,8 @@ def _searched(
             tuple(Prediction(index, classifier.labels[index], float(odds[number, index])) for index in some)
             for some in (best, row)
         )
-        found.append(_Searched(predicted, sought, tuple(maps[number * count : (number + 1) * count]), seconds))
+        note = ranking.note(number, row) if isinstance(asked, BestClasses) else None
+        found.append(_Searched(predicted, sought, tuple(maps[number * count : (number + 1) * count]), seconds, note))
     return found
 
 
@@ -173,6 +178,12 @@ def _row(
         predicted=result.predicted,
         objects=tuple(object_row(folder, item.picture, thing, is_drawn=config.is_drawn) for thing in found),
         method=", ".join(dict.fromkeys("+".join(thing.methods) for thing in found)) or "+".join(config.preset.methods),
-        notes=tuple(dict.fromkeys(f"{thing.label}: {note}" for thing in found for note in thing.notes)) or None,
+        notes=_notes(found, result.note),
         seconds=result.seconds,
     )
+
+
+def _notes(found: Sequence[Located], reading: str | None) -> tuple[str, ...] | None:
+    """What stands beside the objects of a picture, and what explain reads in it instead."""
+    notes = [f"{thing.label}: {note}" for thing in found for note in thing.notes]
+    return tuple(dict.fromkeys([*notes, *([reading] if reading else [])])) or None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, NumericalError, OptionError, warn
-from phosphene.geometry import lay_on_original, ten_crops, whole_view
+from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import LocalizationPreset, preset
@@ -27,6 +27,7 @@ from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
 from phosphene.tasks.attributions import Progress, attribute, in_the_place_of, needed_view
 from phosphene.tasks.deep_features import deep_features
+from phosphene.tasks.ranking import Ranking
 from phosphene.types import Attribution, Box, Prediction, Results, Shown, Size, View
 from phosphene.zoo import load_classifier
 
@@ -58,6 +59,7 @@ class Located(Shown):
         methods: specs of the methods whose maps were cut.
         note: what the user should know, such as why they are others than were asked for; None for nothing.
         picture: as it was given, for drawing.
+        reading: what explain reads in the picture, where that is none of the classes that were found best; else None.
     """
 
     index: int
@@ -71,12 +73,13 @@ class Located(Shown):
     methods: tuple[str, ...] = ()
     note: str | None = None
     picture: Picture | None = None
+    reading: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What stands beside the object: the note, that the class is all but ruled out, that the box says little."""
         unlikely = doubt("the class", self.probability, "the box holds")
-        return tuple(note for note in (self.note, unlikely, self._doubtful_box) if note)
+        return tuple(note for note in (self.note, unlikely, self._doubtful_box, self.reading) if note)
 
     @property
     def _doubtful_box(self) -> str | None:
@@ -173,11 +176,13 @@ def locate(
     prepared = prepare(load_classifier(classifier))
     (picture,) = _one(as_pictures(image, prepared.preprocess.channels))
     way = configured(preset, method, segment)
-    odds = posteriors(prepared, [picture], way)[0]
     goal = resolve(target, prepared.labels)
     if isinstance(goal, Target) and not goal.classes:
         raise OptionError(f"a {goal.kind} has no box; name a class")
+    ranking = Ranking.of(prepared, [picture], way)
+    odds = ranking.odds[0]
     classes = goal.classes if isinstance(goal, Target) else goal.chosen(odds[None])[0]
+    other = None if isinstance(goal, Target) else ranking.note(0, classes)
     maps = evidence(prepared, [picture] * len(classes), classes, way, seed=seed)
     found = Results(
         cut_out(picture, seen, way, Prediction(index, prepared.labels[index], float(odds[index])))
@@ -186,6 +191,8 @@ def locate(
     for thing in found:
         if thing.note is not None:
             warn(f"{thing.label}: {thing.note}")
+    if other is not None:
+        found[0] = replace(found[0], reading=other)
     return found
 
 
@@ -212,27 +219,6 @@ def configured(
     if specs:
         way = way.with_methods(specs) if specs != way.methods else replace(way, otherwise=())
     return way if segment is None else replace(way, segment=segment)
-
-
-def posteriors(classifier: Prepared, pictures: Sequence[Picture], way: LocalizationPreset) -> Tensor:
-    """(N, K) probabilities by which classes are ranked, means over several views.
-
-    "frame": the whole frame, the centre crop and the mirror images of both; the centre is what the network was trained
-    on, the whole frame what is localized in, and both together know a little more than either. "ten_crops": those of
-    Krizhevsky, as the paper has it; of a network that takes any size there are none, and the frame is taken.
-    """
-    parts: list[Tensor] = []
-    crop = classifier.preprocess.size
-    if way.ranking == "ten_crops" and crop is not None:
-        around = classifier.preprocessed(pictures, classifier.views(pictures, "margin"))
-        for top, left, mirrored in ten_crops((int(around.shape[-2]), int(around.shape[-1])), crop):
-            seen = around[..., top : top + crop[0], left : left + crop[1]]
-            parts.append(classifier.probabilities(forward(classifier, seen.flip(-1) if mirrored else seen)))
-        return torch.stack(parts).mean(dim=0)
-    for view in ("center", "whole"):
-        images = classifier.preprocessed(pictures, classifier.views(pictures, view))
-        parts += [classifier.probabilities(forward(classifier, seen)) for seen in (images, images.flip(-1))]
-    return torch.stack(parts).mean(dim=0)
 
 
 @dataclass(frozen=True)
