@@ -21,6 +21,8 @@ from phosphene.types import Attribution, Layout
 Layers = LayerName | tuple[str, ...]
 # Of a mean, as a share of the mean magnitude: less is what rounding leaves of values that add up to nothing.
 _ROUNDING = 1e-5
+# Share of a gradient past a layer from which on the layer's map is said to show a part.
+_MUCH = 0.1
 
 
 def layer_names(classifier: Classifier, layer: Layers | None, target: Target, images: Tensor) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ def layer_map(
     names = layer_names(classifier, layer, target, images)
     found = layer_gradients(classifier, images, target, names, batch_size=batch_size)
     values = {name: (found.activations[name], found.gradients[name]) for name in names}
-    return _by_formula(formula, prepare(classifier), images, target, values, found.score, relu)
+    return _by_formula(formula, prepare(classifier), images, target, values, found.score, relu, layer is None)
 
 
 def activation_map(
@@ -122,7 +124,7 @@ def activation_map(
     names = layer_names(classifier, layer, target, images)
     score, outputs = layer_values(classifier, images, target, names, batch_size=batch_size)
     values = {name: (outputs[name],) for name in names}
-    return _by_formula(formula, prepare(classifier), images, target, values, score, relu)
+    return _by_formula(formula, prepare(classifier), images, target, values, score, relu, layer is None)
 
 
 def _by_formula(
@@ -133,9 +135,10 @@ def _by_formula(
     values: Mapping[str, tuple[Tensor, ...]],
     score: Tensor,
     relu: bool,
+    is_default: bool,
 ) -> Attribution:
     """The map of what the formula takes of each layer."""
-    maps, notes = [], []
+    maps, notes = [], _seen_in_part(prepared, target, values) if is_default else []
     for name, given in values.items():
         layout, what = prepared.layout(name), f"layer {name}"
         maps.append(formula(*(spatial_map(value, what, images, layout) for value in given)))
@@ -154,6 +157,23 @@ def channel_weights(gradients: Tensor) -> Tensor:
     """
     means, sizes = (values.mean(dim=(2, 3), keepdim=True) for values in (gradients, gradients.abs()))
     return means.masked_fill((means.abs() <= _ROUNDING * sizes) & sizes.isfinite(), 0.0)
+
+
+def _seen_in_part(prepared: Prepared, target: Target, values: Mapping[str, tuple[Tensor, ...]]) -> list[str]:
+    """That much goes past the layer which was chosen for a class, where branches are joined in no module.
+
+    Not of tokens: past the last norm before they are mixed goes what the class's token has already.
+    """
+    ((name, (output, *_)),) = values.items()
+    if target.layers or prepared.head == "boxes" or output.ndim != 4:
+        return []
+    past = prepared.passed_by(name)
+    if past < _MUCH:
+        return []
+    return [
+        f"{past:.0%} of the gradient goes past layer {name}, the last with places: what is added or joined there has "
+        "no module of its own; name the layers of the branches as layer=a+b, or one before them"
+    ]
 
 
 def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) -> list[str]:

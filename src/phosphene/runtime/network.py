@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,6 +79,7 @@ class Network:
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
+        self._passed_by: dict[str, float] = {}
         self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
@@ -380,6 +382,31 @@ class Network:
         self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
         return frozenset(layer for layer in layers if self._flat[layer])
 
+    def passed_by(self, layer: str) -> float:
+        """The share, 0 to 1, of the gradient of the best class of noise that reaches the image past a layer.
+
+        0 where there is none, or the layer runs several times. Tried out once.
+        """
+        if layer not in self._passed_by:
+            once = all(found.calls == 1 for found in self.layers if found.name == layer)
+            self._passed_by[layer] = self._past(layer) if once else 0.0
+        return self._passed_by[layer]
+
+    def _past(self, layer: str) -> float:
+        with self._lock, trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image)[:1].requires_grad_()
+            with capture(self.module, [layer], tokens_first=self.tokens_first([layer])) as found:
+                value = self._rows(images).amax()
+            output = found.get(layer)
+            if output is None or not (value.requires_grad and output.requires_grad):
+                return 0.0
+            whole, given = _gradients(value, [images, output], again=True)
+            through = None if given is None else _gradients((output * given).sum(), [images])[0]
+            if whole is None or through is None:
+                return 0.0
+            around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
+        return around / (around + inside) if 0 < around + inside < math.inf else 0.0
+
     def layer_of_unit(self, layer: str) -> str:
         """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.
 
@@ -574,11 +601,17 @@ def near(found: Tensor, expected: Tensor, room: float) -> bool:
     return bool(difference <= room * expected.float().square().mean().sqrt().clamp(min=1e-12))
 
 
-def _gradients(value: Tensor, at: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """The gradient at each tensor; none of a network whose way back fails, which the pass itself will say better."""
+def _gradients(value: Tensor, at: list[Tensor], *, again: bool = False) -> tuple[Tensor | None, ...]:
+    """The gradient at each tensor; none of a network whose way back fails, which the pass itself will say better.
+
+    Args:
+        value: that is differentiated.
+        at: the tensors.
+        again: keep the graph for another way back.
+    """
     try:
         with right_norms(value):
-            return torch.autograd.grad(value, at, allow_unused=True)
+            return torch.autograd.grad(value, at, allow_unused=True, retain_graph=again)
     except Exception:  # code of the network's own runs on the way back
         return (None,) * len(at)
 

@@ -226,6 +226,21 @@ class Prepared(Classifier):
                 "their attributes (through a list of their class, say); let it go through self.modules()"
             )
 
+    def passed_by(self, layer: str) -> float:
+        """The share, 0 to 1, of a class's gradient that goes past a layer: through sums or joins in no module.
+
+        Example:
+            >>> class Sum(nn.Module):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.one, self.other = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
+            ...     def forward(self, images):
+            ...         return (self.one(images) + self.other(images)).mean(dim=(2, 3))
+            >>> 0.1 < prepare(Classifier(Sum())).passed_by("other") < 0.9
+            True
+        """
+        return self._settling(lambda: self.network.passed_by(layer))
+
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
 
