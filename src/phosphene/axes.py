@@ -126,6 +126,8 @@ class Follow(Operations):
 
     joins = False
     """Whether one value was made of several images, by a sum or a sort over their axis."""
+    moves = False
+    """Whether an operation may have left places out, or put them where others were."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -174,6 +176,7 @@ class Follow(Operations):
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or known.joins_images()
+            self.moves = self.moves or known.moves_places()
             self.around |= known.put_around()
             for value in made:
                 axes = known.axes(value)
@@ -235,6 +238,25 @@ class _Call:
             return False
         return any(name == IMAGES and length > 1 for one in joined for name, length in axes[one])
 
+    def moves_places(self) -> bool:
+        """Whether places may lie elsewhere, or be gone, in what it makes."""
+        axes = self.of(0)
+        if self.name in _MOVING or axes is None:
+            return self.name in _MOVING
+        places = [place for place, axis in enumerate(axes) if any(name == PLACES for name, _ in axis)]
+        if _RULES.get(self.name) is _Call.permuted:
+            kept = [place for place in self._order(len(axes)) if place in places]
+            return kept != places
+        if self.name not in _CUTTING:
+            return False
+        along = int(self.argument(_CUTTING[self.name], "dim", 0)) % len(axes)
+        return along in places and not self._is_whole(_length(axes[along]))
+
+    def _is_whole(self, length: int) -> bool:
+        """Whether a slice takes all there is along an axis of some length."""
+        start, end, step = self.argument(2, "start"), self.argument(3, "end"), self.argument(4, "step", 1)
+        return self.name == "slice" and not start and (end is None or end >= length) and step == 1
+
     def put_around(self) -> dict[int, tuple[int, int]]:
         """The length of an axis of places to which others' values were put, and how many before and behind."""
         if self.name != "cat":
@@ -283,16 +305,17 @@ class _Call:
         return None if given is None else _regrouped(given, output.shape)
 
     def permuted(self, output: Tensor) -> Axes | None:
-        given, count = self.of(0), output.ndim
-        if given is None:
-            return None
+        given = self.of(0)
+        return None if given is None else tuple(given[place] for place in self._order(output.ndim))
+
+    def _order(self, count: int) -> list[int]:
+        """Which of `count` axes stands where after they were permuted."""
         if self.name in ("permute", "permute_copy"):
-            order = [place % count for place in self.args[1]]
-        else:
-            order = list(range(count))
-            one, other = (int(self.argument(1, "dim0", 0)) % count, int(self.argument(2, "dim1", 1)) % count)
-            order[one], order[other] = other, one
-        return tuple(given[place] for place in order)
+            return [place % count for place in self.args[1]]
+        order = list(range(count))
+        one, other = (int(self.argument(1, "dim0", 0)) % count, int(self.argument(2, "dim1", 1)) % count)
+        order[one], order[other] = other, one
+        return order
 
     def turned(self, output: Tensor) -> Axes | None:
         """Axes of `.t()` and `.T`."""
@@ -412,6 +435,21 @@ _ALONG = {
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "softmax"), 1),
     **dict.fromkeys(("topk", "kthvalue"), 2),
 }
+
+# What may put values elsewhere along their axes; what takes a part of an axis, and where that axis is named.
+_MOVING = {
+    "flip",
+    "roll",
+    "rot90",
+    "gather",
+    "index",
+    "index_select",
+    "take",
+    "grid_sampler",
+    "grid_sampler_2d",
+    "as_strided",
+}
+_CUTTING = {"slice": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "unbind": 1, "select": 1}
 
 _Rule = Callable[[_Call, Tensor], Axes | None]
 _RULES: dict[str, _Rule] = {}

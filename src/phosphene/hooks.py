@@ -188,7 +188,8 @@ def survey(
                 placed = has_places(follow.axes(value))
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1
-                seen[name] = Layer(name, kind, tuple(value.shape[1:]), len(seen), calls, layout, before, rows, placed)
+                shape, order = tuple(value.shape[1:]), len(seen)
+                seen[name] = Layer(name, kind, shape, order, calls, layout, before, rows, placed, follow.moves)
 
         return hook
 

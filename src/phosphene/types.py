@@ -142,6 +142,7 @@ class Layer:
         fed: the same of what it was given.
         rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
         placed: whether an axis of its output is known to be one of the image's places.
+        moved: whether an operation up to it may have left places out, or put them where others were.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Layer:
     fed: Layout | None = None
     rows: int = 1
     placed: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def ablation_cam(
         weights = (score[:, None] - without) / score.abs().clamp(min=torch.finfo(score.dtype).tiny)[:, None]
         values = spatial_map(output, f"layer {name}", images, prepare(classifier).layout(name))
         maps.append((weights[..., None, None] * values).sum(dim=1))
-    return averaged_layers(maps, names, images, target, score, relu)
+    return averaged_layers(maps, names, classifier, images, target, score, relu)
 
 
 def ablated_scores(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.result import attribution, per_image, sides
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LinearHead
 from phosphene.registry import register_attribution
-from phosphene.runtime import head_features, plain_mode
+from phosphene.runtime import head_features, plain_mode, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -78,7 +78,12 @@ def cam(
             f"no class activation map: mean and bias give another logit (off by {error.max():.3g}), so what stands "
             f"between {head.layer} and the scores is not linear; use grad_cam"
         )
-    return attribution(maps, images, target, score, layer=head.layer, checks=per_image(logit_error=error))
+    prepared = prepare(classifier)
+    # (What a function made has no name among the layers: the last of them lies where it does.)
+    known = any(layer.name == head.layer for layer in prepared.layers)
+    laid = prepared.placement(head.layer if known else prepared.default_layer)
+    grid = laid.grid(sides(images), sides(maps))
+    return attribution(maps, images, target, score, layer=head.layer, checks=per_image(logit_error=error), grid=grid)
 
 
 def _class_maps(

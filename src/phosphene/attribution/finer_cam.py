@@ -91,7 +91,7 @@ def finer_cam(
         slopes = {name: slopes[name] - factors[:, place, None, None, None] * found[name] for name in names}
     activations = of_places(own.activations)
     maps = [(channel_weights(slopes[name]) * activations[name]).sum(dim=1) for name in names]
-    return averaged_layers(maps, names, images, target, own.score, relu)
+    return averaged_layers(maps, names, classifier, images, target, own.score, relu)
 
 
 def _others(logits: Tensor, target: Target, alpha: float, count: int) -> tuple[Tensor, Tensor]:

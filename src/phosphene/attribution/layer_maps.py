@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, even_grid
+from phosphene.attribution.result import attribution, even_grid, sides
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
+from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, extra_tokens, spatial_map, token_axis, token_note
 from phosphene.grids import to_network_size
-from phosphene.runtime import Prepared, last_layer_reached, layer_gradients, layer_values, prepare
+from phosphene.runtime import Placement, Prepared, last_layer_reached, layer_gradients, layer_values, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution, Layout
 
@@ -42,7 +42,20 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
     names = tuple(prepared.layer_name(item) for item in given)
     if not names or len(set(names)) < len(names):
         raise OptionError(f"layer={'+'.join(names)}: name each layer once, and at least one")
+    laid_by(prepared, names)
     return names
+
+
+def laid_by(prepared: Prepared, names: Sequence[str]) -> Placement:
+    """Where in the picture the maps of some layers lie.
+
+    Raises:
+        ModelError: if one sees it turned or mirrored, or they see other parts of it.
+    """
+    first, *others = (prepared.placement(name) for name in names)
+    if any(other != first for other in others):
+        raise ModelError(f"layers {'+'.join(names)} see different parts of the picture; name one of them")
+    return first
 
 
 def layer_map(
@@ -143,7 +156,7 @@ def _by_formula(
         layout, what = prepared.layout(name), f"layer {name}"
         maps.append(formula(*(spatial_map(value, what, images, layout) for value in given)))
         notes += _laid_out(given[0], maps[-1], what, layout)
-    return replace(averaged_layers(maps, tuple(values), images, target, score, relu), notes=tuple(notes))
+    return replace(averaged_layers(maps, tuple(values), prepared, images, target, score, relu), notes=tuple(notes))
 
 
 def channel_weights(gradients: Tensor) -> Tensor:
@@ -186,7 +199,13 @@ def _laid_out(output: Tensor, grid: Tensor, what: str, layout: Layout | None) ->
 
 
 def averaged_layers(
-    maps: Sequence[Tensor], names: tuple[str, ...], images: Tensor, target: Target, score: Tensor, relu: bool
+    maps: Sequence[Tensor],
+    names: tuple[str, ...],
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    score: Tensor,
+    relu: bool,
 ) -> Attribution:
     """The Attribution of one map (N, h, w) as it is, or of several layers' maps made one.
 
@@ -197,7 +216,8 @@ def averaged_layers(
     if len(maps) > 1:
         finest = max((tuple(values.shape[-2:]) for values in maps), key=lambda grid: grid[0] * grid[1])
         maps = [torch.stack([_resized(_scaled(values), (finest[0], finest[1])) for values in maps]).mean(dim=0)]
-    return attribution(maps[0], images, target, score, layer="+".join(names))
+    grid = laid_by(prepare(classifier), names).grid(sides(images), sides(maps[0]))
+    return attribution(maps[0], images, target, score, layer="+".join(names), grid=grid)
 
 
 def _scaled(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phosphene.targets import Target
-from phosphene.types import Attribution
+from phosphene.types import Attribution, Size
 
 
 def attribution(
@@ -34,8 +34,8 @@ def attribution(
         evidence: (N, H, W) what is laid on the picture instead of the maps.
         **facts: further fields of Attribution.
     """
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    offset, stride = grid or even_grid(size, (int(maps.shape[-2]), int(maps.shape[-1])))
+    size = sides(images)
+    offset, stride = grid or even_grid(size, sides(maps))
     maps, score = plain(maps), plain(score)
     heat = maps if evidence is None else plain(evidence)
     return Attribution(
@@ -57,6 +57,11 @@ def plain(values: Tensor) -> Tensor:
     with torch.inference_mode(False):
         values = values.detach().float()
         return values.clone() if values.is_inference() else values
+
+
+def sides(values: Tensor) -> Size:
+    """(height, width) of images or maps."""
+    return int(values.shape[-2]), int(values.shape[-1])
 
 
 def even_grid(size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -8,17 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.layer_maps import Layers, averaged_layers, layer_names
-from phosphene.attribution.result import even_grid
+from phosphene.attribution.layer_maps import Layers, averaged_layers, laid_by, layer_names
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.graph import spatial_map
 from phosphene.grids import to_network_size
 from phosphene.maps import normalize
 from phosphene.registry import register_attribution
-from phosphene.runtime import activations, blended_scores, prepare
+from phosphene.runtime import Placement, activations, blended_scores, prepare
 from phosphene.targets import Target
-from phosphene.types import Attribution
+from phosphene.types import Attribution, Size
 
 Stretch = Literal["after", "before"]
 
@@ -85,7 +84,8 @@ def score_cam(
     if channels is not None and channels < 1:
         raise OptionError(f"score_cam: channels={channels} must be at least 1, or none for all")
     names = layer_names(classifier, layer, target, images)
-    target = target.expand(len(images))
+    target, size = target.expand(len(images)), (int(images.shape[-2]), int(images.shape[-1]))
+    laid = laid_by(prepare(classifier), names)
     _, outputs = activations(classifier, images, names, batch_size=batch_size)
     layouts = {name: prepare(classifier).layout(name) for name in names}
     values = {name: spatial_map(outputs[name], f"layer {name}", images, layouts[name]) for name in names}
@@ -102,7 +102,7 @@ def score_cam(
                     classifier,
                     images[index : index + 1],
                     target.rows(index, index + 1),
-                    channel_masks(part, (int(images.shape[-2]), int(images.shape[-1])), stretch, align_corners),
+                    channel_masks(part, size, stretch, align_corners, laid.seen),
                     classifier.mean_image,
                     score="logit",
                     batch_size=batch_size,
@@ -114,7 +114,9 @@ def score_cam(
             weights = torch.cat(watched).softmax(dim=0)
             maps[name].append((weights[:, None, None] * chosen).sum(dim=0))
         scores.append(clean)
-    return averaged_layers([torch.stack(maps[name]) for name in names], names, images, target, torch.cat(scores), relu)
+    return averaged_layers(
+        [torch.stack(maps[name]) for name in names], names, classifier, images, target, torch.cat(scores), relu
+    )
 
 
 def _widest(channels: Tensor, count: int) -> Tensor:
@@ -125,11 +127,21 @@ def _widest(channels: Tensor, count: int) -> Tensor:
 
 
 def channel_masks(
-    channels: Tensor, size: tuple[int, int], stretch: Stretch = "after", align_corners: bool = False
+    channels: Tensor,
+    size: Size,
+    stretch: Stretch = "after",
+    align_corners: bool = False,
+    seen: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """(k, H, W) in [0, 1]: channels (k, h, w) enlarged to the image, each stretched; a constant one is 0."""
+    """(k, H, W) in [0, 1]: channels (k, h, w) enlarged to the image, each stretched; a constant one is 0.
+
+    What of the image the layer sees, (top, left, bottom, right), may be a part of it.
+    """
     cells = (int(channels.shape[-2]), int(channels.shape[-1]))
-    grid = _corner_grid(size, cells) if align_corners else even_grid(size, cells)
+    if align_corners and seen is None:
+        grid = _corner_grid(size, cells)
+    else:
+        grid = Placement(seen).grid(size, cells)
     if stretch == "before":
         return to_network_size(normalize(channels), *grid, size)
     return normalize(to_network_size(channels, *grid, size))

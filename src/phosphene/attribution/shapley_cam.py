@@ -88,7 +88,7 @@ def shapley_cam(
         layout, what = prepare(classifier).layout(name), f"layer {name}"
         activations, slopes, bent = (spatial_map(values, what, images, layout) for values in found[name])
         maps.append((channel_weights(slopes - 0.5 * bent) * activations).sum(dim=1))
-    return averaged_layers(maps, names, images, target, score, relu)
+    return averaged_layers(maps, names, classifier, images, target, score, relu)
 
 
 def layer_curvature(

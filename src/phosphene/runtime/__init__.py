@@ -11,12 +11,14 @@ from phosphene.runtime.passes import (
     rule_gradient,
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
+from phosphene.runtime.placement import Placement
 from phosphene.runtime.prepare import Prepared, plain_mode, prepare
 from phosphene.runtime.replaced import Copies, replaced_scores
 
 __all__ = [
     "Copies",
     "MaskedScores",
+    "Placement",
     "Prepared",
     "activations",
     "blended_scores",

@@ -37,6 +37,7 @@ from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.norms import right_norms
+from phosphene.runtime.placement import FEWEST, QUARTERS, Placement, placement
 from phosphene.runtime.precision import uncompiled, whole_float32
 from phosphene.runtime.state import State
 from phosphene.types import Layer, Layout, Size
@@ -80,6 +81,7 @@ class Network:
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
         self._passed_by: dict[str, float] = {}
+        self._placements: dict[tuple[str, Size], Placement] = {}
         self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
@@ -406,6 +408,40 @@ class Network:
                 return 0.0
             around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
         return around / (around + inside) if 0 < around + inside < math.inf else 0.0
+
+    def placement(self, layer: str) -> Placement:
+        """Where in the picture the places of a layer lie; tried out once where an operation may have moved them."""
+        key = layer, self.size
+        if key not in self._placements:
+            moved = any(found.moved for found in self.layers if found.name == layer)
+            self._placements[key] = self._place(layer) if moved else Placement()
+        return self._placements[key]
+
+    def _place(self, layer: str) -> Placement:
+        with self._lock, trial(self.classifier.device, gradients=True):
+            images = self._noise(self._image, len(QUARTERS) + 1).requires_grad_()
+            with capture(self.module, [layer], tokens_first=self.tokens_first([layer])) as found:
+                try:
+                    self._rows(images)
+                except (RuntimeError, PhospheneError):  # no batches, say
+                    return Placement()
+            output = found.get(layer)
+            places = None if output is None else spatial_size(tuple(output.shape[1:]), self.size, self.layout(layer))
+            if output is None or places is None or len(output) != len(images) or not output.requires_grad:
+                return Placement()
+            values = spatial_map(output, f"layer {layer}", images, self.layout(layer))
+            generator = torch.Generator().manual_seed(0)
+            weights = torch.randn(values[0].shape, generator=generator, device="cpu").to(values)
+            answers = [(values[-1] * weights).sum()]
+            if min(places) >= FEWEST:
+                for number, (down, across) in enumerate(QUARTERS):  # the cell in the middle of each
+                    row, column = (1 + 2 * down) * places[0] // 4, (1 + 2 * across) * places[1] // 4
+                    answers.append((values[number, :, row, column] * weights[:, row, column]).sum())
+            (gradient,) = _gradients(torch.stack(answers).sum(), [images])
+        if gradient is None:
+            return Placement()
+        strength = gradient.float().square().sum(dim=1).cpu()
+        return placement(strength[: len(answers) - 1], strength[-1])
 
     def layer_of_unit(self, layer: str) -> str:
         """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.

@@ -26,6 +26,7 @@ from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import KINKS, Network, near
+from phosphene.runtime.placement import Placement
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
 from phosphene.runtime.state import State
@@ -225,6 +226,31 @@ class Prepared(Classifier):
                 f"a pass of a copy of {self.name} changes the network itself: its code reaches its own layers past "
                 "their attributes (through a list of their class, say); let it go through self.modules()"
             )
+
+    def placement(self, layer: str) -> Placement:
+        """Where in the picture the places of a layer lie: the part of it that the network cuts out, if it does.
+
+        Raises:
+            ModelError: if the layer sees the picture mirrored or turned.
+
+        Example:
+            >>> class Cut(nn.Conv2d):
+            ...     def forward(self, images):
+            ...         return super().forward(images[:, :, 8:-8, 8:-8])
+            >>> net = nn.Sequential(Cut(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> prepare(Classifier(net, Preprocess((64, 64)))).placement("0").seen
+            (8, 8, 56, 56)
+        """
+        if self.inputs.of_item is not None:  # (there is no picture yet to look with)
+            return Placement()
+        found = self._settling(lambda: self.network.placement(layer))
+        if found.moved is not None:
+            raise ModelError(
+                f"layer '{layer}' of {self.name} sees the picture {found.moved}, so that its map cannot be laid on it: "
+                "give the network pictures that are turned already, name a layer before that, or use a method that "
+                "looks at input and output alone (saliency, occlusion, rise)"
+            )
+        return found
 
     def passed_by(self, layer: str) -> float:
         """The share, 0 to 1, of a class's gradient that goes past a layer: through sums or joins in no module.

@@ -1,0 +1,118 @@
+"""Networks that cut, turn or mirror what they are given: maps lie where the network looks, or are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import ModelError
+from phosphene.runtime import Placement, prepare
+from phosphene.tasks.attributions import explain
+
+SIZE = 48
+LAYER_METHODS = [
+    "cam",
+    "grad_cam",
+    "layer_cam",
+    "eigen_cam",
+    "score_cam",
+    "ablation_cam",
+    "shapley_cam",
+    "layer_saliency",
+]
+
+
+class Wrapped(nn.Module):
+    """A small network behind a step of its own."""
+
+    def __init__(self, step) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+        )
+        self.head = nn.Linear(8, 4)
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.3, generator=generator)
+        self.step = step
+
+    def forward(self, images):
+        return self.head(self.features(self.step(images)).relu().mean(dim=(2, 3)))
+
+
+def classifier(step, side: int = SIZE) -> Classifier:
+    return Classifier(Wrapped(step).eval(), Preprocess((side, side)))
+
+
+def by_grid(images, horizontal):
+    theta = torch.tensor([[horizontal, 0.0, 0.0], [0.0, 1.0, 0.0]]).expand(images.shape[0], -1, -1)
+    return F.grid_sample(images, F.affine_grid(theta, images.shape, align_corners=False), align_corners=False)
+
+
+TURNS = {
+    "mirrored": [
+        lambda images: images.flip(-1),
+        lambda images: images.flip(2),
+        lambda images: images[..., torch.arange(images.shape[-1] - 1, -1, -1)],
+        lambda images: by_grid(images, -1.0),
+    ],
+    "turned": [
+        lambda images: images.rot90(1, (2, 3)),
+        lambda images: images.rot90(2, (2, 3)),
+        lambda images: images.transpose(2, 3),
+        lambda images: images.permute(0, 1, 3, 2),
+        lambda images: images.flip(2).transpose(2, 3),
+    ],
+}
+
+
+@pytest.mark.parametrize(("how", "step"), [(how, step) for how, steps in TURNS.items() for step in steps])
+def test_a_layer_that_sees_the_picture_turned_is_refused(how, step):
+    network, images = classifier(step), torch.rand(1, 3, SIZE, SIZE)
+    with pytest.raises(ModelError, match=f"layer 'features.4' .* sees the picture {how}, so that its map"):
+        explain(network, images, "grad_cam:layer=features.4")
+    for method in LAYER_METHODS:
+        with pytest.raises(ModelError, match=f"sees the picture {how}|cannot be read as a graph"):
+            explain(network, images, method)
+
+
+@pytest.mark.parametrize(
+    "step", [lambda images: images, lambda images: by_grid(images, 1.0), lambda images: images * 2]
+)
+def test_one_that_sees_it_as_it_is_is_not(step):
+    prepared = prepare(classifier(step))
+    assert prepared.placement(prepared.default_layer) == Placement()
+
+
+@pytest.mark.parametrize("method", LAYER_METHODS)
+def test_the_map_of_what_is_cut_out_lies_there(method):
+    """As the map of the network without the cut for what is cut out, moved to where that is."""
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    found = explain(classifier(lambda images: images[:, :, 4:-12, 8:-8]), images, method, target=1)
+    alone = explain(classifier(lambda images: images, 32), images[:, :, 4:-12, 8:-8], method, target=1)
+    torch.testing.assert_close(found.maps, alone.maps, atol=1e-5, rtol=1e-4)
+    assert found.stride == alone.stride == (4.0, 4.0)
+    assert found.offset == (6.0, 10.0)
+
+
+class Parts(nn.Module):
+    """One layer sees the picture, the other a corner of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.part = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        seen = self.whole(images), self.part(images[:, :, :24, :24])
+        return torch.cat([values.mean(dim=(2, 3)) for values in seen], dim=1)
+
+
+def test_layers_that_see_different_parts_are_not_averaged():
+    network = Classifier(Parts().eval(), Preprocess((SIZE, SIZE)))
+    with pytest.raises(ModelError, match="layers whole\\+part see different parts of the picture"):
+        explain(network, torch.rand(1, 3, SIZE, SIZE), "grad_cam:layer=whole+part")
+    found = explain(network, torch.rand(1, 3, SIZE, SIZE), "grad_cam:layer=part")
+    assert found.stride == (24 / 22, 24 / 22)
