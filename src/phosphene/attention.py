@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from phosphene.autograd_graph import node_kind, nodes_below
 from phosphene.decomposed import FUSED
-from phosphene.hooks import node_kind, nodes_below
 
 
 @contextmanager

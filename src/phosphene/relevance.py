@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from phosphene.autograd_graph import graph_nodes, node_kind
 from phosphene.decomposed import FUSED
 from phosphene.errors import ModelError
-from phosphene.hooks import graph_nodes, node_kind, running_layer
+from phosphene.hooks import running_layer
 
 Run = Callable[..., Tensor]
 

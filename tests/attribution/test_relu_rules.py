@@ -17,7 +17,7 @@ from phosphene.attribution.guided_backprop import guided_backprop
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError
-from phosphene.hooks import relu_rule
+from phosphene.relu_rule import relu_rule
 from phosphene.runtime import input_gradient
 from phosphene.targets import Target, Unit
 from tests.oracles import relu_rules as oracle

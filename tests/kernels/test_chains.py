@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel, convolution_kernel
-from phosphene.hooks import capture, relu_rule, survey
+from phosphene.hooks import capture, survey
 from phosphene.images import preprocess
 from phosphene.kernels.convolution import Convolution
+from phosphene.relu_rule import relu_rule
 from phosphene.runtime import forward, input_gradient, layer_gradients, prepare, rule_gradient
 from phosphene.runtime.precision import compute_dtype
 from phosphene.targets import Target

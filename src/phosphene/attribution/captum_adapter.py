@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from phosphene.attribution.layer_maps import Layers, layer_names
 from phosphene.attribution.result import attribution, per_image
+from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside, spatial_map
-from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks
 from phosphene.registry import register_attribution
 from phosphene.runtime import plain_mode, prepare
 from phosphene.runtime.freeze import freeze

@@ -9,8 +9,8 @@ from torch import Tensor
 from phosphene.attribution.result import attribution, plain
 from phosphene.classifier import Classifier
 from phosphene.graph import LayerName, spatial_map
-from phosphene.hooks import ReluRule
 from phosphene.maps import max_over_channels
+from phosphene.relu_rule import ReluRule
 from phosphene.runtime import prepare, rule_gradient
 from phosphene.targets import Target
 from phosphene.types import Attribution

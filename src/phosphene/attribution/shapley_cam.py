@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from phosphene.attribution.layer_maps import Layers, averaged_layers, channel_weights, layer_names
+from phosphene.autograd_graph import graph_nodes
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import check_inside, spatial_map
-from phosphene.hooks import graph_nodes
 from phosphene.registry import register_attribution
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.passes import asked, in_parts

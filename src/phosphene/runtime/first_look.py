@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.axes import Operations, tensors_in
 from phosphene.classifier import HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, warn
-from phosphene.hooks import ValueHooks, graph_nodes, node_kind, nodes_below
+from phosphene.hooks import ValueHooks
 
 Run = Callable[[Tensor], Tensor]
 

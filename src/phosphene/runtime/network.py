@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from phosphene.autograd_graph import graph_nodes
 from phosphene.axes import CHANNELS, Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
@@ -32,7 +33,7 @@ from phosphene.graph import (
     trace,
     with_value,
 )
-from phosphene.hooks import ValueHooks, capture, graph_nodes, is_scripted, survey
+from phosphene.hooks import ValueHooks, capture, is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from phosphene.autograd_graph import graph_nodes, node_kind
 from phosphene.axes import Operations
-from phosphene.hooks import graph_nodes, node_kind
 
 
 @contextmanager

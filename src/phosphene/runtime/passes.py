@@ -18,7 +18,8 @@ from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead, spatial_map
-from phosphene.hooks import ReluRule, capture_input, hides_relus, relu_rule
+from phosphene.hooks import capture_input
+from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.network import near
