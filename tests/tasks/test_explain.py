@@ -13,7 +13,7 @@ from phosphene.render import Scale
 from phosphene.runtime import prepare
 from phosphene.sources import Item
 from phosphene.store import Asset
-from phosphene.tasks import ExplainConfig
+from phosphene.tasks import ExplainConfig, explain
 from phosphene.tasks.map_rows import recolored
 from tests import networks
 
@@ -45,6 +45,21 @@ def test_several_pictures_at_once_are_as_each_by_itself(options):
         assert [shown.map.name for shown in row.maps] == [shown.map.name for shown in alone.maps]
         for one, other in zip(values(row), values(alone), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"versus": "c"}])
+def test_many_classes_of_a_picture_are_told_part_by_part(monkeypatch, options):
+    config, network, heard = ExplainConfig.of(METHODS, classes="top5", **options), classifier(), []
+    (whole,) = config.run(network, items(1))
+    monkeypatch.setattr(explain, "_MAPS_AT_ONCE", 2)
+    (parts,) = config.run(network, items(1), progress=lambda *told: heard.append(told))
+    total = len(whole.maps) // len(METHODS)
+    assert [told for told in heard if told[2] == "saliency"] == [
+        (min(done, total), total, "saliency") for done in range(2, total + 2, 2)
+    ]
+    assert [shown.target for shown in whole.maps] == [shown.target for shown in parts.maps]
+    for one, other in zip(values(whole), values(parts), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_one_pass_for_all_pictures_of_a_batch(monkeypatch):

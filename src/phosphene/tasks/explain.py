@@ -35,6 +35,8 @@ from phosphene.types import Attribution, Prediction, Render, Score
 
 # One map of one picture and class, with those of both classes before it where two are told apart; or why there is none.
 Outcome = tuple[Attribution, ...] | PhospheneError
+# Maps of one picture that are made together: of more classes than that one hears how far it is.
+_MAPS_AT_ONCE = 64
 # Height and width of a picture that is not too small for anything usual.
 _USUAL = (224, 224)
 
@@ -279,7 +281,17 @@ def _outcomes(
     config: ExplainConfig, seen: Seen, target: Target, spec: Spec, count: int, progress: Progress | None
 ) -> list[Outcome]:
     """One outcome for each picture and class; what fails for all is tried for each picture by itself."""
-    label = format_spec(spec)
+    label, total = format_spec(spec), len(seen.pictures)
+    if count == total > _MAPS_AT_ONCE:  # (the classes of one picture: `--class top300`)
+        found: list[Outcome] = []
+        for first in range(0, total, _MAPS_AT_ONCE):
+            rows = first, min(first + _MAPS_AT_ONCE, total)
+            tells_itself = entry("attribution", spec.name).accepts("progress")
+            inner = progress if tells_itself else None
+            found += _outcomes(config, seen.rows(*rows), target.rows(*rows), spec, rows[1] - first, inner)
+            if progress is not None and not tells_itself:
+                progress(len(found), total, label)
+        return found
     options: dict[str, Any] = {"seed": config.seed}
     if "layer" in entry("attribution", spec.name).options:
         options["layer"] = config.layer
@@ -291,7 +303,6 @@ def _outcomes(
         else:
             parts = (attribute_seen(seen, target, spec, **options),)
     except PhospheneError as error:
-        total = len(seen.pictures)
         if total == count:
             # (without what it was raised in, which holds tensors)
             error.__cause__ = error.__context__ = error.__traceback__ = None
