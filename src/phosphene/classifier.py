@@ -438,6 +438,11 @@ class Classifier:
                 "images without values of their own (of torch.func, FakeTensorMode or the device 'meta'); call "
                 "outside of the transformation, with a tensor that holds them"
             )
+        if images.is_floating_point() and not bool(images.isfinite().all()):
+            # (Some fast ways to run a network take what is no number for zero, as a maximum with 0 may.)
+            raise OptionError(
+                f"images with {int((~images.isfinite()).sum())} values that are NaN or infinite; replace them first"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -698,7 +703,7 @@ def loose_tensors(module: nn.Module) -> Iterator[Tensor]:
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network inside what training puts around it: DataParallel, DistributedDataParallel, torch.compile."""
     while True:
-        inner = getattr(module, "_orig_mod", None)
+        inner = vars(module).get("_modules", {}).get("_orig_mod")
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):
@@ -710,9 +715,39 @@ def unwrapped(module: nn.Module) -> nn.Module:
 _OF_SIZE = re.compile(r"size|shape|dimension|must match|multipl|range|divisible|broadcast|expand", re.IGNORECASE)
 
 
+# What a network is asked for its parts by.
+_ASKED = (
+    *("modules", "named_modules", "children", "named_children", "parameters", "named_parameters", "buffers"),
+    *("named_buffers", "get_submodule", "state_dict"),
+)
+
+
+def _check_names(module: nn.Module) -> None:
+    """Refuse a network that has something of its own under a name by which networks are asked for their parts."""
+    waiting: list[tuple[str, nn.Module]] = [("", module)]
+    seen: set[int] = set()
+    while waiting:
+        place, child = waiting.pop()
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
+        for name in _ASKED:
+            own = vars(child).get(name, vars(child).get("_modules", {}).get(name))
+            own = getattr(type(child), name, None) if own is None else own
+            if not callable(own) or isinstance(own, nn.Module):
+                of = f"its layer '{place}'" if place else type(child).__name__
+                raise ModelError(
+                    f"'{name}' of {of} is a {type(own).__name__}, where torch.nn.Module has the method of that name; "
+                    "give the attribute another name"
+                )
+        parts = vars(child).get("_modules", {})
+        waiting += [(f"{place}.{key}".strip("."), part) for key, part in parts.items() if part is not None]
+
+
 def _checked_module(module: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ModelError(f"a classifier needs a torch.nn.Module, not a {type(module).__name__}")
+    _check_names(module)
     return unwrapped(module)
 
 

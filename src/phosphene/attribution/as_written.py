@@ -23,6 +23,8 @@ from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.targets import Outputs, Target
 
 Result = TypeVar("Result")
+# As a share of a score: by more it is another, and not rounded in another way.
+_ANOTHER = 1e-2
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def relevance(classifier: Classifier, images: Tensor, target: Target, composite:
         for end in ends:
             pass_.check(end)
         (found,) = torch.autograd.grad(ends, inputs, start)
+        _refuse_another_score(prepared, inputs, own, score)
         lost = torch.stack(pass_.lost).sum() if pass_.lost else found.new_zeros(())
         return score, found, lost[None], torch.stack([one.sum() for one in start]).sum()[None]
 
@@ -169,6 +172,18 @@ def _start(outputs: Outputs, target: Target) -> tuple[Tensor, list[Tensor], list
     # (A class that is ruled out by a score of -inf has no share.)
     shares = [torch.where(slope == 0, 0, slope * value.detach()) for value, slope in used]
     return score.detach(), [value for value, _ in used], shares
+
+
+def _refuse_another_score(prepared: Prepared, inputs: Tensor, target: Target, score: Tensor) -> None:
+    """Refuse a network that gives another score where rules stand in for gradients: it takes some itself."""
+    if prepared.first_look.draws or prepared.first_look.seeds:
+        return
+    plain = target.scores(_outputs(prepared, inputs, target), "logit").detach()
+    if bool(((score - plain).abs() > _ANOTHER * plain.abs().clamp(min=1e-3)).any()):
+        raise ModelError(
+            f"{prepared.name} has another score under rules of relevance ({float(score):.4g} for {float(plain):.4g}): "
+            "its forward takes gradients itself, which the rules change; use saliency, integrated_gradients or grad_cam"
+        )
 
 
 def _check_attention(prepared: Prepared, weights: list[Tensor], known: list[Axes | None]) -> None:

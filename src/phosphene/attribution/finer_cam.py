@@ -97,9 +97,11 @@ def finer_cam(
 def _others(logits: Tensor, target: Target, alpha: float, count: int) -> tuple[Tensor, Tensor]:
     """(the nearest classes (N, count), how much the gradient of each is taken off)."""
     chosen = torch.tensor(target.classes, device=logits.device)[:, None]
-    distance = (logits - logits.gather(1, chosen)).abs().scatter(1, chosen, float("inf"))
-    others = distance.argsort(dim=1, stable=True)[:, :count]
+    # (A class that is ruled out, by minus infinity, is near none, and the class itself no other at all.)
+    distance = (logits - logits.gather(1, chosen)).abs().nan_to_num(torch.finfo(logits.dtype).max)
+    others = distance.scatter(1, chosen, float("inf")).argsort(dim=1, stable=True)[:, :count]
     values = logits.gather(1, others)
-    weights = values.softmax(dim=1)
+    weights = values.softmax(dim=1).nan_to_num()
+    values = values.where(weights > 0, 0.0)
     mean = (weights * values).sum(dim=1, keepdim=True)
     return others, alpha * weights * (1 + values - mean)

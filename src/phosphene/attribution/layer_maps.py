@@ -36,9 +36,9 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
         return (prepared.layer_of_unit(target.layers[0]),)
     if layer is None and prepared.head == "boxes":
         return (last_layer_reached(classifier, images, target),)
-    given: Sequence[Any] = (
-        layer if isinstance(layer, tuple) else layer.split("+") if isinstance(layer, str) else [layer]
-    )
+    # (A name may hold a plus itself, of an nn.ModuleDict's key.)
+    several = isinstance(layer, str) and layer not in dict(prepared.source.module.named_modules())
+    given: Sequence[Any] = layer if isinstance(layer, tuple) else str(layer).split("+") if several else [layer]
     names = tuple(prepared.layer_name(item) for item in given)
     if not names or len(set(names)) < len(names):
         raise OptionError(f"layer={'+'.join(names)}: name each layer once, and at least one")

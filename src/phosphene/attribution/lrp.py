@@ -13,7 +13,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.registry import register_attribution
 from phosphene.relevance import AlphaBeta, Box, Composite, Epsilon, Flat, Gamma
-from phosphene.runtime import plain_mode
+from phosphene.runtime import plain_mode, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -86,6 +86,7 @@ def lrp(
     """
     if epsilon < 0 or gamma < 0:
         raise OptionError(f"lrp: epsilon={epsilon} and gamma={gamma} must be 0 or more")
+    prepare(classifier)  # (which refuses what has no values)
     with plain_mode(classifier.device, gradients=False):
         rules = _composite(classifier, composite, epsilon, gamma)
     return propagated(classifier, images, target, replace(rules, biases=biases == "share"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import math
 import threading
 from collections.abc import Callable
 from operator import attrgetter
@@ -23,7 +24,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def layer_name(module: nn.Module, layer: LayerName) -> str:
-    """The dotted name of a layer given by name or as the module itself.
+    """The dotted name of a layer given by name or as the module itself; of one that has several the first.
 
     Raises:
         NotFoundError: with the nearest names.
@@ -46,11 +47,10 @@ def layer_name(module: nn.Module, layer: LayerName) -> str:
     if not isinstance(layer, str):
         shown = repr(layer).partition("\n")[0][:60]
         raise NotFoundError(f"layer {shown} is no layer; give its dotted name or the module itself")
-    if layer and layer in names:
-        return str(layer)
-    for wrapper in _WRAPPERS:
-        if layer.startswith(wrapper) and (inner := layer.removeprefix(wrapper)) in names:
-            return inner
+    for wrapper in ("", *_WRAPPERS):
+        child = names.get(layer.removeprefix(wrapper)) if layer and layer.startswith(wrapper) else None
+        if child is not None and child is not module:
+            return next(str(name) for name, other in names.items() if other is child)
     known = [name for name in names if name]
     shown = suggest(str(layer), known) or f" (there are {len(known)}: {', '.join(known[:6])} ...)"
     raise NotFoundError(f"no layer '{layer}' in {type(module).__name__}{shown}")
@@ -60,18 +60,28 @@ def input_channels(module: nn.Module) -> int:
     """Channels of the pictures that a network takes: those of its first convolution, 3 if it has none.
 
     Also 3 where a linear layer comes before one of more channels than pictures usually have: it takes patches then,
-    and the convolution what is made of them.
+    and the convolution what is made of them. Of linear layers alone the first takes a square of gray values or colors.
 
     Example:
         >>> input_channels(nn.Sequential(nn.Conv2d(5, 4, 3), nn.Conv2d(4, 2, 3)))
         5
         >>> input_channels(nn.Sequential(nn.Linear(48, 16), nn.Conv2d(16, 2, 3)))
         3
+        >>> input_channels(nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)))
+        1
     """
     layers = [child for child in module.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
+    if layers and all(isinstance(child, nn.Linear) for child in layers) and _has_matrices_alone(module):
+        pixels = int(layers[0].in_features)  # type: ignore[arg-type]
+        return 1 if math.isqrt(pixels) ** 2 == pixels else 3  # (three squares together are never one)
     found = next((child.in_channels for child in layers if isinstance(child, nn.Conv2d)), 3)
     # (A lazy convolution has none yet.)
     return 3 if not found or (found > 4 and isinstance(layers[0], nn.Linear)) else found
+
+
+def _has_matrices_alone(module: nn.Module) -> bool:
+    """Whether no weight may be the kernel of a convolution that somebody wrote."""
+    return all(parameter.ndim <= 2 for parameter in module.parameters())
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:

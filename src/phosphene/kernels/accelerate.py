@@ -13,6 +13,12 @@ from phosphene.kernels.chain import Chain, Follower
 from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.linear import GlobalPool, Linear
 
+# What of finite numbers may make NaN, or an infinity from which NaN comes: at zero, below it, or beyond one.
+_NO_NUMBERS = {
+    *("log", "log2", "log10", "log1p", "log_", "sqrt", "sqrt_", "rsqrt", "rsqrt_", "reciprocal", "pow", "pow_", "exp"),
+    *("div", "div_", "truediv", "itruediv", "true_divide", "divide", "float_power", "acos", "asin", "atanh", "acosh"),
+    *("xlogy", "logit", "lgamma", "digamma", "tan", "expm1", "norm", "normalize", "var", "std", "fmod", "remainder"),
+}
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
 
@@ -39,7 +45,8 @@ def accelerate(module: nn.Module, traced: fx.GraphModule | None, arithmetic: Ari
         return module
     names = {child: name for name, child in module.named_modules()}
     following = {} if traced is None else successors(traced)
-    chains = _chains(module, names, following, _late(names, traced), arithmetic)
+    cutting = traced is not None and not _may_make_nan(traced)
+    chains = _chains(module, names, following, _late(names, traced), arithmetic, cutting=cutting)
     for child in names:
         if type(child) is nn.Linear and is_plain(child) and child.weight.dtype == torch.float32:
             _replace(child, Linear(child))
@@ -91,6 +98,8 @@ def _chains(
     following: dict[str, list[Successor]],
     late: set[str],
     arithmetic: Arithmetic,
+    *,
+    cutting: bool,
 ) -> dict[str, Chain]:
     chains: dict[str, Chain] = {}
     for child, name in names.items():
@@ -99,19 +108,21 @@ def _chains(
             chains[name] = Chain(child, kernel, arithmetic, late=name in late)
     for name, chain in chains.items():
         behind = following.get(name, [])
-        chain.followers += _followers(module, chain.convolution, behind)
+        chain.followers += _followers(module, chain.convolution, behind, cutting=cutting)
         rest = behind[len(chain.followers) :]
         if rest and rest[0].name in chains:
             chain.then = chains[rest[0].name], _modules(module, rest[0].boundaries)
     return chains
 
 
-def _followers(module: nn.Module, convolution: nn.Conv2d, behind: Sequence[Successor]) -> Iterator[Follower]:
-    """The modules right behind a convolution that it can do the work of: a norm, an activation, or both."""
+def _followers(
+    module: nn.Module, convolution: nn.Conv2d, behind: Sequence[Successor], *, cutting: bool
+) -> Iterator[Follower]:
+    """The modules right behind a convolution that it does the work of: a norm, and if it is `cutting` activations."""
     for place, successor in enumerate(behind):
         child = module.get_submodule(successor.name)
         cuts = Activation.of(child) is not None
-        if not is_plain(child) or not (cuts or (place == 0 and _is_foldable(child, convolution))):
+        if not is_plain(child) or not ((cuts and cutting) or (place == 0 and _is_foldable(child, convolution))):
             return
         yield Follower(child, _modules(module, successor.boundaries))
         if cuts:
@@ -122,6 +133,20 @@ def _is_foldable(norm: nn.Module, convolution: nn.Conv2d) -> bool:
     if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
         return False
     return norm.num_features == convolution.out_channels and norm.running_mean.dtype == torch.float32
+
+
+def _may_make_nan(traced: fx.GraphModule) -> bool:
+    """Whether a network may make of numbers what is none: cut together with a convolution it would become 0."""
+    computed: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or computed & set(node.all_input_nodes):
+            computed.add(node)
+            name = str(getattr(node.target, "__name__", node.target))
+            # (What is divided by a number, or by what the network holds, is no quotient of two values.)
+            by = node.args[1:] if "div" in name else node.all_input_nodes
+            if node.op.startswith("call_") and name in _NO_NUMBERS and computed & {*by}:
+                return True
+    return False
 
 
 def _modules(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:

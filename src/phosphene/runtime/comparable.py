@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import types
+from array import array
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -14,42 +15,81 @@ from torch import Tensor, nn
 # How many items of a container are looked at.
 MOST_ITEMS = 64
 # Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
-# tensor past PyTorch's counting (`.data`) shows in these.
+# tensor past PyTorch's counting (`.data`) shows in these. And how many objects are looked into from one attribute.
 WHOLE, SAMPLED = 4096, 1024
-_LEVELS = 3
+_OBJECTS = 256
 _PLAIN = (int, bool, str, float, type(None))
-CONTAINERS = (list, dict, set, deque, np.ndarray, types.MethodType, functools.partial)
+CONTAINERS = (list, dict, set, deque, bytearray, array, np.ndarray, types.MethodType, functools.partial)
 
 
-def comparable(value: Any, level: int = 0) -> Any:
+def comparable(value: Any, seen: set[int] | None = None) -> Any:
     """Plain values as they are, containers, arrays and settings item by item, everything else by its identity.
 
     Args:
         value: of an attribute.
-        level: how many objects it was reached through: of objects in objects no more than two are looked into.
+        seen: the objects that were looked into on the way; each is once, and no more than some hundreds.
     """
-    kind = type(value)
+    kind, seen = type(value), set() if seen is None else seen
     if kind in _PLAIN:
         return value
-    if kind in (list, tuple, deque) and len(value) <= MOST_ITEMS:
-        return [comparable(item, level) for item in value]
-    if kind is set and len(value) <= MOST_ITEMS:
-        return {comparable(item, level) for item in value if item.__hash__}
+    if isinstance(value, list | tuple | deque) and len(value) <= MOST_ITEMS:
+        return [comparable(item, seen) for item in value] + _of_subclass(value, seen)
+    if isinstance(value, set | frozenset) and len(value) <= MOST_ITEMS:
+        return {comparable(item, seen) for item in value if item.__hash__}
     if isinstance(value, dict) and len(value) <= MOST_ITEMS:
-        return [(key, comparable(item, level)) for key, item in value.items()]
+        return [(key, comparable(item, seen)) for key, item in value.items()]
     if kind is types.MethodType:
-        return id(value.__func__), comparable(value.__self__, level)
+        return id(value.__func__), comparable(value.__self__, seen)
     if kind is functools.partial:
-        return [comparable(item, level) for item in (value.func, value.args, value.keywords)]
-    if kind is np.ndarray and value.dtype.kind in "biufc":
+        return [comparable(item, seen) for item in (value.func, value.args, value.keywords)]
+    if kind is np.ndarray and value.dtype.kind != "O":
         step = sampling_step(value.size, len(value) if value.ndim else 1, WHOLE)
         return value.shape, value.dtype.str, value.ravel()[::step].tobytes()
-    if level < _LEVELS and is_settings(value):
-        own = object.__getattribute__(value, "__dict__")
-        return [(key, comparable(item, level + 1)) for key, item in own.items()] + of_class(type(value), level + 1)
-    if level < _LEVELS and is_settings_class(value):
-        return id(value), of_class(value, level + 1)
+    if kind in (bytearray, array) and len(value) <= WHOLE:
+        return bytes(value)
+    if id(value) in seen or len(seen) >= _OBJECTS:
+        return id(value)
+    if is_settings(value):
+        seen.add(id(value))
+        found = [(key, comparable(item, seen)) for key, item in attributes(value).items()]
+        return found + of_class(type(value), seen)
+    if is_settings_class(value):
+        seen.add(id(value))
+        return id(value), of_class(value, seen)
     return id(value)
+
+
+def _of_subclass(value: Any, seen: set[int]) -> list[Any]:
+    """The attributes of a list of a class of its own."""
+    own = getattr(value, "__dict__", None)
+    return [(key, comparable(item, seen)) for key, item in own.items()] if own and type(value) is not list else []
+
+
+def attributes(value: object) -> dict[str, Any]:
+    """What an object holds by name, past code of its own: in its dictionary, and in the slots of its classes.
+
+    Example:
+        >>> attributes(type("Settings", (), {"__slots__": ("scale",)})())
+        {}
+        >>> attributes(types.SimpleNamespace(scale=2.0))
+        {'scale': 2.0}
+    """
+    slots = [(name, item) for kind in type(value).__mro__ for name, item in vars(kind).items() if _is_slot(item)]
+    found = {}
+    for name, slot in slots:
+        try:
+            found[name] = slot.__get__(value)
+        except AttributeError:  # nothing is in it yet
+            continue
+    try:
+        return {**found, **object.__getattribute__(value, "__dict__")}
+    except AttributeError:
+        return found
+
+
+def _is_slot(item: object) -> bool:
+    # (What is written in C has members of this kind, too, which are no settings.)
+    return isinstance(item, types.MemberDescriptorType) and "__slots__" in vars(item.__objclass__)
 
 
 def sampling_step(count: int, rows: int, samples: int) -> int:
@@ -67,9 +107,9 @@ def sampling_step(count: int, rows: int, samples: int) -> int:
     return next(one for one in range(step, 0, -1) if math.gcd(one, columns) == 1)
 
 
-def of_class(kind: type, level: int = 0) -> list[tuple[str, Any]]:
+def of_class(kind: type, seen: set[int] | None = None) -> list[tuple[str, Any]]:
     """The plain values that a class of settings holds itself, and those of the classes written in it."""
-    return [(key, comparable(item, level)) for key, item in vars(kind).items() if _is_value(kind, key, item)]
+    return [(key, comparable(item, seen)) for key, item in vars(kind).items() if _is_value(kind, key, item)]
 
 
 def _is_value(kind: type, key: str, item: Any) -> bool:
@@ -97,12 +137,9 @@ def is_settings(value: Any) -> bool:
         return False
     if callable(value) and kind.__module__.partition(".")[0] in ("builtins", "functools", "torch"):
         return False
-    try:
-        own = object.__getattribute__(value, "__dict__")  # (past code of its own)
-    except AttributeError:
-        return False
+    own = attributes(value)
     if not own:  # (tables of hooks are OrderedDicts: nothing in their class is a setting)
-        return kind is not OrderedDict and is_settings_class(kind)
+        return kind is not OrderedDict and hasattr(value, "__dict__") and is_settings_class(kind)
     return len(own) <= MOST_ITEMS
 
 

@@ -17,6 +17,7 @@ from phosphene.runtime.comparable import (
     CONTAINERS,
     MOST_ITEMS,
     SAMPLED,
+    attributes,
     comparable,
     is_plain,
     is_settings,
@@ -60,6 +61,8 @@ class Fingerprint:
             for key, value in vars(child).items():
                 if key not in (*_HOOKS, "_modules"):
                     _collect(value, tensors)
+        for tensor in tensors.copy():
+            _collect(vars(tensor), tensors)  # (a mask that hangs on a weight)
         self._kinds = [(child, *_kind(child)) for child in modules]
         self._surroundings = Surroundings(modules)
         # Compared by identity where they hold the same objects, so without a look into these.
@@ -112,8 +115,14 @@ class Fingerprint:
             return False
         return all(comparable(value) == before for value, before in self._containers)
 
-    def _read(self) -> tuple[list[int], list[int]]:
-        return [tensor.data_ptr() for tensor in self._placed], [tensor._version for tensor in self._counting]
+    def _read(self) -> tuple[list[Any], ...]:
+        return (
+            [tensor.data_ptr() for tensor in self._placed],
+            [tensor._version for tensor in self._counting],
+            # Whether a weight is frozen, and what hangs on it: code may ask.
+            [tensor.requires_grad for tensor in self._tensors],
+            [comparable(vars(tensor)) for tensor in self._tensors if vars(tensor)],
+        )
 
 
 def _kind(module: nn.Module) -> tuple[type, Any]:
@@ -146,7 +155,7 @@ def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any]]:
             waiting += [(item, outside) for item in (value.values() if isinstance(value, dict) else value)]
         elif is_settings(value):
             others[id(value)] = value if outside else None
-            waiting += [(item, outside) for item in list(vars(value).values())]
+            waiting += [(item, outside or isinstance(item, Tensor)) for item in attributes(value).values()]
     return list(modules.values()), [value for value in others.values() if value is not None]
 
 
@@ -179,7 +188,7 @@ def _collect(value: Any, tensors: list[Tensor]) -> None:
     """Tensors, also of lists and dicts, into a list."""
     if isinstance(value, Tensor):
         tensors.append(value)
-    elif isinstance(value, list | tuple | deque) and len(value) <= MOST_ITEMS:
+    elif isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= MOST_ITEMS:
         for item in value:
             _collect(item, tensors)
     elif isinstance(value, dict) and len(value) <= MOST_ITEMS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class FirstLook:
         recorded: whether its scores are others where a gradient is recorded.
         last_alone: whether it takes images in channels last and in no other layout.
         reads: whether its code reads values, such as a confidence that it stops at: those of a whole batch at once.
+        asks: whether its code asks which weights have a gradient, as one does that leaves out what is frozen.
     """
 
     memory_format: torch.memory_format = torch.channels_last
@@ -67,6 +69,7 @@ class FirstLook:
     recorded: bool = False
     last_alone: bool = False
     reads: bool = False
+    asks: bool = False
 
     @property
     def whole(self) -> bool:
@@ -154,6 +157,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
         recorded=recorded,
         last_alone=last_alone,
         reads=watch.reads,
+        asks=hooks.asks,
     )
 
 
@@ -202,7 +206,7 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
         self.reads = self.reads or (followed and _shows_values(func, args))
         if followed and func is torch.ops.aten.convolution.default and not self._convolved:
             self._convolved = True
-            if args[0].shape[2:] == self._size:
+            if args[0].shape[2:] == self._size and self._size.numel() > 1:
                 least, most = args[0].detach().flatten(2).aminmax(dim=2)
                 self.spread = float((most - least).max())
         output = func(*args, **(kwargs or {}))
@@ -224,7 +228,9 @@ def _tags(func: Any) -> Collection[torch.Tag]:
 
 
 class _Calls(ValueHooks):
-    """Notes as well what hands values to Python or NumPy past PyTorch's operations."""
+    """Notes as well what hands values to Python or NumPy past PyTorch's operations, and who asks about weights."""
+
+    asks = False
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
@@ -237,6 +243,9 @@ class _Calls(ValueHooks):
                 self.watch.follow(output)
             else:
                 self.watch.reads = True
+        elif func == Tensor.requires_grad.__get__ and isinstance(args[0], nn.Parameter):  # type: ignore[attr-defined]
+            # (PyTorch's own layers ask whether they may take a shorter way.)
+            self.asks = self.asks or not sys._getframe(1).f_globals.get("__name__", "").startswith("torch.")
         return output
 
 
@@ -254,7 +263,7 @@ def _tried(run: Run, image: Tensor) -> Tensor | None:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    room = _LAYOUT_ERROR * max(float(other.abs().nan_to_num().max()), 1e-6)
+    room = _LAYOUT_ERROR * max(float(other.abs().nan_to_num(posinf=0.0).max()), 1e-6)
     return one.shape == other.shape and torch.allclose(one.detach(), other, rtol=0, atol=room, equal_nan=True)
 
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -36,7 +37,10 @@ def freeze(module: nn.Module) -> nn.Module:
     """
     module = unwrapped(module)
     with torch.inference_mode(False), torch.no_grad():
-        tensors = {id(tensor): _own(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        held_by_it = [*nn.Module.parameters(module), *nn.Module.buffers(module)]
+        tensors = {id(tensor): _own(tensor) for tensor in held_by_it}
+        for tensor in held_by_it:
+            _hang_on(tensors[id(tensor)], vars(tensor), tensors)
         there = (*tensors.values(), *loose_tensors(module))
         if tensors and all(tensor.device.type == "meta" for tensor in there):
             raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
@@ -49,7 +53,11 @@ def freeze(module: nn.Module) -> nn.Module:
         # TorchScript copies its weights itself, past the given ones.
         for tensor in frozen.parameters():
             tensor.requires_grad_(False)
-        frozen.eval()  # (one of the network's own may return nothing)
+        try:
+            frozen.eval()  # (one of the network's own may return nothing)
+        except TypeError:  # or takes the pictures that it is to be measured on
+            for child in frozen.modules():
+                child.training = False
         return frozen
 
 
@@ -70,9 +78,9 @@ def duplicate(
     # torchvision's feature extractors come back in train mode; frozen TorchScript has no modes.
     if getattr(copied, "training", False) and not getattr(module, "training", True):
         copied.eval()
-    mine = set(module.modules())
+    mine = set(map(id, module.modules()))  # (a network may have an equality of its own)
     for name, child in copied.named_modules():
-        if child in mine:
+        if id(child) in mine:
             raise ModelError(
                 f"layer '{name}' ({type(child).__name__}) hands out itself where it is copied, so that passes would "
                 "run in the original; give it a __deepcopy__ that copies, or none"
@@ -92,7 +100,19 @@ def _own(tensor: Tensor) -> Tensor:
     fixed = tensor.detach().clone()
     if fixed.dtype in (torch.float16, torch.bfloat16):
         fixed = fixed.float()
-    return nn.Parameter(fixed, requires_grad=False) if isinstance(tensor, nn.Parameter) else fixed
+    if not isinstance(tensor, nn.Parameter):
+        return fixed
+    if type(tensor) is not nn.Parameter and type(fixed) is Tensor and issubclass(type(tensor), nn.Parameter):
+        return torch.Tensor._make_subclass(type(tensor), fixed, False)  # (of a class of its own, for which code asks)
+    return nn.Parameter(fixed, requires_grad=False)
+
+
+def _hang_on(copied: Tensor, attributes: Mapping[str, Any], tensors: Mapping[int, Tensor]) -> None:
+    """Give a copied tensor copies of what code has hung on the original, such as a mask on a weight."""
+    for name, value in attributes.items():
+        known: dict[int, Any] = dict(tensors)
+        _share(value, known)
+        vars(copied).setdefault(name, copy.deepcopy(value, known))
 
 
 def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
@@ -203,6 +223,8 @@ class _Own:
                 vars(child)[key] = self._exchanged(value, f"the attribute '{key}' of {where}")
             elif isinstance(value, weakref.ReferenceType) and isinstance(value(), nn.Module | Tensor):
                 vars(child)[key] = functools.partial(_same, copy.deepcopy(value(), self.known))
+            elif key not in _BASE and (found := self._keyed_anew(value)) is not None:
+                vars(child)[key] = found
         for kind in type(child).__mro__:
             if kind.__module__.startswith("torch."):
                 break
@@ -213,6 +235,26 @@ class _Own:
         forward = getattr(type(child), "forward", None)
         if isinstance(forward, types.FunctionType) and any(map(self._reaches, held(forward))):
             raise self._refusal(f"the forward of {where} ({type(child).__name__})")
+
+    def _keyed_anew(self, value: Any) -> Any:
+        """What is kept by module or tensor, weakly or by identity, with the copies as keys; None for anything else.
+
+        A weak dictionary's own copy has the keys of the original.
+        """
+
+        def mine(item: Any) -> Any:
+            return self.known.get(id(item), item) if id(item) in self.originals else item
+
+        if isinstance(value, weakref.WeakSet):
+            return type(value)(map(mine, value))
+        if isinstance(value, weakref.WeakKeyDictionary):
+            return type(value)({mine(key): item for key, item in value.items()})
+        if isinstance(value, weakref.WeakValueDictionary):
+            return type(value)({key: mine(item) for key, item in value.items()})
+        if type(value) in (dict, OrderedDict) and any(type(key) is int and key in self.originals for key in value):
+            ids = {key: id(self.known[key]) for key in self.originals if key in self.known}
+            return type(value)((ids.get(key, key) if type(key) is int else key, item) for key, item in value.items())
+        return None
 
     def _exchanged(self, value: Any, what: str) -> Any:
         if isinstance(value, functools.partial):

@@ -197,7 +197,7 @@ class Network:
     def as_written(self) -> bool:
         """Whether it runs as it was written: another form would not do what it does."""
         look = self.first_look
-        return self.contiguous or self.moves or (look is not None and (look.draws or look.seeds))
+        return self.contiguous or self.moves or (look is not None and (look.draws or look.seeds or look.asks))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -232,6 +232,11 @@ class Network:
                 if self.state.writes_weights():  # (so that each pass can begin with those that it was given)
                     self._take_again(source)
                     found = self._looked()
+                if found is None or found.asks:  # (it may fail for want of weights that have a gradient)
+                    self._thaw(source)
+                    found = self._looked()
+                    if found is None:
+                        self.module.requires_grad_(False)
                 self.moves = self._moves(found)
                 self.first_look = found
                 if found is not None:
@@ -281,6 +286,13 @@ class Network:
             found = replace(found, integers=integer_layer(self.module))
         return found
 
+    def _thaw(self, source: nn.Module) -> None:
+        """Let weights say that they have a gradient, or have none, as the original's do; none is ever asked for."""
+        given = dict(source.named_parameters(remove_duplicate=False))
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if name in given and parameter.is_floating_point():
+                parameter.requires_grad_(given[name].requires_grad)
+
     def _take_again(self, source: nn.Module) -> None:
         """Parameters as the original has them, and all of them kept."""
         self.state.restore()
@@ -326,10 +338,18 @@ class Network:
 
     def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
         """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
+        layer = self._first_names.get(layer, layer)
         if layer in self.classifier.layouts and not fed:
             return self.classifier.layouts[layer]
         found = next((found for found in self.layers if found.name == layer), None)
         return None if found is None else found.fed if fed else found.layout
+
+    @cached_property
+    def _first_names(self) -> dict[str, str]:
+        """The first name, by which layers are known, of each module by its others."""
+        first = {id(child): name for name, child in self.module.named_modules()}
+        every = self.module.named_modules(remove_duplicate=False)
+        return {name: first[id(child)] for name, child in every if first[id(child)] != name}
 
     def averages_places(self, node: str) -> bool:
         """Whether the last two axes of a value of the graph are the picture's rows and columns, as far as is known."""
@@ -627,15 +647,36 @@ def _is_flat(gradient: Tensor) -> bool:
 
 
 def _is_rounded(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().amax() <= _SAME * expected.abs().amax().clamp(min=1e-6))
+    pairs = finite_pairs(found, expected)
+    return pairs is not None and bool(
+        (pairs[0] - pairs[1]).abs().amax() <= _SAME * pairs[1].abs().amax().clamp(min=1e-6)
+    )
 
 
 def near(found: Tensor, expected: Tensor, room: float) -> bool:
     """Whether values differ from those expected by no more than a part of these, in the root mean square."""
-    if not bool(expected.isfinite().all()):
-        return True
-    difference = (found - expected).float().square().mean().sqrt()
-    return bool(difference <= room * expected.float().square().mean().sqrt().clamp(min=1e-12))
+    pairs = finite_pairs(found, expected)
+    if pairs is None:
+        return False
+    difference = (pairs[0] - pairs[1]).float().square().mean().sqrt()
+    return bool(difference <= room * pairs[1].float().square().mean().sqrt().clamp(min=1e-12))
+
+
+def finite_pairs(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(found, expected) where a number is expected, at least one 0; None where NaN or infinity is not as it should be.
+
+    Classes that are ruled out have minus infinity, and whoever compares with it compares nothing.
+
+    Example:
+        >>> finite_pairs(torch.tensor([1.0, -torch.inf]), torch.tensor([2.0, -torch.inf]))
+        (tensor([1., 0.]), tensor([2., 0.]))
+        >>> finite_pairs(torch.tensor([1.0, 0.0]), torch.tensor([2.0, torch.nan])) is None
+        True
+    """
+    finite = expected.isfinite()
+    if not torch.allclose(found[~finite], expected[~finite], equal_nan=True):
+        return None
+    return found.masked_fill(~finite, 0), expected.masked_fill(~finite, 0)
 
 
 def _gradients(value: Tensor, at: list[Tensor], *, again: bool = False) -> tuple[Tensor | None, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
+from phosphene.runtime.network import finite_pairs
 from phosphene.runtime.passes import Progress, asked, scored
 from phosphene.runtime.prepare import Prepared
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
@@ -212,5 +213,8 @@ def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], f
         except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
             return False
         whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
-    room = _ROOM[prepared.precision] * float(whole.abs().amax().clamp(min=1e-6))
-    return bool(((found - whole).abs() <= room).all()) or not bool(whole.isfinite().all())
+    pairs = finite_pairs(found, whole)
+    if pairs is None:
+        return False
+    room = _ROOM[prepared.precision] * float(pairs[1].abs().amax().clamp(min=1e-6))
+    return bool(((pairs[0] - pairs[1]).abs() <= room).all())

@@ -25,7 +25,7 @@ from phosphene.hooks import Edit, ValueHooks, capture
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.micro_batches import in_batches, usual_size
-from phosphene.runtime.network import KINKS, Network, near
+from phosphene.runtime.network import KINKS, Network, finite_pairs, near
 from phosphene.runtime.placement import Placement
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
@@ -438,11 +438,12 @@ class Prepared(Classifier):
         if key in known:
             return True
         known.add(key)
-        room = _ROUNDED[self.precision] * batch[0].abs().amax()
         pairs = list(zip(batch, _tensors(rows(alone())), strict=True))
         if all(many[-1:].shape == one.shape and near(many[-1:], one, KINKS) for many, one in pairs):
-            scores, score = pairs[0]
-            if bool((scores[-1:] - score).abs().amax() <= room):
+            same = finite_pairs(pairs[0][0][-1:], pairs[0][1])
+            if same is not None and bool(
+                (same[0] - same[1]).abs().amax() <= _ROUNDED[self.precision] * same[1].abs().amax()
+            ):
                 return True
         return self.network.images_are_independent(image, size)
 

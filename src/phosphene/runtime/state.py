@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.hooks import is_scripted
-from phosphene.runtime.comparable import MOST_ITEMS, SAMPLED, is_plain, is_settings, sampling_step
+from phosphene.runtime.comparable import MOST_ITEMS, SAMPLED, attributes, is_plain, is_settings, sampling_step
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
@@ -155,8 +155,8 @@ def _inside(tables: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[An
         elif type(value) is tuple:
             items = value
         elif level < _LEVELS and is_settings(value) and not _is_of_python(value):
-            objects.append(vars(value))
-            items, level = vars(value).values(), level + 1
+            objects += [vars(value)] if hasattr(value, "__dict__") else []
+            items, level = attributes(value).values(), level + 1
         if len(items) <= MOST_ITEMS:
             waiting += [(item, level) for item in items]
     return objects, containers, tensors
