@@ -248,7 +248,7 @@ class Attribution(Shown):
         names = [str(one) for one in self.explained] or [str(self.target.classes or self.target)]
         where = f" at {self.layer}" if self.layer else ""
         cells = " x ".join(map(str, self.maps.shape[1:]))
-        return f"Attribution({self.spec}{where}: {_some(names)}; maps {cells} of {_counted(len(self), 'image')})"
+        return f"Attribution({self.spec}{where}: {_some(names)}; maps {cells} of {counted(len(self), 'image')})"
 
     def __getitem__(self, index: int | slice) -> Attribution:
         """The attribution of one image, still with a leading dimension of 1, or of a slice of the images.
@@ -338,7 +338,7 @@ class Attributions(Shown):
     results: tuple[Attribution, ...]
 
     def __repr__(self) -> str:
-        return f"Attributions({', '.join(self.given)}; {_counted(len(self.results[0]), 'image')})"
+        return f"Attributions({', '.join(self.given)}; {counted(len(self.results[0]), 'image')})"
 
     def __len__(self) -> int:
         return len(self.results)
@@ -393,7 +393,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """So many of something, as people say it.
+
+    Example:
+        >>> counted(1, "shard"), counted(2, "shard")
+        ('1 shard', '2 shards')
+    """
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
@@ -429,7 +435,7 @@ class Contrast(Shown):
 
     def __repr__(self) -> str:
         names = [f"{one}, not {other}" for one, other in self.labels]
-        return f"Contrast({self.difference.spec}: {_some(names)}; {_counted(len(self), 'image')})"
+        return f"Contrast({self.difference.spec}: {_some(names)}; {counted(len(self), 'image')})"
 
     def __len__(self) -> int:
         return len(self.difference)

@@ -53,13 +53,13 @@ def test_predict_locate_status_and_report(tmp_path, folder):
     (folder / "0002.png").unlink()
     predicted = batch("predict", folder, "--out", tmp_path / "predict", "--count", 3, "--limit", 4)
     assert predicted.code == 0
-    assert predicted.out.startswith("4 pictures, 4 rows in 1 shards, 0 failed; ")
+    assert predicted.out.startswith("4 pictures, 4 rows in 1 shard, 0 failed; ")
     located = batch("locate", folder, "--out", tmp_path / "locate", "--method", "grad_cam", "--segment", "threshold")
     assert located.code in (0, 1)
     outcome = phosphene("batch", "status", tmp_path / "predict", "--json")
     assert outcome.code == 0
     keys(outcome.json, ["run", "complete", "pictures", "planned", "rows", "failed", "shards", "planned_shards"])
-    assert "4 of 4 pictures in 1 of 1 shards, complete" in phosphene("batch", "status", tmp_path / "predict").out
+    assert "4 of 4 pictures in 1 of 1 shard, complete" in phosphene("batch", "status", tmp_path / "predict").out
     report = phosphene("report", tmp_path / "predict", "--json")
     assert report.json["report"] == str(tmp_path / "predict" / "report.html")
     made = batch("predict", folder, "--out", tmp_path / "shown", "--report", "pages", "--json")

@@ -85,3 +85,13 @@ def test_folders_in_the_way(tmp_path):
 @given(st.recursive(st.floats() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)))
 def test_without_nan_is_json(value):
     json.dumps(without_nan(value), allow_nan=False)
+
+
+def test_a_run_that_was_stopped_can_be_gone_on_with_and_that_is_said(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "rows.jsonl").write_text("{}\n")
+    for complete, more in ((False, ", --resume to go on with it,"), (True, "")):
+        (tmp_path / "run" / "manifest.json").write_text(json.dumps({"complete": complete}))
+        with pytest.raises(OptionError) as error:
+            RunFolder.create(tmp_path / "run", "explain")
+        assert str(error.value).endswith(f"exists already; add --overwrite{more} or choose another --out")

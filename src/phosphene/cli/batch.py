@@ -12,6 +12,7 @@ from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import ClassOption, LayerOption, Methods, typed
 from phosphene.cli.locate import LocateMethods, PresetName, SegmentOption
 from phosphene.errors import OptionError
+from phosphene.types import counted
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -193,7 +194,7 @@ def status(run: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL
     found = batch_status(run)
     lines = [
         f"{found['command']}: {found['pictures']} of {found['planned']} pictures in {found['shards']} of "
-        f"{found['planned_shards']} shards" + (", complete" if found["complete"] else ""),
+        f"{counted(found['planned_shards'], 'shard')}" + (", complete" if found["complete"] else ""),
         f"{found['rows']} rows, {found['failed']} of them with an error",
         *(f"damaged: {name}; run the command again" for name in found["damaged"]),
     ]
@@ -240,7 +241,7 @@ def _run(common: CommonOptions, source: str, task: PictureTask, shared: Mapping[
         report = write_report(answer["run"], common.report)
         answer |= {"report": None if report is None else str(report)}
     text = (
-        f"{answer['pictures']} pictures, {answer['rows']} rows in {answer['shards']} shards, "
+        f"{answer['pictures']} pictures, {answer['rows']} rows in {counted(answer['shards'], 'shard')}, "
         f"{answer['failed']} failed; {answer['pictures_per_second']:.1f} pictures/s\n{answer['run']}"
     )
     return Answer(answer, text, failed=answer["failed"] > 0)

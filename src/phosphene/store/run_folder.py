@@ -220,7 +220,8 @@ def _clear(folder: Path, overwrite: bool) -> None:
     if not (folder / MANIFEST).is_file():
         raise OptionError(f"{folder}: holds files that are no phosphene run; choose another --out")
     if not overwrite:
-        raise OptionError(f"{folder}: exists already; add --overwrite or choose another --out")
+        more = ", --resume to go on with it," if _is_unfinished(folder) else ""
+        raise OptionError(f"{folder}: exists already; add --overwrite{more} or choose another --out")
     for item in content:
         shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
 
@@ -233,3 +234,11 @@ def _relative(value: Any) -> str:
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether it is a run that writes row by row and was stopped."""
+    try:
+        return (folder / ROWS).is_file() and json.loads((folder / MANIFEST).read_text("utf-8")).get("complete") is False
+    except (OSError, ValueError, AttributeError):  # whatever it is, it is no run to go on with
+        return False
