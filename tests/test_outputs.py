@@ -128,7 +128,7 @@ class Heads(nn.Module):
         self.inner, self.kind = pooled(), kind
 
     def forward(self, x: Tensor):
-        color, shape = self.inner(x)[:, :3], 2 * self.inner(x.flip(3))
+        color, shape = self.inner(x)[:, :3], 2 * self.inner(1 - x)
         return {"color": color, "shape": shape} if self.kind == "dict" else (color, shape)
 
 

@@ -24,6 +24,10 @@ Axes = tuple[tuple[Factor, ...], ...]
 
 IMAGES, CHANNELS, PLACES = "N", "C", "P"
 
+# (from, to) along the rows and along the columns of a picture, as shares of them.
+Part = tuple[tuple[float, float], tuple[float, float]]
+WHOLE: Part = ((0.0, 1.0), (0.0, 1.0))
+
 
 def named(shape: Sequence[int], names: str) -> Axes:
     """Axes of one name each.
@@ -127,12 +131,13 @@ class Follow(Operations):
     joins = False
     """Whether one value was made of several images, by a sum or a sort over their axis."""
     moves = False
-    """Whether an operation may have left places out, or put them where others were."""
+    """Whether an operation may have put places where others were."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
         self._followed: Any = WeakTensorKeyDictionary()
+        self._seen: Any = WeakTensorKeyDictionary()
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
 
@@ -140,7 +145,20 @@ class Follow(Operations):
         """The value itself, its axes named from now on."""
         self._known[value] = named(value.shape, names)
         self._followed[value] = True
+        self._seen[value] = WHOLE
         return value
+
+    def seen(self, value: Tensor) -> Part:
+        """The part of the picture that a value is made of, as far as slices left some out.
+
+        Example:
+            >>> with Follow() as follow:
+            ...     x = follow.name(torch.rand(1, 3, 8, 8), "NCPP")
+            ...     follow.seen(x[:, :, 2:-2].relu())
+            ((0.25, 0.75), (0.0, 1.0))
+        """
+        found: Part = self._seen.get(value, WHOLE)
+        return found
 
     def follows(self, value: Tensor) -> bool:
         """Whether a value was made of a named one, by whatever operations."""
@@ -172,13 +190,16 @@ class Follow(Operations):
         output = func(*args, **(kwargs or {}))
         if any(item in self._followed for item in values):
             self._followed.update(dict.fromkeys(tensors_in((output,)), True))
+            parts = [self._seen[item] for item in values if item in self._seen]
+            self._seen.update(dict.fromkeys(tensors_in((output,)), _together(parts)))
         if given and not isinstance(func, HigherOrderOperator):  # (of attention that is made of a function)
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or known.joins_images()
             self.moves = self.moves or known.moves_places()
             self.around |= known.put_around()
-            for value in made:
+            for place, value in enumerate(made):
+                self._seen[value] = known.part(place, self.seen(value))
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
                     self._known[value] = axes
@@ -194,6 +215,16 @@ def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from tensors_in(value)
+
+
+def _together(parts: Sequence[Part]) -> Part:
+    """What several parts of a picture cover."""
+    if not parts:
+        return WHOLE
+    (top, bottom), (left, right) = parts[0]
+    for (first, last), (start, end) in parts[1:]:
+        top, bottom, left, right = min(top, first), max(bottom, last), min(left, start), max(right, end)
+    return (top, bottom), (left, right)
 
 
 def _fits(axes: Axes, shape: Sequence[int]) -> bool:
@@ -247,15 +278,38 @@ class _Call:
         if _RULES.get(self.name) is _Call.permuted:
             kept = [place for place in self._order(len(axes)) if place in places]
             return kept != places
-        if self.name not in _CUTTING:
-            return False
-        along = int(self.argument(_CUTTING[self.name], "dim", 0)) % len(axes)
-        return along in places and not self._is_whole(_length(axes[along]))
+        return False
 
-    def _is_whole(self, length: int) -> bool:
-        """Whether a slice takes all there is along an axis of some length."""
-        start, end, step = self.argument(2, "start"), self.argument(3, "end"), self.argument(4, "step", 1)
-        return self.name == "slice" and not start and (end is None or end >= length) and step == 1
+    def part(self, place: int, part: Part) -> Part:
+        """What one output has of the part of the picture that its arguments have."""
+        axes = self.of(0)
+        rows_and_columns = [at for at, axis in enumerate(axes or ()) if {name for name, _ in axis} == {PLACES}]
+        if axes is None or len(rows_and_columns) != 2:
+            return part
+        found = list(part)
+        for side, at in enumerate(rows_and_columns):
+            length = _length(axes[at])
+            start, stop = self._cut(place, at, length, len(axes))
+            low, high = part[side]
+            found[side] = (low + (high - low) * start / length, low + (high - low) * stop / length)
+        return found[0], found[1]
+
+    def _cut(self, place: int, at: int, length: int, count: int) -> tuple[int, int]:
+        """(first, end) of what one output has of an axis of `count`."""
+        if self.name in ("constant_pad_nd", "pad"):  # (by less than nothing: what is put around is not counted)
+            pads, last = list(self.argument(1, "pad", ())), 2 * (count - 1 - at)
+            before, behind = pads[last : last + 2] if len(pads) > last + 1 else (0, 0)
+            return max(0, -before), length - max(0, -behind)
+        if self.name not in _CUTTING or int(self.argument(_CUTTING[self.name], "dim", 0)) % count != at:
+            return 0, length
+        if self.name == "slice":
+            step = self.argument(4, "step", 1)
+            first, end, _ = slice(self.argument(2, "start"), self.argument(3, "end")).indices(length)
+            return (0, length) if first < step > 1 and end > length - step else (first, end)
+        sizes = self.argument(1, "split_size", length)
+        if isinstance(sizes, int):
+            return place * sizes, min(length, (place + 1) * sizes)
+        return sum(sizes[:place]), sum(sizes[: place + 1])
 
     def put_around(self) -> dict[int, tuple[int, int]]:
         """The length of an axis of places to which others' values were put, and how many before and behind."""
@@ -436,7 +490,7 @@ _ALONG = {
     **dict.fromkeys(("topk", "kthvalue"), 2),
 }
 
-# What may put values elsewhere along their axes; what takes a part of an axis, and where that axis is named.
+# What may put values elsewhere along their axes; what takes parts of an axis, and where that axis is named.
 _MOVING = {
     "flip",
     "roll",
@@ -449,7 +503,7 @@ _MOVING = {
     "grid_sampler_2d",
     "as_strided",
 }
-_CUTTING = {"slice": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "unbind": 1, "select": 1}
+_CUTTING = {"slice": 1, "split": 2, "split_with_sizes": 2}
 
 _Rule = Callable[[_Call, Tensor], Axes | None]
 _RULES: dict[str, _Rule] = {}

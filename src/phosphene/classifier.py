@@ -438,10 +438,11 @@ class Classifier:
                 "images without values of their own (of torch.func, FakeTensorMode or the device 'meta'); call "
                 "outside of the transformation, with a tensor that holds them"
             )
-        if images.is_floating_point() and not bool(images.isfinite().all()):
+        values = images if images.element_size() > 1 else images.float()  # (of eight bits nothing can be asked)
+        if values.is_floating_point() and not bool(values.isfinite().all()):
             # (Some fast ways to run a network take what is no number for zero, as a maximum with 0 may.)
             raise OptionError(
-                f"images with {int((~images.isfinite()).sum())} values that are NaN or infinite; replace them first"
+                f"images with {int((~values.isfinite()).sum())} values that are NaN or infinite; replace them first"
             )
 
     @property
@@ -703,7 +704,7 @@ def loose_tensors(module: nn.Module) -> Iterator[Tensor]:
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network inside what training puts around it: DataParallel, DistributedDataParallel, torch.compile."""
     while True:
-        inner = vars(module).get("_modules", {}).get("_orig_mod")
+        inner = dict(vars(module).get("_modules", {}).items()).get("_orig_mod")
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):
@@ -728,7 +729,7 @@ def _check_names(module: nn.Module) -> None:
     seen: set[int] = set()
     while waiting:
         place, child = waiting.pop()
-        if id(child) in seen:
+        if id(child) in seen or isinstance(child, torch.jit.ScriptModule):
             continue
         seen.add(id(child))
         for name in _ASKED:

@@ -182,10 +182,11 @@ def survey(
                     follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 placed = has_places(follow.axes(value))
+                part = follow.seen(value)
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1
-                shape, order = tuple(value.shape[1:]), len(seen)
-                seen[name] = Layer(name, kind, shape, order, calls, layout, before, rows, placed, follow.moves)
+                facts = (tuple(value.shape[1:]), len(seen), calls, layout, before, rows, placed, follow.moves, part)
+                seen[name] = Layer(name, kind, *facts)
 
         return hook
 

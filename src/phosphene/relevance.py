@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -573,10 +573,10 @@ class _Relevance(TorchFunctionMode):
 
 
 def _is_feature(value: Any) -> bool:
-    """Whether a value depends on the image: only the image needs a gradient."""
+    """Whether a value depends on the image, which alone has a gradient that anybody asks for."""
     if isinstance(value, tuple | list):
         return any(map(_is_feature, value))
-    return isinstance(value, Tensor) and value.requires_grad
+    return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
 
 
 def _keeps_shape(feature: Any, constant: Any) -> bool:

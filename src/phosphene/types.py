@@ -142,7 +142,8 @@ class Layer:
         fed: the same of what it was given.
         rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
         placed: whether an axis of its output is known to be one of the image's places.
-        moved: whether an operation up to it may have left places out, or put them where others were.
+        moved: whether an operation up to it may have put places where others were.
+        seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Layer:
     rows: int = 1
     placed: bool = False
     moved: bool = False
+    seen: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,8 @@ class Attribution(Shown):
         """(N, h, w): `maps` for NumPy."""
         import numpy as np  # here, as types are imported where it is not needed
 
+        if copy is False:
+            raise ValueError("the maps are copied for NumPy; take .maps for the tensor itself")
         return np.array(self.maps.detach().cpu().numpy(), dtype=dtype)
 
     def upsampled(self) -> Tensor:

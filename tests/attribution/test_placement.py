@@ -84,7 +84,7 @@ def test_a_layer_that_sees_the_picture_turned_is_refused(how, step):
 )
 def test_one_that_sees_it_as_it_is_is_not(step):
     prepared = prepare(classifier(step))
-    assert prepared.placement(prepared.default_layer) == Placement()
+    assert prepared.placement(prepared.default_layer, (SIZE, SIZE)) == Placement()
 
 
 @pytest.mark.parametrize("method", LAYER_METHODS)
@@ -96,6 +96,81 @@ def test_the_map_of_what_is_cut_out_lies_there(method):
     torch.testing.assert_close(found.maps, alone.maps, atol=1e-5, rtol=1e-4)
     assert found.stride == alone.stride == (4.0, 4.0)
     assert found.offset == (6.0, 10.0)
+
+
+CUTS = {
+    "slices": (lambda images: images[:, :, 8:-8, 8:-8], (8, 8, 8, 8)),
+    "one side": (lambda images: images[:, :, :32], (0, 16, 0, 0)),
+    "less than nothing put around": (lambda images: F.pad(images, (-8, -4, -4, -12)), (4, 12, 8, 4)),
+    "narrow": (lambda images: images.narrow(2, 8, 32).narrow(3, 12, 24), (8, 8, 12, 12)),
+    "a part of three": (lambda images: images.split([8, 32, 8], dim=3)[1], (0, 0, 8, 8)),
+    "chunks": (lambda images: images.chunk(2, dim=2)[1], (24, 0, 0, 0)),
+    "every second": (lambda images: images[:, :, ::2, ::2], (0, 0, 0, 0)),
+    "a cut of a cut": (lambda images: images[:, :, 4:-4][:, :, 4:-4], (8, 8, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("what", CUTS)
+@pytest.mark.parametrize("bias", [0.0, -5.0])
+def test_what_a_network_cuts_off_is_followed_exactly(what, bias):
+    """Whatever its ReLUs let through of one image of noise."""
+    step, (above, below, left, right) = CUTS[what]
+    network = classifier(step)
+    network.module.features[0].bias.data.fill_(bias)
+    prepared = prepare(network)
+    (top, bottom), (start, end) = prepared.placement("features.4", (SIZE, SIZE)).seen
+    expected = (above, SIZE - below, left, SIZE - right)
+    assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
+    if bias == 0.0:  # no pixel beside it has a gradient
+        images = torch.rand(1, 3, SIZE, SIZE).requires_grad_()
+        network.module.features(step(images)).sum().backward()
+        seen = images.grad.abs().sum(dim=(0, 1)) > 0
+        assert not seen[:above].any()
+        assert not seen[SIZE - below :].any()
+        assert not seen[:, :left].any()
+
+
+def test_a_network_of_any_size_is_looked_at_in_each():
+    network = Classifier(Wrapped(lambda images: images[:, :, 8:-8, 8:-8]).eval(), Preprocess(None))
+    for side in (48, 96, 48):
+        found = explain(network, torch.rand(1, 3, side, side), "grad_cam", target=1)
+        assert (found.offset, found.stride) == ((10.0, 10.0), (4.0, 4.0))
+
+
+def test_a_cut_between_layers_is_followed():
+    class Later(Wrapped):
+        def forward(self, images):
+            found = self.features[:2](images)[:, :, 4:-4, 4:-4]
+            return self.head(self.features[2:](found).relu().mean(dim=(2, 3)))
+
+    network = Classifier(Later(None).eval(), Preprocess((SIZE, SIZE)))
+    found = explain(network, torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1)
+    assert (found.offset, found.stride) == ((10.0, 10.0), (4.0, 4.0))
+    with torch.no_grad():
+        found = explain(network, torch.rand(1, 3, SIZE, SIZE), "eigen_cam", target=1)
+    assert found.offset == (10.0, 10.0)
+
+
+@pytest.mark.parametrize("method", ["captum:layer_conductance:steps=2", "captum:internal_influence:steps=2"])
+def test_other_libraries_maps_lie_there_too(method):
+    found = explain(classifier(lambda images: images[:, :, 8:-8, 8:-8]), torch.rand(1, 3, SIZE, SIZE), method, target=1)
+    assert found.offset == (10.0, 10.0)
+
+
+class Functions(nn.Module):
+    """Its last layer is a function, and has no name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.head = nn.Parameter(torch.rand(4, 3, 3, 3)), nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.head(F.conv2d(images, self.kernel).mean(dim=(2, 3)))
+
+
+def test_cam_of_a_network_whose_convolutions_are_functions():
+    found = explain(Classifier(Functions().eval(), Preprocess((SIZE, SIZE))), torch.rand(1, 3, SIZE, SIZE), "cam")
+    assert found.maps.shape == (1, 46, 46)
 
 
 class Parts(nn.Module):

@@ -168,6 +168,11 @@ def test_the_relu_inside_of_a_pool_is_no_activation() -> None:
     assert all(error <= MOST for error in found.values()), found
 
 
+class Twice(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return (super().forward(x) + super().forward(1.2 * x)) / 2
+
+
 class Mirrored(Body):
     def forward(self, x: Tensor) -> Tensor:
         return (super().forward(x) + super().forward(x.flip(-1))) / 2
@@ -176,10 +181,12 @@ class Mirrored(Body):
 def test_of_which_output_a_map_is_where_a_layer_has_several_is_said() -> None:
     images = pictures()
     for method in ("grad_cam", "eigen_cam", "score_cam"):
-        found = explain(classifier_of(made(Mirrored), SIZE), images, f"{method}:layer=second", target=1)
+        found = explain(classifier_of(made(Twice), SIZE), images, f"{method}:layer=second", target=1)
         assert any("runs 2 times" in note for note in found.notes), method
         plain = explain(classifier_of(made(Body), SIZE), images, f"{method}:layer=second", target=1)
         assert not any("times" in note for note in plain.notes)
+        with pytest.raises(ModelError, match="sees the picture mirrored in the last of its 2 runs"):
+            explain(classifier_of(made(Mirrored), SIZE), images, f"{method}:layer=second", target=1)
 
 
 class WithALayerToSpare(Body):

@@ -254,6 +254,46 @@ def test_names_that_hide_the_parts_of_a_network_are_refused(name, inside):
         Classifier(network)
 
 
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon_gamma_box"])
+def test_relevance_of_a_network_that_asks_what_is_frozen(composite):
+    class Asks(Body):
+        def below(self, x: Tensor) -> Tensor:
+            assert self.first.weight.requires_grad
+            return super().below(x)
+
+    found, expected = (
+        lrp(classifier_of(made(kind), SIZE), pictures(), TARGET, composite=composite).maps for kind in (Asks, Body)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_relevance_of_a_score_near_zero_among_large_ones():
+    class Large(Body):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = 3000 * super().forward(x)
+            return scores - scores.detach()[:, 1:2] * torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]) + 1e-4
+
+    network = made(Large)
+    found = lrp(classifier_of(network, SIZE), pictures()[:1], Target.of(1), composite="epsilon")
+    assert found.maps.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("network", "channels"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)), 1),
+        (nn.Sequential(nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 10)), 1),
+        (nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10)), 1),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), 3),
+        (nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), 3),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Linear(1024, 10)), 3),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), 3),
+    ],
+)
+def test_how_many_channels_a_network_of_linear_layers_takes(network, channels):
+    assert Classifier(network).preprocess.channels == channels
+
+
 def test_a_network_without_values_is_refused_by_every_method():
     with torch.device("meta"):
         network = Body()

@@ -57,6 +57,10 @@ def test_many_classes_of_a_picture_are_told_part_by_part(monkeypatch, options):
     assert [told for told in heard if told[2] == "saliency"] == [
         (min(done, total), total, "saliency") for done in range(2, total + 2, 2)
     ]
+    for name in ("rise", "occlusion") if not options else ():  # those that tell how far they are themselves
+        told = [(done, of) for done, of, text in heard if text.startswith(name)]
+        assert told == sorted(told)
+        assert {of for _, of in told} == {told[-1][0]}
     assert [shown.target for shown in whole.maps] == [shown.target for shown in parts.maps]
     for one, other in zip(values(whole), values(parts), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

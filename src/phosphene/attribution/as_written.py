@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from phosphene.targets import Outputs, Target
 Result = TypeVar("Result")
 # As a share of a score: by more it is another, and not rounded in another way.
 _ANOTHER = 1e-2
+_ROUNDED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,21 @@ def _refuse_another_score(prepared: Prepared, inputs: Tensor, target: Target, sc
     """Refuse a network that gives another score where rules stand in for gradients: it takes some itself."""
     if prepared.first_look.draws or prepared.first_look.seeds:
         return
-    plain = target.scores(_outputs(prepared, inputs, target), "logit").detach()
-    if bool(((score - plain).abs() > _ANOTHER * plain.abs().clamp(min=1e-3)).any()):
+    outputs = _outputs(prepared, inputs, target)
+    plain = target.scores(outputs, "logit").detach()
+    # (A score near zero among large ones is rounded as these are.)
+    room = _ANOTHER * plain.abs() + _ROUNDED * max(map(_largest, (outputs.raw, plain)))
+    if bool(((score - plain).abs() > room).any()):
         raise ModelError(
             f"{prepared.name} has another score under rules of relevance ({float(score):.4g} for {float(plain):.4g}): "
             "its forward takes gradients itself, which the rules change; use saliency, integrated_gradients or grad_cam"
         )
+
+
+def _largest(values: Any) -> float:
+    """The largest magnitude of all finite numbers in what a network returned."""
+    found = [one.detach().float() for one in tree_flatten(values)[0] if isinstance(one, Tensor) and one.numel()]
+    return max((float(one.abs().nan_to_num(0.0, 0.0, 0.0).max()) for one in found), default=0.0)
 
 
 def _check_attention(prepared: Prepared, weights: list[Tensor], known: list[Axes | None]) -> None:

@@ -10,7 +10,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LinearHead
 from phosphene.registry import register_attribution
-from phosphene.runtime import head_features, plain_mode, prepare
+from phosphene.runtime import Placement, Prepared, head_features, plain_mode, prepare
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -78,12 +78,18 @@ def cam(
             f"no class activation map: mean and bias give another logit (off by {error.max():.3g}), so what stands "
             f"between {head.layer} and the scores is not linear; use grad_cam"
         )
-    prepared = prepare(classifier)
-    # (What a function made has no name among the layers: the last of them lies where it does.)
-    known = any(layer.name == head.layer for layer in prepared.layers)
-    laid = prepared.placement(head.layer if known else prepared.default_layer)
-    grid = laid.grid(sides(images), sides(maps))
+    grid = _placement(prepare(classifier), head.layer, images).grid(sides(images), sides(maps))
     return attribution(maps, images, target, score, layer=head.layer, checks=per_image(logit_error=error), grid=grid)
+
+
+def _placement(prepared: Prepared, layer: str, images: Tensor) -> Placement:
+    """Where the maps of a layer lie; what a function made has no name among the layers: it lies where the last does."""
+    try:
+        known = any(found.name == layer for found in prepared.layers)
+        layer = layer if known else prepared.default_layer
+    except ModelError:  # there are functions alone
+        return Placement()
+    return prepared.placement(layer, sides(images))
 
 
 def _class_maps(

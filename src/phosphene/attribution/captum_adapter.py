@@ -11,7 +11,7 @@ import random
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phosphene.attribution.layer_maps import Layers, layer_names
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.layer_maps import Layers, laid_by, layer_names
+from phosphene.attribution.result import attribution, per_image, sides
 from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
@@ -506,9 +506,11 @@ def _at_layer(method: str, summary: str, text: str) -> Callable[..., Attribution
             )
             return spatial_map(found, f"layer {names[0]}", asked.image, layout).sum(dim=1), None
 
-        return explained(
+        found = explained(
             classifier, images, target, name, answer, baseline=baseline, batch_size=batch_size, layer=names[0]
         )
+        offset, stride = laid_by(prepare(classifier), names, images).grid(sides(images), sides(found.maps))
+        return replace(found, offset=offset, stride=stride)
 
     at_layer.__name__ = at_layer.__qualname__ = name
     at_layer.__doc__ = f"""{summary}

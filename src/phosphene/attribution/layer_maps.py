@@ -37,22 +37,22 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
     if layer is None and prepared.head == "boxes":
         return (last_layer_reached(classifier, images, target),)
     # (A name may hold a plus itself, of an nn.ModuleDict's key.)
-    several = isinstance(layer, str) and layer not in dict(prepared.source.module.named_modules())
+    several = isinstance(layer, str) and layer not in dict(prepared.source.module.named_modules(remove_duplicate=False))
     given: Sequence[Any] = layer if isinstance(layer, tuple) else str(layer).split("+") if several else [layer]
     names = tuple(prepared.layer_name(item) for item in given)
     if not names or len(set(names)) < len(names):
         raise OptionError(f"layer={'+'.join(names)}: name each layer once, and at least one")
-    laid_by(prepared, names)
+    laid_by(prepared, names, images)
     return names
 
 
-def laid_by(prepared: Prepared, names: Sequence[str]) -> Placement:
-    """Where in the picture the maps of some layers lie.
+def laid_by(prepared: Prepared, names: Sequence[str], images: Tensor) -> Placement:
+    """Where in images the maps of some layers lie.
 
     Raises:
         ModelError: if one sees it turned or mirrored, or they see other parts of it.
     """
-    first, *others = (prepared.placement(name) for name in names)
+    first, *others = (prepared.placement(name, sides(images)) for name in names)
     if any(other != first for other in others):
         raise ModelError(f"layers {'+'.join(names)} see different parts of the picture; name one of them")
     return first
@@ -216,7 +216,7 @@ def averaged_layers(
     if len(maps) > 1:
         finest = max((tuple(values.shape[-2:]) for values in maps), key=lambda grid: grid[0] * grid[1])
         maps = [torch.stack([_resized(_scaled(values), (finest[0], finest[1])) for values in maps]).mean(dim=0)]
-    grid = laid_by(prepare(classifier), names).grid(sides(images), sides(maps[0]))
+    grid = laid_by(prepare(classifier), names, images).grid(sides(images), sides(maps[0]))
     return attribution(maps[0], images, target, score, layer="+".join(names), grid=grid)
 
 

@@ -22,6 +22,7 @@ from phosphene.types import Attribution, Size
 Stretch = Literal["after", "before"]
 
 # Masks of image size that exist at a time.
+_WHOLE = Placement()
 _MASKS = 64
 
 
@@ -85,7 +86,7 @@ def score_cam(
         raise OptionError(f"score_cam: channels={channels} must be at least 1, or none for all")
     names = layer_names(classifier, layer, target, images)
     target, size = target.expand(len(images)), (int(images.shape[-2]), int(images.shape[-1]))
-    laid = laid_by(prepare(classifier), names)
+    laid = laid_by(prepare(classifier), names, images)
     _, outputs = activations(classifier, images, names, batch_size=batch_size)
     layouts = {name: prepare(classifier).layout(name) for name in names}
     values = {name: spatial_map(outputs[name], f"layer {name}", images, layouts[name]) for name in names}
@@ -102,7 +103,7 @@ def score_cam(
                     classifier,
                     images[index : index + 1],
                     target.rows(index, index + 1),
-                    channel_masks(part, size, stretch, align_corners, laid.seen),
+                    channel_masks(part, size, stretch, align_corners, laid),
                     classifier.mean_image,
                     score="logit",
                     batch_size=batch_size,
@@ -131,17 +132,14 @@ def channel_masks(
     size: Size,
     stretch: Stretch = "after",
     align_corners: bool = False,
-    seen: tuple[int, int, int, int] | None = None,
+    laid: Placement = _WHOLE,
 ) -> Tensor:
     """(k, H, W) in [0, 1]: channels (k, h, w) enlarged to the image, each stretched; a constant one is 0.
 
-    What of the image the layer sees, (top, left, bottom, right), may be a part of it.
+    Where the layer sees a part of the image alone, they are laid there.
     """
     cells = (int(channels.shape[-2]), int(channels.shape[-1]))
-    if align_corners and seen is None:
-        grid = _corner_grid(size, cells)
-    else:
-        grid = Placement(seen).grid(size, cells)
+    grid = _corner_grid(size, cells) if align_corners and laid == _WHOLE else laid.grid(size, cells)
     if stretch == "before":
         return to_network_size(normalize(channels), *grid, size)
     return normalize(to_network_size(channels, *grid, size))

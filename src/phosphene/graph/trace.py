@@ -10,6 +10,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from phosphene.errors import NotFoundError, suggest
@@ -20,6 +21,8 @@ LayerName = str | nn.Module
 
 
 # Before the names of layers of a network that DataParallel or torch.compile wraps; what they wrap is what runs here.
+# Pixels of the pictures that most first networks learn from.
+_MNIST = 28 * 28
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -71,17 +74,26 @@ def input_channels(module: nn.Module) -> int:
         1
     """
     layers = [child for child in module.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
-    if layers and all(isinstance(child, nn.Linear) for child in layers) and _has_matrices_alone(module):
-        pixels = int(layers[0].in_features)  # type: ignore[arg-type]
-        return 1 if math.isqrt(pixels) ** 2 == pixels else 3  # (three squares together are never one)
+    if _takes_gray_pixels(module):
+        return 1
     found = next((child.in_channels for child in layers if isinstance(child, nn.Conv2d)), 3)
     # (A lazy convolution has none yet.)
     return 3 if not found or (found > 4 and isinstance(layers[0], nn.Linear)) else found
 
 
-def _has_matrices_alone(module: nn.Module) -> bool:
-    """Whether no weight may be the kernel of a convolution that somebody wrote."""
-    return all(parameter.ndim <= 2 for parameter in module.parameters())
+def _takes_gray_pixels(module: nn.Module) -> bool:
+    """Whether it begins with a linear layer over all pixels of a square in gray: of three colors they are none.
+
+    Told of MNIST's 28 x 28 pixels, and of what an nn.Flatten right before it hands on; nothing else may look at places.
+    """
+    parts = [child for child in module.modules() if not list(child.children())]
+    tensors = (*module.parameters(), *module.buffers())
+    places = [place for place, child in enumerate(parts) if isinstance(child, nn.Linear)]
+    if not places or isinstance(module, torch.jit.ScriptModule) or any(tensor.ndim > 2 for tensor in tensors):
+        return False
+    pixels = int(parts[places[0]].in_features)  # type: ignore[arg-type]
+    flattened = places[0] > 0 and isinstance(parts[places[0] - 1], nn.Flatten)
+    return pixels == _MNIST or (flattened and pixels > 0 and math.isqrt(pixels) ** 2 == pixels)
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:

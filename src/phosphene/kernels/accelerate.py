@@ -16,8 +16,38 @@ from phosphene.kernels.linear import GlobalPool, Linear
 # What of finite numbers may make NaN, or an infinity from which NaN comes: at zero, below it, or beyond one.
 _NO_NUMBERS = {
     *("log", "log2", "log10", "log1p", "log_", "sqrt", "sqrt_", "rsqrt", "rsqrt_", "reciprocal", "pow", "pow_", "exp"),
-    *("div", "div_", "truediv", "itruediv", "true_divide", "divide", "float_power", "acos", "asin", "atanh", "acosh"),
-    *("xlogy", "logit", "lgamma", "digamma", "tan", "expm1", "norm", "normalize", "var", "std", "fmod", "remainder"),
+    *(
+        "div",
+        "div_",
+        "truediv",
+        "itruediv",
+        "true_divide",
+        "divide",
+        "float_power",
+        "acos",
+        "asin",
+        "atanh",
+        "acosh",
+        "arccos",
+    ),
+    *(
+        "arcsin",
+        "arctanh",
+        "arccosh",
+        "logsumexp",
+        "xlogy",
+        "logit",
+        "lgamma",
+        "digamma",
+        "tan",
+        "expm1",
+        "norm",
+        "normalize",
+        "var",
+        "std",
+        "fmod",
+        "remainder",
+    ),
 }
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
@@ -144,7 +174,9 @@ def _may_make_nan(traced: fx.GraphModule) -> bool:
             name = str(getattr(node.target, "__name__", node.target))
             # (What is divided by a number, or by what the network holds, is no quotient of two values.)
             by = node.args[1:] if "div" in name else node.all_input_nodes
-            if node.op.startswith("call_") and name in _NO_NUMBERS and computed & {*by}:
+            whole = "pow" in name and isinstance(node.args[-1], int) and node.args[-1] >= 0
+            called = node.op in ("call_function", "call_method") and name in _NO_NUMBERS
+            if called and not whole and computed & {*by}:
                 return True
     return False
 

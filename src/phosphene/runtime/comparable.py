@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import types
 from array import array
 from collections import OrderedDict, deque
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 # How many items of a container are looked at.
 MOST_ITEMS = 64
 # Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
-# tensor past PyTorch's counting (`.data`) shows in these. And how many objects are looked into from one attribute.
+# tensor past PyTorch's counting (`.data`) shows in these. And how many objects and
+# containers are looked into from one attribute.
 WHOLE, SAMPLED = 4096, 1024
-_OBJECTS = 256
+_OBJECTS = 1000
 _PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (list, dict, set, deque, bytearray, array, np.ndarray, types.MethodType, functools.partial)
 
@@ -27,21 +29,13 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
 
     Args:
         value: of an attribute.
-        seen: the objects that were looked into on the way; each is once, and no more than some hundreds.
+        seen: what was looked into on the way; each is once, and no more than a thousand.
     """
     kind, seen = type(value), set() if seen is None else seen
     if kind in _PLAIN:
         return value
-    if isinstance(value, list | tuple | deque) and len(value) <= MOST_ITEMS:
-        return [comparable(item, seen) for item in value] + _of_subclass(value, seen)
-    if isinstance(value, set | frozenset) and len(value) <= MOST_ITEMS:
-        return {comparable(item, seen) for item in value if item.__hash__}
-    if isinstance(value, dict) and len(value) <= MOST_ITEMS:
-        return [(key, comparable(item, seen)) for key, item in value.items()]
-    if kind is types.MethodType:
+    if kind is types.MethodType:  # (made anew each time that it is asked for)
         return id(value.__func__), comparable(value.__self__, seen)
-    if kind is functools.partial:
-        return [comparable(item, seen) for item in (value.func, value.args, value.keywords)]
     if kind is np.ndarray and value.dtype.kind != "O":
         step = sampling_step(value.size, len(value) if value.ndim else 1, WHOLE)
         return value.shape, value.dtype.str, value.ravel()[::step].tobytes()
@@ -49,6 +43,14 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         return bytes(value)
     if id(value) in seen or len(seen) >= _OBJECTS:
         return id(value)
+    if isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= MOST_ITEMS:
+        seen.add(id(value))
+        return [comparable(item, seen) for item in value] + _of_subclass(value, seen)
+    if isinstance(value, dict) and len(value) <= MOST_ITEMS:
+        seen.add(id(value))
+        return [(key, comparable(item, seen)) for key, item in value.items()]
+    if kind is functools.partial:
+        return [comparable(item, seen) for item in (value.func, value.args, value.keywords)]
     if is_settings(value):
         seen.add(id(value))
         found = [(key, comparable(item, seen)) for key, item in attributes(value).items()]
@@ -61,8 +63,7 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
 
 def _of_subclass(value: Any, seen: set[int]) -> list[Any]:
     """The attributes of a list of a class of its own."""
-    own = getattr(value, "__dict__", None)
-    return [(key, comparable(item, seen)) for key, item in own.items()] if own and type(value) is not list else []
+    return [(key, comparable(item, seen)) for key, item in getattr(value, "__dict__", {}).items()]
 
 
 def attributes(value: object) -> dict[str, Any]:
@@ -74,7 +75,8 @@ def attributes(value: object) -> dict[str, Any]:
         >>> attributes(types.SimpleNamespace(scale=2.0))
         {'scale': 2.0}
     """
-    slots = [(name, item) for kind in type(value).__mro__ for name, item in vars(kind).items() if _is_slot(item)]
+    kinds = [kind for kind in type(value).__mro__ if kind.__module__ not in sys.stdlib_module_names]
+    slots = [(name, item) for kind in kinds for name, item in vars(kind).items() if _is_slot(item)]
     found = {}
     for name, slot in slots:
         try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from phosphene.autograd_graph import graph_nodes
-from phosphene.axes import CHANNELS, Follow, is_tokens_first
+from phosphene.axes import CHANNELS, WHOLE, Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
@@ -38,7 +38,7 @@ from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.norms import right_norms
-from phosphene.runtime.placement import FEWEST, QUARTERS, Placement, placement
+from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved
 from phosphene.runtime.precision import uncompiled, whole_float32
 from phosphene.runtime.state import State
 from phosphene.types import Layer, Layout, Size
@@ -82,7 +82,8 @@ class Network:
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
         self._passed_by: dict[str, float] = {}
-        self._placements: dict[tuple[str, Size], Placement] = {}
+        self._moved: dict[str, Moved | None] = {}
+        self._of_size: dict[Size, list[Layer]] = {}
         self._seeing: dict[str, bool] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
@@ -323,8 +324,11 @@ class Network:
     @cached_property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
+        return self._survey(self.size)
+
+    def _survey(self, size: Size) -> list[Layer]:
         classifier = self.classifier
-        images = _laid_out(classifier.mean_image.expand(1, -1, *self.size).contiguous(), self.first_look)
+        images = _laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
         with self._lock, classifier.clear_refusal(images), trial(images.device):
             self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
@@ -430,39 +434,47 @@ class Network:
             around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
         return around / (around + inside) if 0 < around + inside < math.inf else 0.0
 
-    def placement(self, layer: str) -> Placement:
-        """Where in the picture the places of a layer lie; tried out once where an operation may have moved them."""
-        key = layer, self.size
-        if key not in self._placements:
-            moved = any(found.moved for found in self.layers if found.name == layer)
-            self._placements[key] = self._place(layer) if moved else Placement()
-        return self._placements[key]
+    def placement(self, layer: str, size: Size) -> Placement:
+        """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
+        moved = any(found.moved for found in self.layers if found.name == layer)
+        if layer not in self._moved:
+            self._moved[layer] = self._how_moved(layer) if moved else None
+        seen = {found.name: found.seen for found in self._surveyed(size)}
+        return Placement(seen.get(layer, WHOLE), self._moved[layer])
 
-    def _place(self, layer: str) -> Placement:
+    def _surveyed(self, size: Size) -> list[Layer]:
+        """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
+        if size == self.size or all(found.seen == WHOLE for found in self.layers):
+            return self.layers
+        if size not in self._of_size:
+            self._of_size[size] = self._survey(size)
+        return self._of_size[size]
+
+    def _how_moved(self, layer: str) -> Moved | None:
+        """How a layer sees noise turned, by the gradients of three of its cells; each by itself, to spare memory."""
+        try:
+            found = [self._answers_to(layer, quarter) for quarter in QUARTERS]
+        except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+            return None
+        answers = [answer for answer in found if answer is not None]
+        return how_moved(torch.stack(answers)) if len(answers) == len(QUARTERS) else None
+
+    def _answers_to(self, layer: str, quarter: tuple[int, int]) -> Tensor | None:
+        """(H, W) how much the cell in the middle of a quarter answers to each pixel; None where nothing says."""
         with self._lock, trial(self.classifier.device, gradients=True):
-            images = self._noise(self._image, len(QUARTERS) + 1).requires_grad_()
+            images = self._noise(self._image)[:1].requires_grad_()
             with capture(self.module, [layer], tokens_first=self.tokens_first([layer])) as found:
-                try:
-                    self._rows(images)
-                except (RuntimeError, PhospheneError):  # no batches, say
-                    return Placement()
+                self._rows(images)
             output = found.get(layer)
             places = None if output is None else spatial_size(tuple(output.shape[1:]), self.size, self.layout(layer))
-            if output is None or places is None or len(output) != len(images) or not output.requires_grad:
-                return Placement()
-            values = spatial_map(output, f"layer {layer}", images, self.layout(layer))
+            if output is None or places is None or min(places) < FEWEST or not output.requires_grad or len(output) != 1:
+                return None
+            values = spatial_map(output, f"layer {layer}", images, self.layout(layer))[0]
+            row, column = ((1 + 2 * half) * cells // 4 for half, cells in zip(quarter, places, strict=True))
             generator = torch.Generator().manual_seed(0)
-            weights = torch.randn(values[0].shape, generator=generator, device="cpu").to(values)
-            answers = [(values[-1] * weights).sum()]
-            if min(places) >= FEWEST:
-                for number, (down, across) in enumerate(QUARTERS):  # the cell in the middle of each
-                    row, column = (1 + 2 * down) * places[0] // 4, (1 + 2 * across) * places[1] // 4
-                    answers.append((values[number, :, row, column] * weights[:, row, column]).sum())
-            (gradient,) = _gradients(torch.stack(answers).sum(), [images])
-        if gradient is None:
-            return Placement()
-        strength = gradient.float().square().sum(dim=1).cpu()
-        return placement(strength[: len(answers) - 1], strength[-1])
+            weights = torch.randn(len(values), generator=generator, device="cpu").to(values)
+            (gradient,) = _gradients((values[:, row, column] * weights).sum(), [images])
+        return None if gradient is None else gradient.float().square().sum(dim=(0, 1)).cpu()
 
     def layer_of_unit(self, layer: str) -> str:
         """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.

@@ -30,7 +30,7 @@ from phosphene.runtime.placement import Placement
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
 from phosphene.runtime.state import State
-from phosphene.types import Layer, Layout
+from phosphene.types import Layer, Layout, Size
 
 Result = TypeVar("Result")
 
@@ -227,8 +227,8 @@ class Prepared(Classifier):
                 "their attributes (through a list of their class, say); let it go through self.modules()"
             )
 
-    def placement(self, layer: str) -> Placement:
-        """Where in the picture the places of a layer lie: the part of it that the network cuts out, if it does.
+    def placement(self, layer: str, size: Size) -> Placement:
+        """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
 
         Raises:
             ModelError: if the layer sees the picture mirrored or turned.
@@ -238,15 +238,17 @@ class Prepared(Classifier):
             ...     def forward(self, images):
             ...         return super().forward(images[:, :, 8:-8, 8:-8])
             >>> net = nn.Sequential(Cut(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            >>> prepare(Classifier(net, Preprocess((64, 64)))).placement("0").seen
-            (8, 8, 56, 56)
+            >>> prepare(Classifier(net, Preprocess((64, 64)))).placement("0", (64, 64)).seen
+            ((0.125, 0.875), (0.125, 0.875))
         """
-        if self.inputs.of_item is not None:  # (there is no picture yet to look with)
+        if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        found = self._settling(lambda: self.network.placement(layer))
+        found = self._settling(lambda: self.network.placement(layer, size))
         if found.moved is not None:
+            calls = next((one.calls for one in self.layers if one.name == layer), 1)
+            how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
             raise ModelError(
-                f"layer '{layer}' of {self.name} sees the picture {found.moved}, so that its map cannot be laid on it: "
+                f"layer '{layer}' of {self.name} sees the picture {how}, so that its map cannot be laid on it: "
                 "give the network pictures that are turned already, name a layer before that, or use a method that "
                 "looks at input and output alone (saliency, occlusion, rise)"
             )

@@ -277,6 +277,15 @@ def _why_nothing(outcome: Outcome) -> str | None:
     return str(outcome) if isinstance(outcome, PhospheneError) else says_nothing(outcome[-1])
 
 
+def _within(progress: Progress, first: int, count: int, total: int) -> Progress:
+    """Tells of `count` maps, of which the first is one of `total`, how far all are."""
+
+    def told(done: int, of: int, text: str) -> None:
+        progress(of * first // count + done, of * total // count, text)
+
+    return told
+
+
 def _outcomes(
     config: ExplainConfig, seen: Seen, target: Target, spec: Spec, count: int, progress: Progress | None
 ) -> list[Outcome]:
@@ -287,7 +296,7 @@ def _outcomes(
         for first in range(0, total, _MAPS_AT_ONCE):
             rows = first, min(first + _MAPS_AT_ONCE, total)
             tells_itself = entry("attribution", spec.name).accepts("progress")
-            inner = progress if tells_itself else None
+            inner = _within(progress, first, rows[1] - first, total) if progress is not None and tells_itself else None
             found += _outcomes(config, seen.rows(*rows), target.rows(*rows), spec, rows[1] - first, inner)
             if progress is not None and not tells_itself:
                 progress(len(found), total, label)
