@@ -234,6 +234,7 @@ class Prepared(Classifier):
             ModelError: if the layer sees the picture mirrored or turned.
 
         Example:
+            >>> from phosphene.classifier import Preprocess
             >>> class Cut(nn.Conv2d):
             ...     def forward(self, images):
             ...         return super().forward(images[:, :, 8:-8, 8:-8])
