@@ -438,12 +438,6 @@ class Classifier:
                 "images without values of their own (of torch.func, FakeTensorMode or the device 'meta'); call "
                 "outside of the transformation, with a tensor that holds them"
             )
-        values = images if images.element_size() > 1 else images.float()  # (of eight bits nothing can be asked)
-        if values.is_floating_point() and not bool(values.isfinite().all()):
-            # (Some fast ways to run a network take what is no number for zero, as a maximum with 0 may.)
-            raise OptionError(
-                f"images with {int((~values.isfinite()).sum())} values that are NaN or infinite; replace them first"
-            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -62,7 +62,7 @@ class Fingerprint:
                 if key not in (*_HOOKS, "_modules"):
                     _collect(value, tensors)
         for tensor in tensors.copy():
-            _collect(vars(tensor), tensors)  # (a mask that hangs on a weight)
+            _collect(_hung(tensor), tensors)  # (a mask that hangs on a weight)
         self._kinds = [(child, *_kind(child)) for child in modules]
         self._surroundings = Surroundings(modules)
         # Compared by identity where they hold the same objects, so without a look into these.
@@ -121,8 +121,13 @@ class Fingerprint:
             [tensor._version for tensor in self._counting],
             # Whether a weight is frozen, and what hangs on it: code may ask.
             [tensor.requires_grad for tensor in self._tensors],
-            [comparable(vars(tensor)) for tensor in self._tensors if vars(tensor)],
+            [comparable(hung) for hung in map(_hung, self._tensors) if hung],
         )
+
+
+def _hung(tensor: Tensor) -> dict[str, Any]:
+    """What code has hung on a tensor; not what one that is made of others is made of."""
+    return vars(tensor) if is_plain(tensor) else {}
 
 
 def _kind(module: nn.Module) -> tuple[type, Any]:

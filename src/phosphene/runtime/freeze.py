@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
+from phosphene.runtime.comparable import is_plain
 from phosphene.runtime.surroundings import contents, globals_read, held, names_used
 
 # What every module has.
@@ -39,7 +40,7 @@ def freeze(module: nn.Module) -> nn.Module:
     with torch.inference_mode(False), torch.no_grad():
         held_by_it = [*nn.Module.parameters(module), *nn.Module.buffers(module)]
         tensors = {id(tensor): _own(tensor) for tensor in held_by_it}
-        for tensor in held_by_it:
+        for tensor in filter(is_plain, held_by_it):
             _hang_on(tensors[id(tensor)], vars(tensor), tensors)
         there = (*tensors.values(), *loose_tensors(module))
         if tensors and all(tensor.device.type == "meta" for tensor in there):

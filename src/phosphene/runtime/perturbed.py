@@ -213,8 +213,6 @@ def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], f
         except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
             return False
         whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
-    pairs = finite_pairs(found, whole)
-    if pairs is None:
-        return False
-    room = _ROOM[prepared.precision] * float(pairs[1].abs().amax().clamp(min=1e-6))
-    return bool(((pairs[0] - pairs[1]).abs() <= room).all())
+    alike, one, other = finite_pairs(found, whole)
+    room = _ROOM[prepared.precision] * other.abs().amax().clamp(min=1e-6)
+    return bool(alike & ((one - other).abs() <= room).all())

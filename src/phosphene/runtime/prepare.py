@@ -443,10 +443,8 @@ class Prepared(Classifier):
         known.add(key)
         pairs = list(zip(batch, _tensors(rows(alone())), strict=True))
         if all(many[-1:].shape == one.shape and near(many[-1:], one, KINKS) for many, one in pairs):
-            same = finite_pairs(pairs[0][0][-1:], pairs[0][1])
-            if same is not None and bool(
-                (same[0] - same[1]).abs().amax() <= _ROUNDED[self.precision] * same[1].abs().amax()
-            ):
+            alike, one, other = finite_pairs(pairs[0][0][-1:], pairs[0][1])
+            if bool(alike & ((one - other).abs().amax() <= _ROUNDED[self.precision] * other.abs().amax())):
                 return True
         return self.network.images_are_independent(image, size)
 

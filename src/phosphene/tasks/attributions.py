@@ -412,6 +412,7 @@ def attribute(
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     spec = parse_spec(method)
     classifier.check_images(images)
+    _check_numbers(images)
     goal = resolve_one(target, classifier.labels)
     if not isinstance(goal, Target):
         goal = decided(goal, classifier, images, batch_size)
@@ -440,3 +441,14 @@ def _call_arguments(found: Entry, seed: int, batch_size: int | None, progress: P
     if found.accepts("generator"):
         arguments["generator"] = torch.Generator().manual_seed(seed)
     return {name: value for name, value in arguments.items() if value is not None and found.accepts(name)}
+
+
+def _check_numbers(images: Tensor) -> None:
+    """Refuse images that hold what is no number; once, as whoever asks waits for the device.
+
+    Some fast ways to run a network take it for zero, as a maximum with 0 may.
+    """
+    values = images if images.element_size() > 1 else images.float()  # (of eight bits nothing can be asked)
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        count = int((~values.isfinite()).sum())
+        raise OptionError(f"images with {count} values that are NaN or infinite; replace them first")
