@@ -138,6 +138,7 @@ class Follow(Operations):
         self._known: Any = WeakTensorKeyDictionary()
         self._followed: Any = WeakTensorKeyDictionary()
         self._seen: Any = WeakTensorKeyDictionary()
+        self._sides: tuple[int, ...] = ()  # of the picture
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
 
@@ -146,10 +147,13 @@ class Follow(Operations):
         self._known[value] = named(value.shape, names)
         self._followed[value] = True
         self._seen[value] = WHOLE
+        self._sides = tuple(side for side, name in zip(value.shape, names, strict=True) if name == PLACES)
         return value
 
     def seen(self, value: Tensor) -> Part:
-        """The part of the picture that a value is made of, as far as slices left some out.
+        """The part of the picture that a value is made of, as far as slices of whole pixels left some out.
+
+        What is cut off of features mostly takes back what was put around them, and is not counted.
 
         Example:
             >>> with Follow() as follow:
@@ -199,7 +203,7 @@ class Follow(Operations):
             self.moves = self.moves or known.moves_places()
             self.around |= known.put_around()
             for place, value in enumerate(made):
-                self._seen[value] = known.part(place, self.seen(value))
+                self._seen[value] = known.part(place, self.seen(value), self._sides)
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
                     self._known[value] = axes
@@ -270,7 +274,7 @@ class _Call:
         return any(name == IMAGES and length > 1 for one in joined for name, length in axes[one])
 
     def moves_places(self) -> bool:
-        """Whether places may lie elsewhere, or be gone, in what it makes."""
+        """Whether places may lie elsewhere in what it makes."""
         axes = self.of(0)
         if self.name in _MOVING or axes is None:
             return self.name in _MOVING
@@ -280,17 +284,19 @@ class _Call:
             return kept != places
         return False
 
-    def part(self, place: int, part: Part) -> Part:
-        """What one output has of the part of the picture that its arguments have."""
+    def part(self, place: int, part: Part, sides: Sequence[int]) -> Part:
+        """What one output has of the part of the picture that its arguments have, of a picture with these sides."""
         axes = self.of(0)
         rows_and_columns = [at for at, axis in enumerate(axes or ()) if {name for name, _ in axis} == {PLACES}]
-        if axes is None or len(rows_and_columns) != 2:
+        if axes is None or len(rows_and_columns) != 2 or len(sides) != 2:
             return part
         found = list(part)
         for side, at in enumerate(rows_and_columns):
             length = _length(axes[at])
-            start, stop = self._cut(place, at, length, len(axes))
             low, high = part[side]
+            if round((high - low) * sides[side]) != length:  # no place for each pixel any more
+                continue
+            start, stop = self._cut(place, at, length, len(axes))
             found[side] = (low + (high - low) * start / length, low + (high - low) * stop / length)
         return found[0], found[1]
 

@@ -350,7 +350,7 @@ class Classifier:
         """Forget what was prepared of the network: its next pass sees it as it is now.
 
         Weights that are exchanged, moved or written to, modules, their attributes and hooks, and the fields of the
-        classifier are noticed without it; a tensor inside of an object that is no module, list or dict is not.
+        classifier are noticed without it; one item of a long list or of a large array is not.
 
         Example:
             >>> Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2))).refresh()

@@ -137,17 +137,32 @@ def test_a_network_of_any_size_is_looked_at_in_each():
         assert (found.offset, found.stride) == ((10.0, 10.0), (4.0, 4.0))
 
 
-def test_a_cut_between_layers_is_followed():
-    class Later(Wrapped):
+PADDED = {
+    "of the picture": (lambda images: F.pad(images, (0, 16, 0, 16))[:, :, :SIZE, :SIZE], lambda maps: maps),
+    "of features": (
+        lambda images: images,
+        lambda maps: F.pad(maps, (0, 4, 0, 4))[:, :, : maps.shape[2], : maps.shape[3]],
+    ),
+    "of a longer map": (lambda images: images, lambda maps: F.avg_pool2d(F.pad(maps, (1, 1, 1, 1)), 2, 1)[..., 1:, 1:]),
+}
+
+
+@pytest.mark.parametrize("where", PADDED)
+def test_what_takes_back_a_padding_cuts_nothing_off(where):
+    before, between = PADDED[where]
+
+    class Padded(Wrapped):
         def forward(self, images):
-            found = self.features[:2](images)[:, :, 4:-4, 4:-4]
+            found = between(self.features[:2](before(images)))
             return self.head(self.features[2:](found).relu().mean(dim=(2, 3)))
 
-    network = Classifier(Later(None).eval(), Preprocess((SIZE, SIZE)))
-    found = explain(network, torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1)
-    assert (found.offset, found.stride) == ((10.0, 10.0), (4.0, 4.0))
+    prepared = prepare(Classifier(Padded(None).eval(), Preprocess((SIZE, SIZE))))
+    assert prepared.placement("features.4", (SIZE, SIZE)) == Placement()
+
+
+def test_without_a_gradient_a_cut_is_followed_too():
     with torch.no_grad():
-        found = explain(network, torch.rand(1, 3, SIZE, SIZE), "eigen_cam", target=1)
+        found = explain(classifier(lambda images: images[:, :, 8:-8, 8:-8]), torch.rand(1, 3, SIZE, SIZE), "eigen_cam")
     assert found.offset == (10.0, 10.0)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from phosphene.attribution.layer_maps import Layers, averaged_layers, laid_by, layer_names
+from phosphene.attribution.result import sides
 from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.graph import spatial_map
@@ -85,7 +86,7 @@ def score_cam(
     if channels is not None and channels < 1:
         raise OptionError(f"score_cam: channels={channels} must be at least 1, or none for all")
     names = layer_names(classifier, layer, target, images)
-    target, size = target.expand(len(images)), (int(images.shape[-2]), int(images.shape[-1]))
+    target, size = target.expand(len(images)), sides(images)
     laid = laid_by(prepare(classifier), names, images)
     _, outputs = activations(classifier, images, names, batch_size=batch_size)
     layouts = {name: prepare(classifier).layout(name) for name in names}

@@ -39,8 +39,8 @@ class Fingerprint:
     Tensors count as changed if they are exchanged, moved, written to (their version), or hold other values; past
     PyTorch's counting (`.data`) some values of each row of a large one are looked at. Settings count too: numbers and
     texts in objects, arrays, attributes of classes, global names, and what hooks and patched functions hold. What no
-    check of this kind can see is a tensor inside of an object that is no module, list or dict and that no hook holds,
-    or one item of a long list: after writing to one call `classifier.refresh()`.
+    check of this kind can see is one item of a long list or of a large array, or what an object keeps in ways of its
+    own: after writing to one call `classifier.refresh()`.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
