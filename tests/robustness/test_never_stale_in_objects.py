@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import UserDict
 from dataclasses import dataclass, field
+from enum import Enum
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +44,10 @@ class Scales(list):
     gain = 1.0
 
 
+class Sign(Enum):
+    PLUS, MINUS = 1.0, -1.0
+
+
 class Settings(Body):
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +57,7 @@ class Settings(Body):
         self.tree = SimpleNamespace(model=SimpleNamespace(head=SimpleNamespace(inner=inner)))
         self.bytes, self.array = bytearray([1]), array("d", [1.0])
         self.table = np.array([(1.0, 2)], dtype=[("scale", "f8"), ("count", "i4")])
+        self.sign = Sign.PLUS
         self.held, self.user, self.chosen = SimpleNamespace(gain=torch.ones(1)), UserDict(a=1.0), {torch.ones(1)}
 
     def below(self, x: Tensor) -> Tensor:
@@ -59,6 +65,7 @@ class Settings(Body):
         scale = config.temperature * config.scales[1] * more.temperature * more.extra * self.scales[0]
         scale *= self.tree.model.head.inner.cosine.scale * self.bytes[0] * self.array[0] * float(self.table["scale"][0])
         (chosen,) = self.chosen
+        scale *= self.sign.value
         return super().below(x) * scale * self.held.gain * self.user["a"] * chosen + self.scales.shift
 
 
@@ -75,6 +82,7 @@ CHANGES = {
     "a field of a table": lambda net: net.table["scale"].__setitem__(0, -1.5),
     "a tensor in a namespace": lambda net: net.held.gain.data.mul_(-2),
     "an item of a UserDict": lambda net: net.user.__setitem__("a", 4.0),
+    "a member of an enumeration": lambda net: setattr(net, "sign", Sign.MINUS),
     "a tensor in a set": lambda net: next(iter(net.chosen)).data.mul_(3),
 }
 
@@ -99,6 +107,17 @@ def test_objects_that_hold_each_other_and_many_of_them_come_to_an_end():
     for child in wide.children:
         child.parts = [SimpleNamespace(owner=wide, number=index) for index in range(60)]
     assert len(str(comparable(wide))) < 100_000
+
+
+def test_of_an_enumeration_the_member_alone_is_looked_at():
+    """Its attributes lead to its class, and that to all the others: 13 ms of each call for a signal's number."""
+    assert comparable(Sign.PLUS) == id(Sign.PLUS)
+    assert comparable(SimpleNamespace(sign=Sign.PLUS)) != comparable(SimpleNamespace(sign=Sign.MINUS))
+
+
+def test_of_many_objects_of_a_class_what_it_holds_is_looked_at_once():
+    kind = type("Scaled", (), {"scales": [1.0] * 50})
+    assert str(comparable([kind() for _ in range(60)])).count("scales") == 1
 
 
 def test_what_is_written_in_c_has_no_slots_of_settings():

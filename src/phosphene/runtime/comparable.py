@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 import sys
@@ -54,7 +55,10 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
     if is_settings(value):
         seen.add(id(value))
         found = [(key, comparable(item, seen)) for key, item in attributes(value).items()]
-        return found + of_class(type(value), seen)
+        if id(kind) in seen:  # (of many objects of a class what that holds is looked at once)
+            return found
+        seen.add(id(kind))
+        return found + of_class(kind, seen)
     if is_settings_class(value):
         seen.add(id(value))
         return id(value), of_class(value, seen)
@@ -127,7 +131,9 @@ def is_settings_class(value: Any) -> bool:
         >>> is_settings_class(type("Config", (), {"scale": 2.0})), is_settings_class(nn.ReLU)
         (True, False)
     """
-    if not isinstance(value, type) or issubclass(value, nn.Module | Tensor) or len(vars(value)) > MOST_ITEMS:
+    if not isinstance(value, type) or issubclass(value, nn.Module | Tensor | enum.Enum):
+        return False
+    if len(vars(value)) > MOST_ITEMS:
         return False
     return any(_is_value(value, key, item) for key, item in vars(value).items())
 
@@ -135,7 +141,8 @@ def is_settings_class(value: Any) -> bool:
 def is_settings(value: Any) -> bool:
     """Whether an object is one of a few named values: of a dataclass, a namespace or another plain class."""
     kind = type(value)
-    if kind in _PLAIN or isinstance(value, nn.Module | Tensor | type | types.ModuleType):
+    # (A member of an enumeration is what it is: its attributes lead to all the others.)
+    if kind in _PLAIN or isinstance(value, nn.Module | Tensor | type | types.ModuleType | enum.Enum):
         return False
     if callable(value) and kind.__module__.partition(".")[0] in ("builtins", "functools", "torch"):
         return False
