@@ -30,10 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """On pretend devices like CUDA (wide) and like Apple's GPUs, which have no float64 (narrow); or on a real one."""
+    """On pretend devices like CUDA (wide) and like Apple's GPUs, which have no float64 (narrow); or on a real one.
+
+    Tests marked `strictest` run on the narrow one alone, which refuses all that the wide one does.
+    """
     if "device" in metafunc.fixturenames:
         on = metafunc.config.getoption("--on", default="pretend")
-        metafunc.parametrize("device", ["wide", "narrow"] if on == "pretend" else [on], indirect=True)
+        pretended = ["narrow"] if metafunc.definition.get_closest_marker("strictest") else ["wide", "narrow"]
+        metafunc.parametrize("device", pretended if on == "pretend" else [on], indirect=True)
 
 
 @pytest.fixture

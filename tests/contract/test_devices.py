@@ -62,6 +62,7 @@ ON_NETWORKS = [
 ]
 
 
+@pytest.mark.strictest
 @pytest.mark.parametrize(("method", "check"), ON_THE_DEVICE)
 def test_contract_on_the_device(method, check, device):
     classifier = moved(classifier_of(checks.home(method)()), device)
@@ -99,6 +100,7 @@ def test_maps_of_several_layers_are_fused_on_the_device(device):
     same(checks.explain(spec, moved(classifier_of(pooled()), device), images_of(), TARGET), expected, device.tolerance)
 
 
+@pytest.mark.strictest
 @pytest.mark.parametrize("where", ["cpu", "device"])
 @pytest.mark.parametrize("method", [name for name in checks.method_names() if not name.startswith("captum:")])
 def test_a_default_device_of_the_user_changes_nothing(method, where, device):
