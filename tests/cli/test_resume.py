@@ -30,7 +30,7 @@ from tests import networks
 from tests.cli.running import partial_files
 from tests.cli.running import phosphene as command
 
-COUNT, KILLS = 36, 20
+COUNT, KILLS = 36, 6
 CONFIG = ExplainConfig.of(["saliency", "rise:masks=8,cells=4"], classes="top2", batch_size=14)
 
 
@@ -92,7 +92,7 @@ def test_killed_at_random_moments(tmp_path, pictures, network, scale):
     whole = phosphene.open_run(tmp_path / "whole")
     wanted, files = {row.key: without_times(row) for row in whole.rows()}, files_of(tmp_path / "whole")
     draw, run, interrupted, before = random.Random(3), tmp_path / "run", 0, frozenset()
-    for _ in range(KILLS // 2):
+    for _ in range(KILLS):
         killed_after(
             draw.random() * seconds * 0.5,
             lambda: explained(pictures, network, run, resume=True, config=config),
