@@ -349,7 +349,8 @@ class _Call:
             known = [axes[place] for axes in fitting if _length(axes[place]) == length]
             if not known:
                 return None
-            found.append(known[0])
+            # (What was expanded to a length has no name.)
+            found.append(next((axis for axis in known if any(name for name, _ in axis)), known[0]))
         return tuple(found)
 
     def resized(self, output: Tensor) -> Axes | None:

@@ -464,7 +464,9 @@ class Classifier:
         return self.module
 
     def logits(self, images: Tensor, copies: int = 1) -> Tensor:
-        """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1].
+        """(N, K) scores before softmax or sigmoid, for images (N, C, H, W) in [0, 1]; in eval mode, whatever it is in.
+
+        It is the network itself that runs: `prepare(classifier).logits` runs a copy.
 
         Args:
             images: as the network sees them, before `Preprocess.normalize`.
@@ -473,7 +475,20 @@ class Classifier:
         Raises:
             ModelError: if the network refuses images of this shape.
         """
-        return self.read(self.run(self.module, images), copies * len(images))
+        with self._evaluating():
+            return self.read(self.run(self.module, images), copies * len(images))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, the network is in eval mode: no statistic is moved. (Without `eval()`, which code may answer to.)"""
+        training = [child for child in self.module.modules() if child.training]
+        try:
+            for child in training:
+                child.training = False
+            yield
+        finally:
+            for child in training:
+                child.training = True
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         """What a module (the network or a graph of it) returns for images (N, C, H, W) in [0, 1].

@@ -602,11 +602,12 @@ def resolve_classes(classes: Any, labels: Labels) -> ClassTarget | BestClasses:
     return class_target(classes, labels)
 
 
-def typed_classes(classes: str | Sequence[str], labels: Labels) -> ClassTarget | BestClasses | EachClass:
+def typed_classes(classes: str | Sequence[str] | EachClass, labels: Labels) -> ClassTarget | BestClasses | EachClass:
     """What is meant by classes as they are typed: one, "topK", or several to be looked at in every picture.
 
     Args:
-        classes: as typed once or several times; each is a class, or several with commas between.
+        classes: as typed once or several times; each is a class, or several with commas between. What is understood
+            already is returned.
         labels: of the classifier; a name that holds a comma is that name.
 
     Raises:
@@ -618,6 +619,8 @@ def typed_classes(classes: str | Sequence[str], labels: Labels) -> ClassTarget |
         >>> typed_classes("tabby,lynx", labels), typed_classes(["maillot, tank suit"], labels)
         (EachClass(classes=(0, 1)), ClassTarget(classes=(2,), score=None))
     """
+    if isinstance(classes, EachClass):
+        return classes
     given = [classes] if isinstance(classes, str) else list(classes)
     names = [name.strip() for text in given for name in ([text] if text in labels.names else text.split(","))]
     if len(names) == 1:

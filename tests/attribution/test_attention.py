@@ -192,6 +192,43 @@ def test_attention_that_the_score_does_not_see_is_no_part_of_it(images):
     assert torch.equal(one.maps, other.maps)
 
 
+class ChannelsLessTheLargest(nn.Module):
+    """Channels that look at each other, by the energy below the largest (DANet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.features(x).relu().flatten(2)
+        energy = torch.bmm(rows, rows.transpose(1, 2))
+        energy = torch.max(energy, -1, keepdim=True)[0].expand_as(energy) - energy
+        return self.head((rows + torch.bmm(energy.softmax(-1), rows)).mean(2))  # type: ignore[no-any-return]
+
+
+class Axial(nn.Module):
+    """One head by hand: each row by itself, as images of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 12, 2, 2), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1)
+        rows = x.reshape(-1, x.shape[2], 12)
+        rows = rows + torch.bmm(torch.bmm(rows, rows.transpose(1, 2)).softmax(-1), rows)
+        return self.head(rows.reshape(len(x), -1, 12).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "attention_relevance"])
+@pytest.mark.parametrize(
+    ("network", "why"), [(ChannelsLessTheLargest, "attends to channels"), (Axial, "not over all tokens of an image")]
+)
+def test_what_only_looks_like_attention_of_all_tokens_is_refused(network, why, method, images):
+    with pytest.raises(ModelError, match=why):
+        attribute(classifier_of(network().eval()), images[:1], 1, method)
+
+
 class Windows(nn.Module):
     """Attention inside of windows, as Swin's."""
 

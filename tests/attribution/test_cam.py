@@ -117,6 +117,9 @@ class Ends(nn.Module):
         (lambda net, y: F.linear(F.avg_pool2d(y, 6).flatten(1), net.weight), 8, "8 x 8 places.*windows of 6 x 6"),
         (lambda net, y: F.avg_pool2d(y, 4).flatten(1), 8, "8 x 8 places.*windows of 4 x 4"),
         (lambda net, y: F.linear(F.avg_pool2d(y, 8, padding=1)[:, :, 0, 0], net.weight), 8, "ends in"),
+        (lambda net, y: F.linear(y.mean((2, y.dim() - 1)), net.weight), 8, "ends in 'mean'"),
+        (lambda net, y: F.linear(y.mean(1).mean(1), net.weight), 8, "ends in 'mean'"),
+        (lambda net, y: F.linear(y[:, :, 1:].mean(3).mean(1), net.weight), 7, "ends in 'mean'"),
         (lambda net, y: F.linear(y.permute(0, 2, 3, 1).mean((2, 3)), net.weight), 8, "other axes than the places"),
         (lambda net, y: F.linear(y.transpose(1, 2).mean((2, 3)), net.weight), 8, "other axes than the places"),
         (lambda net, y: F.linear(y.flatten(2).unsqueeze(-1).mean((2, 3)), net.weight), 8, "other axes than the places"),
@@ -126,6 +129,51 @@ def test_what_is_averaged_has_to_be_all_places_of_the_picture(end, width, messag
     """Small logits, as of heads that were never trained, hide the difference in the sum."""
     with pytest.raises(ModelError, match=message):
         cam(classifier_of(Ends(end, width)), torch.rand(1, 3, 16, 16), Target.of(4))
+
+
+WAYS = {
+    "its size": lambda y: F.avg_pool2d(y, kernel_size=y.size()[2:]).flatten(1),
+    "its shape": lambda y: F.avg_pool2d(y, y.shape[-2:]).flatten(1),
+    "both sides": lambda y: F.avg_pool2d(y, (y.size(2), y.size(3))).flatten(1),
+    "one side": lambda y: F.avg_pool2d(y, y.size(3)).flatten(1),
+    "one side of its shape": lambda y: F.avg_pool2d(y, y.shape[-1]).flatten(1),
+    "a list": nn.AdaptiveAvgPool2d([1, 1]),
+    "mean, mean": lambda y: y.mean(3).mean(2),
+    "the other way round": lambda y: y.mean(2).mean(-1),
+    "kept": lambda y: y.mean(3, keepdim=True).mean(2, keepdim=True).flatten(1),
+    "kept, the other way round": lambda y: torch.mean(torch.mean(y, dim=2, keepdim=True), dim=3).flatten(1),
+    "as one axis": lambda y: y.flatten(2).mean(2),
+    "as one axis from behind": lambda y: torch.flatten(y, start_dim=2).mean(dim=-1),
+    "axis": lambda y: y.mean(axis=(2, 3)),
+    "axes as numbers": lambda y: y.mean([-1, -2]),
+}
+
+
+class Pooling(nn.Module):
+    def __init__(self, pool) -> None:
+        super().__init__()
+        self.body, self.pool, self.head = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()), pool, nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.pool(self.body(x))
+        return self.head(y.flatten(1))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_ways_to_average_all_places(way):
+    classifier, images = classifier_of(Pooling(WAYS[way])), torch.rand(2, 3, 16, 16)
+    features = classifier.module.body(classifier.preprocess.normalize(images))
+    expected = torch.einsum("k,nkhw->nhw", classifier.module.head.weight[4], features)
+    assert map_error(cam(classifier, images, Target.of(4)).maps, expected.detach()) < 1e-5
+    if way in ("one side", "one side of its shape"):
+        with pytest.raises(ModelError, match="16 x 8 places.*windows of 8 x 8"):
+            cam(classifier_of(Tall(WAYS[way])), torch.rand(2, 3, 32, 16), Target.of(4))
+
+
+class Tall(Pooling):
+    def __init__(self, pool) -> None:
+        super().__init__(pool)
+        self.head = nn.Linear(16, 5)
 
 
 def test_a_pool_of_the_size_of_the_map_is_one_of_all_places():

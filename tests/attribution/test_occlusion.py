@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from phosphene import Classifier, Preprocess
 from phosphene.attribution.occlusion import _corners, _spread, occlusion
@@ -43,6 +44,24 @@ def test_covering_positions_equal_the_literal_procedure():
     )
     assert map_error(got.maps, values[None]) < 1e-5
     assert map_error(got.evidence, drops[None]) < 1e-4
+
+
+class Joined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(torch.cat(tensors=[self.one(x).relu(), self.other(x).relu()], dim=1).mean((2, 3)))
+
+
+def test_branches_joined_by_named_arguments():
+    classifier, images = classifier_of(Joined()), torch.rand(1, 3, 24, 24)
+    found = occlusion(classifier, images, Target.of(1), window=(6, 6), stride=(6, 6))
+    covered = images.clone()
+    covered[..., 6:12, 12:18] = classifier.mean_image
+    score, less = (classifier.logits(one)[0, 1] for one in (images, covered))
+    assert float(found.maps[0, 1, 2]) == pytest.approx(float(score - less), abs=1e-5)
 
 
 def test_position_grid_of_the_report():

@@ -62,7 +62,7 @@ def test_the_share_is_that_of_the_gradient():
     """By the chain rule written out: what comes through the one branch, over the sum of both."""
     network = classifier(Branches(lambda one, other: one + other, 6))
     prepared = prepare(network)
-    images = prepared.network._noise(prepared.network._image)[:1].requires_grad_()
+    images = prepared.network.noise(prepared.network._image)[:1].requires_grad_()
     inner = network.module
     stem = inner.stem(images).relu()
     parts = [part(stem).relu().mean(dim=(2, 3)) @ inner.head.weight.T for part in (inner.one, inner.other)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,3 +140,13 @@ def test_four_threads_on_one_classifier() -> None:
         jobs = [(spec, pool.submit(attribute, fresh, images, target, spec)) for _ in range(4) for spec in specs]
         for spec, job in jobs:
             assert error(job.result().maps, wanted[specs.index(spec)].double()) <= 1e-6, spec
+
+
+def test_scores_asked_of_a_classifier_move_no_statistic() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout())
+    before = copy.deepcopy(network.train().state_dict())
+    images = torch.rand(2, 3, 8, 8)
+    classifier = Classifier.of(network)
+    assert torch.equal(classifier.logits(images), classifier.logits(images))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(child.training for child in network.modules())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from phosphene.attention import watch_attention
-from phosphene.axes import Axes, Follow, are_channels
+from phosphene.axes import PLACES, Axes, Follow, are_channels
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import check_inside
@@ -107,8 +107,9 @@ def attention(classifier: Classifier, images: Tensor, target: Target) -> list[At
         slopes = gradients(prepared, score, found) if found else ()
         # (What has none is no part of the score.)
         seen = [(one, slope) for one, slope in zip(found, slopes, strict=True) if slope is not None]
-        weights = [one.unsqueeze(0) if one.ndim == 3 else one for one, _ in seen]
-        _check_attention(prepared, weights, [follow.axes(one) for one, _ in seen])
+        known = [follow.axes(one) for one, _ in seen]
+        weights = [_by_rows(one, axes) for (one, _), axes in zip(seen, known, strict=True)]
+        _check_attention(prepared, weights, known)
         return Attention(
             score.detach(),
             [one[0].detach().float() for one in weights],
@@ -194,6 +195,14 @@ def _largest(values: Any) -> float:
     """The largest magnitude of all finite numbers in what a network returned."""
     found = [one.detach().float() for one in tree_flatten(values)[0] if isinstance(one, Tensor) and one.numel()]
     return max((float(one.abs().nan_to_num(0.0, 0.0, 0.0).max()) for one in found), default=0.0)
+
+
+def _by_rows(weights: Tensor, axes: Axes | None) -> Tensor:
+    """(rows, heads, T, T): of three axes the first is that of heads, or of places, as where windows are rows."""
+    if weights.ndim != 3:
+        return weights
+    rows = axes is not None and any(name == PLACES and length > 1 for name, length in axes[0])
+    return weights.unsqueeze(1 if rows else 0)
 
 
 def _check_attention(prepared: Prepared, weights: list[Tensor], known: list[Axes | None]) -> None:

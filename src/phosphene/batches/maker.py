@@ -30,6 +30,7 @@ from phosphene.store import (
     write_shard,
 )
 from phosphene.store.rows import as_array
+from phosphene.targets import EachClass
 from phosphene.tasks import LocateConfig
 
 
@@ -53,8 +54,7 @@ class ShardMaker:
         self._classes: dict[str, int | None] = {}
         self._has_worked = False
         located = work.masks is not None and work.masks.is_located
-        classes = getattr(work.task, "classes", "top1")
-        self._locate = LocateConfig.of(classes=classes, is_drawn=False) if located else None
+        self._locate = LocateConfig.of(is_drawn=False) if located else None
 
     def make(self, shard: Shard, tell: Tell = quiet, cancel: Cancel | None = None) -> Made:
         """Compute a shard and put it in its place.
@@ -103,8 +103,8 @@ class ShardMaker:
         for start in range(0, len(entries), size):
             with waiting:
                 batch = list(islice(items, size))
-            masks = self._masks(batch)
             rows = self._rows(batch, start)
+            masks = self._masks(batch, rows)
             yield [record for item, row in zip(batch, rows, strict=True) for record in self._of(row, masks[item.key])]
 
     def _rows(self, items: Sequence[Item], start: int) -> list[Row]:
@@ -150,14 +150,13 @@ class ShardMaker:
             self._classes[label] = find_class(self.classifier, label)
         return self._classes[label]
 
-    def _masks(self, items: Sequence[Item]) -> dict[str, Any]:
+    def _masks(self, items: Sequence[Item], rows: Sequence[Row]) -> dict[str, Any]:
         """For each picture its mask, its objects' masks by class, why there is none, or None, by key."""
         masks = self.work.masks
         if masks is None:
             return dict.fromkeys(item.key for item in items)
         if self._locate is not None:
-            rows = self._locate.run(self.classifier, items)
-            return {row.key: {found.index: as_mask(found) for found in row.objects} for row in rows}
+            return {item.key: self._located(item, row) for item, row in zip(items, rows, strict=True)}
         found: dict[str, Any] = {}
         for item in items:
             try:
@@ -165,6 +164,15 @@ class ShardMaker:
             except InputError as error:
                 found[item.key] = str(error)
         return found
+
+    def _located(self, item: Item, row: Row) -> dict[int, Mask | None] | str | None:
+        """The mask of each class that a row explains: `locate` averages views, and may see another one as the best."""
+        maps = row.maps if isinstance(row, ExplainRow) else ()
+        classes = tuple(dict.fromkeys(shown.target.index for shown in maps if shown.target.index is not None))
+        if self._locate is None or not classes:
+            return {}
+        (found,) = replace(self._locate, classes=EachClass(classes)).run(self.classifier, [item])
+        return found.error or {thing.index: as_mask(thing) for thing in found.objects}
 
     @singledispatchmethod
     def _audited(self, _row: Row, _mask: Any) -> list[dict[str, Any]]:

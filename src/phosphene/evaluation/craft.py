@@ -20,7 +20,7 @@ from phosphene.evaluation.concepts import BATCH, Floats, Place, one_goal
 from phosphene.evaluation.craft_options import CraftOptions
 from phosphene.evaluation.heat import Progress, nothing_measured
 from phosphene.evaluation.pieces import Keep, Piece, measured_now
-from phosphene.graph import candidate_layers, channel_axis, spatial_map
+from phosphene.graph import channel_axis, spatial_map
 from phosphene.grids import to_network_size
 from phosphene.images import to_pil
 from phosphene.render import Sheet, Tile, bar_chart, heat_layer, overlay, scale_of, shown_as, side_by_side, stacked
@@ -383,7 +383,7 @@ def _outputs(classifier: Prepared, images: Tensor, layer: str) -> Tensor:
 def _default_layer(classifier: Prepared, image: Tensor) -> str:
     """The last layer with places whose output for an image is nowhere below zero and that is not the scores' own."""
     classes = int(forward(classifier, image).shape[1])
-    for name in candidate_layers(classifier.layers, (int(image.shape[-2]), int(image.shape[-1]))):
+    for name in classifier.candidate_layers:
         output = activations(classifier, image, [name])[1][name]
         count = output.shape[channel_axis(output, image, classifier.layout(name))]
         if count not in (1, classes) and bool((output >= 0).all()) and bool(output.any()):

@@ -36,7 +36,7 @@ def is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return type(module) in _POINTWISE_MODULES
     if node.target is torch.cat:
-        return node.kwargs.get("dim", (*node.args, 0)[1]) in (1, -3)
+        return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) in (1, -3)
     if node.op == "call_method":
         return str(node.target).removesuffix("_") in _POINTWISE_METHODS
     return node.target in _POINTWISE_FUNCTIONS

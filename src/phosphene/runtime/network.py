@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -17,30 +17,26 @@ import torch
 from torch import Tensor, fx, nn
 
 from phosphene.autograd_graph import graph_nodes
-from phosphene.axes import CHANNELS, WHOLE, Follow, is_tokens_first
+from phosphene.axes import Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
     candidate_layers,
-    check_inside,
-    default_layer,
     graph_module,
     is_changed,
-    spatial_map,
-    spatial_size,
     trace,
-    with_value,
 )
-from phosphene.hooks import ValueHooks, capture, is_scripted, survey
+from phosphene.hooks import is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
+from phosphene.runtime.layer_looks import LayerLooks
 from phosphene.runtime.norms import right_norms
-from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved
 from phosphene.runtime.precision import uncompiled, whole_float32
 from phosphene.runtime.state import State
+from phosphene.runtime.trials import finite_pairs, gradients_of, laid_out, near, trial
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
@@ -50,8 +46,10 @@ _NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
 _NEARLY, _ROUGHLY, KINKS = 1e-4, 0.3, 0.3
-# Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
-_FLAT = 1e-3
+# Of how many sizes of images is kept what was seen of the layers.
+_SIZES_KEPT = 64
+# What may take a part of a picture in a graph, beside an index.
+_CUTTING = frozenset({"narrow", "split", "chunk", "tensor_split", "hsplit", "vsplit", "unfold", "index_select", "pad"})
 
 
 class Network:
@@ -79,15 +77,11 @@ class Network:
         self.moves = False
         self.compared: set[tuple[object, ...]] = set()
         self.right_windows: dict[tuple[object, ...], bool] = {}
-        self._flat: dict[str, bool] = {}
-        self._of_units: dict[str, str] = {}
-        self._passed_by: dict[str, float] = {}
-        self._moved: dict[str, Moved | None] = {}
-        self._of_size: dict[Size, list[Layer]] = {}
-        self._seeing: dict[str, bool] = {}
+        self._looks: dict[Size, LayerLooks] = {}
+        self._surveys: dict[Size, list[Layer]] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]] = {}
         self._graphs: list[fx.GraphModule] = []
         finalize(self, _let_go, self._graphs, self._variants)
@@ -110,7 +104,7 @@ class Network:
         return traced.graph, constants
 
     @cached_property
-    def _own_traced(self) -> fx.GraphModule | None:
+    def own_traced(self) -> fx.GraphModule | None:
         return self._traced(self.module)
 
     def _traced(self, module: nn.Module) -> fx.GraphModule | None:
@@ -129,12 +123,12 @@ class Network:
 
     def variant(self, arithmetic: Arithmetic) -> tuple[nn.Module, fx.GraphModule | None]:
         """(the network, its graph) that computes as asked for; the same one each time."""
-        with self._lock:
+        with self.lock:
             if self.as_written:
-                return self.module, self._own_traced
+                return self.module, self.own_traced
             if arithmetic not in self._variants:
                 if is_scripted(self.module) or self.classifier.device.type != "cpu":
-                    return self.module, self._own_traced
+                    return self.module, self.own_traced
                 # Outside of inference mode, whoever asks: packed weights made inside could not be used for gradients.
                 with torch.inference_mode(False), torch.no_grad(), own_random_state():
                     module = duplicate(self.module, _tensors(self.module))
@@ -175,7 +169,7 @@ class Network:
         return self._answers[self._image]
 
     def _answered(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        leaf = self._noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
+        leaf = self.noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
         self._begin()
         with trial(leaf.device, gradients=True):
             torch.manual_seed(0)
@@ -203,7 +197,7 @@ class Network:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside, one pass forward: of a network that its passes change each with the state that it was given in."""
-        with self._lock if self.moves else nullcontext():
+        with self.lock if self.moves else nullcontext():
             if self.moves:
                 self.state.restore()
             yield
@@ -226,7 +220,7 @@ class Network:
             size: of the images.
             source: what it is a copy of.
         """
-        with self._lock:
+        with self.lock:
             if self.first_look is None:
                 self._size = size
                 found = self._looked()
@@ -248,7 +242,7 @@ class Network:
 
     def lay_out_plainly(self) -> None:
         """Give images in contiguous NCHW from now on, without the kernels that change the layout of their outputs."""
-        with self._lock:
+        with self.lock:
             look = self.first_look or FirstLook(head=self.classifier.head)
             self.first_look = replace(look, memory_format=torch.contiguous_format)
             self._restore()
@@ -264,7 +258,7 @@ class Network:
         """
         if not self.state.is_changed():
             return False
-        image, settled = _laid_out(self._noise(self._image)[1:], look), State(self.module)
+        image, settled = laid_out(self.noise(self._image)[1:], look), State(self.module)
         with trial(image.device):
             try:
                 later = self._rows_now(image)
@@ -280,7 +274,7 @@ class Network:
         classifier = self.classifier
         try:
             with whole_float32("exact"), uncompiled():
-                found = first_look(self._rows, self._noise(self._image)[:1], classifier.name, classifier.head)
+                found = first_look(self.rows, self.noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
@@ -304,7 +298,7 @@ class Network:
                     parameter.data.copy_(given[name].detach())
         self.state = State(self.module, whole=True)
 
-    def _rows(self, images: Tensor) -> Tensor:
+    def rows(self, images: Tensor) -> Tensor:
         """(N, K) what the network as it was written returns, whatever its head: that is known after the first look."""
         self._begin()
         return self._rows_now(images)
@@ -321,250 +315,65 @@ class Network:
     def _image(self) -> torch.Size:
         return torch.Size((self.classifier.preprocess.channels, *self.size))
 
-    @cached_property
-    def layers(self) -> list[Layer]:
-        """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
-        return self._survey(self.size)
+    def looks(self, size: Size | None) -> LayerLooks:
+        """What is known of the layers for images of a size; of a network with a size of its own always for that.
 
-    def _survey(self, size: Size) -> list[Layer]:
+        What lies between two sizes at which the same layers have places is looked at no further, where the code is the
+        same at each.
+
+        Args:
+            size: (height, width); None for the first images'.
+        """
+        size = self.classifier.preprocess.size or size or self.size
+        with self.lock:
+            if size not in self._looks:
+                known = self._known_between(size)
+                if known is not None:
+                    return known
+                _make_room(self._looks)
+                self._looks[size] = LayerLooks(self, size)
+            return self._looks[size]
+
+    def _known_between(self, size: Size) -> LayerLooks | None:
+        known = [looks for looks in self._looks.values() if looks.is_surveyed]
+        if len(known) < 2 or not self.is_alike_at_each_size:
+            return None
+        for least in known:
+            for most in known:
+                if all(low <= side <= high for low, side, high in zip(least.size, size, most.size, strict=True)):
+                    places = [candidate_layers(looks.layers, looks.size) for looks in (least, most)]
+                    if least is not most and places[0] == places[1]:
+                        return least
+        return None
+
+    @cached_property
+    def is_alike_at_each_size(self) -> bool:
+        """Whether its code is one graph that cuts nothing, so that no layer sees another share of larger images."""
+        return self.own_traced is not None and not any(map(_may_cut, self.own_traced.graph.nodes))
+
+    def survey(self, size: Size) -> list[Layer]:
+        """The layers as they run on images of a size, each surveyed once."""
+        with self.lock:
+            if size not in self._surveys:
+                _make_room(self._surveys)
+                self._surveys[size] = self._surveyed_at(size)
+            return self._surveys[size]
+
+    def _surveyed_at(self, size: Size) -> list[Layer]:
         classifier = self.classifier
-        images = _laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
-        with self._lock, classifier.clear_refusal(images), trial(images.device):
+        images = laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
+        with self.lock, classifier.clear_refusal(images), trial(images.device):
             self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
             found = survey(self.module, inputs, classifier.called)
         return [_read_as(classifier.layouts.get(layer.name), layer) for layer in found]
 
-    @property
-    def is_surveyed(self) -> bool:
-        """Whether `layers` are known."""
-        return "layers" in vars(self)
-
-    def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
-        """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
-        layer = self._first_names.get(layer, layer)
-        if layer in self.classifier.layouts and not fed:
-            return self.classifier.layouts[layer]
-        found = next((found for found in self.layers if found.name == layer), None)
-        return None if found is None else found.fed if fed else found.layout
-
     @cached_property
-    def _first_names(self) -> dict[str, str]:
+    def first_names(self) -> dict[str, str]:
         """The first name, by which layers are known, of each module by its others."""
         first = {id(child): name for name, child in self.module.named_modules()}
         every = self.module.named_modules(remove_duplicate=False)
         return {name: first[id(child)] for name, child in every if first[id(child)] != name}
-
-    def averages_places(self, node: str) -> bool:
-        """Whether the last two axes of a value of the graph are the picture's rows and columns, as far as is known."""
-        if self._own_traced is None:
-            return True
-        graph = self.kept(with_value(self._own_traced, node))
-        with self._lock, trial(self.classifier.device), Follow() as follow:
-            try:
-                _, value = self.classifier.run(graph, follow.name(self._noise(self._image)[:1], "NCPP"))
-            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
-                return True
-            axes = follow.axes(value)
-        if axes is None or len(axes) != 4:
-            return axes is None
-        regrouped = any(len(axis) > 1 for axis in axes[2:])
-        whole = not regrouped or spatial_size(tuple(value.shape[1:]), self.size, "NCHW") is not None
-        return whole and not any(name == CHANNELS for axis in axes[2:] for name, _ in axis)
-
-    def tokens_first(self, layers: Iterable[str]) -> frozenset[str]:
-        """Those of these layers whose tokens come before the images, (T, N, C)."""
-        return frozenset(layer for layer in layers if is_tokens_first(self.layout(layer)))
-
-    @cached_property
-    def default_layer(self) -> str:
-        """The layer that CAM methods look at unless told otherwise."""
-        self._check_layers()
-        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
-
-    @property
-    def candidate_layers(self) -> list[str]:
-        """The layers whose output is a map of the image's places, the last first."""
-        self._check_layers()
-        return candidate_layers(self.layers, self.size)
-
-    def _check_layers(self) -> None:
-        """Refuse a network that has no layers to be looked at."""
-        check_inside(self.module, self.classifier.name)
-        if is_scripted(self.module):
-            raise ModelError(
-                f"{self.classifier.name} is TorchScript, which runs as one piece without layers; use a method that "
-                "looks at input and output alone (saliency, occlusion, rise), or the network as torch.export.save "
-                "writes it"
-            )
-
-    def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
-        """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
-
-        There every place that a class's score depends on counts alike, as behind the last layer that is no average: a
-        map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
-        """
-        asked = [layer for layer in layers if layer not in self._flat]
-        found = self._noise_gradients(asked, lambda logits, _: logits.amax()) if asked else {}
-        self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
-        return frozenset(layer for layer in layers if self._flat[layer])
-
-    def passed_by(self, layer: str) -> float:
-        """The share, 0 to 1, of the gradient of the best class of noise that reaches the image past a layer.
-
-        0 where there is none, or the layer runs several times. Tried out once.
-        """
-        if layer not in self._passed_by:
-            once = all(found.calls == 1 for found in self.layers if found.name == layer)
-            self._passed_by[layer] = self._past(layer) if once else 0.0
-        return self._passed_by[layer]
-
-    def _past(self, layer: str) -> float:
-        with self._lock, trial(self.classifier.device, gradients=True):
-            images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, [layer], tokens_first=self.tokens_first([layer])) as found:
-                value = self._rows(images).amax()
-            output = found.get(layer)
-            if output is None or not (value.requires_grad and output.requires_grad):
-                return 0.0
-            whole, given = _gradients(value, [images, output], again=True)
-            through = None if given is None else _gradients((output * given).sum(), [images])[0]
-            if whole is None or through is None:
-                return 0.0
-            around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
-        return around / (around + inside) if 0 < around + inside < math.inf else 0.0
-
-    def placement(self, layer: str, size: Size) -> Placement:
-        """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
-        moved = any(found.moved for found in self.layers if found.name == layer)
-        if layer not in self._moved:
-            self._moved[layer] = self._how_moved(layer) if moved else None
-        seen = {found.name: found.seen for found in self._surveyed(size)}
-        return Placement(seen.get(layer, WHOLE), self._moved[layer])
-
-    def _surveyed(self, size: Size) -> list[Layer]:
-        """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
-        if size == self.size or all(found.seen == WHOLE for found in self.layers):
-            return self.layers
-        if size not in self._of_size:
-            self._of_size[size] = self._survey(size)
-        return self._of_size[size]
-
-    def _how_moved(self, layer: str) -> Moved | None:
-        """How a layer sees noise turned, by the gradients of three of its cells; each by itself, to spare memory."""
-        try:
-            found = [self._answers_to(layer, quarter) for quarter in QUARTERS]
-        except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
-            return None
-        answers = [answer for answer in found if answer is not None]
-        return how_moved(torch.stack(answers)) if len(answers) == len(QUARTERS) else None
-
-    def _answers_to(self, layer: str, quarter: tuple[int, int]) -> Tensor | None:
-        """(H, W) how much the cell in the middle of a quarter answers to each pixel; None where nothing says."""
-        with self._lock, trial(self.classifier.device, gradients=True):
-            images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, [layer], tokens_first=self.tokens_first([layer])) as found:
-                self._rows(images)
-            output = found.get(layer)
-            places = None if output is None else spatial_size(tuple(output.shape[1:]), self.size, self.layout(layer))
-            if output is None or places is None or min(places) < FEWEST or not output.requires_grad or len(output) != 1:
-                return None
-            values = spatial_map(output, f"layer {layer}", images, self.layout(layer))[0]
-            row, column = ((1 + 2 * half) * cells // 4 for half, cells in zip(quarter, places, strict=True))
-            generator = torch.Generator().manual_seed(0)
-            weights = torch.randn(len(values), generator=generator, device="cpu").to(values)
-            (gradient,) = _gradients((values[:, row, column] * weights).sum(), [images])
-        return None if gradient is None else gradient.float().square().sum(dim=(0, 1)).cpu()
-
-    def layer_of_unit(self, layer: str) -> str:
-        """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.
-
-        One that it is computed from, at several places; where there is none, the unit's own layer.
-        """
-        if layer not in self._of_units:
-            self._of_units[layer] = self._layer_of_unit(layer)
-        return self._of_units[layer]
-
-    def _layer_of_unit(self, layer: str) -> str:
-        names = [found.name for found in self.layers]
-        if layer not in names:
-            return layer  # (the pass will say so better)
-        ended = self.layers[: names.index(layer)]
-        inside = f"{layer}."
-        before = [found.name for found in ended if found.name and not found.name.startswith(inside)]
-        candidates = [found for found in candidate_layers(ended, self.size) if found in before]
-        reached = self._noise_gradients([*candidates, layer], lambda _, outputs: outputs[layer].float().square().sum())
-        fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
-        return next(fed, layer)
-
-    def _noise_gradients(
-        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor]
-    ) -> dict[str, Tensor]:
-        """(1, k, h, w) the gradient of a score of noise at each of the layers that it reaches and that has places."""
-        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
-        with self._lock, trial(self.classifier.device, gradients=True):
-            images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, layers, tokens_first=self.tokens_first(layers)) as found:
-                logits = self._rows(images)
-            value = score(logits, found)
-            there = [layer for layer in layers if layer in found and found[layer].requires_grad]
-            if not (value.requires_grad and there):
-                return {}
-            gradients = _gradients(value, [found[layer] for layer in there])
-        return {
-            layer: spatial_map(gradient, layer, images, self.layout(layer))
-            for layer, gradient in zip(there, gradients, strict=True)
-            if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
-        }
-
-    def sees_picture(self, layer: str) -> bool:
-        """Whether what a layer gives hangs on the picture, not on other inputs or a kept picture; tried out once.
-
-        Of a network that takes the picture alone every layer is taken to that runs once.
-        """
-        # (Before the first images came nobody knows of which size to look at layers.)
-        known = self.layers if self.first_look is not None else []
-        once = all(found.calls == 1 for found in known if found.name == layer)
-        return (once and not self.classifier.inputs.values) or self._is_moved(layer)
-
-    def _is_moved(self, layer: str) -> bool:
-        """Whether a layer gives something else of another image."""
-        with self._lock:
-            if layer not in self._seeing:
-                with trial(self.classifier.device):
-                    noise = self._noise(self._image)
-                    one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
-                self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
-            return self._seeing[layer]
-
-    def _given_by(self, layer: str, images: Tensor) -> Tensor | None:
-        """The output of a layer; None if it does not run."""
-        with capture(self.module, [layer]) as found:
-            self.classifier.run(self.module, images)
-        return found.get(layer)
-
-    def _positions_reached(self, layers: Sequence[str]) -> dict[str, int]:
-        """At how many positions of some layers the scores of noise see a change; without those off the way to them."""
-        # Of what nobody knows the axes it may be the weights of positions, laid out as they are.
-        sure = [layer for layer in layers if self.sees_picture(layer)]
-        asked = [layer for layer in sure if self.layout(layer) is not None or self._is_moved(layer)]
-        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
-        with self._lock, trial(self.classifier.device, gradients=True):
-            images = self._noise(self._image)[:1].requires_grad_()
-            with capture(self.module, asked, edit=_leaf, tokens_first=self.tokens_first(asked)) as found:
-                logits = self._rows(images)
-            # (Not the parts of a picture, as a detector cuts them out.)
-            there = [layer for layer in asked if layer in found and len(found[layer]) == 1]
-            if not (logits.requires_grad and there):
-                return {}
-            # Unequal weights: the sum of probabilities is 1 whatever the image.
-            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
-            gradients = _gradients((logits * weights).sum(), [found[layer] for layer in there])
-        return {
-            layer: _places_with(gradient, layer, images, self.layout(layer))
-            for layer, gradient in zip(there, gradients, strict=True)
-            if gradient is not None
-        }
 
     def images_are_independent(self, image: torch.Size, count: int = 2) -> bool:
         """Whether the scores of an image of this shape are the same whatever else is in its batch; tried out once.
@@ -575,7 +384,7 @@ class Network:
             image: shape of one.
             count: of a batch that is tried out: with a batch of another size a network may do otherwise.
         """
-        with self._lock:
+        with self.lock:
             for size in (2, max(2, count)):
                 if (image, size) not in self.independent:
                     self.independent[image, size] = self._are_independent(image, size)
@@ -589,10 +398,10 @@ class Network:
     def _are_independent(self, image: torch.Size, count: int) -> bool:
         if self.first_look is not None and self.first_look.reads:  # (it would have to be tried with every value)
             return False
-        images = self._noise(image, count)
+        images = self.noise(image, count)
         with trial(images.device):
             try:
-                alone = [self._rows(end) for end in (images[:1], images[-1:], images[:1])]
+                alone = [self.rows(end) for end in (images[:1], images[-1:], images[:1])]
                 try:
                     with Follow() as follow:
                         given = self.classifier.run(self.module, follow.name(images, "NCPP"))
@@ -616,11 +425,11 @@ class Network:
         with trial(images.device, gradients=True):
             leaf, last = images.clone().requires_grad_(), images[-1:].clone().requires_grad_()
             try:
-                scores, alone = self._rows(leaf), self._rows(last)
+                scores, alone = self.rows(leaf), self.rows(last)
                 if any(map(norms_by_batch, graph_nodes(scores))):
                     return True
-                (gradient,) = _gradients(scores[-1:].square().sum(), [leaf])
-                (single,) = _gradients(alone.square().sum(), [last])
+                (gradient,) = gradients_of(scores[-1:].square().sum(), [leaf])
+                (single,) = gradients_of(alone.square().sum(), [last])
             except (RuntimeError, PhospheneError):  # what the pass itself will refuse
                 return False
         if gradient is None or single is None:
@@ -628,83 +437,17 @@ class Network:
         *others, own = gradient.abs().flatten(1).amax(1)
         return max(map(float, others)) > _NO_GRADIENT * float(own) or not near(gradient[-1:], single, KINKS)
 
-    def _noise(self, image: torch.Size, count: int = 2) -> Tensor:
+    def noise(self, image: torch.Size, count: int = 2) -> Tensor:
         """(count, C, H, W) unequal images of random numbers, laid out as the network wants them."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(count, *image, generator=generator, device="cpu", dtype=torch.float32)
         images = images * torch.linspace(0.5, 1.0, count, device="cpu", dtype=torch.float32).view(-1, 1, 1, 1)
-        return _laid_out(images.to(self.classifier.device), self.first_look)
-
-
-@contextmanager
-def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
-    """Whatever context the caller is in: the network runs as it was written, in whole float32."""
-    with (
-        torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
-        torch.autocast(device.type, enabled=False),
-        whole_float32("exact"),
-        uncompiled(),
-        own_random_state(),
-        nullcontext() if gradients else ValueHooks(),
-    ):
-        yield
-
-
-def _is_flat(gradient: Tensor) -> bool:
-    """Whether a gradient (1, k, h, w) is the same at every place where there is any."""
-    places = gradient[0].flatten(1)
-    alive = places[:, places.any(dim=0)]
-    return alive.shape[1] < 2 or bool((alive - alive[:, :1]).abs().amax() <= _FLAT * alive.abs().amax())
+        return laid_out(images.to(self.classifier.device), self.first_look)
 
 
 def _is_rounded(found: Tensor, expected: Tensor) -> bool:
     alike, one, other = finite_pairs(found, expected)
     return bool(alike & ((one - other).abs().amax() <= _SAME * other.abs().amax().clamp(min=1e-6)))
-
-
-def near(found: Tensor, expected: Tensor, room: float) -> bool:
-    """Whether values differ from those expected by no more than a part of these, in the root mean square."""
-    alike, one, other = finite_pairs(found, expected)
-    difference = (one - other).float().square().mean().sqrt()
-    return bool(alike & (difference <= room * other.float().square().mean().sqrt().clamp(min=1e-12)))
-
-
-def finite_pairs(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(whether NaN and infinity are where they are expected, found and expected with 0 in their place).
-
-    Classes that are ruled out have minus infinity, and whoever compares with it compares nothing. On the device: nobody
-    waits for it here.
-
-    Example:
-        >>> finite_pairs(torch.tensor([1.0, -torch.inf]), torch.tensor([2.0, -torch.inf]))
-        (tensor(True), tensor([1., 0.]), tensor([2., 0.]))
-        >>> finite_pairs(torch.tensor([1.0, 0.0]), torch.tensor([2.0, torch.nan]))[0]
-        tensor(False)
-    """
-    finite = expected.isfinite()
-    alike = (finite | (found == expected) | (found.isnan() & expected.isnan())).all()
-    return alike, found.masked_fill(~finite, 0), expected.masked_fill(~finite, 0)
-
-
-def _gradients(value: Tensor, at: list[Tensor], *, again: bool = False) -> tuple[Tensor | None, ...]:
-    """The gradient at each tensor; none of a network whose way back fails, which the pass itself will say better.
-
-    Args:
-        value: that is differentiated.
-        at: the tensors.
-        again: keep the graph for another way back.
-    """
-    try:
-        with right_norms(value):
-            return torch.autograd.grad(value, at, allow_unused=True, retain_graph=again)
-    except Exception:  # code of the network's own runs on the way back
-        return (None,) * len(at)
-
-
-def _laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
-    last_alone = look is not None and look.last_alone
-    return images.contiguous(memory_format=torch.channels_last) if last_alone else images
 
 
 def _read_as(layout: Layout | None, layer: Layer) -> Layer:
@@ -716,20 +459,19 @@ def _read_as(layout: Layout | None, layer: Layer) -> Layer:
     return replace(layer, layout=layout)
 
 
-def _leaf(_name: str, output: Tensor) -> Tensor:
-    """The output, a leaf where what it was made of has no gradient."""
-    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
+def _may_cut(node: fx.Node) -> bool:
+    """Whether a node of a graph may take a part of a picture: the part's share hangs on the size of the whole."""
+    if node.target is operator.getitem:
+        items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return any(isinstance(item, slice | fx.Node) and item != slice(None) for item in items)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op != "call_module" and name in _CUTTING
 
 
-def _places_with(gradient: Tensor, layer: str, images: Tensor, layout: Layout | None) -> int:
-    """At how many places a gradient is not zero; 1 where a class token alone has any."""
-    if not bool(gradient.any()):
-        return 0
-    try:
-        places = spatial_map(gradient, layer, images, layout)
-    except ModelError:  # which axes are places has to be told: if the layer is the one, the pass itself asks
-        return 2
-    return max(1, int(places.any(dim=1).sum()))
+def _make_room(known: dict[Size, Any]) -> None:
+    """Let go of the oldest: pictures may have a thousand sizes."""
+    while len(known) >= _SIZES_KEPT:
+        known.pop(next(iter(known)))
 
 
 def _let_go(graphs: list[fx.GraphModule], variants: dict[Arithmetic, tuple[nn.Module, fx.GraphModule | None]]) -> None:

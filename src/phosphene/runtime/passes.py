@@ -22,8 +22,8 @@ from phosphene.hooks import capture_input
 from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
 from phosphene.runtime.micro_batches import forward_size
-from phosphene.runtime.network import near
 from phosphene.runtime.prepare import Precision, Prepared, prepare
+from phosphene.runtime.trials import near
 from phosphene.targets import Outputs, Target
 from phosphene.types import Score
 
@@ -137,10 +137,12 @@ def head_features(
 def _averaged_whole(features: Tensor, head: LinearHead) -> Tensor:
     """The features, if the head averages all their places."""
     places = (int(features.shape[-2]), int(features.shape[-1]))
-    if head.window not in (None, places):
+    of_features = dict(zip(("rows", "columns"), places, strict=True))
+    window = None if head.window is None else tuple(of_features.get(str(side), side) for side in head.window)
+    if window not in (None, places):
         raise ModelError(
             f"no class activation map: {head.layer} has {places[0]} x {places[1]} places, and the network averages "
-            f"windows of {head.window[0]} x {head.window[1]}; give pictures of its own size, or use grad_cam"
+            f"windows of {window[0]} x {window[1]}; give pictures of its own size, or use grad_cam"
         )
     return features
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.runtime.network import finite_pairs
 from phosphene.runtime.passes import Progress, asked, scored
 from phosphene.runtime.prepare import Prepared
+from phosphene.runtime.trials import finite_pairs
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.targets import Outputs, Target
 from phosphene.types import Score

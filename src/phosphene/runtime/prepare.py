@@ -24,12 +24,14 @@ from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, lin
 from phosphene.hooks import Edit, ValueHooks, capture
 from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
+from phosphene.runtime.layer_looks import LayerLooks
 from phosphene.runtime.micro_batches import in_batches, usual_size
-from phosphene.runtime.network import KINKS, Network, finite_pairs, near
+from phosphene.runtime.network import KINKS, Network
 from phosphene.runtime.placement import Placement
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
 from phosphene.runtime.state import State
+from phosphene.runtime.trials import finite_pairs, near
 from phosphene.types import Layer, Layout, Size
 
 Result = TypeVar("Result")
@@ -73,6 +75,7 @@ class Prepared(Classifier):
             layouts=source.layouts,
         )
         self._images: Tensor | None = None  # whose passes are kept
+        self._size: Size | None = None  # of the images that came last, where the network has no size of its own
         self._passes: dict[Hashable, Any] = {}
         self._is_settled = False
         # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
@@ -106,18 +109,26 @@ class Prepared(Classifier):
         key, first = (precision or self.precision, purpose), self._first() or self
         for known in (self, first):
             if key == (known.precision, known.purpose):
-                return known
+                return known._of_size(self._size)
         if key not in first._variants:
             first._variants[key] = Prepared(self.source, self.network, self.fingerprint, *key)
             first._variants[key]._first = ref(first)
             first._variants[key]._is_settled = first._is_settled
-        return first._variants[key]
+        return first._variants[key]._of_size(self._size)
+
+    def _of_size(self, size: Size | None) -> Prepared:
+        """The same for images of a size: others may run meanwhile."""
+        if size == self._size:
+            return self
+        found = copy.copy(self)
+        found._size = size
+        return found
 
     def given(self, **values: Any) -> Prepared:
         """The same, settled, with other values of the inputs that are not explained."""
         found = Prepared(self.source.given(**values), self.network, self.fingerprint, self.precision, self.purpose)
         self.network.told(found.inputs)
-        found._is_settled = True
+        found._is_settled, found._size = True, self._size
         return found
 
     def remembering(self, images: Tensor) -> Prepared:
@@ -127,6 +138,7 @@ class Prepared(Classifier):
         """
         found = self.settled()
         found._images, found._passes = images, {}
+        found._tell_size(images)
         return found
 
     def settled(self) -> Prepared:
@@ -137,11 +149,21 @@ class Prepared(Classifier):
 
     def check_images(self, images: Tensor) -> None:
         super().check_images(images)
+        self._tell_size(images)
         # Before any pass, since it may say by which head scores are read.
         if self.network.first_look is None:
             with self._leaving_alone():
                 self.network.look((int(images.shape[-2]), int(images.shape[-1])), self.source.module)
             self.fingerprint.settle()
+
+    def _tell_size(self, images: Tensor) -> None:
+        if self.preprocess.size is None and images.ndim == 4:
+            self._size = int(images.shape[-2]), int(images.shape[-1])
+
+    @property
+    def looks(self) -> LayerLooks:
+        """What is known of the layers for images of the size that came last."""
+        return self.network.looks(self._size)
 
     @property
     def head(self) -> HeadKind:
@@ -164,13 +186,13 @@ class Prepared(Classifier):
             >>> prepare(Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))).layout("1")
             'NCHW'
         """
-        return self.network.layout(layer, fed=fed)
+        return self.looks.layout(layer, fed=fed)
 
     def capture(
         self, layers: Sequence[str], edit: Edit | None = None, *, of: nn.Module | None = None
     ) -> AbstractContextManager[dict[str, Tensor]]:
         """The outputs of layers of `module`, or of another form of it, each with its images first (`hooks.capture`)."""
-        return capture(self.module if of is None else of, layers, edit, tokens_first=self.network.tokens_first(layers))
+        return capture(self.module if of is None else of, layers, edit, tokens_first=self.looks.tokens_first(layers))
 
     def once(self, images: Tensor, key: Hashable, run: Callable[[], Result]) -> Result:
         """What `run` gives; kept, if passes over these images are remembered."""
@@ -188,21 +210,21 @@ class Prepared(Classifier):
     @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape of its output."""
-        return self._settling(lambda: self.network.layers)
+        return self._settling(lambda: self.looks.layers)
 
     @property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return self._settling(lambda: self.network.default_layer)
+        return self._settling(lambda: self.looks.default_layer)
 
     @property
     def candidate_layers(self) -> list[str]:
         """The layers whose output is a map of the image's places, the last first: what `default_layer` is chosen of."""
-        return self._settling(lambda: self.network.candidate_layers)
+        return self._settling(lambda: self.looks.candidate_layers)
 
     def _settling(self, look: Callable[[], Result]) -> Result:
         """What a look at the layers gives; the first of them runs the network, which may count that."""
-        if self.network.is_surveyed:
+        if self.looks.is_surveyed:
             return look()
         with self._leaving_alone():
             found = look()
@@ -244,7 +266,7 @@ class Prepared(Classifier):
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        found = self._settling(lambda: self.network.placement(layer, size))
+        found = self._settling(lambda: self.looks.placement(layer, size))
         if found.moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
             how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
@@ -268,7 +290,7 @@ class Prepared(Classifier):
             >>> 0.1 < prepare(Classifier(Sum())).passed_by("other") < 0.9
             True
         """
-        return self._settling(lambda: self.network.passed_by(layer))
+        return self._settling(lambda: self.looks.passed_by(layer))
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
@@ -278,7 +300,7 @@ class Prepared(Classifier):
             >>> sorted(prepare(Classifier(net)).flat_layers(["0", "1"]))
             ['0', '1']
         """
-        return self.network.flat_layers(layers)
+        return self.looks.flat_layers(layers)
 
     def layer_of_unit(self, layer: str) -> str:
         """The layer that methods look at, unless told otherwise, for what a unit of a layer responds to.
@@ -288,7 +310,7 @@ class Prepared(Classifier):
             >>> prepare(Classifier(net)).layer_of_unit("2")
             '1'
         """
-        return self.network.layer_of_unit(layer)
+        return self.looks.layer_of_unit(layer)
 
     @cached_property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
@@ -309,7 +331,7 @@ class Prepared(Classifier):
         # (A tuple with names or an object is made by a call, and is one node.)
         scores = end if isinstance(end, fx.Node) else find_scores(end, self.output, fx.Node)
         head = linear_head(self.traced, scores)
-        if not self.network.averages_places(head.node):
+        if not self.looks.averages_places(head.node):
             raise ModelError(
                 f"no class activation map: what is averaged of {head.layer} are other axes than the places of the "
                 "picture, or these in another order; use grad_cam"
@@ -330,12 +352,16 @@ class Prepared(Classifier):
             ModelError: if it looks at other inputs of the network than the picture.
         """
         name = self.default_layer if layer is None else layer_name(self.source.module, layer)
-        if self.inputs.of_item is None and not self._settling(lambda: self.network.sees_picture(name)):
+        if self.inputs.of_item is None and not self._settling(lambda: self.looks.sees_picture(name)):
             raise ModelError(
                 f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
                 "that is explained; name a layer that the picture goes through"
             )
         return name
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        yield  # (the copy always is in eval mode)
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         with self._types(), self._drawing(), self.network.running():
@@ -465,7 +491,7 @@ class Prepared(Classifier):
         Args:
             layers: names of those that were looked at, joined by +; None for none.
         """
-        names = layers.split("+") if layers and self.network.is_surveyed else []
+        names = layers.split("+") if layers and self.looks.is_surveyed else []
         repeated = [found for found in self.layers if found.calls > 1 and found.name in names] if names else []
         return (
             *self.notes,

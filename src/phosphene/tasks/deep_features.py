@@ -36,8 +36,8 @@ def deep_features(
     Returns:
         One array per picture; None for each where the network has no such layer.
     """
-    own = classifier.preprocess.size or size
-    layer = deep_feature_layer(classifier.layers, own)
+    looks = classifier.network.looks(size)
+    layer = deep_feature_layer(looks.layers, looks.size)
     if layer is None:
         return [None] * len(pictures)
     grid_of = dict(zip(map(id, pictures), grids, strict=True))

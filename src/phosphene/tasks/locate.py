@@ -16,7 +16,7 @@ from phosphene.registry import format_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.sources import Item
 from phosphene.store import Asset, LocateRow, Row, picture_folder
-from phosphene.targets import BestClasses, typed_classes
+from phosphene.targets import BestClasses, EachClass, typed_classes
 from phosphene.tasks.map_rows import REPORT_SIDE
 from phosphene.tasks.object_rows import object_row
 from phosphene.tasks.objects import Evidence, Located, configured, cut_out, evidence, overview
@@ -31,7 +31,8 @@ class LocateConfig:
 
     Args:
         preset: with the methods and the segmentation that are to be used.
-        classes: a class by index, WordNet id or name, several of them, or 'topK' for the K best of each picture.
+        classes: a class by index, WordNet id or name, several of them, or 'topK' for the K best of each picture; or
+            what that means for a classifier.
         seed: of the methods that draw random numbers.
         batch_size: images that go through the network together; with K classes so many fewer pictures.
         is_drawn: whether boxes and the steps to them are drawn; without them rows hold values and masks alone.
@@ -42,7 +43,7 @@ class LocateConfig:
     """
 
     preset: LocalizationPreset
-    classes: str | tuple[str, ...] = "top1"
+    classes: str | tuple[str, ...] | EachClass = "top1"
     seed: int = 0
     batch_size: int = 8
     is_drawn: bool = True

@@ -1,0 +1,293 @@
+"""What is known of a network's layers for images of one size: their shapes, the usual one, where they lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from phosphene.axes import CHANNELS, WHOLE, Follow, is_tokens_first
+from phosphene.errors import ModelError, PhospheneError
+from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size, with_value
+from phosphene.hooks import capture, is_scripted
+from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved
+from phosphene.runtime.trials import gradients_of, trial
+from phosphene.types import Layer, Layout, Size
+
+if TYPE_CHECKING:
+    from phosphene.runtime.network import Network
+
+# Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
+_FLAT = 1e-3
+
+
+class LayerLooks:
+    """The layers as they run on images of a size; what has to be tried out is tried out once.
+
+    Args:
+        network: the frozen network.
+        size: (height, width) of the images.
+    """
+
+    def __init__(self, network: Network, size: Size) -> None:
+        self.network, self.size = network, size
+        self.classifier = network.classifier
+        self._flat: dict[str, bool] = {}
+        self._of_units: dict[str, str] = {}
+        self._passed_by: dict[str, float] = {}
+        self._moved: dict[str, Moved | None] = {}
+        self._seeing: dict[str, bool] = {}
+        self._image = torch.Size((self.classifier.preprocess.channels, *size))
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
+        return self.network.survey(self.size)
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether `layers` are known."""
+        return "layers" in vars(self)
+
+    def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
+        """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
+        layer = self.network.first_names.get(layer, layer)
+        if layer in self.classifier.layouts and not fed:
+            return self.classifier.layouts[layer]
+        found = next((found for found in self.layers if found.name == layer), None)
+        return None if found is None else found.fed if fed else found.layout
+
+    def averages_places(self, node: str) -> bool:
+        """Whether the last two axes of a value of the graph are the picture's rows and columns, as far as is known."""
+        if self.network.own_traced is None:
+            return True
+        graph = self.network.kept(with_value(self.network.own_traced, node))
+        with self.network.lock, trial(self.classifier.device), Follow() as follow:
+            try:
+                _, value = self.classifier.run(graph, follow.name(self.network.noise(self._image)[:1], "NCPP"))
+            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+                return True
+            axes = follow.axes(value)
+        if axes is None or len(axes) != 4:
+            return axes is None
+        regrouped = any(len(axis) > 1 for axis in axes[2:])
+        whole = not regrouped or spatial_size(tuple(value.shape[1:]), self.size, "NCHW") is not None
+        return whole and not any(name == CHANNELS for axis in axes[2:] for name, _ in axis)
+
+    def tokens_first(self, layers: Iterable[str]) -> frozenset[str]:
+        """Those of these layers whose tokens come before the images, (T, N, C)."""
+        return frozenset(layer for layer in layers if is_tokens_first(self.layout(layer)))
+
+    @cached_property
+    def default_layer(self) -> str:
+        """The layer that CAM methods look at unless told otherwise."""
+        self._check_layers()
+        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
+
+    @property
+    def candidate_layers(self) -> list[str]:
+        """The layers whose output is a map of the image's places, the last first."""
+        self._check_layers()
+        return candidate_layers(self.layers, self.size)
+
+    def _check_layers(self) -> None:
+        """Refuse a network that has no layers to be looked at."""
+        check_inside(self.network.module, self.classifier.name)
+        if is_scripted(self.network.module):
+            raise ModelError(
+                f"{self.classifier.name} is TorchScript, which runs as one piece without layers; use a method that "
+                "looks at input and output alone (saliency, occlusion, rise), or the network as torch.export.save "
+                "writes it"
+            )
+
+    def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
+
+        There every place that a class's score depends on counts alike, as behind the last layer that is no average: a
+        map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
+        """
+        asked = [layer for layer in layers if layer not in self._flat]
+        found = self._noise_gradients(asked, lambda logits, _: logits.amax()) if asked else {}
+        self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
+        return frozenset(layer for layer in layers if self._flat[layer])
+
+    def passed_by(self, layer: str) -> float:
+        """The share, 0 to 1, of the gradient of the best class of noise that reaches the image past a layer.
+
+        0 where there is none, or the layer runs several times. Tried out once.
+        """
+        if layer not in self._passed_by:
+            once = all(found.calls == 1 for found in self.layers if found.name == layer)
+            self._passed_by[layer] = self._past(layer) if once else 0.0
+        return self._passed_by[layer]
+
+    def _past(self, layer: str) -> float:
+        with self.network.lock, trial(self.classifier.device, gradients=True):
+            images = self.network.noise(self._image)[:1].requires_grad_()
+            with capture(self.network.module, [layer], tokens_first=self.tokens_first([layer])) as found:
+                value = self.network.rows(images).amax()
+            output = found.get(layer)
+            if output is None or not (value.requires_grad and output.requires_grad):
+                return 0.0
+            whole, given = gradients_of(value, [images, output], again=True)
+            through = None if given is None else gradients_of((output * given).sum(), [images])[0]
+            if whole is None or through is None:
+                return 0.0
+            around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
+        return around / (around + inside) if 0 < around + inside < math.inf else 0.0
+
+    def placement(self, layer: str, size: Size) -> Placement:
+        """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
+        moved = any(found.moved for found in self.layers if found.name == layer)
+        if layer not in self._moved:
+            self._moved[layer] = self._how_moved(layer) if moved else None
+        seen = {found.name: found.seen for found in self._surveyed(size)}
+        return Placement(seen.get(layer, WHOLE), self._moved[layer])
+
+    def _surveyed(self, size: Size) -> list[Layer]:
+        """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
+        alike = self.network.is_alike_at_each_size and all(found.seen == WHOLE for found in self.layers)
+        return self.layers if alike or size == self.size else self.network.survey(size)
+
+    def _how_moved(self, layer: str) -> Moved | None:
+        """How a layer sees noise turned, by the gradients of three of its cells; each by itself, to spare memory."""
+        try:
+            found = [self._answers_to(layer, quarter) for quarter in QUARTERS]
+        except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
+            return None
+        answers = [answer for answer in found if answer is not None]
+        return how_moved(torch.stack(answers)) if len(answers) == len(QUARTERS) else None
+
+    def _answers_to(self, layer: str, quarter: tuple[int, int]) -> Tensor | None:
+        """(H, W) how much the cell in the middle of a quarter answers to each pixel; None where nothing says."""
+        with self.network.lock, trial(self.classifier.device, gradients=True):
+            images = self.network.noise(self._image)[:1].requires_grad_()
+            with capture(self.network.module, [layer], tokens_first=self.tokens_first([layer])) as found:
+                self.network.rows(images)
+            output = found.get(layer)
+            places = None if output is None else spatial_size(tuple(output.shape[1:]), self.size, self.layout(layer))
+            if output is None or places is None or min(places) < FEWEST or not output.requires_grad or len(output) != 1:
+                return None
+            values = spatial_map(output, f"layer {layer}", images, self.layout(layer))[0]
+            row, column = ((1 + 2 * half) * cells // 4 for half, cells in zip(quarter, places, strict=True))
+            generator = torch.Generator().manual_seed(0)
+            weights = torch.randn(len(values), generator=generator, device="cpu").to(values)
+            (gradient,) = gradients_of((values[:, row, column] * weights).sum(), [images])
+        return None if gradient is None else gradient.float().square().sum(dim=(0, 1)).cpu()
+
+    def layer_of_unit(self, layer: str) -> str:
+        """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.
+
+        One that it is computed from, at several places; where there is none, the unit's own layer.
+        """
+        if layer not in self._of_units:
+            self._of_units[layer] = self._layer_of_unit(layer)
+        return self._of_units[layer]
+
+    def _layer_of_unit(self, layer: str) -> str:
+        names = [found.name for found in self.layers]
+        if layer not in names:
+            return layer  # (the pass will say so better)
+        ended = self.layers[: names.index(layer)]
+        inside = f"{layer}."
+        before = [found.name for found in ended if found.name and not found.name.startswith(inside)]
+        candidates = [found for found in candidate_layers(ended, self.size) if found in before]
+        reached = self._noise_gradients([*candidates, layer], lambda _, outputs: outputs[layer].float().square().sum())
+        fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
+        return next(fed, layer)
+
+    def _noise_gradients(
+        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor]
+    ) -> dict[str, Tensor]:
+        """(1, k, h, w) the gradient of a score of noise at each of the layers that it reaches and that has places."""
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self.network.lock, trial(self.classifier.device, gradients=True):
+            images = self.network.noise(self._image)[:1].requires_grad_()
+            with capture(self.network.module, layers, tokens_first=self.tokens_first(layers)) as found:
+                logits = self.network.rows(images)
+            value = score(logits, found)
+            there = [layer for layer in layers if layer in found and found[layer].requires_grad]
+            if not (value.requires_grad and there):
+                return {}
+            gradients = gradients_of(value, [found[layer] for layer in there])
+        return {
+            layer: spatial_map(gradient, layer, images, self.layout(layer))
+            for layer, gradient in zip(there, gradients, strict=True)
+            if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
+        }
+
+    def sees_picture(self, layer: str) -> bool:
+        """Whether what a layer gives hangs on the picture, not on other inputs or a kept picture; tried out once.
+
+        Of a network that takes the picture alone every layer is taken to that runs once.
+        """
+        # (Before the first images came nobody knows of which size to look at layers.)
+        known = self.layers if self.network.first_look is not None else []
+        once = all(found.calls == 1 for found in known if found.name == layer)
+        return (once and not self.classifier.inputs.values) or self._is_moved(layer)
+
+    def _is_moved(self, layer: str) -> bool:
+        """Whether a layer gives something else of another image."""
+        with self.network.lock:
+            if layer not in self._seeing:
+                with trial(self.classifier.device):
+                    noise = self.network.noise(self._image)
+                    one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
+                self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
+            return self._seeing[layer]
+
+    def _given_by(self, layer: str, images: Tensor) -> Tensor | None:
+        """The output of a layer; None if it does not run."""
+        with capture(self.network.module, [layer]) as found:
+            self.classifier.run(self.network.module, images)
+        return found.get(layer)
+
+    def _positions_reached(self, layers: Sequence[str]) -> dict[str, int]:
+        """At how many positions of some layers the scores of noise see a change; without those off the way to them."""
+        # Of what nobody knows the axes it may be the weights of positions, laid out as they are.
+        sure = [layer for layer in layers if self.sees_picture(layer)]
+        asked = [layer for layer in sure if self.layout(layer) is not None or self._is_moved(layer)]
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self.network.lock, trial(self.classifier.device, gradients=True):
+            images = self.network.noise(self._image)[:1].requires_grad_()
+            with capture(self.network.module, asked, edit=_leaf, tokens_first=self.tokens_first(asked)) as found:
+                logits = self.network.rows(images)
+            # (Not the parts of a picture, as a detector cuts them out.)
+            there = [layer for layer in asked if layer in found and len(found[layer]) == 1]
+            if not (logits.requires_grad and there):
+                return {}
+            # Unequal weights: the sum of probabilities is 1 whatever the image.
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
+            gradients = gradients_of((logits * weights).sum(), [found[layer] for layer in there])
+        return {
+            layer: _places_with(gradient, layer, images, self.layout(layer))
+            for layer, gradient in zip(there, gradients, strict=True)
+            if gradient is not None
+        }
+
+
+def _is_flat(gradient: Tensor) -> bool:
+    """Whether a gradient (1, k, h, w) is the same at every place where there is any."""
+    places = gradient[0].flatten(1)
+    alive = places[:, places.any(dim=0)]
+    return alive.shape[1] < 2 or bool((alive - alive[:, :1]).abs().amax() <= _FLAT * alive.abs().amax())
+
+
+def _leaf(_name: str, output: Tensor) -> Tensor:
+    """The output, a leaf where what it was made of has no gradient."""
+    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
+
+
+def _places_with(gradient: Tensor, layer: str, images: Tensor, layout: Layout | None) -> int:
+    """At how many places a gradient is not zero; 1 where a class token alone has any."""
+    if not bool(gradient.any()):
+        return 0
+    try:
+        places = spatial_map(gradient, layer, images, layout)
+    except ModelError:  # which axes are places has to be told: if the layer is the one, the pass itself asks
+        return 2
+    return max(1, int(places.any(dim=1).sum()))
