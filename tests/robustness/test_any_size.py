@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class Stack(nn.Module):
     def __init__(self, *, written: bool = False) -> None:
         super().__init__()
         widths = (3, 8, 8, 8, 8, 8)
-        blocks = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False))
+        blocks = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()) for a, b in itertools.pairwise(widths))
         self.stages, self.fc, self.written = nn.Sequential(*blocks), nn.Linear(8, 4), written
 
     def forward(self, x: Tensor) -> Tensor:
