@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import phosphene
 from phosphene.batches import batch_status
@@ -343,6 +344,35 @@ def test_masks_of_a_column_and_of_located_objects(tmp_path):
     assert found
     for row in found:
         assert row["evidence_inside"] > row["mask_share"]
+
+
+class Bright(nn.Module):
+    """Class 0 is bright, class 1 is dark."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+        self.features[0].weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1) / 3
+        self.features[0].bias.data = torch.tensor([0.0, 1.0])
+
+    def forward(self, x):
+        return self.features(x).mean((2, 3)) * 20
+
+
+@pytest.mark.filterwarnings("ignore::phosphene.errors.PhospheneWarning")  # (no layer between that could say where)
+def test_the_located_object_is_that_of_the_explained_class(tmp_path):
+    """`locate` sees the whole frame too, and may put another class first: those pictures do not fall out."""
+    (tmp_path / "photos").mkdir()
+    values = np.full((40, 400, 3), 255, np.uint8)
+    values[:, 180:212] = 0
+    Image.fromarray(values).save(tmp_path / "photos" / "a.png")
+    classifier = phosphene.Classifier(Bright(), phosphene.Preprocess((32, 32), short_side=32), ["bright", "dark"])
+    assert phosphene.locate(classifier, tmp_path / "photos" / "a.png")[0].label == "bright"
+    options = {"shard_size": 4, "maps": "float32", "masks": "located", "method": ["grad_cam", "saliency"]}
+    phosphene.batch(classifier, tmp_path / "photos", tmp_path / "run", **options)
+    rows = table(tmp_path / "run")
+    assert [row["target_label"] for row in rows] == ["dark", "dark"]
+    assert all(row["mask_share"] is not None for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(6))
