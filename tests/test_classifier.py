@@ -18,6 +18,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.runtime import forward, prepare
 from phosphene.targets import Target
+from phosphene.tasks.attributions import attribute
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 
@@ -224,3 +225,12 @@ def test_layers_may_be_named_as_the_wrapped_network_has_them():
         assert grad_cam(classifier_of(wrapped), images, Target.of(1), layer=name).layer == "3"
     with pytest.raises(NotFoundError, match="the layer is the whole network; name one inside of it"):
         grad_cam(classifier_of(module), images, Target.of(1), layer=module)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.bool])
+def test_images_of_whole_numbers_are_refused(kind):
+    images = torch.ones(1, 3, 16, 16, dtype=kind)
+    with pytest.raises(OptionError, match=r"images of whole numbers .*give values in \[0, 1\], as images.float"):
+        attribute(classifier_of(pooled()), images, 1, "saliency")
+    with pytest.raises(OptionError, match="images of type ndarray; expected a tensor"):
+        attribute(classifier_of(pooled()), images.numpy(), 1, "saliency")

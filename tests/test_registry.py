@@ -14,6 +14,7 @@ from phosphene.registry import (
     entry,
     format_spec,
     make_spec,
+    methods,
     parse_spec,
     register_attribution,
     unregister,
@@ -176,3 +177,11 @@ def test_not_a_number_is_no_option():
     with pytest.raises(OptionError, match="not a number"):
         parse_spec("every_type:amount=nan")
     assert parse_spec("every_type:amount=inf").keywords["amount"] == math.inf
+
+
+def test_a_name_that_there_is_not_is_answered_with_the_nearest():
+    with pytest.raises(NotFoundError, match="no attribution method 'rize'; did you mean 'rise'"):
+        methods()["rize"]
+    with pytest.raises(NotFoundError, match="no recipe 'lemon'"):
+        parse_spec("lemon", "recipe")
+    assert "rize" not in methods()

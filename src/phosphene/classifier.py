@@ -418,7 +418,7 @@ class Classifier:
         """
         channels = self.preprocess.channels
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
-            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             axes = images.ndim if isinstance(images, Tensor) else 0
             hint = VOLUMES if axes == 5 else ""
             if axes == 4 and self.preprocess == _of_channels(channels):
@@ -426,8 +426,11 @@ class Classifier:
                     "; if it is the first convolution that takes these and not the network, say so: "
                     "Preprocess(None, None, mean, std) with as many means as the images have channels"
                 )
+            raise OptionError(f"images of {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}")
+        if not images.is_floating_point() and not images.is_complex():
             raise OptionError(
-                f"images of shape {got}; expected a tensor (N, {channels}, H, W) with values in [0, 1]{hint}"
+                f"images of whole numbers ({str(images.dtype).removeprefix('torch.')}); give values in [0, 1], as "
+                "images.float() / 255, or the pictures themselves to explain"
             )
         if images.layout != torch.strided or images.is_complex():
             what = "complex" if images.is_complex() else "sparse"

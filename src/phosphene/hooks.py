@@ -61,6 +61,8 @@ def capture(
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence | Set):
         raise OptionError(f"layers {layers!r} to be captured are no list; give their dotted names")
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"{type(module).__name__} is no nn.Module; of a classifier give prepare(classifier).module")
     found = Captured()
     thread = threading.get_ident()
 

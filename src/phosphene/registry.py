@@ -246,7 +246,18 @@ def methods(kind: Kind = "attribution") -> dict[str, Entry]:
     """
     if kind not in _PACKAGES:
         raise OptionError(f"kind {kind!r} is unknown; choose {', '.join(_PACKAGES)}")
-    return entries(kind)
+    return _Known(kind, entries(kind))
+
+
+class _Known(dict[str, Entry]):
+    """Entries by name; a name that there is not is answered with the nearest."""
+
+    def __init__(self, kind: Kind, known: Mapping[str, Entry]) -> None:
+        super().__init__(known)
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Entry:
+        return entry(self.kind, name)
 
 
 _EACH_BY_ITSELF = "name each by itself: --method A --method B, in Python a list"
@@ -264,7 +275,9 @@ def entry(kind: Kind, name: str) -> Entry:
             near = suggest(name, known) or f" (there are: {', '.join(known)})"
             if set(name.split(",")) <= set(known):
                 near = f"; {_EACH_BY_ITSELF}"
-            raise NotFoundError(f"no {kind} method '{name}'{near}")
+            if kind == "attribution":
+                raise NotFoundError(f"no attribution method '{name}'{near}")
+            raise NotFoundError(f"no {kind} '{name}'{near}")
     return _ENTRIES[kind, name]
 
 

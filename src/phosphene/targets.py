@@ -622,7 +622,7 @@ def typed_classes(classes: str | Sequence[str] | EachClass, labels: Labels) -> C
     if isinstance(classes, EachClass):
         return classes
     given = [classes] if isinstance(classes, str) else list(classes)
-    names = [name.strip() for text in given for name in ([text] if text in labels.names else text.split(","))]
+    names = typed_names(given, labels)
     if len(names) == 1:
         return resolve_classes(names[0], labels)
     found = [resolve_classes(name, labels) for name in names]
@@ -630,6 +630,16 @@ def typed_classes(classes: str | Sequence[str] | EachClass, labels: Labels) -> C
         if not isinstance(one, ClassTarget):
             raise OptionError(f"--class {name} is the best classes of each picture; give it alone, or classes by name")
     return EachClass(tuple(dict.fromkeys(index for one in found for index in one.classes)))  # type: ignore[union-attr]
+
+
+def typed_names(given: Sequence[str], labels: Labels) -> list[str]:
+    """The names of classes in what was typed: several stand with commas between; a name that holds one is that name.
+
+    Example:
+        >>> typed_names(["tabby,lynx", "maillot, tank suit"], Labels(("tabby", "lynx", "maillot, tank suit")))
+        ['tabby', 'lynx', 'maillot, tank suit']
+    """
+    return [name.strip() for text in given for name in ([text] if text in labels.names else text.split(","))]
 
 
 def class_target(classes: Any, labels: Labels) -> ClassTarget:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -150,6 +151,35 @@ def test_version_and_help():
         assert outcome.code == 0
         assert "--json" in outcome.out
     assert phosphene("nonsense").code == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_the_console_cannot_write_is_spelled_out(tmp_path, encoding):
+    command = [sys.executable, "-m", "phosphene", "classes", "--model", made_with_labels(tmp_path, ["kočka", "pes"])]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=env, check=True)
+    expected = "kočka" if encoding == "utf-8" else "ko\\u010dka"
+    assert expected in done.stdout.decode(encoding)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path, more):
+    command = [sys.executable, "-m", "phosphene", "methods", *more]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "phosphene: standard output: No space left on device\n"
+
+
+def made_with_labels(folder, labels):
+    (folder / "net.py").write_text(
+        "from phosphene import Classifier\nfrom torch import nn\n"
+        f"def make():\n    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        f"    return Classifier(net, labels={labels!r})\n",
+        encoding="utf-8",
+    )
+    return f"{folder / 'net.py'}:make"
 
 
 def test_the_command_is_light_until_it_works():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from phosphene import Attributions, Classifier, Preprocess, attribute, contrast, draw, explain
+from phosphene import Attributions, Classifier, Preprocess, attribute, capture, contrast, draw, explain
 from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.registry import parse_spec
 from phosphene.targets import Target, Unit
@@ -126,3 +126,14 @@ def test_attribute_and_explain_agree_on_what_the_network_sees():
     got = attribute(classifier, images, 1, "grad_cam")
     assert isinstance(got, Attribution)
     assert torch.equal(got.maps, explain(classifier, images, "grad_cam", target=1).maps)
+
+
+def test_a_method_that_is_named_twice_is_asked_once():
+    found = explain(classifier_of(pooled()), np.zeros((16, 16, 3), np.uint8), ["saliency", "grad_cam", "saliency"])
+    assert list(found.keys()) == ["saliency", "grad_cam"]
+
+
+def test_capture_of_a_classifier_says_what_to_give():
+    says = r"Classifier is no nn.Module; of a classifier give prepare\(classifier\)"
+    with pytest.raises(OptionError, match=says), capture(classifier_of(pooled()), ["0"]):
+        pass

@@ -119,12 +119,17 @@ def test_a_broken_picture_is_a_row_and_the_rest_is_fitted(tmp_path):
     [
         (lambda folder: shutil.rmtree(folder / "red"), {}, InputError, "holds 1 folders"),
         (lambda folder: shutil.rmtree(folder), {}, InputError, "no such folder"),
-        (lambda folder: [p.unlink() for p in list((folder / "red").iterdir())[3:]], {}, InputError, "has 3 pictures"),
+        (
+            lambda folder: [p.unlink() for p in list((folder / "red").iterdir())[3:]],
+            {},
+            InputError,
+            "too few pictures: class .red. has 3;",
+        ),
         (
             lambda folder: [p.write_bytes(b"no picture") for p in list((folder / "red").iterdir())[3:]],
             {},
             InputError,
-            "'red' has 3 readable pictures",
+            "too few readable pictures: class .red. has 3",
         ),
         (lambda folder: None, {"held_out": 1.0}, OptionError, "held_out=1.0"),
     ],
@@ -134,6 +139,29 @@ def test_folders_that_do_not_do_are_named(tmp_path, spoil, options, error, messa
     spoil(folder)
     with pytest.raises(error, match=message):
         fit_head(color_network(), folder, **options)
+
+
+def test_all_classes_with_too_few_pictures_are_named_at_once(tmp_path):
+    folder = paint(tmp_path / "p", THREE)
+    for name in ("blue", "green"):
+        for path in sorted((folder / name).iterdir())[3:]:
+            path.unlink()
+    with pytest.raises(InputError, match=r"too few pictures: class 'blue' has 3, 'green' has 3; at least 10 of each"):
+        fit_head(color_network(), folder)
+
+
+def test_the_same_files_in_several_places_are_told(tmp_path):
+    folder = paint(tmp_path / "p", TWO)
+    assert fit_head(color_network(), folder).notes == ()
+    for path in sorted((folder / "red").iterdir()):
+        shutil.copy(path, folder / "red" / f"copy-{path.name}")
+    shutil.copy(folder / "red" / "03.png", folder / "blue" / "x.png")
+    shutil.copy(folder / "red" / "03.png", folder / "stray.png")
+    stray, mixed, leaked = fit_head(color_network(), folder).notes
+    assert stray == f"of no class, and left out: 1 picture directly in {folder}"
+    assert mixed.startswith("1 picture in several classes, byte for byte (")
+    assert "x.png" in mixed
+    assert "of 12 held-out pictures also among the fitted ones, byte for byte" in leaked
 
 
 def test_a_head_goes_only_where_it_fits():

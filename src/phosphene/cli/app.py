@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import os
 import shlex
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from phosphene import __version__
-from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, PhospheneError, printable
+from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, OutputError, PhospheneError, printable
 from phosphene.runs.common_options import Announce, CommonOptions
 from phosphene.targets import CommandOption, Target, kinds
 
@@ -263,6 +265,24 @@ def _common(given: dict[str, Any], announce: Announce, say: Callable[[str], None
 
 
 def _print(answer: Answer, as_json: bool) -> None:
+    """The answer on standard output; what its encoding lacks is spelled out.
+
+    Raises:
+        OutputError: if it takes no more.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        _put(answer, as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # (What is left in the buffer would fail once more at the end.)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: {error.strerror}") from error
+
+
+def _put(answer: Answer, as_json: bool) -> None:
     if as_json:
         from phosphene.store import without_nan
 

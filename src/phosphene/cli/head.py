@@ -36,6 +36,7 @@ def head(
     for label, row in zip(answer["labels"], answer["confusion"], strict=True):
         cells = "  ".join(f"{count:>{len(name)}}" for count, name in zip(row, answer["labels"], strict=True))
         lines.append(f"{label:<{width}}  {'':9} {cells}")
+    lines += [f"note: {note}" for note in answer["notes"]]
     lines += [f"failed: {row['error']}" for row in answer["errors"]]
     lines.append(f"load it with: --model {answer['run']}")
     return Answer(answer, "\n".join(lines), failed=bool(answer["errors"]))

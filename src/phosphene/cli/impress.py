@@ -9,6 +9,7 @@ import typer
 
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
+from phosphene.types import Prediction
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -96,7 +97,8 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
     """The answer for people: one line per image."""
     lines = []
     for row in answer["impressions"]:
-        what = " + ".join(f"{share['label']} {share['probability']:.1%}" for share in row["classes"]) or row["unit"]
+        classes = [Prediction(share["index"], share["label"], share["probability"]) for share in row["classes"]]
+        what = " + ".join(map(str, classes)) or row["unit"]
         facts = []
         if row["single_object_index"] is not None:
             facts.append(f"single-object index {row['single_object_index']:z.2f}")

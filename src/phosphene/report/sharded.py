@@ -248,7 +248,7 @@ def _text(content: bytes) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(f"{value:.4g}")
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
 
 
 def _palette(display: str) -> str:

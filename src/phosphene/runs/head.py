@@ -11,7 +11,7 @@ from phosphene.render import thumbnail
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import Session
 from phosphene.store import picture_folder, without_nan
-from phosphene.tasks.head import class_folders, fit_head
+from phosphene.tasks.head import check_held_out, class_folders, fit_head
 from phosphene.zoo.head import CARD, WEIGHTS, to_bytes
 from phosphene.zoo.weights import is_local
 
@@ -36,6 +36,7 @@ def fit_folder(folder: str, common: CommonOptions, *, held_out: float = 0.2) -> 
     """
     if not isinstance(common.model, str):
         raise OptionError("a head is saved with the name of its network; give the model as a spec, such as embedded")
+    check_held_out(held_out)
     class_folders(folder)  # refuses what holds no classes, before there is a run folder
     classifier = common.load()
     with Session.start("head", common, classifier, folder=folder, held_out=held_out) as session:
@@ -72,6 +73,7 @@ def fit_folder(folder: str, common: CommonOptions, *, held_out: float = 0.2) -> 
             **measured,
             labels=fit.labels,
             counts=fit.counts,
+            notes=list(fit.notes),
             strength=fit.strength,
             mistakes=[
                 {

@@ -33,6 +33,9 @@ class Run:
     place: str
     manifest: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Run({self.place}: {self.command}, {'complete' if self.is_complete else 'not complete'})"
+
     @property
     def command(self) -> str:
         """What made it."""

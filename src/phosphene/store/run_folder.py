@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from io import BytesIO
@@ -162,10 +163,13 @@ def file_stem(text: str, limit: int = 60) -> str:
     Example:
         >>> file_stem("occlusion:window=10x20 / cat")
         'occlusion-window-10x20-cat'
+        >>> file_stem("Kätzchen süß")
+        'Katzchen-suss'
         >>> file_stem("one name or another", 16)
         'one-nam-147dd57a'
     """
-    stem = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    stem = re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"[\u0300-\u036f]", "", plain)).strip("-._")
     if len(stem) > limit:
         stem = f"{stem[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
     return stem or "unnamed"

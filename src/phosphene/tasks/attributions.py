@@ -115,17 +115,18 @@ def explain(
         result = _by_default(seen, goal, seed=seed, batch_size=batch_size, progress=progress)
         return with_classes(result, seen.classifier, logits)
     method = DEFAULT_METHODS[0] if method is None else method
-    specs = [parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])]
+    # (Named twice in the same words it is asked for once.)
+    specs = {str(spec): parse_spec(spec) for spec in (method if isinstance(method, list | tuple) else [method])}
     if not specs:
         raise OptionError("no method was given; name at least one, such as 'grad_cam'")
     seen, goal, logits = _asked(classifier, images, target, view, precision, batch_size)
     options: dict[str, Any] = {"layer": layer, "seed": seed, "batch_size": batch_size, "progress": progress}
     results = tuple(
-        with_classes(attribute_seen(seen, goal, spec, **options), seen.classifier, logits) for spec in specs
+        with_classes(attribute_seen(seen, goal, spec, **options), seen.classifier, logits) for spec in specs.values()
     )
     if not isinstance(method, list | tuple):
         return results[0]
-    return Attributions(tuple(map(str, method)), results)
+    return Attributions(tuple(specs), results)
 
 
 def _by_default(seen: Seen, target: Target, **options: Any) -> Attribution:
@@ -421,7 +422,7 @@ def attribute(
     seed = seed_number(seed)
     if layer is not None and "layer" not in keywords:
         if "layer" not in found.options:
-            raise OptionError(f"{spec.name} looks at no layer; drop the layer, or choose a method such as grad_cam")
+            raise OptionError(f"{spec.name} takes no layer; drop it, or choose a method that does, such as grad_cam")
         keywords["layer"] = layer
     keywords |= _call_arguments(found, seed, batch_size, progress)
     start = clock(classifier.device)

@@ -87,7 +87,7 @@ class ExplainConfig:
         default, *others = (parse_spec(method) for method in DEFAULT_METHODS)
         if not methods:
             return cls((default,), **{"otherwise": () if options.get("layer") else tuple(others), **options})
-        return cls(tuple(parse_spec(method) for method in methods), **options)
+        return cls(tuple(dict.fromkeys(parse_spec(method) for method in methods)), **options)
 
     def checked(self, classifier: Prepared) -> ExplainConfig:
         """The same with layer and unit found and classes understood, before anything is computed.
@@ -100,7 +100,7 @@ class ExplainConfig:
         if config.layer is not None:
             layer = "+".join(classifier.layer_name(name) for name in config.layer.split("+"))
             if not any("layer" in entry("attribution", spec.name).options for spec in config.methods):
-                raise OptionError(f"--layer {layer}: none of the methods looks at a layer; drop it or add a method")
+                raise OptionError(f"--layer {layer}: none of the methods takes a layer; drop it, or add grad_cam, say")
             config = replace(config, layer=layer)
         if config.target is not None:
             if config.versus:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import InputError, ModelError, OptionError
-from phosphene.images import list_images
+from phosphene.images import EXTENSIONS, list_images
 from phosphene.runtime import head_features, prepare
 from phosphene.tasks.stream import stream
-from phosphene.types import Record
+from phosphene.types import Record, counted
 from phosphene.zoo.head import with_head
 
 Progress = Callable[[int, int], None]
@@ -45,6 +46,7 @@ class Head:
         held_out: one record per held-out picture: label, predicted, probability of the predicted class.
         broken: one record per picture that could not be read.
         strength: the inverse penalty that cross-validation chose.
+        notes: what makes the accuracy say less than it seems to: files that lie in several places.
     """
 
     classifier: Classifier
@@ -58,6 +60,7 @@ class Head:
     held_out: tuple[Record, ...]
     broken: tuple[Record, ...]
     strength: float
+    notes: tuple[str, ...] = ()
 
 
 def fit_head(
@@ -93,12 +96,10 @@ def fit_head(
         OptionError: if `held_out` leaves nothing to fit on or to measure.
         ModelError: if the network does not end in pooling and one linear layer.
     """
-    if not 0 < held_out < 1:
-        raise OptionError(f"held_out={held_out} must lie between 0 and 1, such as 0.2")
+    check_held_out(held_out)
     groups = class_folders(folder)
     listed = {group.name: list_images(group) for group in groups}
-    for label, members in listed.items():
-        _require_enough(label, len(members), "pictures")  # before they are all read
+    _require_enough({label: len(members) for label, members in listed.items()}, "pictures")  # before they are all read
     paths = [path for members in listed.values() for path in members]
     prepared = prepare(classifier)
     features, kept, broken = _features(prepared, paths, progress)
@@ -136,7 +137,45 @@ def fit_head(
         held_out=records,
         broken=broken,
         strength=strength,
+        notes=(*_strays(folder), *_repeated(kept, truth, set(kept_out.tolist()))),
     )
+
+
+def _strays(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Pictures beside the folders of classes."""
+    count = len([path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file()])
+    if count:
+        yield f"of no class, and left out: {counted(count, 'picture')} directly in {folder}"
+
+
+def _repeated(paths: Sequence[str], truth: Indices, held_out: Set[int]) -> Iterator[str]:
+    """What is told of files that are the same byte for byte, in several classes or on both sides of the split."""
+    same: dict[bytes, list[int]] = {}
+    for index, path in enumerate(paths):
+        same.setdefault(hashlib.sha256(Path(path).read_bytes()).digest(), []).append(index)
+    mixed = [group for group in same.values() if len({int(truth[index]) for index in group}) > 1]
+    if mixed:
+        first = mixed[0][0]
+        other = next(index for index in mixed[0] if truth[index] != truth[first])
+        count = counted(len(mixed), "picture")
+        yield f"{count} in several classes, byte for byte ({paths[first]}, {paths[other]}): no head can tell them apart"
+    groups = [group for group in same.values() if not held_out >= set(group)]
+    leaked = [index for group in groups for index in group if index in held_out]
+    if leaked:
+        yield (
+            f"{len(leaked)} of {counted(len(held_out), 'held-out picture')} also among the fitted ones, byte for byte "
+            f"({paths[leaked[0]]}): the accuracy says less than it seems to"
+        )
+
+
+def check_held_out(held_out: float) -> None:
+    """Refuse a share that leaves nothing to fit on or to measure.
+
+    Raises:
+        OptionError: if it is one.
+    """
+    if not 0 < held_out < 1:
+        raise OptionError(f"held_out={held_out} must lie between 0 and 1, such as 0.2")
 
 
 def class_folders(folder: str | os.PathLike[str]) -> list[Path]:
@@ -175,9 +214,10 @@ def _features(
     return np.concatenate(rows) if rows else np.zeros((0, 0)), kept, tuple(broken)
 
 
-def _require_enough(label: str, count: int, what: str) -> None:
-    if count < 2 * _FOLDS:
-        raise InputError(f"class '{label}' has {count} {what}; at least {2 * _FOLDS} are needed")
+def _require_enough(counts: Mapping[str, int], what: str) -> None:
+    few = [f"'{label}' has {count}" for label, count in counts.items() if count < 2 * _FOLDS]
+    if few:
+        raise InputError(f"too few {what}: class {', '.join(few)}; at least {2 * _FOLDS} of each are needed")
 
 
 def _split(
@@ -187,8 +227,8 @@ def _split(
     generator = np.random.default_rng(seed)
     fitted: list[Indices] = []
     kept_out: list[Indices] = []
-    for index, name in enumerate(names):
-        _require_enough(name, counts[index], "readable pictures")
+    _require_enough(dict(zip(names, counts.tolist(), strict=True)), "readable pictures")
+    for index in range(len(names)):
         members = generator.permutation(np.flatnonzero(truth == index))
         cut = min(max(1, round(held_out * len(members))), len(members) - _FOLDS)
         kept_out.append(members[:cut])

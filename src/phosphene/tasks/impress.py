@@ -20,7 +20,7 @@ from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
 from phosphene.synthesis.photographs import Photographs
-from phosphene.targets import Target, class_target
+from phosphene.targets import Target, class_target, typed_names
 from phosphene.tasks.impressions import Job, Watch, configured, single_targets, synthesize
 from phosphene.tasks.read_impressions import judge_impressions, read_impressions
 from phosphene.tasks.task import Progress
@@ -105,10 +105,10 @@ class ImpressConfig:
 
     def _targets(self, classifier: Prepared) -> list[Target]:
         if self.fused:
-            return [class_target(self.classes, classifier.labels)]
+            return [class_target(typed_names(self.classes, classifier.labels), classifier.labels)]
         if self.target is not None:
             return [self.target.found_in(classifier)]
-        return single_targets(classifier, list(self.classes))
+        return single_targets(classifier, typed_names(self.classes, classifier.labels))
 
     def described(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """All that decides the rows of these jobs, as the manifest of a run has it."""

@@ -165,7 +165,8 @@ def _mostly_unseen(view: View) -> str | None:
     share = math.prod(view.size) / math.prod(view.scaled)
     if share >= _LEAST_SEEN:
         return None
-    return f"the network saw {100 * share:.0f} % of the picture, its center; the view whole shows it all, squashed"
+    percent = "<1" if share < 0.005 else f"{100 * share:.0f}"
+    return f"the network saw {percent} % of the picture, its center; the view whole shows it all, squashed"
 
 
 def _map_stem(folder: str, row: MapRow) -> str:
