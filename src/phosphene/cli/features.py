@@ -10,6 +10,7 @@ import typer
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.cli.explain import Resume
+from phosphene.types import counted
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -85,7 +86,7 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
     for layer in answer["layers"]:
         lines.append(f"{layer['layer']}  (layer before: {layer['previous'] or 'none'})")
         lines += [
-            f"  facet {number}, {facet['members']} pictures, cosine {facet['target_cosine']:.3f}: {facet['image']}"
+            f"  facet {number}, {counted(facet['members'], 'picture')}, cosine {facet['target_cosine']:.3f}: {facet['image']}"
             for number, facet in enumerate(layer["facets"])
         ]
         lines += [f"  note: {note}" for note in layer["notes"]]

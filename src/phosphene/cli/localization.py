@@ -11,6 +11,7 @@ from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, command, named
 from phosphene.cli.evaluate import evaluate
 from phosphene.cli.explain import Resume
+from phosphene.types import counted
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -61,7 +62,7 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
     above = f"{'':44} top-1 top-5"
     head = f"{'':24} GT-known  {'95 %':^9} error error point IoU .3   .5   .7  s/img"
     lines = [
-        f"{answer['images']} pictures; the class is first in {answer['class_top1']:.3f}, "
+        f"{counted(answer['images'], 'picture')}; the class is first in {answer['class_top1']:.3f}, "
         f"among five in {answer['class_top5']:.3f}",
         above,
         head,
