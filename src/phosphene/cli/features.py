@@ -86,7 +86,8 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
     for layer in answer["layers"]:
         lines.append(f"{layer['layer']}  (layer before: {layer['previous'] or 'none'})")
         lines += [
-            f"  facet {number}, {counted(facet['members'], 'picture')}, cosine {facet['target_cosine']:.3f}: {facet['image']}"
+            f"  facet {number}, {counted(facet['members'], 'picture')}, cosine {facet['target_cosine']:.3f}: "
+            f"{facet['image']}"
             for number, facet in enumerate(layer["facets"])
         ]
         lines += [f"  note: {note}" for note in layer["notes"]]
