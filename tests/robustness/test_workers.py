@@ -220,7 +220,7 @@ def test_a_variant_made_during_a_trial_keeps_no_hook_of_it(monkeypatch: pytest.M
                 other.join(0.5)
             yield found
 
-    monkeypatch.setattr("phosphene.runtime.network.capture", interrupted)
+    monkeypatch.setattr("phosphene.runtime.layer_looks.capture", interrupted)
     assert prepared.default_layer
     other.join()
     assert not any(module._forward_hooks for module in made[0].modules())
