@@ -403,7 +403,10 @@ class Classifier:
         """(N, C, h, w) in [0, 1] on the classifier's device: the pictures as the network sees them."""
         sizes = {view.size for view in views}
         if len(sizes) > 1:
-            raise OptionError(f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size")
+            raise OptionError(
+                f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size; give them one "
+                "by one, or a size to show them all at: Preprocess((224, 224))"
+            )
         seen = [
             preprocess(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
             for picture, view in zip(pictures, views, strict=True)

@@ -214,3 +214,14 @@ def test_a_damaged_head_is_named(saved, tmp_path, name):
     (copy / name).write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"copy: holds no head that can be read"):
         load_classifier(str(copy))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_head_has_the_type_of_the_network_and_draws_nothing(tmp_path, kind):
+    classifier = color_network()
+    classifier.module.to(kind)
+    before = torch.random.get_rng_state()
+    fit = fit_head(classifier, paint(tmp_path / "p", TWO))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert fit.classifier.module[-1].weight.dtype == kind
+    assert forward(fit.classifier, torch.rand(2, 3, 8, 8)).shape == (2, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
+from phosphene.attribution.layer_saliency import middle_layer
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import NumericalError, OptionError
 from phosphene.geometry import lay_on_original, whole_view
@@ -19,9 +23,10 @@ from phosphene.sources import Item
 from phosphene.targets import Target
 from phosphene.tasks import LocateConfig
 from phosphene.tasks.attributions import attribute, explain
+from phosphene.tasks.deep_features import deep_feature_layer, deep_features
 from phosphene.tasks.objects import Located, configured, cut_out, evidence, grid_size, locate, to_original
 from phosphene.tasks.ranking import posteriors
-from phosphene.types import Box, Prediction
+from phosphene.types import Box, Layer, Prediction
 from tests.networks import classifier_of, pooled
 
 
@@ -214,3 +219,65 @@ def test_a_class_that_is_all_but_ruled_out_is_said_to_be():
     said = "the class has a probability of 0.001 %: the box holds what speaks for it most, not how much"
     assert (found.note, found.notes) == (None, (said,))
     assert said in found._repr_html_()
+
+
+class Standardized(nn.Module):
+    """A convolution whose weights, of 4 x 4, go through a module first."""
+
+    def __init__(self, given, made):
+        super().__init__()
+        self.weight, self.standard = nn.Parameter(torch.randn(made, given, 4, 4)), nn.Identity()
+
+    def forward(self, x):
+        return F.conv2d(x, self.standard(self.weight), stride=2, padding=1)
+
+
+class Positions(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, channels, 8, 8))
+
+    def forward(self, like):
+        return self.table.expand_as(like[:1])
+
+
+class Odd(nn.Module):
+    def __init__(self, channels=64):
+        super().__init__()
+        self.first, self.second, self.third = Standardized(3, 8), Standardized(8, 8), Standardized(8, channels)
+        self.positions, self.head = Positions(channels), nn.Linear(channels, 5)
+
+    def forward(self, x):
+        x = self.third(self.second(self.first(x).relu()).relu())
+        return self.head((x + self.positions(x)).relu().mean((2, 3)))
+
+
+def test_neither_weights_nor_learned_maps_are_what_places_look_like():
+    classifier = Classifier(Odd(), Preprocess((64, 64)), list("abcde"))
+    looks = prepare(classifier).looks
+    assert deep_feature_layer(looks.layers, looks.size, looks.changes_with_picture) == "third"
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(2)]
+    images = [torch.from_numpy(picture).permute(2, 0, 1) / 255 for picture in pictures]
+    one, other = deep_features(prepare(classifier), images, (64, 64), [(16, 16)] * 2, 3)
+    assert not np.array_equal(one, other)
+
+
+def test_weights_on_the_grid_of_the_maps_are_no_middle_layer():
+    maps = [Layer(name, "Conv2d", (8, 4, 4), order, placed=True, layout="NCHW") for order, name in enumerate("ac")]
+    weights = [Layer(name, "Identity", (8, 4, 4), 9, rows=12) for name in ("w", "v")]
+    learned = Layer("p", "Positions", (8, 4, 4), 9, layout="NCHW")
+    assert middle_layer([maps[0], *weights, learned, maps[1]], "c", (64, 64)) == "c"
+
+
+def test_the_first_call_of_a_process_draws_none_of_the_users_numbers(tmp_path):
+    code = (
+        "import random, numpy as np, torch, phosphene; from torch import nn\n"
+        "net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "classifier = phosphene.Classifier(net, phosphene.Preprocess((16, 16)), list('abcd'))\n"
+        "random.seed(0); before = random.getstate()\n"
+        "phosphene.locate(classifier, np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8), target=0)\n"
+        "print(random.getstate() == before)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phosphene.attribution.layer_maps import Layers, layer_map
 from phosphene.classifier import Classifier
-from phosphene.graph import spatial_size
+from phosphene.graph import places_known, spatial_size
 from phosphene.registry import register_attribution
 from phosphene.runtime import prepare
 from phosphene.targets import Target
@@ -98,7 +98,9 @@ def middle_layer(
         'block.1'
     """
     grids = {layer.name: spatial_size(layer.shape, size, layer.layout) for layer in layers}
-    fitting = [name for name, grid in grids.items() if grid == grids[last]]
+    known = {layer.name: places_known(layer) if layer.rows == 1 else -1 for layer in layers}
+    # (Weights may have the grid of the maps.)
+    fitting = [name for name, grid in grids.items() if grid == grids[last] and known[name] >= known[last]]
     chosen = _middle(fitting, last)
     if chosen not in flat_layers([chosen]):
         return chosen

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from phosphene.devices import own_random_state
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.evaluation.heat import Progress, nothing_measured
 from phosphene.evaluation.pieces import Keep, Piece, measured_now
@@ -440,8 +441,9 @@ def concept_vector(concept: Floats, others: Floats, seed: int = 0) -> tuple[Floa
         >>> bool(vector[0] > 0.9), accuracy
         (True, 1.0)
     """
-    from sklearn.linear_model import SGDClassifier
-    from sklearn.model_selection import train_test_split
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.linear_model import SGDClassifier
+        from sklearn.model_selection import train_test_split
 
     rows = np.concatenate([concept, others])
     truth = np.repeat([1, 0], [len(concept), len(others)])

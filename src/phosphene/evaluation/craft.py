@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.attribution.result import even_grid
+from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.evaluation.concepts import BATCH, Floats, Place, one_goal
 from phosphene.evaluation.craft_options import CraftOptions
@@ -444,7 +445,8 @@ def factorized(rows: Wide, count: int, seed: int = 0) -> tuple[Wide, Wide]:
         >>> bool(np.allclose(amounts @ vectors, np.array([[1.0, 0], [0, 2], [3, 1], [1, 1]]) @ parts, atol=1e-2))
         True
     """
-    from sklearn.decomposition import NMF
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.decomposition import NMF
 
     model = NMF(count, init="nndsvda", max_iter=_ROUNDS, random_state=seed)
     amounts, vectors = model.fit_transform(rows), model.components_
@@ -460,7 +462,8 @@ def amounts_of(rows: Wide, vectors: Wide) -> Wide:
         >>> amounts_of(np.array([[2.0, 0.0, 3.0]]), np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])).round(3)
         array([[2., 3.]])
     """
-    from sklearn.decomposition import non_negative_factorization
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.decomposition import non_negative_factorization
 
     found: Wide = non_negative_factorization(
         rows, H=vectors, n_components=len(vectors), update_H=False, max_iter=_ROUNDS, tol=1e-6

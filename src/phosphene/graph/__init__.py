@@ -1,6 +1,6 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
-from phosphene.graph.default_layer import candidate_layers, default_layer
+from phosphene.graph.default_layer import candidate_layers, default_layer, places_known
 from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
@@ -51,6 +51,7 @@ __all__ = [
     "layer_name",
     "linear_head",
     "outputs",
+    "places_known",
     "pooling_kernel",
     "residual_branches",
     "spatial_map",

@@ -75,15 +75,15 @@ def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
     """
     blocks = {name for layer in layers if layer.kind not in _LINEAR for name in _around(layer.name)}
     fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in blocks)]
-    found = [layer.name for known in (2, 1, 0) for layer in fitting if _known(layer) == known]
+    found = [layer.name for known in (2, 1, 0) for layer in fitting if places_known(layer) == known]
     # A network that squeezes one side alone has grids of other proportions than its images.
     return found or [
         layer.name for layer in reversed(layers) if layer.rows == 1 and len(layer.shape) == 3 and _has_extent(layer)
     ]
 
 
-def _known(layer: Layer) -> int:
-    """How much is known of a layer's places: that there are some, which axes they would be, nothing."""
+def places_known(layer: Layer) -> int:
+    """How much is known of a layer's places: that there are some (2), which axes they would be (1), nothing (0)."""
     return 0 if layer.layout is None else 1 + layer.placed
 
 

@@ -11,6 +11,7 @@ import skimage
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from phosphene.devices import own_random_state
 from phosphene.errors import OptionError
 from phosphene.localization.samples import Samples
 
@@ -91,8 +92,9 @@ def fit_color_models(colors: Array, samples: Samples, *, components: int = 5, se
 
 
 def _mixture(pixels: Array, components: int, seed: int) -> GaussianMixture:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
 
     if len(pixels) > _MOST_SAMPLES:
         pixels = pixels[np.random.default_rng(seed).choice(len(pixels), _MOST_SAMPLES, replace=False)]

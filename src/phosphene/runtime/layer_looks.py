@@ -228,9 +228,9 @@ class LayerLooks:
         # (Before the first images came nobody knows of which size to look at layers.)
         known = self.layers if self.network.first_look is not None else []
         once = all(found.calls == 1 for found in known if found.name == layer)
-        return (once and not self.classifier.inputs.values) or self._is_moved(layer)
+        return (once and not self.classifier.inputs.values) or self.changes_with_picture(layer)
 
-    def _is_moved(self, layer: str) -> bool:
+    def changes_with_picture(self, layer: str) -> bool:
         """Whether a layer gives something else of another image."""
         with self.network.lock:
             if layer not in self._seeing:
@@ -250,7 +250,7 @@ class LayerLooks:
         """At how many positions of some layers the scores of noise see a change; without those off the way to them."""
         # Of what nobody knows the axes it may be the weights of positions, laid out as they are.
         sure = [layer for layer in layers if self.sees_picture(layer)]
-        asked = [layer for layer in sure if self.layout(layer) is not None or self._is_moved(layer)]
+        asked = [layer for layer in sure if self.layout(layer) is not None or self.changes_with_picture(layer)]
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self.network.lock, trial(self.classifier.device, gradients=True):
             images = self.network.noise(self._image)[:1].requires_grad_()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phosphene.devices import wide
+from phosphene.devices import own_random_state, wide
 from phosphene.errors import InputError, NumericalError, OptionError
 
 Floats = NDArray[np.float64]
@@ -238,8 +238,9 @@ def _check(activations: Tensor, facets: int, exemplars: int) -> None:
 
 def embedded(activations: Floats, components: int = 50, perplexity: float = 30.0, seed: int = 0) -> Floats:
     """(N, 2) by principal components and t-SNE; fewer than four images are only projected."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.decomposition import PCA
+        from sklearn.manifold import TSNE
 
     count, channels = activations.shape
     if count == 1:
@@ -258,7 +259,8 @@ def embedded(activations: Floats, components: int = 50, perplexity: float = 30.0
 
 def _clusters(points: Floats, facets: int, seed: int) -> tuple[NDArray[np.int64], Floats]:
     """(cluster of each point, centers); none is empty."""
-    from sklearn.cluster import KMeans
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.cluster import KMeans
 
     fitted = KMeans(facets, n_init=10, random_state=seed).fit(points)
     return fitted.labels_.astype(np.int64), fitted.cluster_centers_.astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phosphene.attribution.result import even_grid
 from phosphene.geometry import lay_on_original, whole_view
-from phosphene.graph import spatial_map, spatial_size
+from phosphene.graph import places_known, spatial_map, spatial_size
 from phosphene.images import Picture, picture_size
 from phosphene.localization.principal_components import principal_components
 from phosphene.runtime import Prepared, activations
@@ -37,7 +37,7 @@ def deep_features(
         One array per picture; None for each where the network has no such layer.
     """
     looks = classifier.network.looks(size)
-    layer = deep_feature_layer(looks.layers, looks.size)
+    layer = deep_feature_layer(looks.layers, looks.size, looks.changes_with_picture)
     if layer is None:
         return [None] * len(pictures)
     grid_of = dict(zip(map(id, pictures), grids, strict=True))
@@ -59,9 +59,18 @@ def _laid(parts: Tensor, view: View, grid: Size) -> NDArray[np.floating]:
     return np.asarray(torch.stack(laid, dim=-1).numpy())
 
 
-def deep_feature_layer(layers: Sequence[Layer], size: Size) -> str | None:
+def deep_feature_layer(
+    layers: Sequence[Layer], size: Size, sees_picture: Callable[[str], bool] = lambda _: True
+) -> str | None:
     """The last layer with at most 8 (and less than 16) pixels of the image to a cell, at the least depth of the module
     tree that has one: the block that ends a stage, not a convolution within it. None if there is none.
+
+    Of those whose axes are known to be places, if there are any: weights may have the proportions of a map, too.
+
+    Args:
+        layers: what ran, in the order of completion.
+        size: of the images.
+        sees_picture: whether what a layer gives changes with the picture; asked of those of which little is known.
 
     Example:
         >>> grids = {"stem": (8, 112, 112), "a.0": (8, 28, 28), "a.1.conv": (8, 28, 28), "a.1": (8, 28, 28),
@@ -73,7 +82,12 @@ def deep_feature_layer(layers: Sequence[Layer], size: Size) -> str | None:
     fitting = []
     for layer in layers:
         grid = spatial_size(layer.shape, size, layer.layout)
-        if grid is not None and _FINEST * grid[0] <= size[0] < _COARSEST * grid[0]:
-            fitting.append(layer.name)
-    depth = min((name.count(".") for name in fitting), default=0)
-    return next((name for name in reversed(fitting) if name.count(".") == depth), None)
+        if layer.rows == 1 and grid is not None and _FINEST * grid[0] <= size[0] < _COARSEST * grid[0]:
+            fitting.append(layer)
+    for known in (2, 1, 0):
+        names = [layer.name for layer in fitting if places_known(layer) == known]
+        for depth in sorted({name.count(".") for name in names}):
+            for name in reversed([name for name in names if name.count(".") == depth]):
+                if known == 2 or sees_picture(name):
+                    return name
+    return None

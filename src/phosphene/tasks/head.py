@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phosphene.classifier import Classifier
+from phosphene.devices import own_random_state
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.images import EXTENSIONS, list_images
 from phosphene.runtime import head_features, prepare
@@ -238,8 +239,9 @@ def _split(
 
 def _logistic(features: Floats, truth: Indices, seed: int) -> tuple[Tensor, Tensor, float]:
     """(weight (K, k), bias (K,), chosen inverse penalty) on the raw features; K is 1 for two classes."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    with own_random_state():  # (what is loaded with it draws numbers)
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     if not np.isfinite(features).all():
         raise ModelError("the features of this network hold NaN or infinity; no head can be fitted")

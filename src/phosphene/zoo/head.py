@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from phosphene.classifier import Classifier, HeadKind, Labels, find_scores
+from phosphene.devices import own_random_state
 from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.graph import linear_head, outputs, trace
 from phosphene.runtime.prepare import Prepared
@@ -49,11 +50,13 @@ def with_head(base: Classifier, weight: Tensor, bias: Tensor, labels: Sequence[s
     place = last_linear(base)
     module = copy.deepcopy(base.module)
     old = module.get_submodule(place)
+    assert isinstance(old, nn.Linear)
     if old.in_features != features:
         raise ModelError(
             f"a head on {features} features does not fit {base.name}, whose last layer sees {old.in_features}"
         )
-    linear = nn.Linear(int(features), int(outputs)).to(base.device)
+    with own_random_state():  # (its first weights are drawn)
+        linear = nn.Linear(int(features), int(outputs)).to(old.weight.device, old.weight.dtype)
     with torch.no_grad():
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
