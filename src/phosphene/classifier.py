@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -487,14 +488,15 @@ class Classifier:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Inside, the network is in eval mode: no statistic is moved. (Without `eval()`, which code may answer to.)"""
-        training = [child for child in self.module.modules() if child.training]
-        try:
-            for child in training:
-                child.training = False
-            yield
-        finally:
-            for child in training:
-                child.training = True
+        with _EVALUATING:
+            training = [child for child in self.module.modules() if getattr(child, "training", False)]
+            try:
+                for child in training:
+                    child.training = False
+                yield
+            finally:
+                for child in training:
+                    child.training = True
 
     def run(self, module: nn.Module, images: Tensor) -> Any:
         """What a module (the network or a graph of it) returns for images (N, C, H, W) in [0, 1].
@@ -728,6 +730,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 # What errors mention where values do not fit each other.
+# A network whose modules are put in eval mode for a pass is not to be put back by another thread meanwhile.
+_EVALUATING = threading.RLock()
 _OF_SIZE = re.compile(r"size|shape|dimension|must match|multipl|range|divisible|broadcast|expand", re.IGNORECASE)
 
 

@@ -119,6 +119,7 @@ class Ends(nn.Module):
         (lambda net, y: F.linear(F.avg_pool2d(y, 8, padding=1)[:, :, 0, 0], net.weight), 8, "ends in"),
         (lambda net, y: F.linear(y.mean((2, y.dim() - 1)), net.weight), 8, "ends in 'mean'"),
         (lambda net, y: F.linear(y.mean(1).mean(1), net.weight), 8, "ends in 'mean'"),
+        (lambda net, y: F.linear(y.flatten(2, 2).mean(2).flatten(1), net.weight), 64, "ends in 'mean'"),
         (lambda net, y: F.linear(y[:, :, 1:].mean(3).mean(1), net.weight), 7, "ends in 'mean'"),
         (lambda net, y: F.linear(y.permute(0, 2, 3, 1).mean((2, 3)), net.weight), 8, "other axes than the places"),
         (lambda net, y: F.linear(y.transpose(1, 2).mean((2, 3)), net.weight), 8, "other axes than the places"),

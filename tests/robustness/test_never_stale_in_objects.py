@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from array import array
 from collections import UserDict
 from dataclasses import dataclass, field
@@ -111,13 +112,60 @@ def test_objects_that_hold_each_other_and_many_of_them_come_to_an_end():
 
 def test_of_an_enumeration_the_member_alone_is_looked_at():
     """Its attributes lead to its class, and that to all the others: 13 ms of each call for a signal's number."""
-    assert comparable(Sign.PLUS) == id(Sign.PLUS)
+    assert len(str(comparable(signal.SIGSEGV))) < 100
     assert comparable(SimpleNamespace(sign=Sign.PLUS)) != comparable(SimpleNamespace(sign=Sign.MINUS))
 
 
 def test_of_many_objects_of_a_class_what_it_holds_is_looked_at_once():
     kind = type("Scaled", (), {"scales": [1.0] * 50})
-    assert str(comparable([kind() for _ in range(60)])).count("scales") == 1
+    many = [kind() for _ in range(60)]
+    before = comparable(many)
+    assert str(before).count("scales") == 1
+    many[40].__class__ = type("Other", (), {"scales": [2.0]})
+    assert comparable(many) != before
+    many[40].__class__ = kind
+    assert comparable(many) == before
+    kind.scales[3] = 2.0
+    assert comparable(many) != before
+
+
+class Plus:
+    gain = 1.0
+
+
+class Minus:
+    gain = -1.0
+
+
+class Table(Enum):
+    FIRST = [1.0, 2.0]  # noqa: RUF012
+    SECOND = Config()
+
+
+class Extended(Enum):
+    ONE = "one"
+
+    def __init__(self, _name: str) -> None:
+        self.gain = 1.0
+
+
+Extended.table = {"a": 1.0}
+IN_ENUMERATIONS = {
+    "an object of a class that was seen": ([Plus(), Minus(), Plus()], lambda held: held.__setitem__(2, Minus())),
+    "a list that is a member": (Table.FIRST, lambda held: held.value.__setitem__(0, 5.0)),
+    "an object that is a member": (Table, lambda held: setattr(held.SECOND.value, "temperature", 5.0)),
+    "an attribute of a member": (Extended.ONE, lambda held: setattr(held, "gain", 5.0)),
+    "a table of the enumeration": (Extended.ONE, lambda held: held.table.__setitem__("a", 5.0)),
+}
+
+
+@pytest.mark.parametrize("what", IN_ENUMERATIONS)
+def test_what_objects_and_enumerations_hold_is_compared(what):
+    held, change = IN_ENUMERATIONS[what]
+    before = comparable(held)
+    assert comparable(held) == before
+    change(held)
+    assert comparable(held) != before
 
 
 def test_what_is_written_in_c_has_no_slots_of_settings():

@@ -162,7 +162,8 @@ def _numbers(values: Any) -> list[int]:
 
 
 def _flattens_places(node: fx.Node) -> bool:
-    return node.target in (torch.flatten, "flatten") and _argument(node, 1, "start_dim") in (2, -2)
+    whole = _argument(node, 2, "end_dim") in (None, -1, 3)
+    return whole and node.target in (torch.flatten, "flatten") and _argument(node, 1, "start_dim") in (2, -2)
 
 
 def _is_one(size: Any) -> bool:

@@ -22,7 +22,19 @@ MOST_ITEMS = 64
 WHOLE, SAMPLED = 4096, 1024
 _OBJECTS = 1000
 _PLAIN = (int, bool, str, float, type(None))
-CONTAINERS = (list, dict, set, deque, bytearray, array, np.ndarray, types.MethodType, functools.partial)
+CONTAINERS = (
+    list,
+    dict,
+    set,
+    deque,
+    bytearray,
+    array,
+    np.ndarray,
+    types.MethodType,
+    functools.partial,
+    enum.Enum,
+    enum.EnumMeta,
+)
 
 
 def comparable(value: Any, seen: set[int] | None = None) -> Any:
@@ -35,6 +47,8 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
     kind, seen = type(value), set() if seen is None else seen
     if kind in _PLAIN:
         return value
+    if isinstance(value, enum.Enum | enum.EnumMeta):
+        return id(value), _of_enumeration(value, seen)
     if kind is types.MethodType:  # (made anew each time that it is asked for)
         return id(value.__func__), comparable(value.__self__, seen)
     if kind is np.ndarray and value.dtype.kind != "O":
@@ -56,13 +70,38 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         seen.add(id(value))
         found = [(key, comparable(item, seen)) for key, item in attributes(value).items()]
         if id(kind) in seen:  # (of many objects of a class what that holds is looked at once)
-            return found
+            return [*found, id(kind)]
         seen.add(id(kind))
         return found + of_class(kind, seen)
     if is_settings_class(value):
         seen.add(id(value))
         return id(value), of_class(value, seen)
     return id(value)
+
+
+def _of_enumeration(value: enum.Enum | enum.EnumMeta, seen: set[int]) -> list[Any]:
+    """What a member holds, or all members, and beside them their class; not what leads from one to the others."""
+    if id(value) in seen or len(seen) >= _OBJECTS:
+        return []
+    seen.add(id(value))
+    if isinstance(value, enum.Enum):
+        own = [(key, comparable(item, seen)) for key, item in vars(value).items() if key not in _OF_MEMBERS]
+        return own if id(type(value)) in seen else own + _of_enumeration_class(type(value), seen)
+    members: list[enum.Enum] = list(value.__members__.values())[:MOST_ITEMS]
+    return [*(_of_enumeration(member, seen) for member in members), *_of_enumeration_class(value, seen)]
+
+
+_OF_MEMBERS = frozenset({"_name_", "__objclass__", "_sort_order_"})
+
+
+def _of_enumeration_class(kind: enum.EnumMeta, seen: set[int]) -> list[Any]:
+    seen.add(id(kind))
+    own = [
+        (key, item) for key, item in vars(kind).items() if not key.startswith("_") and not isinstance(item, enum.Enum)
+    ]
+    return [
+        (key, comparable(item, seen)) for key, item in own if isinstance(item, int | float | str | list | tuple | dict)
+    ]
 
 
 def _of_subclass(value: Any, seen: set[int]) -> list[Any]:
@@ -141,7 +180,6 @@ def is_settings_class(value: Any) -> bool:
 def is_settings(value: Any) -> bool:
     """Whether an object is one of a few named values: of a dataclass, a namespace or another plain class."""
     kind = type(value)
-    # (A member of an enumeration is what it is: its attributes lead to all the others.)
     if kind in _PLAIN or isinstance(value, nn.Module | Tensor | type | types.ModuleType | enum.Enum):
         return False
     if callable(value) and kind.__module__.partition(".")[0] in ("builtins", "functools", "torch"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +35,8 @@ class LayerLooks:
     def __init__(self, network: Network, size: Size) -> None:
         self.network, self.size = network, size
         self.classifier = network.classifier
+        self._layers: list[Layer] | None = None
+        self._default: str | None = None
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
         self._passed_by: dict[str, float] = {}
@@ -43,15 +44,18 @@ class LayerLooks:
         self._seeing: dict[str, bool] = {}
         self._image = torch.Size((self.classifier.preprocess.channels, *size))
 
-    @cached_property
+    @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
-        return self.network.survey(self.size)
+        with self.network.lock:
+            if self._layers is None:
+                self._layers = self.network.survey(self.size)
+            return self._layers
 
     @property
     def is_surveyed(self) -> bool:
         """Whether `layers` are known."""
-        return "layers" in vars(self)
+        return self._layers is not None
 
     def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
         """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
@@ -82,11 +86,15 @@ class LayerLooks:
         """Those of these layers whose tokens come before the images, (T, N, C)."""
         return frozenset(layer for layer in layers if is_tokens_first(self.layout(layer)))
 
-    @cached_property
+    @property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
         self._check_layers()
-        return default_layer(self.layers, self.size, self._positions_reached, network=self.classifier.name)
+        with self.network.lock:
+            if self._default is None:
+                name = self.classifier.name
+                self._default = default_layer(self.layers, self.size, self._positions_reached, network=name)
+            return self._default
 
     @property
     def candidate_layers(self) -> list[str]:
@@ -150,7 +158,7 @@ class LayerLooks:
 
     def _surveyed(self, size: Size) -> list[Layer]:
         """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
-        alike = self.network.is_alike_at_each_size and all(found.seen == WHOLE for found in self.layers)
+        alike = self.network.cuts_nothing and all(found.seen == WHOLE for found in self.layers)
         return self.layers if alike or size == self.size else self.network.survey(size)
 
     def _how_moved(self, layer: str) -> Moved | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
-    candidate_layers,
+    LinearHead,
     graph_module,
     is_changed,
     trace,
@@ -46,10 +47,14 @@ _NO_GRADIENT = 1e-9
 # As a part of the root mean square: how far another form of a network may be from it in float32, and in bfloat16, and
 # how far its gradient beyond that, as values lie at the kinks of ReLUs.
 _NEARLY, _ROUGHLY, KINKS = 1e-4, 0.3, 0.3
-# Of how many sizes of images is kept what was seen of the layers.
-_SIZES_KEPT = 64
+# Of how many sizes of images is kept what was seen of the layers; below how many pixels each size is looked at, and
+# above how many none.
+_SIZES_KEPT, _EXACT, _LARGEST = 256, 64, 448
 # What may take a part of a picture in a graph, beside an index.
-_CUTTING = frozenset({"narrow", "split", "chunk", "tensor_split", "hsplit", "vsplit", "unfold", "index_select", "pad"})
+_CUTTING = re.compile(
+    "narrow|narrow_copy|(unsafe_)?split|split_with_sizes|(unsafe_)?chunk|tensor_split|[hvd]split|unfold|pad|select|index_select|"
+    "take|gather|masked_select|as_strided|grid_sample|(center_|five_|resized_)?crop"
+)
 
 
 class Network:
@@ -78,6 +83,9 @@ class Network:
         self.compared: set[tuple[object, ...]] = set()
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._looks: dict[Size, LayerLooks] = {}
+        self._sizes: dict[Size, Size] = {}  # by size of images that in which layers are looked at
+        self._cuts_nothing: bool | None = None
+        self.heads: dict[int, tuple[fx.GraphModule, LinearHead]] = {}  # by identity of the graph that they end
         self._surveys: dict[Size, list[Layer]] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image
@@ -318,38 +326,47 @@ class Network:
     def looks(self, size: Size | None) -> LayerLooks:
         """What is known of the layers for images of a size; of a network with a size of its own always for that.
 
-        What lies between two sizes at which the same layers have places is looked at no further, where the code is the
-        same at each.
+        A network of any size is looked at in one of few sizes near, which hangs on nothing but the size itself, and
+        only where it does not run there in the very size.
 
         Args:
             size: (height, width); None for the first images'.
         """
-        size = self.classifier.preprocess.size or size or self.size
+        own = self.classifier.preprocess.size
+        size = own or size or self.size
         with self.lock:
-            if size not in self._looks:
-                known = self._known_between(size)
-                if known is not None:
-                    return known
+            if size not in self._sizes:
+                _make_room(self._sizes)
+                self._sizes[size] = size if own else self._size_near(size)
+            near = self._sizes[size]
+            if near not in self._looks:
                 _make_room(self._looks)
-                self._looks[size] = LayerLooks(self, size)
-            return self._looks[size]
+                self._looks[near] = LayerLooks(self, near)
+            return self._looks[near]
 
-    def _known_between(self, size: Size) -> LayerLooks | None:
-        known = [looks for looks in self._looks.values() if looks.is_surveyed]
-        if len(known) < 2 or not self.is_alike_at_each_size:
-            return None
-        for least in known:
-            for most in known:
-                if all(low <= side <= high for low, side, high in zip(least.size, size, most.size, strict=True)):
-                    places = [candidate_layers(looks.layers, looks.size) for looks in (least, most)]
-                    if least is not most and places[0] == places[1]:
-                        return least
-        return None
+    def known_looks(self, size: Size | None) -> LayerLooks | None:
+        """The same, unless the network would have to be run first."""
+        own = self.classifier.preprocess.size
+        return self.looks(size) if own or (size or self.size) in self._sizes else None
 
-    @cached_property
-    def is_alike_at_each_size(self) -> bool:
+    def _size_near(self, size: Size) -> Size:
+        near = (_near(size[0]), _near(size[1]))
+        if near == size:
+            return size
+        try:
+            self.survey(near)
+        except (RuntimeError, PhospheneError):  # (a network may take multiples of its patches alone)
+            return size
+        return near
+
+    @property
+    def cuts_nothing(self) -> bool:
         """Whether its code is one graph that cuts nothing, so that no layer sees another share of larger images."""
-        return self.own_traced is not None and not any(map(_may_cut, self.own_traced.graph.nodes))
+        with self.lock:
+            if self._cuts_nothing is None:
+                traced = self.own_traced
+                self._cuts_nothing = traced is not None and not any(map(_may_cut, traced.graph.nodes))
+            return self._cuts_nothing
 
     def survey(self, size: Size) -> list[Layer]:
         """The layers as they run on images of a size, each surveyed once."""
@@ -465,7 +482,18 @@ def _may_cut(node: fx.Node) -> bool:
         items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         return any(isinstance(item, slice | fx.Node) and item != slice(None) for item in items)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op != "call_module" and name in _CUTTING
+    return node.op != "call_module" and _CUTTING.fullmatch(name) is not None
+
+
+def _near(side: int) -> int:
+    """One of few lengths near a side, none above 448: of eight steps for each doubling the one below.
+
+    Example:
+        >>> [_near(side) for side in (8, 63, 71, 100, 224, 250, 4000)]
+        [8, 63, 64, 96, 224, 240, 448]
+    """
+    step = 1 << max(0, side.bit_length() - 4)
+    return side if side < _EXACT else min(side // step * step, _LARGEST)
 
 
 def _make_room(known: dict[Size, Any]) -> None:

@@ -10,7 +10,6 @@ import copy
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
 from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -109,19 +108,28 @@ class Prepared(Classifier):
         key, first = (precision or self.precision, purpose), self._first() or self
         for known in (self, first):
             if key == (known.precision, known.purpose):
-                return known._of_size(self._size)
+                return self._with_size(known)
         if key not in first._variants:
             first._variants[key] = Prepared(self.source, self.network, self.fingerprint, *key)
             first._variants[key]._first = ref(first)
             first._variants[key]._is_settled = first._is_settled
-        return first._variants[key]._of_size(self._size)
+        return self._with_size(first._variants[key])
 
-    def _of_size(self, size: Size | None) -> Prepared:
-        """The same for images of a size: others may run meanwhile."""
-        if size == self._size:
+    def _with_size(self, other: Prepared) -> Prepared:
+        """Another variant for images of the same size: of the form that all share the shared one, else a copy."""
+        if other._size == self._size:
+            return other
+        if self._first() is not self:
+            other = copy.copy(other)
+        other._size = self._size
+        return other
+
+    def for_images(self, images: Tensor) -> Prepared:
+        """The same for images of this size: of a network that takes any, others may be looked at meanwhile."""
+        if self.preprocess.size is not None or images.ndim != 4:
             return self
-        found = copy.copy(self)
-        found._size = size
+        found = self.settled()
+        found._tell_size(images)
         return found
 
     def given(self, **values: Any) -> Prepared:
@@ -162,8 +170,13 @@ class Prepared(Classifier):
 
     @property
     def looks(self) -> LayerLooks:
-        """What is known of the layers for images of the size that came last."""
-        return self.network.looks(self._size)
+        """What is known of the layers for images of about this size; where none came, of that of the first images."""
+        found = self.network.known_looks(self._size)
+        if found is None:
+            with self._leaving_alone():
+                found = self.network.looks(self._size)
+            self.fingerprint.settle()
+        return found
 
     @property
     def head(self) -> HeadKind:
@@ -210,24 +223,25 @@ class Prepared(Classifier):
     @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape of its output."""
-        return self._settling(lambda: self.looks.layers)
+        return self._settling(lambda looks: looks.layers)
 
     @property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return self._settling(lambda: self.looks.default_layer)
+        return self._settling(lambda looks: looks.default_layer)
 
     @property
     def candidate_layers(self) -> list[str]:
         """The layers whose output is a map of the image's places, the last first: what `default_layer` is chosen of."""
-        return self._settling(lambda: self.looks.candidate_layers)
+        return self._settling(lambda looks: looks.candidate_layers)
 
-    def _settling(self, look: Callable[[], Result]) -> Result:
+    def _settling(self, look: Callable[[LayerLooks], Result]) -> Result:
         """What a look at the layers gives; the first of them runs the network, which may count that."""
-        if self.looks.is_surveyed:
-            return look()
+        looks = self.looks
+        if looks.is_surveyed:
+            return look(looks)
         with self._leaving_alone():
-            found = look()
+            found = look(looks)
         self.fingerprint.settle()
         return found
 
@@ -266,7 +280,7 @@ class Prepared(Classifier):
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        found = self._settling(lambda: self.looks.placement(layer, size))
+        found = self._settling(lambda looks: looks.placement(layer, size))
         if found.moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
             how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
@@ -290,7 +304,7 @@ class Prepared(Classifier):
             >>> 0.1 < prepare(Classifier(Sum())).passed_by("other") < 0.9
             True
         """
-        return self._settling(lambda: self.looks.passed_by(layer))
+        return self._settling(lambda looks: looks.passed_by(layer))
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
@@ -312,13 +326,19 @@ class Prepared(Classifier):
         """
         return self.looks.layer_of_unit(layer)
 
-    @cached_property
+    @property
     def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
         """The linear head, and the network as a graph that also returns the features it averages.
 
         Raises:
             ModelError: if the network cannot be traced or ends in something else.
         """
+        known, traced = self.network.heads, self.traced
+        if id(traced) not in known:
+            known[id(traced)] = self._find_linear_head()
+        return known[id(traced)]
+
+    def _find_linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
         check_inside(self.network.module, self.name)
         if self.traced is None or self._is_exported:  # (its graph is of other operations than the head is known by)
             why = (
@@ -352,7 +372,7 @@ class Prepared(Classifier):
             ModelError: if it looks at other inputs of the network than the picture.
         """
         name = self.default_layer if layer is None else layer_name(self.source.module, layer)
-        if self.inputs.of_item is None and not self._settling(lambda: self.looks.sees_picture(name)):
+        if self.inputs.of_item is None and not self._settling(lambda looks: looks.sees_picture(name)):
             raise ModelError(
                 f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
                 "that is explained; name a layer that the picture goes through"

@@ -168,7 +168,7 @@ def file_stem(text: str, limit: int = 60) -> str:
         >>> file_stem("one name or another", 16)
         'one-nam-147dd57a'
     """
-    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss").replace("ẞ", "SS"))
     stem = re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"[\u0300-\u036f]", "", plain)).strip("-._")
     if len(stem) > limit:
         stem = f"{stem[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"

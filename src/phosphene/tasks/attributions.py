@@ -426,6 +426,8 @@ def attribute(
         keywords["layer"] = layer
     keywords |= _call_arguments(found, seed, batch_size, progress)
     start = clock(classifier.device)
+    if classifier.preprocess.size is None:
+        classifier = prepare(classifier).for_images(images)
     result: Attribution = found.function(classifier, images, goal, **keywords)
     seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one

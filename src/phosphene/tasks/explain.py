@@ -87,7 +87,7 @@ class ExplainConfig:
         default, *others = (parse_spec(method) for method in DEFAULT_METHODS)
         if not methods:
             return cls((default,), **{"otherwise": () if options.get("layer") else tuple(others), **options})
-        return cls(tuple(dict.fromkeys(parse_spec(method) for method in methods)), **options)
+        return cls(tuple({str(spec): spec for spec in map(parse_spec, methods)}.values()), **options)
 
     def checked(self, classifier: Prepared) -> ExplainConfig:
         """The same with layer and unit found and classes understood, before anything is computed.

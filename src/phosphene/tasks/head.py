@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,7 +154,8 @@ def _repeated(paths: Sequence[str], truth: Indices, held_out: Set[int]) -> Itera
     """What is told of files that are the same byte for byte, in several classes or on both sides of the split."""
     same: dict[bytes, list[int]] = {}
     for index, path in enumerate(paths):
-        same.setdefault(hashlib.sha256(Path(path).read_bytes()).digest(), []).append(index)
+        with suppress(OSError):  # (it may be gone by now)
+            same.setdefault(hashlib.sha256(Path(path).read_bytes()).digest(), []).append(index)
     mixed = [group for group in same.values() if len({int(truth[index]) for index in group}) > 1]
     if mixed:
         first = mixed[0][0]
