@@ -73,10 +73,10 @@ def test_a_size_of_its_own_and_pictures_of_another() -> None:
 
 def test_few_sizes_are_looked_at() -> None:
     classifier = Classifier.of(Stack().eval())
-    for side in (224, 225, 230, 239, 1000, 900):
+    for side in (224, 225, 240, 255, 1000, 900):
         attribute(classifier, torch.rand(1, 3, side, side // 2), 1, "grad_cam")
     network = prepare(classifier).network
-    assert set(network._surveys) == {(224, 112), (448, 448), (448, 448)}
+    assert set(network._surveys) == {(224, 112), (448, 448)}
     for side in range(64, 900):
         network.looks((side, 64))
     assert len(network._looks) < 30

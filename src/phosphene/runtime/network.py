@@ -49,7 +49,7 @@ _NO_GRADIENT = 1e-9
 _NEARLY, _ROUGHLY, KINKS = 1e-4, 0.3, 0.3
 # Of how many sizes of images is kept what was seen of the layers; below how many pixels each size is looked at, and
 # above how many none.
-_SIZES_KEPT, _EXACT, _LARGEST = 256, 64, 448
+_SIZES_KEPT, _EXACT, _LARGEST = 256, 16, 448
 # What may take a part of a picture in a graph, beside an index.
 _CUTTING = re.compile(
     "narrow|narrow_copy|(unsafe_)?split|split_with_sizes|(unsafe_)?chunk|tensor_split|[hvd]split|unfold|pad|select|index_select|"
@@ -486,13 +486,13 @@ def _may_cut(node: fx.Node) -> bool:
 
 
 def _near(side: int) -> int:
-    """One of few lengths near a side, none above 448: of eight steps for each doubling the one below.
+    """One of few lengths near a side, none above 448: of four steps for each doubling the one below, and at least 4.
 
     Example:
-        >>> [_near(side) for side in (8, 63, 71, 100, 224, 250, 4000)]
-        [8, 63, 64, 96, 224, 240, 448]
+        >>> [_near(side) for side in (9, 33, 71, 100, 224, 250, 4000)]
+        [9, 32, 64, 96, 224, 224, 448]
     """
-    step = 1 << max(0, side.bit_length() - 4)
+    step = max(4, 1 << max(0, side.bit_length() - 3))
     return side if side < _EXACT else min(side // step * step, _LARGEST)
 
 
