@@ -397,6 +397,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
+def percent(share: float) -> str:
+    """A share in whole percent; what is rounded to nothing is less than one, not none.
+
+    Example:
+        >>> percent(0.52), percent(0.0001)
+        ('52 %', '<1 %')
+    """
+    return "<1 %" if 0 <= share < 0.005 else f"{100 * share:.0f} %"
+
+
 def counted(count: int, what: str) -> str:
     """So many of something, as people say it.
 
@@ -513,8 +523,7 @@ class Prediction:
         """
         if self.probability != self.probability:
             return self.label
-        percent = "<1" if 0 <= self.probability < 0.005 else f"{100 * self.probability:.0f}"
-        return f"{self.label} {percent} %"
+        return f"{self.label} {percent(self.probability)}"
 
 
 @dataclass(frozen=True)

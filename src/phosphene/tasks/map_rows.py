@@ -36,7 +36,7 @@ from phosphene.render import (
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
 from phosphene.targets import Target
-from phosphene.types import Attribution, Render, View
+from phosphene.types import Attribution, Render, View, percent
 
 # Overlays are for looking at; larger ones only make files heavy. The raw maps are kept whole.
 OVERLAY_SIDE = 2048
@@ -165,8 +165,7 @@ def _mostly_unseen(view: View) -> str | None:
     share = math.prod(view.size) / math.prod(view.scaled)
     if share >= _LEAST_SEEN:
         return None
-    percent = "<1" if share < 0.005 else f"{100 * share:.0f}"
-    return f"the network saw {percent} % of the picture, its center; the view whole shows it all, squashed"
+    return f"the network saw {percent(share)} of the picture, its center; the view whole shows it all, squashed"
 
 
 def _map_stem(folder: str, row: MapRow) -> str:
