@@ -58,6 +58,25 @@ def own_random_state() -> Iterator[None]:
             random.setstate(state[1])
 
 
+def seed_all(device: torch.device) -> None:
+    """Begin the global generators anew: those of Python, of NumPy, of PyTorch on the CPU and on the device.
+
+    Example:
+        >>> with own_random_state():
+        ...     seed_all(torch.device("cpu"))
+        ...     first = torch.rand(1)
+        ...     seed_all(torch.device("cpu"))
+        ...     torch.equal(first, torch.rand(1))
+        True
+    """
+    random.seed(0)
+    np.random.seed(0)
+    if device.type == "cpu":  # (PyTorch's own function prints the stack for each kind of GPU that is not there)
+        torch.default_generator.manual_seed(0)
+    else:
+        torch.manual_seed(0)
+
+
 def clock(device: torch.device) -> float:
     """Seconds, read when the device has done all that was asked of it; a GPU answers before it has done anything."""
     if device.type in ("cuda", "xpu"):  # of several the one that is meant

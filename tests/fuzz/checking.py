@@ -127,7 +127,11 @@ class Trial:
         return True
 
     def perturbed(self, index: int) -> tuple[Eager, Tensor]:
-        """The network and its images, what each layer gives moved by rounding; the same moves for the same index."""
+        """The network and its images, what each layer gives moved by rounding; the same moves for the same index.
+
+        The gradient of a norm, too: what it takes off of that is rounded before it is divided by a spread that may be
+        next to nothing (of one channel, of values all but constant).
+        """
         generator = torch.Generator().manual_seed(index)
         module = build(self.net).double()
 
@@ -139,7 +143,18 @@ class Trial:
         def hook(module: nn.Module, given: tuple[object, ...], output: object) -> Tensor | None:
             if not isinstance(output, Tensor):
                 return None
-            mean = _of_own_mean(module, given[0]) if given and isinstance(given[0], Tensor) else 0.0
+            if not given or not isinstance(given[0], Tensor) or not _takes_its_mean(module):
+                return moved(output)
+            mean, shrunk = _of_own_mean(module, given[0])
+            if given[0].requires_grad:
+
+                def grown(gradient: Tensor) -> None:
+                    noise = torch.randn(gradient.shape, generator=generator, dtype=torch.float64)
+                    rounded.append(ROUNDING * noise * gradient.abs() / shrunk)
+
+                rounded: list[Tensor] = []
+                output.register_hook(grown)
+                given[0].register_hook(lambda gradient: gradient + rounded.pop() if rounded else gradient)
             return moved(output) + ROUNDING * mean * torch.randn((), generator=generator, dtype=torch.float64)
 
         for child in module.modules():
@@ -248,20 +263,27 @@ class Trial:
             return None
         moves = [eager]
         for index in range(PERTURBATIONS):
-            moves.append(way.error(way.plain(*self.perturbed(index)), wanted, self.truth, images))
+            network, moved = self.perturbed(index)
+            moves.append(way.error(way.plain(network, moved), wanted, self.truth, images))
+            # (what rounding does within a layer, and in code between layers, shows in float32 alone)
+            moves.append(way.error(way.plain(self.eager, moved.float()), wanted, self.truth, images))
             if error <= MORE_THAN_EAGER * max(moves) + self._most or max(moves) > UNRESOLVED:
                 return None
         return f"off by {error:.2g}, eager float32 by {eager:.2g}, with what rounding moves by {max(moves):.2g}"
 
 
-def _of_own_mean(module: nn.Module, given: Tensor) -> Tensor | float:
-    """What a norm makes of a rounding of the mean that it takes off: much, where the values are all but constant."""
-    if not isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._NormBase):
-        return 0.0
+def _takes_its_mean(module: nn.Module) -> bool:
+    """Whether it is a norm that takes off the mean of what it is given."""
     if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-        return 0.0
+        return False
+    return isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._NormBase)
+
+
+def _of_own_mean(module: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
+    """(the mean as the norm divides it, what it divides by), both of the values that it is given."""
     given, places = given.detach(), (-1,) if isinstance(module, nn.LayerNorm) else (2, 3)
-    return given.abs().mean(places, True) / (given.var(places, correction=0, keepdim=True) + module.eps).sqrt()
+    spread = (given.var(places, correction=0, keepdim=True) + module.eps).sqrt()
+    return given.abs().mean(places, True) / spread, spread
 
 
 def _counting(runs: dict[str, int], name: str) -> Callable[..., None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import random
 import re
 import threading
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from functools import cached_property
 from typing import Any
 from weakref import finalize
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from phosphene.autograd_graph import graph_nodes
 from phosphene.axes import Follow, is_tokens_first
 from phosphene.classifier import Classifier
-from phosphene.devices import own_random_state
+from phosphene.devices import own_random_state, seed_all
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
@@ -180,9 +178,7 @@ class Network:
         leaf = self.noise(self._image)[:1].clone(memory_format=torch.channels_last).requires_grad_()
         self._begin()
         with trial(leaf.device, gradients=True):
-            torch.manual_seed(0)
-            np.random.seed(0)
-            random.seed(0)
+            seed_all(leaf.device)
             with torch.autocast(leaf.device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
                 scores = self.classifier.rows(self.classifier.run(module, leaf), 1).float()
             if not scores.requires_grad:
