@@ -147,6 +147,13 @@ WAYS = {
     "as one axis from behind": lambda y: torch.flatten(y, start_dim=2).mean(dim=-1),
     "axis": lambda y: y.mean(axis=(2, 3)),
     "axes as numbers": lambda y: y.mean([-1, -2]),
+    "a computed axis": lambda y: y.mean((2, y.dim() - 1)),
+    "past its edge": lambda y: F.avg_pool2d(y, 99, ceil_mode=True),
+    "past its edge, as a module": nn.AvgPool2d(99, ceil_mode=True),
+    "channels last": lambda y: y.permute(0, 2, 3, 1).mean((1, 2)),
+    "tokens": lambda y: y.flatten(2).transpose(1, 2).mean(1),
+    "summed up": lambda y: y.sum((2, 3)) / y[0, 0].numel(),
+    "as data have it": lambda y: y.mean((2, 3)) if bool(y.isfinite().all()) else y.amax((2, 3)),
 }
 
 
@@ -169,6 +176,62 @@ def test_the_ways_to_average_all_places(way):
     if way in ("one side", "one side of its shape"):
         with pytest.raises(ModelError, match=r"16 x 8 places.*windows of 8 x 8"):
             cam(classifier_of(Tall(WAYS[way])), torch.rand(2, 3, 32, 16), Target.of(4))
+
+
+class Tokens(nn.Module):
+    """A norm over channels last, and the mean of what it gives: Swin's end, and that of mixers."""
+
+    def __init__(self, end) -> None:
+        super().__init__()
+        self.body, self.norm, self.head, self.end = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 5), end
+
+    def forward(self, x):
+        y = self.body(x).movedim(1, -1)
+        return self.end(self, self.norm(y if self.norm.bias[0] > -1 else -y))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda net, y: net.head(y.mean((1, 2))),
+        lambda net, y: net.head(y.flatten(1, 2).mean(1)),
+        lambda net, y: net.head(y.movedim(-1, 1).mean((2, 3))),
+    ],
+)
+def test_features_with_channels_last_are_laid_on_their_places(end):
+    classifier, images = classifier_of(Tokens(end)), torch.rand(2, 3, 16, 16)
+    net = classifier.module
+    features = net.norm(net.body(classifier.preprocess.normalize(images)).movedim(1, -1))
+    expected = torch.einsum("k,nhwk->nhw", net.head.weight[4], features)
+    found = cam(classifier, images, Target.of(4))
+    assert found.layer == "norm"
+    assert map_error(found.maps, expected.detach()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda net, y: net.head(y.mean((1, 2)).relu()),
+        lambda net, y: net.head(y[:, 1:].mean((1, 2))),
+        lambda net, y: net.head(y.amax((1, 2))),
+        lambda net, y: net.head(y.mean((1, 2))).tanh(),
+        lambda net, y: net.head(y).amax((1, 2)),
+    ],
+)
+def test_other_ends_that_no_graph_shows_are_refused(end):
+    with pytest.raises(
+        ModelError, match=r"no class activation map: Tokens .* the mean of no layer gives its scores linearly"
+    ):
+        cam(classifier_of(Tokens(end)), torch.rand(1, 3, 16, 16), Target.of(4))
+
+
+def test_what_was_averaged_of_other_pictures_is_tried_at_each():
+    """A window that is all there is of the pictures that the network was first looked at with."""
+    pool = lambda y: y[:, :, :8, :8].mean((2, 3)) if bool(y.isfinite().all()) else y.amax((2, 3))  # noqa: E731
+    classifier = Classifier(Pooling(pool).eval())
+    assert cam(classifier, torch.rand(2, 3, 16, 16), Target.of(4)).maps.shape == (2, 8, 8)
+    with pytest.raises(ModelError, match="the mean of body gives other scores than Pooling for these pictures"):
+        cam(classifier, torch.rand(2, 3, 64, 64), Target.of(4))
 
 
 class Tall(Pooling):

@@ -10,6 +10,7 @@ from phosphene.classifier import Classifier
 from phosphene.runtime import prepare
 from phosphene.targets import Target
 from phosphene.zoo import load_classifier
+from tests.transformers import Block
 
 
 def test_the_map_is_the_length_of_the_gradient_at_each_place():
@@ -28,6 +29,26 @@ def test_the_map_is_the_length_of_the_gradient_at_each_place():
 def test_the_default_is_a_block_in_the_middle_of_the_last_grid():
     prepared = prepare(load_classifier("embedded"))
     assert middle_layer(prepared.layers, prepared.default_layer, (224, 224)) == "blocks.14"
+
+
+class Blocks(nn.Module):
+    """A transformer's parts in the order of timm: embedding, dropout, a sequence of blocks, a norm; no class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.drop, self.rest = nn.Conv2d(3, 8, 4, 4), nn.Dropout(0.1), nn.Identity()
+        self.blocks = nn.Sequential(*(Block(8, 2, "fused") for _ in range(4)))
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rest(self.drop(self.embedding(x).flatten(2).transpose(1, 2)))
+        return self.head(self.norm(self.blocks(x)).mean(1))
+
+
+def test_of_a_transformer_it_is_a_block_in_the_middle_and_no_dropout_before_the_first():
+    torch.manual_seed(0)
+    found = layer_saliency(Classifier(Blocks().eval()), torch.rand(1, 3, 32, 32), Target.of(1))
+    assert found.layer == "blocks.1"
 
 
 def test_a_short_network_is_looked_at_in_its_last_layer():

@@ -71,8 +71,11 @@ def eigen_cam(_head: Head, a: Tensor, center: bool = False) -> Tensor:
         rows = rows - rows.mean(0)
     v = torch.ones(rows.shape[1], dtype=torch.float64)
     for _ in range(20000):
+        before = v
         v = rows.T @ (rows @ v)
         v = v / v.norm()
+        if float((v - before).abs().max()) < 1e-14:
+            break
     out = rows @ v
     if float((out * a.flatten(1).square().sum(0).sqrt()).sum()) < 0:
         out = -out

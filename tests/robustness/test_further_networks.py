@@ -185,9 +185,11 @@ class NamedPair(Body):
         return Pair(found * 2, found)
 
 
-def test_class_activation_maps_say_of_a_named_tuple_what_it_ends_in() -> None:
-    with pytest.raises(ModelError, match="ends in 'Pair'"):
-        explain(Classifier(made(NamedPair), Preprocess(SIZE), output=1), pictures(), "cam", target=1)
+def test_class_activation_maps_of_a_named_tuple() -> None:
+    """One node of a graph, that does not show what goes in: the numbers do."""
+    found = explain(Classifier(made(NamedPair), Preprocess(SIZE), output=1), pictures(), "cam", target=1)
+    wanted = explain(Classifier(made(Body), Preprocess(SIZE)), pictures(), "cam", target=1)
+    assert map_error(found.maps, wanted.maps) <= 1e-5
 
 
 class ListOfRows(Body):

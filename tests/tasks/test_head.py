@@ -164,6 +164,26 @@ def test_the_same_files_in_several_places_are_told(tmp_path):
     assert "of 12 held-out pictures also among the fitted ones, byte for byte" in leaked
 
 
+class OfData(nn.Module):
+    """Code that no graph can be made of, as networks of transformers have."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Linear(4, 6)
+
+    def forward(self, x):
+        y = self.body(x)
+        return self.classifier(y.mean((2, 3)) if bool(y.isfinite().all()) else y.amax((2, 3)))
+
+
+def test_a_head_goes_on_a_network_whose_code_depends_on_data():
+    torch.manual_seed(0)
+    base, images, weight = Classifier(OfData()), torch.rand(3, 3, 12, 12), torch.randn(3, 4)
+    found = head_file.with_head(base, weight, torch.zeros(3), ["a", "b", "c"], "mine")
+    features = base.module.body(base.preprocess.normalize(images)).mean((2, 3))
+    torch.testing.assert_close(found.logits(images), (features @ weight.T).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_goes_only_where_it_fits():
     with pytest.raises(ModelError, match="4 features does not fit"):
         head_file.with_head(color_network(), torch.ones(1, 4), torch.zeros(1), ["a", "b"], "x")

@@ -35,8 +35,8 @@ def cam(
     """How much each place adds to the class's logit, exactly: the head's own weights on the last features.
 
     ``K_c[y, x] = sum_k w_k^c f_k[y, x]``, for networks that end in global average pooling and one linear layer
-    (or a class convolution and pooling), found from the network's graph. ``mean(K_c) + b_c = S_c``; the check
-    `logit_error` says how well that holds.
+    (or a class convolution and pooling), found from the network's graph, or by the numbers of a pass.
+    ``mean(K_c) + b_c = S_c``; the check `logit_error` says how well that holds.
 
     Args:
         classifier: what is explained.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.attribution.layer_maps import Layers, layer_map
 from phosphene.classifier import Classifier
-from phosphene.graph import places_known, spatial_size
+from phosphene.graph import is_passive, places_known, spatial_size
 from phosphene.registry import register_attribution
 from phosphene.runtime import prepare
 from phosphene.targets import Target
@@ -82,8 +82,10 @@ def middle_layer(
     """The middle one of the layers on the grid of the `last`, counted at one depth of the module tree.
 
     That depth is the shallowest with at least three such layers: the blocks of a stage, not the convolutions within
-    them. Where no depth has three, it is the last layer itself. If the gradient says nothing of places there, it is the
-    middle one of those where it does, as long as there is one.
+    them. A sequence of blocks does not count, being a stage itself, nor what only passes on what came before: a
+    transformer has an embedding, dropout, a sequence of blocks and a norm above its blocks. Where no depth has three,
+    it is the last layer itself. If the gradient says nothing of places there, it is the middle one of those where it
+    does, as long as there is one.
 
     Args:
         layers: what ran, in the order of completion.
@@ -94,24 +96,28 @@ def middle_layer(
     Example:
         >>> names = ["stem", "block.0.conv", "block.0", "block.1.conv", "block.1", "block.2", "block", "head"]
         >>> grids = {"stem": (8, 4, 4)}
-        >>> middle_layer([Layer(n, "Block", grids.get(n, (8, 2, 2)), i) for i, n in enumerate(names)], "head", (64, 64))
+        >>> layers = [Layer(name, "Block", grids.get(name, (8, 2, 2)), i) for i, name in enumerate(names)]
+        >>> middle_layer(layers, "head", (64, 64))
         'block.1'
     """
     grids = {layer.name: spatial_size(layer.shape, size, layer.layout) for layer in layers}
     known = {layer.name: places_known(layer) if layer.rows == 1 else -1 for layer in layers}
     # (Weights may have the grid of the maps.)
-    fitting = [name for name, grid in grids.items() if grid == grids[last] and known[name] >= known[last]]
+    fitting = [one for one in layers if grids[one.name] == grids[last] and known[one.name] >= known[last]]
     chosen = _middle(fitting, last)
     if chosen not in flat_layers([chosen]):
         return chosen
-    flat = flat_layers(fitting)
-    told = [name for name in fitting if name not in flat]
-    return _middle(told, told[-1]) if told else last
+    flat = flat_layers([layer.name for layer in fitting])
+    told = [layer for layer in fitting if layer.name not in flat]
+    return _middle(told, told[-1].name) if told else last
 
 
-def _middle(names: Sequence[str], last: str) -> str:
-    for depth in range(1 + max(name.count(".") for name in names)):
-        level = [name for name in names if name.count(".") == depth]
+def _middle(layers: Sequence[Layer], last: str) -> str:
+    above_blocks = {layer.name.rsplit(".", 2)[0] for layer in layers if layer.name.count(".") >= 2}
+    stages = {layer.name for layer in layers if layer.kind == nn.Sequential.__name__} & above_blocks
+    counted = [layer.name for layer in layers if layer.name not in stages and not is_passive(layer)]
+    for depth in sorted({name.count(".") for name in counted}):
+        level = [name for name in counted if name.count(".") == depth]
         if len(level) >= 3:
             return level[(len(level) - 1) // 2]
     return last

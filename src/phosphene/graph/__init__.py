@@ -1,6 +1,6 @@
 """Reading a network without running it: FX graph, kernel geometry, spatial shapes, default layer, linear head."""
 
-from phosphene.graph.default_layer import candidate_layers, default_layer, places_known
+from phosphene.graph.default_layer import candidate_layers, default_layer, is_passive, places_known
 from phosphene.graph.function_module import FunctionModule, Takes, check_inside
 from phosphene.graph.head import LinearHead, linear_head
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
@@ -42,6 +42,7 @@ __all__ = [
     "is_changed",
     "is_hooked",
     "is_layout",
+    "is_passive",
     "is_plain",
     "is_pointwise",
     "is_swapped",

@@ -87,8 +87,13 @@ def places_known(layer: Layer) -> int:
     return 0 if layer.layout is None else 1 + layer.placed
 
 
+def is_passive(layer: Layer) -> bool:
+    """Whether a layer only passes on what came before, as dropout does."""
+    return layer.kind in _PASSIVE
+
+
 def _is_candidate(layer: Layer, size: Size, is_block: bool) -> bool:
-    if layer.rows != 1 or layer.kind in _PASSIVE or spatial_size(layer.shape, size, layer.layout) is None:
+    if layer.rows != 1 or is_passive(layer) or spatial_size(layer.shape, size, layer.layout) is None:
         return False
     # Inside a block many tokens are queries, keys or mixtures, also where a linear layer is put together of several
     # (LoRA); its norms stand where it is entered and left, and what is made of parts gives what they add up to.
@@ -103,4 +108,4 @@ def _around(name: str) -> Iterator[str]:
 
 def _has_extent(layer: Layer) -> bool:
     rows, columns = layer.shape[:2] if layer.layout == "NHWC" else layer.shape[1:]
-    return layer.kind not in _PASSIVE and rows * columns > 1
+    return not is_passive(layer) and rows * columns > 1

@@ -172,12 +172,12 @@ def _is_one(size: Any) -> bool:
 
 def _window(traced: fx.GraphModule, node: fx.Node) -> Window | None:
     """Places that a pool of fixed size averages: it is one of all where the features have as many."""
-    kernel, padding = None, _argument(node, 3, "padding") or 0
+    kernel, padding, over = None, _argument(node, 3, "padding") or 0, _argument(node, 4, "ceil_mode")
     if node.op == "call_module" and isinstance(child := traced.get_submodule(str(node.target)), nn.AvgPool2d):
-        kernel, padding = child.kernel_size, child.padding
+        kernel, padding, over = child.kernel_size, child.padding, child.ceil_mode
     elif node.op == "call_function" and node.target is F.avg_pool2d:
         kernel = _argument(node, 1, "kernel_size")
-    if kernel is None or padding not in (0, (0, 0), [0, 0]):
+    if kernel is None or padding not in (0, (0, 0), [0, 0]) or over:  # (past the edge it averages what there is)
         return None
     features = _argument(node, 0, "input")
     if _is_size(kernel, features):

@@ -110,11 +110,13 @@ def head_features(
     """(logits (N, K), features (N, k, h, w) that the linear head averages, the head), without gradients.
 
     Raises:
-        ModelError: if the network cannot be traced or does not end in pooling and one linear layer.
+        ModelError: if the network does not end in pooling and one linear layer.
     """
     prepared = prepare(classifier)
     prepared.check_images(images)
     graph, head = prepared.linear_head
+    if graph is None:
+        return _features_of_layer(prepared, images, head, batch_size)
     records = _shared(prepared, images, batch_size, [head.layer])
     if records is not None:
         features = joined([record.start for record in records])
@@ -132,6 +134,23 @@ def head_features(
             "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
         )
     return logits, _averaged_whole(values, head), head
+
+
+def _features_of_layer(
+    prepared: Prepared, images: Tensor, head: LinearHead, batch_size: int | None
+) -> tuple[Tensor, Tensor, LinearHead]:
+    """The same where a layer gives the features, and the numbers alone say that they are averaged."""
+    logits, outputs = activations(prepared, images, [head.layer], batch_size=batch_size)
+    features = spatial_map(outputs[head.layer], f"the output of {head.layer}", images, prepared.layout(head.layer))
+    means = features.mean(dim=(2, 3))
+    bias = None if head.bias is None else head.bias.float()
+    scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
+    if scores.shape == logits.shape and not near(scores, logits, _SAME[prepared.precision]):
+        raise ModelError(
+            f"no class activation map: the mean of {head.layer} gives other scores than {prepared.name} for these "
+            "pictures; use grad_cam"
+        )
+    return logits, features, head
 
 
 def _averaged_whole(features: Tensor, head: LinearHead) -> Tensor:

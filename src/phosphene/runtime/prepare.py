@@ -27,6 +27,7 @@ from phosphene.runtime.layer_looks import LayerLooks
 from phosphene.runtime.micro_batches import in_batches, usual_size
 from phosphene.runtime.network import KINKS, Network
 from phosphene.runtime.placement import Placement
+from phosphene.runtime.pooled_head import pooled_head
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
 from phosphene.runtime.state import State
@@ -327,24 +328,35 @@ class Prepared(Classifier):
         return self.looks.layer_of_unit(layer)
 
     @property
-    def linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
+    def linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         """The linear head, and the network as a graph that also returns the features it averages.
 
+        There is no graph where a layer of the network gives these features, and the numbers alone say so.
+
         Raises:
-            ModelError: if the network cannot be traced or ends in something else.
+            ModelError: if the network ends in something else.
         """
         known, traced = self.network.heads, self.traced
         if id(traced) not in known:
             known[id(traced)] = self._find_linear_head()
         return known[id(traced)]
 
-    def _find_linear_head(self) -> tuple[fx.GraphModule, LinearHead]:
+    def _find_linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         check_inside(self.network.module, self.name)
+        try:
+            return self._linear_head_of_graph()
+        except ModelError:
+            head = self._settling(pooled_head)
+            if head is None:
+                raise
+        return None, head
+
+    def _linear_head_of_graph(self) -> tuple[fx.GraphModule, LinearHead]:
         if self.traced is None or self._is_exported:  # (its graph is of other operations than the head is known by)
             why = (
                 "was exported, and of an exported network the head is not read"
                 if self._is_exported
-                else "has code that cannot be read as a graph, as it depends on data or works in place"
+                else "has code that cannot be read as a graph, and the mean of no layer gives its scores linearly"
             )
             raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
         end = outputs(self.traced)
