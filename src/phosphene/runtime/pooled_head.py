@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,18 +39,20 @@ def pooled_head(looks: LayerLooks) -> LinearHead | None:
                 scores = network.rows(images).float()
             whole = [name for name in names if len(found.get(name, ())) == len(images)]  # (no rows of windows)
             maps = {name: spatial_map(found[name], name, images, looks.layout(name)) for name in whole}
+            means = {name: values.float().mean(dim=(2, 3)) for name, values in maps.items() if values[0, 0].numel() > 1}
+            return _head_of(means, scores, network.module)
         except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
             return None
-        means = {name: values.float().mean(dim=(2, 3)) for name, values in maps.items() if values[0, 0].numel() > 1}
-        for weight, bias in _linear(network.module, scores.shape[1]):
-            added = scores if bias is None else scores - bias.float()
-            for name, mean in means.items():
-                if mean.shape[1] == weight.shape[1] and near(mean @ weight.float().T, added, _SAME):
-                    return LinearHead("", weight, bias, name)
+
+
+def _head_of(means: Mapping[str, Tensor], scores: Tensor, module: nn.Module) -> LinearHead | None:
+    for weight, bias in _linear(module, scores.shape[1]):
+        added = scores if bias is None else scores - bias.float()
         for name, mean in means.items():
-            if mean.shape == scores.shape and near(mean, scores, _SAME):
-                return LinearHead("", None, None, name)
-    return None
+            if mean.shape[1] == weight.shape[1] and near(mean @ weight.float().T, added, _SAME):
+                return LinearHead("", weight, bias, name)
+    own = (name for name, mean in means.items() if mean.shape == scores.shape and near(mean, scores, _SAME))
+    return next((LinearHead("", None, None, name) for name in own), None)
 
 
 def _has_known_places(layer: Layer, looks: LayerLooks) -> bool:
@@ -64,9 +66,5 @@ def _linear(module: nn.Module, classes: int) -> Iterator[tuple[Tensor, Tensor | 
     for child in reversed(list(module.modules())):
         if isinstance(child, nn.Linear) and child.out_features == classes:
             yield child.weight, child.bias
-        elif isinstance(child, nn.Conv2d) and (child.out_channels, child.kernel_size, child.groups) == (
-            classes,
-            (1, 1),
-            1,
-        ):
-            yield torch.flatten(child.weight, 1), child.bias
+        elif isinstance(child, nn.Conv2d) and child.out_channels == classes and child.weight[0, 0].numel() == 1:
+            yield torch.flatten(child.weight, 1), child.bias  # (of groups it has fewer columns than there are channels)
