@@ -356,7 +356,7 @@ class Prepared(Classifier):
             why = (
                 "was exported, and of an exported network the head is not read"
                 if self._is_exported
-                else "has code that cannot be read as a graph, and the mean of no layer gives its scores linearly"
+                else "has code that cannot be read as a graph, and no layer's mean gives its scores linearly"
             )
             raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
         end = outputs(self.traced)
