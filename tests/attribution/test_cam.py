@@ -220,7 +220,7 @@ def test_features_with_channels_last_are_laid_on_their_places(end):
 )
 def test_other_ends_that_no_graph_shows_are_refused(end):
     with pytest.raises(
-        ModelError, match=r"no class activation map: Tokens .* the no layer's mean gives its scores linearly"
+        ModelError, match=r"no class activation map: Tokens .* no layer's mean gives its scores linearly"
     ):
         cam(classifier_of(Tokens(end)), torch.rand(1, 3, 16, 16), Target.of(4))
 
