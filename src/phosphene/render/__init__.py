@@ -11,7 +11,7 @@ from phosphene.render.heat import (
     overlay,
     scale_of,
     shared_scale,
-    uncolored,
+    tells_no_place,
     with_doubt,
 )
 from phosphene.render.impression import _impression_sheet as _impression_sheet
@@ -56,6 +56,6 @@ __all__ = [
     "steps_picture",
     "thumbnail",
     "thumbnail_map",
-    "uncolored",
+    "tells_no_place",
     "with_doubt",
 ]

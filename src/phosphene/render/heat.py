@@ -173,16 +173,21 @@ def doubt(label: str, probability: float | None, shown: str = "colors show") -> 
     return f"{label} has a probability of {100 * probability:.1g} %: {shown} what speaks for it most, not how much"
 
 
-def uncolored(scale: Scale) -> str | None:
-    """What has to be said where a scale of what speaks for a class colors nothing; None where it does.
+def tells_no_place(values: Tensor, display: Display) -> str | None:
+    """What has to be said of a map that colors nothing, or all of the picture alike; None of any other.
 
     Example:
-        >>> uncolored(scale_of(-torch.rand(2, 2), "positive"))
+        >>> tells_no_place(-torch.rand(2, 2), "positive")
         'the map is nowhere above zero: nothing in the picture speaks for it, so nothing is colored'
+        >>> tells_no_place(torch.ones(2, 2), "positive")
+        'the map is the same everywhere: it tells no place from another'
     """
-    if scale.display != "positive" or scale.high > 0:
-        return None
-    return "the map is nowhere above zero: nothing in the picture speaks for it, so nothing is colored"
+    low, high = map(float, values.aminmax())
+    if display == "positive" and high <= 0:
+        return "the map is nowhere above zero: nothing in the picture speaks for it, so nothing is colored"
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return "the map is the same everywhere: it tells no place from another"
+    return None
 
 
 def with_doubt(picture: Image.Image, label: str, probability: float | None) -> Image.Image:

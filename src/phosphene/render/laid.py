@@ -25,7 +25,7 @@ from phosphene.render.heat import (
     overlay,
     scale_of,
     shared_scale,
-    uncolored,
+    tells_no_place,
     with_doubt,
 )
 from phosphene.render.shown import Sheet, Tile, sheet_of, sheet_picture, shown_as
@@ -109,7 +109,7 @@ def _image_tiles(
         f"{one.spec}{f' at {one.layer}' if one.layer else ''}",
         scale.describe(),
         *(problem for problem in one.problems if problem),
-        *(text for text in [_doubt(one), _uncolored(one)] if text),
+        *(text for text in [_doubt(one), _tells_no_place(one)] if text),
         *one.notes,
     )
     brought_back = reconstruction_picture(one, _view(one), side)
@@ -130,9 +130,8 @@ def _doubt(one: Attribution) -> str | None:
     return doubt(one.explained[0].label, one.explained[0].probability) if one.explained else None
 
 
-def _uncolored(one: Attribution) -> str | None:
-    """Of its own scale: one that is shared with other maps says nothing of this one."""
-    return None if any(one.problems) else uncolored(scale_of(one.heat[0], one.display))
+def _tells_no_place(one: Attribution) -> str | None:
+    return None if any(one.problems) else tells_no_place(one.heat[0], one.display)
 
 
 @shown_as(Attribution)

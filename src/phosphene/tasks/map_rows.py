@@ -30,8 +30,8 @@ from phosphene.render import (
     reconstruction_picture,
     scale_of,
     shared_scale,
+    tells_no_place,
     thumbnail,
-    uncolored,
     with_doubt,
 )
 from phosphene.store import Asset, ExplainRow, File, Grid, MapRow, ScaleRow, TargetRow, Versus, file_stem
@@ -139,7 +139,7 @@ def _values(folder: str, spec: Spec, result: Attribution, labels: Labels) -> Map
     row = _named(spec, result.target, labels)
     problem, stem = result.problems[0], _map_stem(folder, row)
     unlikely = doubt(row.target.label, result.explained[0].probability) if result.explained else None
-    empty = None if problem else uncolored(scale_of(result.heat[0], result.display))
+    empty = None if problem else tells_no_place(result.heat[0], result.display)
     own = (unlikely, empty, _mostly_unseen(result.views[0]))
     return replace(
         row,

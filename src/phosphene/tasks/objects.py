@@ -25,7 +25,7 @@ from phosphene.registry import Spec, entry, parse_spec
 from phosphene.render import Sheet, Tile, doubt, draw_boxes, shown_as, thumbnail
 from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve
-from phosphene.tasks.attributions import Progress, attribute, in_the_place_of, needed_view
+from phosphene.tasks.attributions import Progress, attribute, in_the_place_of, needed_view, says_nothing
 from phosphene.tasks.deep_features import deep_features
 from phosphene.tasks.ranking import Ranking
 from phosphene.types import Attribution, Box, Prediction, Results, Shown, Size, View
@@ -312,7 +312,7 @@ def _evidence(
             power = way.fine.power if way.fine is not None and _is_fine(spec, result) else 1.0
             fine = fine and _is_fine(spec, result)
             for index, (view, grid) in enumerate(zip(views, grids, strict=True)):
-                problems[index] = problems[index] or result.problems[index]
+                problems[index] = problems[index] or says_nothing(result, index)
                 share = None if way.grid is None else way.blur
                 laid = _laid(result, index, view, grid, share, power, mirrored).cpu().double()
                 sums[index] += torch.nan_to_num(normalize(laid[None])[0], nan=0.0)
