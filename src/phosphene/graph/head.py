@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from phosphene.errors import ModelError
-from phosphene.types import Size
+
+# How long a side of a pool's window is: so many places, or as many as its input has rows or columns.
+Side = int | Literal["rows", "columns"]
+Window = tuple[Side, Side]
 
 # Modules that pass on values unchanged in eval mode (softmax aside).
 _PASSIVE_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Flatten, nn.Identity, nn.Softmax, nn.LogSoftmax)
@@ -28,14 +31,15 @@ class LinearHead:
         weight: (K, k), or None where the averaged channels are the classes themselves.
         bias: (K,) or None.
         layer: the module the averaged value comes from, for reports.
-        window: (h, w) of places that a pool of fixed size averages; None for a pool of all places.
+        window: (h, w) of places that a pool of fixed size averages, a number or as many as the features have; None
+            for a pool of all places.
     """
 
     node: str
     weight: Tensor | None
     bias: Tensor | None
     layer: str
-    window: Size | None = None
+    window: Window | None = None
 
 
 def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:
@@ -127,23 +131,46 @@ def _averaged(traced: fx.GraphModule, node: fx.Node) -> Any:
         return given if _is_one(_argument(node, 1, "output_size")) else None
     if node.op == "call_function" and node.target is F.avg_pool2d:
         return given if _window(traced, node) is not None else None
-    return given if _mean_axes(node) in ([-2, -1], [2, 3]) else None
+    axes, keeps = _mean(node)
+    if axes in ([-2, -1], [2, 3]):
+        return given
+    if len(axes) == 1 and isinstance(given, fx.Node):  # in two steps
+        inner, kept = _mean(given)
+        if len(inner) == 1 and axes[0] in _SECOND_STEP.get((inner[0] % 4, kept), ()):
+            return _argument(given, 0, "input")
+        if axes[0] in (2, -1) and not keeps and _flattens_places(given):
+            return _argument(given, 0, "input")
+    return None
 
 
-def _mean_axes(node: fx.Node) -> list[int]:
-    """The axes that a node takes the mean over, sorted; none of another node."""
+# Which axis is the other one of places, once the mean over one was taken: by that one, and whether it was kept.
+_SECOND_STEP = {(3, False): (2, -1), (2, False): (2, -1), (3, True): (2, -2), (2, True): (3, -1)}
+
+
+def _mean(node: fx.Node) -> tuple[list[int], bool]:
+    """(the axes that a node takes the mean over, sorted; whether it keeps them); no axes for another node."""
     if node.target not in (torch.mean, "mean") or node.op not in ("call_function", "call_method"):
-        return []
+        return [], False
     given = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else ()))
-    axes = [*given] if isinstance(given, list | tuple) else []
-    return sorted(axes) if all(isinstance(axis, int) for axis in axes) else []
+    axes = [*given] if isinstance(given, list | tuple) else [given, *_numbers(node.args[2:])]
+    numbers = _numbers(axes)
+    return (sorted(numbers) if len(numbers) == len(axes) else []), bool(_argument(node, 2, "keepdim"))
+
+
+def _numbers(values: Any) -> list[int]:
+    return [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
+
+
+def _flattens_places(node: fx.Node) -> bool:
+    whole = _argument(node, 2, "end_dim") in (None, -1, 3)
+    return whole and node.target in (torch.flatten, "flatten") and _argument(node, 1, "start_dim") in (2, -2)
 
 
 def _is_one(size: Any) -> bool:
     return size == 1 or (isinstance(size, list | tuple) and list(size) == [1, 1])
 
 
-def _window(traced: fx.GraphModule, node: fx.Node) -> Size | None:
+def _window(traced: fx.GraphModule, node: fx.Node) -> Window | None:
     """Places that a pool of fixed size averages: it is one of all where the features have as many."""
     kernel, padding, over = None, _argument(node, 3, "padding") or 0, _argument(node, 4, "ceil_mode")
     if node.op == "call_module" and isinstance(child := traced.get_submodule(str(node.target)), nn.AvgPool2d):
@@ -152,8 +179,41 @@ def _window(traced: fx.GraphModule, node: fx.Node) -> Size | None:
         kernel = _argument(node, 1, "kernel_size")
     if kernel is None or padding not in (0, (0, 0), [0, 0]) or over:  # (past the edge it averages what there is)
         return None
-    sides = kernel if isinstance(kernel, list | tuple) else (kernel, kernel)
-    return (sides[0], sides[-1]) if sides and all(isinstance(side, int) for side in sides) else None
+    features = _argument(node, 0, "input")
+    if _is_size(kernel, features):
+        return "rows", "columns"
+    sides = [_side(side, features) for side in (kernel if isinstance(kernel, list | tuple) else (kernel, kernel))]
+    if not 1 <= len(sides) <= 2 or sides[0] is None or sides[-1] is None:
+        return None
+    return sides[0], sides[-1]
+
+
+_SIDES: dict[int, Side] = {2: "rows", -2: "rows", 3: "columns", -1: "columns"}
+
+
+def _is_size(value: Any, features: Any) -> bool:
+    """Whether a value of the graph is (rows, columns) of the features, as in `x.size()[2:]`."""
+    if not isinstance(value, fx.Node) or value.target is not operator.getitem:
+        return False
+    return value.args[1] in (slice(2, None), slice(-2, None)) and _is_shape(value.args[0], features)
+
+
+def _is_shape(value: Any, features: Any) -> bool:
+    if not isinstance(value, fx.Node) or not value.args or value.args[0] is not features:
+        return False
+    return (value.target == "size" and len(value.args) == 1) or (value.target is getattr and value.args[1] == "shape")
+
+
+def _side(value: Any, features: Any) -> Side | None:
+    """A number, or what of the features a value of the graph is as long as, as in `x.size(3)` or `x.shape[3]`."""
+    if isinstance(value, int):
+        return value
+    axis: Any = None
+    if isinstance(value, fx.Node) and value.target == "size" and value.args[:1] == (features,):
+        axis = _argument(value, 1, "dim")
+    elif isinstance(value, fx.Node) and value.target is operator.getitem and _is_shape(value.args[0], features):
+        axis = value.args[1]
+    return _SIDES.get(axis) if isinstance(axis, int) else None
 
 
 def _nearest_module(node: fx.Node) -> str:

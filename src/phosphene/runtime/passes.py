@@ -156,10 +156,12 @@ def _features_of_layer(
 def _averaged_whole(features: Tensor, head: LinearHead) -> Tensor:
     """The features, if the head averages all their places."""
     places = (int(features.shape[-2]), int(features.shape[-1]))
-    if head.window is not None and head.window != places:
+    of_features = dict(zip(("rows", "columns"), places, strict=True))
+    window = None if head.window is None else tuple(of_features.get(str(side), side) for side in head.window)
+    if window not in (None, places):
         raise ModelError(
             f"no class activation map: {head.layer} has {places[0]} x {places[1]} places, and the network averages "
-            f"windows of {head.window[0]} x {head.window[1]}; give pictures of its own size, or use grad_cam"
+            f"windows of {window[0]} x {window[1]}; give pictures of its own size, or use grad_cam"
         )
     return features
 

@@ -31,10 +31,10 @@ def pooled_head(looks: LayerLooks) -> LinearHead | None:
         The head, whose `node` is empty; None if no layer's mean gives the scores.
     """
     network = looks.network
+    names = [layer.name for layer in reversed(looks.layers) if _has_known_places(layer, looks)]
     with network.lock, trial(looks.classifier.device):
+        images = network.noise(torch.Size((looks.classifier.preprocess.channels, *looks.size)))
         try:
-            names = [layer.name for layer in reversed(looks.layers) if _has_known_places(layer, looks)]
-            images = network.noise(torch.Size((looks.classifier.preprocess.channels, *looks.size)))
             with capture(network.module, names, tokens_first=looks.tokens_first(names)) as found:
                 scores = network.rows(images).float()
             whole = [name for name in names if len(found.get(name, ())) == len(images)]  # (no rows of windows)
