@@ -71,7 +71,7 @@ def seed_all(device: torch.device) -> None:
     """
     random.seed(0)
     np.random.seed(0)
-    if device.type == "cpu":  # (PyTorch's own function prints the stack for each kind of GPU that is not there)
+    if device.type == "cpu":  # (torch.manual_seed also formats the stack, for devices that are not there yet)
         torch.default_generator.manual_seed(0)
     else:
         torch.manual_seed(0)

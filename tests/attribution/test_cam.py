@@ -225,13 +225,72 @@ def test_other_ends_that_no_graph_shows_are_refused(end):
         cam(classifier_of(Tokens(end)), torch.rand(1, 3, 16, 16), Target.of(4))
 
 
+class ByBrightness(Pooling):
+    """Averages dark pictures, and takes the largest of bright ones."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def forward(self, x):
+        y = self.body(x)
+        return self.head(y.mean((2, 3)) if bool(x.mean() < 0.8) else y.amax((2, 3)))
+
+
 def test_what_was_averaged_of_other_pictures_is_tried_at_each():
-    """A window that is all there is of the pictures that the network was first looked at with."""
-    pool = lambda y: y[:, :, :8, :8].mean((2, 3)) if bool(y.isfinite().all()) else y.amax((2, 3))  # noqa: E731
-    classifier = Classifier(Pooling(pool).eval())
+    classifier = Classifier(ByBrightness().eval())
     assert cam(classifier, torch.rand(2, 3, 16, 16), Target.of(4)).maps.shape == (2, 8, 8)
-    with pytest.raises(ModelError, match="the mean of body gives other scores than Pooling for these pictures"):
-        cam(classifier, torch.rand(2, 3, 64, 64), Target.of(4))
+    with pytest.raises(ModelError, match="the mean of body gives other scores than ByBrightness for these pictures"):
+        cam(classifier, 0.8 + 0.2 * torch.rand(2, 3, 16, 16), Target.of(4))
+
+
+@pytest.mark.parametrize(
+    "zero", [lambda net, y: net.head(y.amax((1, 2))), lambda net, y: net.head(net.norm(y)[:, 0, 0])]
+)
+def test_a_head_of_zeros_does_not_make_a_mean_of_what_is_none(zero):
+    net = Tokens(zero)
+    nn.init.zeros_(net.head.weight), nn.init.zeros_(net.head.bias)
+    with pytest.raises(ModelError, match="no class activation map"):
+        cam(classifier_of(net), torch.rand(1, 3, 16, 16), Target.of(4))
+
+
+class Queries(nn.Module):
+    """Learned queries that look at the picture's tokens: as many as a map has places, and none of them is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.queries = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 16, 8))
+        self.attention, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.body(x).flatten(2).transpose(1, 2)
+        return self.head(self.norm(self.attention(self.queries.expand(len(x), -1, -1), y, y)[0]).mean(1))
+
+
+class Windows(nn.Module):
+    """Tokens in the order of windows, 4 x 4 of 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.body(x).permute(0, 2, 3, 1).reshape(-1, 2, 4, 2, 4, 8).transpose(2, 3).reshape(-1, 64, 8)
+        return self.head(self.norm(y).mean(1))
+
+
+@pytest.mark.parametrize("make", [Queries, Windows])
+def test_what_is_no_place_or_in_another_order_is_no_map(make):
+    with pytest.raises(ModelError, match="no class activation map"):
+        cam(classifier_of(make()), torch.rand(2, 3, 16, 16), Target.of(4))
+
+
+def test_a_class_convolution_of_one_output_speaks_for_both_classes():
+    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier, images = Classifier(net, labels=["no", "yes"], head="sigmoid"), torch.rand(2, 3, 8, 8)
+    yes, no = (cam(classifier, images, Target.of(index)).maps for index in (1, 0))
+    assert torch.equal(yes, -no)
+    torch.testing.assert_close(yes.mean((1, 2)), net(images)[:, 0].detach())
 
 
 class Tall(Pooling):

@@ -252,7 +252,7 @@ class Trial:
         return MOST_OF_SMOOTH if self.net.smooth else MOST_WITH_KINKS
 
     def _may_refuse(self, way: Way, message: str) -> bool:
-        """Class activation maps need a graph and a plain head; rules end at the hooks of others."""
+        """Class activation maps need a plain head; rules end at the hooks of others."""
         return way.name == "cam" and "no class activation map" in message
 
     def _excused(self, way: Way, wanted: Tensor, error: float) -> str | None:
@@ -281,9 +281,13 @@ def _takes_its_mean(module: nn.Module) -> bool:
 
 def _of_own_mean(module: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
     """(the mean as the norm divides it, what it divides by), both of the values that it is given."""
-    given, places = given.detach(), (-1,) if isinstance(module, nn.LayerNorm) else (2, 3)
-    spread = (given.var(places, correction=0, keepdim=True) + module.eps).sqrt()
-    return given.abs().mean(places, True) / spread, spread
+    values = given.detach()
+    if isinstance(module, nn.GroupNorm):
+        values = values.unflatten(1, (module.num_groups, -1))
+    places = (-1,) if isinstance(module, nn.LayerNorm) else tuple(range(2, values.ndim))
+    spread = (values.var(places, correction=0, keepdim=True) + module.eps).sqrt()
+    mean = values.abs().mean(places, True) / spread
+    return mean.expand_as(values).reshape(given.shape), spread.expand_as(values).reshape(given.shape)
 
 
 def _counting(runs: dict[str, int], name: str) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """A head is fitted, saved, loaded and explained on a tiny network whose features are known."""
 
+import copy
 import json
 import shutil
 
@@ -182,6 +183,16 @@ def test_a_head_goes_on_a_network_whose_code_depends_on_data():
     found = head_file.with_head(base, weight, torch.zeros(3), ["a", "b", "c"], "mine")
     features = base.module.body(base.preprocess.normalize(images)).mean((2, 3))
     torch.testing.assert_close(found.logits(images), (features @ weight.T).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_of_the_last_layer_is_not_taken_for_it():
+    """An averaged or auxiliary head, which is registered later and does not run."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    for base in (net, OfData()):
+        last = base[3] if base is net else base.classifier
+        last.aux = copy.deepcopy(last)
+        base.aux = last.aux if base is not net else None
+        assert head_file.last_linear(Classifier(base)) == ("3" if base is net else "classifier")
 
 
 def test_a_head_goes_only_where_it_fits():

@@ -99,6 +99,8 @@ def _class_maps(
     index = torch.tensor(classes, device=features.device)
     binary = classifier.head == "sigmoid" and len(classifier.labels) == 2
     if head.weight is None:
+        if binary and features.shape[1] == 1:  # one output read as (-z, z)
+            features = torch.cat([-features, features], dim=1)
         rows = torch.arange(len(features), device=features.device)
         return features[rows, index], features.new_zeros(len(features))
     weight, bias = head.weight.float(), features.new_zeros(len(head.weight)) if head.bias is None else head.bias.float()

@@ -27,12 +27,14 @@ class LinearHead:
     """The end of a network that class activation maps need: features -> mean over places -> linear.
 
     Args:
-        node: the FX node whose value (N, k, h, w) is averaged over its places.
+        node: the FX node whose value (N, k, h, w) is averaged over its places; empty where it is the output of `layer`
+            that is, and no graph says so.
         weight: (K, k), or None where the averaged channels are the classes themselves.
         bias: (K,) or None.
         layer: the module the averaged value comes from, for reports.
         window: (h, w) of places that a pool of fixed size averages, a number or as many as the features have; None
             for a pool of all places.
+        linear: dotted name of the linear layer, where a pass told of it and no graph.
     """
 
     node: str
@@ -40,6 +42,7 @@ class LinearHead:
     bias: Tensor | None
     layer: str
     window: Window | None = None
+    linear: str | None = None
 
 
 def linear_head(traced: fx.GraphModule, scores: fx.Node) -> LinearHead:

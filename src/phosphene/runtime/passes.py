@@ -145,7 +145,9 @@ def _features_of_layer(
     means = features.mean(dim=(2, 3))
     bias = None if head.bias is None else head.bias.float()
     scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
-    if scores.shape == logits.shape and not near(scores, logits, _SAME[prepared.precision]):
+    if scores.shape[1] == 1 and logits.shape[1] == 2:  # one output read as (-z, z)
+        scores = torch.cat([-scores, scores], dim=1)
+    if not near(scores, logits, _SAME[prepared.precision]):
         raise ModelError(
             f"no class activation map: the mean of {head.layer} gives other scores than {prepared.name} for these "
             "pictures; use grad_cam"

@@ -336,10 +336,16 @@ class Prepared(Classifier):
         Raises:
             ModelError: if the network ends in something else.
         """
-        known, traced = self.network.heads, self.traced
-        if id(traced) not in known:
-            known[id(traced)] = self._find_linear_head()
-        return known[id(traced)]
+        known, key = self.network.heads, (id(self.traced), self.looks.size)
+        if key not in known:
+            try:
+                known[key] = self._find_linear_head()
+            except ModelError as error:
+                known[key] = str(error)
+        found = known[key]
+        if isinstance(found, str):
+            raise ModelError(found)
+        return found
 
     def _find_linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         check_inside(self.network.module, self.name)

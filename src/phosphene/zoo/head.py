@@ -72,22 +72,24 @@ def last_linear(classifier: Classifier) -> str:
     Raises:
         ModelError: if it ends in something else.
     """
-    weight = _last_weight(classifier)
-    linear = [(name, child) for name, child in classifier.module.named_modules() if isinstance(child, nn.Linear)]
-    for name, child in reversed(linear):
-        if weight is not None and child.weight.shape == weight.shape and torch.equal(child.weight, weight):
-            return str(name)
-    raise ModelError(f"no head can be put on {classifier.name}: it ends in no linear layer of its own")
+    name = _last_of_graph(classifier)
+    if name is None:  # (a pass tells more than the code, and takes longer)
+        name = prepare(classifier).linear_head[1].linear
+    if name is None or not isinstance(classifier.module.get_submodule(name), nn.Linear):
+        raise ModelError(f"no head can be put on {classifier.name}: it ends in no linear layer of its own")
+    return name
 
 
-def _last_weight(classifier: Classifier) -> Tensor | None:
+def _last_of_graph(classifier: Classifier) -> str | None:
     traced = trace(classifier.module)
-    if traced is not None:
-        try:
-            return linear_head(traced, find_scores(outputs(traced), classifier.output, fx.Node)).weight
-        except ModelError:
-            pass
-    return prepare(classifier).linear_head[1].weight  # (a pass of it tells more than its code, and takes longer)
+    if traced is None:
+        return None
+    try:
+        weight = linear_head(traced, find_scores(outputs(traced), classifier.output, fx.Node)).weight
+    except ModelError:
+        return None
+    linear = ((name, one) for name, one in classifier.module.named_modules() if isinstance(one, nn.Linear))
+    return next((str(name) for name, one in linear if one.weight is weight), None)
 
 
 def to_bytes(weight: Tensor, bias: Tensor) -> bytes:
