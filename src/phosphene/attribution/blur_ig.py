@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.result import adding_up, attribution
 from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
@@ -82,7 +82,7 @@ def blur_ig(
     classifier = prepare(classifier).settled()
     classifier.check_images(images)
     target = target.expand(len(images))
-    maps, scores, errors = [], [], []
+    maps, scores, dulls = [], [], []
     for index, image in enumerate(images.detach().to(classifier.device, torch.float32)):
         own = target.rows(index, index + 1)
         total = torch.zeros_like(image, dtype=widest(image.device))
@@ -100,14 +100,10 @@ def blur_ig(
         sharp, dull = input_gradient(classifier, both, own, batch_size=batch_size)[0]
         maps.append(total.sum(dim=0))
         scores.append(sharp)
-        errors.append((total.sum() - (sharp - dull)).abs())
-    return attribution(
-        torch.stack(maps).float(),
-        images,
-        target,
-        torch.stack(scores),
-        checks=per_image(completeness_error=torch.stack(errors)),
-    )
+        dulls.append(dull)
+    values, high = torch.stack(maps), torch.stack(scores)
+    told = adding_up(values.sum(dim=(1, 2)), high - torch.stack(dulls), "steps")
+    return attribution(values.float(), images, target, high, **told)
 
 
 def blurred(image: Tensor, sigma: float, border: Border = "black") -> Tensor:

@@ -8,7 +8,7 @@ import skimage
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.result import adding_up, attribution
 from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
@@ -84,7 +84,7 @@ def expected_gradients(
     drawn = torch.randint(len(known), (samples,), generator=generator, device="cpu")
     places = torch.rand(samples, generator=generator, device="cpu", dtype=torch.float32)
     images = images.detach().to(classifier.device, torch.float32)
-    maps, scores, errors = [], [], []
+    maps, scores, means = [], [], []
     for index, image in enumerate(images):
         own = target.rows(index, index + 1)
         total = torch.zeros_like(image, dtype=widest(image.device))
@@ -97,10 +97,10 @@ def expected_gradients(
                 progress(index * samples + last, len(images) * samples)
         maps.append(total.sum(dim=0) / samples)
         scores.append(input_gradient(classifier, image[None], own)[0])
-        before = input_gradient(classifier, known, own, batch_size=batch_size)[0][drawn.to(image.device)].mean()
-        errors.append((maps[-1].sum() - (scores[-1] - before)).abs())
-    checks = per_image(completeness_error=torch.cat(errors))
-    return attribution(torch.stack(maps).float(), images, target, torch.cat(scores), checks=checks)
+        means.append(input_gradient(classifier, known, own, batch_size=batch_size)[0][drawn.to(image.device)].mean())
+    values, high = torch.stack(maps), torch.cat(scores)
+    told = adding_up(values.sum(dim=(1, 2)), high - torch.stack(means), "samples")
+    return attribution(values.float(), images, target, high, **told)
 
 
 def _references(classifier: Classifier, folder: str | None, size: tuple[int, int]) -> Tensor:

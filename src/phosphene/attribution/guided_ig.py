@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.result import adding_up, attribution
 from phosphene.classifier import Classifier
 from phosphene.devices import wide
 from phosphene.errors import OptionError
@@ -101,10 +101,9 @@ def guided_ig(
             ends.append(input_gradient(classifier, torch.stack([base, image]).float(), own)[0])
             maps.append(total.sum(dim=0))
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
-    error = (values.sum(dim=(1, 2)) - (high - low).to(values)).abs()
     with plain_mode(classifier.device, gradients=False):
         shown = values.float().to(classifier.device)
-    return attribution(shown, images, target, high, checks=per_image(completeness_error=error))
+    return attribution(shown, images, target, high, **adding_up(values.sum(dim=(1, 2)), high - low, "steps"))
 
 
 def _step(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phosphene.attribution.result import attribution, per_image
+from phosphene.attribution.result import adding_up, attribution
 from phosphene.classifier import Classifier
 from phosphene.devices import widest
 from phosphene.errors import OptionError
@@ -83,8 +83,7 @@ def integrated_gradients(
         maps.append(shares.sum(dim=0))
         ends.append(scores)
     values, (low, high) = torch.stack(maps), torch.stack(ends, dim=1)
-    error = (values.sum(dim=(1, 2)) - (high - low)).abs()
-    return attribution(values.float(), images, target, high, checks=per_image(completeness_error=error))
+    return attribution(values.float(), images, target, high, **adding_up(values.sum(dim=(1, 2)), high - low, "steps"))
 
 
 def path_shares(

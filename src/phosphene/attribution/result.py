@@ -12,6 +12,9 @@ from torch import Tensor
 from phosphene.targets import Target
 from phosphene.types import Attribution, Size
 
+# The part of a score's difference by which the sum of a map may be off without a word.
+_MISSED = 0.1
+
 
 def attribution(
     maps: Tensor,
@@ -99,6 +102,29 @@ def _problem(low: float, high: float, score: float, layer: str | None) -> str | 
     if says_nothing:
         return f"the network's own score is NaN or infinite ({score}) for this image; the map does not depend on it"
     return None
+
+
+def adding_up(sums: Tensor, wanted: Tensor, more: str) -> dict[str, Any]:
+    """What is told of maps whose values are to add up: the check, and a note where one is off by more than a tenth.
+
+    Args:
+        sums: (N,) of the maps' values.
+        wanted: (N,) what they are to be.
+        more: what there has to be more of.
+
+    Example:
+        >>> adding_up(torch.tensor([1.8]), torch.tensor([1.0]), "steps")["notes"]
+        ("the map's values add up to 1.8 and the score differs by 1: more steps bring them together",)
+    """
+    pairs = list(zip(sums.tolist(), wanted.tolist(), strict=True))
+    found, least = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / max(abs(pair[1]), 1e-12))
+    of_one = " in one of the pictures" if len(pairs) > 1 else ""
+    note = (
+        f"the map's values add up to {found:.3g} and the score differs by {least:.3g}{of_one}: "
+        f"more {more} bring them together"
+    )
+    notes = (note,) if abs(found - least) > _MISSED * abs(least) else ()
+    return {"checks": per_image(completeness_error=(sums - wanted.to(sums)).abs()), "notes": notes}
 
 
 def per_image(**checks: Tensor) -> Mapping[str, tuple[float, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,6 +25,8 @@ from phosphene.store.rows import Grid
 from phosphene.types import View
 
 Mask = NDArray[np.bool_]
+# Pictures of which it is asked before a run whether any of them has a mask.
+_ASKED = 200
 # What --masks says for the object that the network itself finds.
 LOCATED = "located"
 
@@ -77,13 +79,29 @@ class Masks:
             )
         return np.asarray(picture.convert("L")) > 127
 
+    def check(self, keys: Sequence[str]) -> None:
+        """See that there is a mask of some of the pictures, where a folder holds them.
+
+        Raises:
+            OptionError: naming the file that was looked for.
+        """
+        some = keys[:_ASKED]
+        if self.column is not None or self.is_located or not some or any(map(self._in_folder, some)):
+            return
+        few = "the picture has no mask" if len(some) == 1 else f"none of the first {len(some)} pictures has a mask"
+        raise OptionError(f"--masks {self.folder}: {few} there; looked for {self._names(some[0])[0]}")
+
     def _place(self, item: Item) -> str | None:
         if self.column is not None:
             name = item.columns.get(self.column)
             return join(self.folder, str(name)) if name else None
-        stem = str(PurePosixPath(item.key).with_suffix(""))
-        places = (join(self.folder, name) for name in (f"{stem}.png", item.key))
-        return next((place for place in places if is_file(place)), None)
+        return self._in_folder(item.key)
+
+    def _in_folder(self, key: str) -> str | None:
+        return next((place for place in self._names(key) if is_file(place)), None)
+
+    def _names(self, key: str) -> list[str]:
+        return [join(self.folder, name) for name in (f"{PurePosixPath(key).with_suffix('')}.png", key)]
 
 
 def shares(values: NDArray[Any], mask: Mask, grid: Grid | None = None, view: View | None = None) -> dict[str, Any]:

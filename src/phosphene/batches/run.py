@@ -307,6 +307,8 @@ def run_batch(
     task = _checked(task, classifier, seed, cutting)
     format = ShardFormat(cutting.maps, cutting.overlays, source.column_types)
     keys = _listed(source, classifier, out, overwrite)
+    if masks is not None:
+        masks.check(keys)
     facts = {
         "model": choice.described(classifier),
         "options": task.described(),

@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from phosphene.render.palette import palette
 
 INK, PAPER = (32, 33, 36), (255, 255, 255)
+# How much longer than wide, or wider than long, a cell of a grid is at most.
+_MOST_OBLONG = 4.0
 
 
 def channel_grid(
@@ -22,14 +24,14 @@ def channel_grid(
     cell: int = 112,
     columns: int | None = None,
 ) -> Image.Image:
-    """Maps (K, h, w) as a grid of squares, each with its label below.
+    """Maps (K, h, w) as a grid of cells with their proportions, each with its label below.
 
     Args:
         maps: one map per channel.
         labels: one text per map.
         shared: one color scale for all maps, or each its own.
-        cell: side of a square in pixels.
-        columns: squares per row; None makes the grid about square.
+        cell: width of a cell in pixels.
+        columns: cells per row; None makes the grid about square.
     """
     ends = [(float(values.min()), float(values.max())) for values in ([maps] if shared else maps)]
     tiles = [_colored(values, *ends[0 if shared else index]) for index, values in enumerate(maps)]
@@ -68,17 +70,19 @@ def filter_grid(
 
 
 def _tiled(tiles: Sequence[Image.Image], labels: Sequence[str], cell: int, columns: int | None) -> Image.Image:
-    """Small pictures enlarged to squares without smoothing, in rows, each with its label below."""
+    """Small pictures enlarged without smoothing to cells of their proportions, in rows, each with its label below."""
+    tall = max(tile.height / tile.width for tile in tiles)
+    height = round(cell * min(max(tall, 1 / _MOST_OBLONG), _MOST_OBLONG))
     columns = columns or max(1, math.ceil(math.sqrt(len(tiles) * 1.4)))
     rows = math.ceil(len(tiles) / columns)
     gap, caption = 8, 18
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + caption + gap) + gap), PAPER)
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (height + caption + gap) + gap), PAPER)
     draw, font = ImageDraw.Draw(sheet), font_of(12)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = gap + index % columns * (cell + gap)
-        y = gap + index // columns * (cell + caption + gap)
-        sheet.paste(tile.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
-        draw.text((x, y + cell + 2), label, fill=INK, font=font)
+        y = gap + index // columns * (height + caption + gap)
+        sheet.paste(tile.resize((cell, height), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + height + 2), label, fill=INK, font=font)
     return sheet
 
 

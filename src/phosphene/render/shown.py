@@ -174,7 +174,8 @@ class _Drawing:
             else:
                 sheet_picture(sheet).save(place)
         except (ValueError, KeyError):
-            raise OptionError(f"{place}: says no format of pictures; end it in .png, .jpg, .webp or .html") from None
+            formats = ".png, .jpg, .webp, .pdf or .html"
+            raise OptionError(f"{place}: says no format of pictures; end it in {formats}") from None
         except OSError as error:
             raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from None
 

@@ -107,6 +107,7 @@ const phosphene = (() => {
       make("span", { className: "thumb" }, within(framed(found, first, false), found.size)), make("span", { className: "name" }, mark(found), best ? best[0] : called(found)));
     if (found.error) entry.append(make("span", { className: "problem", textContent: short(found.error) }));
     else entry.append(make("span", { className: "caveat", textContent: value ?? (best ? percent(best[1]) : "") }));
+    if (best && first.length && first[0].target && first[0].target !== best[0]) entry.append(make("span", { className: "caveat", textContent: "the map is for " + first[0].target }));
     if (best) entry.append(make("span", { className: "caveat file", textContent: called(found) }));
     return entry;
   }
