@@ -42,6 +42,18 @@ def test_completeness_error_is_what_the_quadrature_misses():
     assert max(fine.checks["completeness_error"]) < 0.1 * max(coarse.checks["completeness_error"])
 
 
+def test_what_does_not_add_up_says_so():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    classifier = Classifier(nn.Sequential(net, Square()).eval())
+    assert "more steps" in integrated_gradients(classifier, torch.rand(1, 3, 16, 16), Target.of(1), steps=1).notes[0]
+    assert not integrated_gradients(classifier, torch.rand(1, 3, 16, 16), Target.of(1), steps=200).notes
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return 10 * x**4
+
+
 def test_a_linear_network_needs_one_step():
     net, images = linear(), torch.rand(2, 3, 16, 16)
     got = integrated_gradients(classifier_of(net), images, Target.of(1), steps=1)

@@ -330,6 +330,13 @@ def test_evidence_inside_masks_of_a_folder(tmp_path):
     assert mine["evidence_inside"] == pytest.approx(float(laid[:, :24].sum() / laid.sum()), abs=0.02)
 
 
+def test_a_folder_of_masks_that_fit_no_picture_is_refused_before_the_run(tmp_path):
+    folder, masks = photos(tmp_path / "photos", 2), masked(tmp_path / "masks" / "deeper", 2)
+    with pytest.raises(OptionError, match=r"none of the first 2 pictures has a mask there; looked for .*0000\.png"):
+        run(folder, tmp_path / "run", masks=str(masks.parent), method="saliency")
+    assert not (tmp_path / "run").exists()
+
+
 def test_masks_of_a_column_and_of_located_objects(tmp_path):
     photos(tmp_path / "data" / "photos", 3)
     masked(tmp_path / "data" / "masks", 3)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from phosphene.errors import InputError, OptionError
+from phosphene.errors import InputError, OptionError, warn
 
 Values = NDArray[Any]
 Alpha = Literal["none", "last", "premultiplied"]
@@ -59,6 +59,10 @@ class Scale:
         return unit.clip(0, 1).astype(np.float32)
 
 
+# What 12 bits, as scanners have them, hold at most.
+_TWELVE_BITS = 4095
+
+
 def in_unit(bands: Bands, scale: Scale | None = None) -> NDArray[np.float32]:
     """(C, H, W) float32 in [0, 1], a copy: booleans, uint8 and uint16 by their type, floats as they are.
 
@@ -89,6 +93,11 @@ def _by_type(values: Values, bands: Bands) -> NDArray[np.float32]:
     if kind.kind == "b":
         return values.astype(np.float32)
     if kind in (np.uint8, np.uint16):
+        if kind == np.uint16 and bands.white is None and 0 < values.max(initial=0) <= _TWELVE_BITS:
+            warn(
+                "a picture of 16 bits without a value above 4095 is read as nearly black, as 65535 is white: if its "
+                "values have 12 bits, read_image(path, white=4095) in Python says so"
+            )
         top = np.float32(bands.white or np.iinfo(kind).max)
         return np.divide(values, top, dtype=np.float32).clip(0, 1)
     if kind.kind == "f":
