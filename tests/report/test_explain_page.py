@@ -66,7 +66,7 @@ def test_where_every_picture_failed_no_map_is_explained(tmp_path):
         assert outcome.code == 1, outcome.err
         pages.append((tmp_path / command / "report.html").read_text(encoding="utf-8"))
     explained, located = pages
-    assert "1 of them with an error" in explained
+    assert "1 picture, with an error" in explained
     for about_maps in ("Warm colors", "dashed frame", 'id="strength"'):
         assert about_maps not in explained
     assert "How to read the rows of pictures" not in located

@@ -57,10 +57,10 @@ def test_layer_saliency_looks_where_the_gradient_tells_places_apart():
 
 def test_a_way_whose_maps_are_flat_gives_way_to_another_and_says_so():
     classifier, picture = linear_after_the_last_place(), torch.rand(3, 24, 24)
-    with pytest.warns(PhospheneWarning, match="cam in the place of layer_saliency: nothing in the whole"):
+    with pytest.warns(PhospheneWarning, match="cam in the place of layer_saliency: the map is the same everywhere"):
         (found,) = locate(classifier, picture, target=1)
     assert found.methods == ("cam",)
-    with pytest.raises(NumericalError, match="nothing in the whole frame"):  # what was asked for is not replaced
+    with pytest.raises(NumericalError, match="the map is the same everywhere"):  # what was asked for is not replaced
         locate(classifier, picture, target=1, method="layer_saliency")
     hill = torch.linspace(0, 1, 100).reshape(10, 10).numpy()
     assert Evidence(hill, None).says_nothing is None

@@ -336,16 +336,17 @@ class Prepared(Classifier):
         Raises:
             ModelError: if the network ends in something else.
         """
-        known, key = self.network.heads, (id(self.traced), self.looks.size)
-        if key not in known:
+        known, traced = self.network.heads, id(self.traced)
+        refused, size = self.network.without_head, self.looks.size
+        if traced not in known:
+            if (traced, size) in refused:
+                raise ModelError(refused[traced, size])
             try:
-                known[key] = self._find_linear_head()
+                known[traced] = self._find_linear_head()
             except ModelError as error:
-                known[key] = str(error)
-        found = known[key]
-        if isinstance(found, str):
-            raise ModelError(found)
-        return found
+                refused[traced, size] = str(error)
+                raise
+        return known[traced]
 
     def _find_linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         check_inside(self.network.module, self.name)
