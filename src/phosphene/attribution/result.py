@@ -117,13 +117,13 @@ def adding_up(sums: Tensor, wanted: Tensor, more: str) -> dict[str, Any]:
         ("the map's values add up to 1.8 and the score differs by 1: more steps bring them together",)
     """
     pairs = list(zip(sums.tolist(), wanted.tolist(), strict=True))
-    found, least = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / max(abs(pair[1]), 1e-12))
+    found, due = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / max(abs(pair[1]), 1e-12))
     of_one = " in one of the pictures" if len(pairs) > 1 else ""
     note = (
-        f"the map's values add up to {found:.3g} and the score differs by {least:.3g}{of_one}: "
+        f"the map's values add up to {found:.3g} and the score differs by {due:.3g}{of_one}: "
         f"more {more} bring them together"
     )
-    notes = (note,) if abs(found - least) > _MISSED * abs(least) else ()
+    notes = (note,) if abs(found - due) > _MISSED * abs(due) else ()
     return {"checks": per_image(completeness_error=(sums - wanted.to(sums)).abs()), "notes": notes}
 
 

@@ -88,8 +88,8 @@ class Masks:
         some = keys[:_ASKED]
         if self.column is not None or self.is_located or not some or any(map(self._in_folder, some)):
             return
-        few = "the picture has no mask" if len(some) == 1 else f"none of the first {len(some)} pictures has a mask"
-        raise OptionError(f"--masks {self.folder}: {few} there; looked for {self._names(some[0])[0]}")
+        what = "the picture has no mask" if len(some) == 1 else f"none of the first {len(some)} pictures has a mask"
+        raise OptionError(f"--masks {self.folder}: {what} there; looked for {self._names(some[0])[0]}")
 
     def _place(self, item: Item) -> str | None:
         if self.column is not None:
