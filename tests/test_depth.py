@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -370,6 +371,30 @@ def test_the_scale_can_be_said(tmp_path):
     for wrong in ({"black": 3, "white": 3}, {"black": float("nan"), "white": 3}, {"black": 2}):
         with pytest.raises(OptionError, match="black"):
             read_image(tmp_path / "ct.tif", **wrong)
+
+
+def test_a_classifier_says_the_scale_of_its_pictures(tmp_path):
+    """A file and the same integers in memory are read by it, pictures of 8 bits and floats are what they were."""
+    values = np.linspace(-1000, 3000, 64).reshape(8, 8).astype(np.int16)
+    tifffile.imwrite(tmp_path / "ct.tif", values)
+    tifffile.imwrite(tmp_path / "float.tif", values.astype(np.float32))
+    Image.fromarray(scene()).save(tmp_path / "eight.png")
+    expected = torch.from_numpy((values.astype(float) + 1000) / 4000).float().expand(3, -1, -1)
+    reading = Preprocess((8, 8), black=-1000, white=3000).reading
+    for source in (tmp_path / "ct.tif", tmp_path / "float.tif", values, torch.from_numpy(values)[None]):
+        (read,) = as_pictures(source, **reading)
+        assert torch.allclose(to_tensor(read), expected, atol=1e-6)
+        assert torch.equal(to_tensor(as_pictures(read, **reading)[0]), to_tensor(read))
+    for same in (tmp_path / "eight.png", scene(), Image.open(tmp_path / "eight.png")):
+        assert torch.equal(to_tensor(as_pictures(same, **reading)[0]), to_tensor(as_pictures(same)[0]))
+    network = classifier()
+    network.preprocess = replace(network.preprocess, black=-1000, white=3000)
+    assert torch.equal(
+        explain(network, tmp_path / "ct.tif", "saliency").maps, explain(network, values, "saliency").maps
+    )
+    for wrong in ({"black": 3}, {"white": "4095"}, {"white": True}, {"white": float("inf")}):
+        with pytest.raises(OptionError, match=r"black|white"):
+            Preprocess((8, 8), **wrong)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, prep
 from phosphene.labels import Labels as Labels
 from phosphene.labels import LabelsLike, as_labels
 from phosphene.output_targets import best_of_each
+from phosphene.pixels import stated_scale
 from phosphene.targets import Outputs, Target
 from phosphene.types import Layout, Prediction, Score, Size, View
 
@@ -88,6 +89,9 @@ class Preprocess:
         scale: what white (1) becomes first; 255 for networks that were trained on bytes.
         order: of the network's channels, RGB or BGR.
         mean_picture: the picture, where `mean` was given as one; of views of another size it is resized.
+        black: the stored value that is black in the network's pictures: in files, and in arrays of integers of more
+            than 8 bits, as read_image takes it.
+        white: the stored value that is white in them, such as 4095 of a scanner's 12 bits; None for that of their type.
 
     Example:
         >>> Preprocess((224, 224), 256).view((300, 451)).crop
@@ -105,6 +109,8 @@ class Preprocess:
     scale: float = 1.0
     order: Literal["RGB", "BGR"] = "RGB"
     mean_picture: MeanPicture | None = None
+    black: float | None = None
+    white: float | None = None
 
     def __post_init__(self) -> None:
         if getattr(self.mean, "ndim", 1) == 3:
@@ -131,11 +137,17 @@ class Preprocess:
         if self.interpolation not in get_args(Interpolation):
             known = ", ".join(get_args(Interpolation))
             raise OptionError(f"interpolation {self.interpolation!r} is unknown; choose of {known}")
+        stated_scale(self.black, self.white)  # refuses what is none
 
     @property
     def channels(self) -> int:
         """Number of input channels."""
         return len(self.mean)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the pictures are read that the network is shown, as keywords of read_image."""
+        return {"channels": self.channels, "black": self.black, "white": self.white}
 
     def view(self, original: Size, kind: ViewKind = "center") -> View:
         """What the network sees of a picture of the `original` (height, width).

@@ -33,6 +33,7 @@ from phosphene.pixels import (
     needs_whole_tiff,
     read_tiff,
     starts_like_tiff,
+    stated_scale,
     upright,
 )
 from phosphene.run_mark import MANIFEST, MANIFEST_HEAD, is_manifest_of_run
@@ -82,7 +83,8 @@ def read_image(
         channels: of the network that it is for; None for whatever the file holds.
         black: the stored value that is black, for values without a known scale (signed integers, floats beyond
             [0, 1], 12 bits in a file of 16); what lies beyond is clipped.
-        white: the stored value that is white; `black` is 0 unless it is given.
+        white: the stored value that is white; `black` is 0 unless it is given. Pictures of 8 bits hold no value above
+            255: where white or black is one, they are read as without it.
 
     Raises:
         InputError: one line that names the file: missing, a directory, empty, not an image, damaged, too large, of
@@ -97,7 +99,10 @@ def read_image(
         tensor([[[0.0000, 0.2500],
                  [0.5000, 1.0000]]])
     """
-    path, scale = Path(path), _scale(black, white)
+    return _from_file(Path(path), channels, stated_scale(black, white))
+
+
+def _from_file(path: Path, channels: int | None, scale: Scale | None) -> Picture:
     _check_file(path)
     try:
         # Pillow turns some damage into warnings; what it can still read is fine by us.
@@ -116,14 +121,6 @@ def read_image(
     except Exception as error:  # a damaged file may raise anything in a decoder
         reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise InputError(f"{path}: damaged or cut short ({reason})") from None
-
-
-def _scale(black: float | None, white: float | None) -> Scale | None:
-    if white is None:
-        if black is not None:
-            raise OptionError(f"black={black} without white; give both")
-        return None
-    return Scale(0.0 if black is None else float(black), float(white))
 
 
 def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
@@ -229,7 +226,9 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode != "RGB" and "transparency" in image.info)
 
 
-def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
+def as_pictures(
+    source: Any, channels: int | None = None, *, black: float | None = None, white: float | None = None
+) -> list[Picture]:
     """One or many pictures from a path, PIL image, array or tensor, or a sequence of these.
 
     The same values give the same picture, whatever they come in.
@@ -239,47 +238,53 @@ def as_pictures(source: Any, channels: int | None = None) -> list[Picture]:
             a list of any of them. Arrays and tensors: uint8 in 0..255, uint16 in 0..65535, bool, or float in [0, 1];
             four bands are colors and transparency unless the network takes four channels.
         channels: of the network that they are for; None for whatever they hold.
+        black: the value that is black in files, as read_image takes it, and in arrays of integers of more than 8 bits.
+        white: the value that is white in these. Arrays of floats hold pictures already: values in [0, 1].
 
     Raises:
         InputError: naming what was got and what is possible.
     """
+    return _pictures(source, channels, stated_scale(black, white))
+
+
+def _pictures(source: Any, channels: int | None, scale: Scale | None) -> list[Picture]:
     if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source):
         raise InputError(f"{source}: is an address; download the picture, or open it with PIL, and pass that")
     if isinstance(source, str | os.PathLike):
-        return [read_image(source, channels)]
+        return [_from_file(Path(source), channels, scale)]
     if isinstance(source, Image.Image):
-        return [_given_pil(source, channels)]
+        return [_given_pil(source, channels, scale)]
     if isinstance(source, np.ndarray):
-        return _from_array(source, channels)
+        return _from_array(source, channels, scale)
     if isinstance(source, Tensor):
-        return _from_tensor(source, channels)
+        return _from_tensor(source, channels, scale)
     if isinstance(source, Iterable) and not isinstance(source, Mapping | Set | bytes) and not hasattr(source, "read"):
-        pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, place)]
+        pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, scale, place)]
         if not pictures:
             raise InputError("no pictures were given; pass at least one")
         return pictures
     raise InputError(f"a picture of type {type(source).__name__}; pass a path, a PIL image, an array or a tensor")
 
 
-def _item(item: Any, channels: int | None, place: int) -> list[Picture]:
+def _item(item: Any, channels: int | None, scale: Scale | None, place: int) -> list[Picture]:
     """The pictures in one item of a sequence; what is wrong with it is told with its place."""
     try:
-        return as_pictures(item, channels)
+        return _pictures(item, channels, scale)
     except InputError as error:
         if isinstance(item, str | os.PathLike):
             raise
         raise InputError(f"picture {place + 1}: {error}") from None
 
 
-def _given_pil(image: Image.Image, channels: int | None) -> Picture:
+def _given_pil(image: Image.Image, channels: int | None, scale: Scale | None = None) -> Picture:
     name = f"a picture of PIL mode {image.mode}"
     try:
-        return _from_pil(image, channels, name)
+        return _from_pil(image, channels, name, scale if image.mode.startswith("I") else None)
     except (ValueError, OSError, SyntaxError) as error:  # some modes become nothing else; a lazy one may be damaged
         raise InputError(f"{name}: cannot be read ({error}); pass it as RGB") from None
 
 
-def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Picture]:
+def _from_array(array: np.ndarray[Any, Any], channels: int | None, scale: Scale | None) -> list[Picture]:
     if array.ndim not in (2, 3, 4) or 0 in array.shape:
         hint = VOLUMES if array.ndim == 5 else ""
         raise InputError(f"an array of shape {array.shape}; pass (H, W), (H, W, C) or (N, H, W, C){hint}")
@@ -288,13 +293,13 @@ def _from_array(array: np.ndarray[Any, Any], channels: int | None) -> list[Pictu
     if np.ma.is_masked(array):
         raise InputError("a picture with masked pixels; say what they look like: array.filled(value)")
     if array.ndim == 4:
-        return [picture for item in array for picture in _from_array(item, channels)]
+        return [picture for item in array for picture in _from_array(item, channels, scale)]
     bands = np.asarray(array)[None] if array.ndim == 2 else np.moveaxis(np.asarray(array), -1, 0)
     hint = "arrays have their channels last: pass array.transpose(1, 2, 0)" if _fits(array.shape[0], channels) else ""
-    return [_picture(_given(bands, f"a picture of shape {array.shape}", hint), channels)]
+    return [_picture(_given(bands, f"a picture of shape {array.shape}", hint), channels, _of_deep(bands, scale))]
 
 
-def _from_tensor(tensor: Tensor, channels: int | None) -> list[Picture]:
+def _from_tensor(tensor: Tensor, channels: int | None, scale: Scale | None) -> list[Picture]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         hint = VOLUMES if tensor.ndim == 5 else ""
         raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W){hint}")
@@ -303,12 +308,18 @@ def _from_tensor(tensor: Tensor, channels: int | None) -> list[Picture]:
             f"a picture of type {tensor.dtype}, {tensor.layout}, on {tensor.device}; pass uint8 or float in [0, 1]"
         )
     if tensor.ndim == 4:
-        return [picture for item in tensor for picture in _from_tensor(item, channels)]
+        return [picture for item in tensor for picture in _from_tensor(item, channels, scale)]
     # NumPy knows no bfloat16, nor the small ones.
     known = tensor.dtype in (torch.float16, torch.float32, torch.float64) or not tensor.is_floating_point()
     values = (tensor.detach() if known else tensor.detach().float()).cpu().numpy()
     hint = "tensors have their channels first: pass tensor.movedim(-1, 0)" if _fits(tensor.shape[-1], channels) else ""
-    return [_picture(_given(values, f"a picture of shape {tuple(tensor.shape)}", hint), channels)]
+    given = _given(values, f"a picture of shape {tuple(tensor.shape)}", hint)
+    return [_picture(given, channels, _of_deep(values, scale))]
+
+
+def _of_deep(values: np.ndarray[Any, Any], scale: Scale | None) -> Scale | None:
+    """The scale for integers of more than 8 bits: floats and bytes in memory may have been read by it before."""
+    return scale if values.dtype.kind in "iu" and values.dtype.itemsize > 1 else None
 
 
 def _fits(length: int, channels: int | None) -> bool:

@@ -261,7 +261,7 @@ class Similar(
 
         from phosphene.images import read_image
 
-        picture = read_image(self.path, network.preprocess.channels)
+        picture = read_image(self.path, **network.preprocess.reading)
         with torch.no_grad():
             row = network.logits(network.preprocessed([picture], network.views([picture])))[0]
         return replace(self, reference=tuple(row.float().tolist()))

@@ -352,10 +352,10 @@ def test_a_card_names_a_picture_of_means_and_the_scale_of_caffe(tmp_path):
     means = np.random.default_rng(0).uniform(90, 140, (3, 16, 16)).astype(np.float32)
     np.save(tmp_path / "mean.npy", means)
     torch.save(pooled().state_dict(), tmp_path / "net.pt")
-    card = {"size": [16, 16], "mean": "mean.npy", "scale": 255, "order": "BGR"}
+    card = {"size": [16, 16], "mean": "mean.npy", "scale": 255, "order": "BGR", "black": -200, "white": 4095}
     (tmp_path / "net.json").write_text(json.dumps(card))
     found = load_classifier("tests.zoo.models:network", weights=tmp_path / "net.pt").preprocess
-    assert found == Preprocess((16, 16), mean=means, scale=255, order="BGR")
+    assert found == Preprocess((16, 16), mean=means, scale=255, order="BGR", black=-200, white=4095)
     (tmp_path / "mean.npy").write_bytes(b"text")
     with pytest.raises(InputError, match=r"mean\.npy: no array"):
         load_classifier("tests.zoo.models:network", weights=tmp_path / "net.pt")

@@ -125,7 +125,7 @@ class Desk:
         """
         keys = {self.answers.pictures[row]["key"]: row for row in rows}
         found = {}
-        for item in self.source.chosen(set(keys), channels=self.classifier.preprocess.channels):
+        for item in self.source.chosen(set(keys), **self.classifier.preprocess.reading):
             if item.picture is None:
                 raise InputError(str(item.error))
             (view,) = self.classifier.views([item.picture])

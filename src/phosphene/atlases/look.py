@@ -102,7 +102,7 @@ class Look:
         pictures: list[dict[str, Any]] = []
         broken: list[dict[str, Any]] = []
         rows: list[dict[str, Floats]] = []
-        items = desk.source.chosen(set(self.keys), channels=desk.classifier.preprocess.channels)
+        items = desk.source.chosen(set(self.keys), **desk.classifier.preprocess.reading)
         for item in items:
             number = self.first + self.keys.index(item.key)
             tell(number - self.first, len(self.keys))

@@ -111,7 +111,11 @@ def _references(classifier: Classifier, folder: str | None, size: tuple[int, int
             f"expected_gradients: the packaged photographs have 3 channels, and {classifier.name} takes {channels}; "
             "name a folder of pictures: references=FOLDER"
         )
-    pictures = [read_image(path, channels) for path in list_images(folder)] if folder else _photographs()
+    pictures = (
+        [read_image(path, **classifier.preprocess.reading) for path in list_images(folder)]
+        if folder
+        else _photographs()
+    )
     found = torch.stack([_seen(picture, size, channels) for picture in pictures])
     return torch.cat([found, found.flip(-1)]).to(classifier.device)
 

@@ -98,8 +98,8 @@ class ShardMaker:
         size = self.pictures_at_once
         # The next batch is read while this one is computed.
         window = 2 * size + 2 * (self.threads or 4)
-        channels = self.classifier.preprocess.channels
-        items = load_ahead(entries, threads=self.threads, window=window, cancel=cancel, channels=channels)
+        reading = self.classifier.preprocess.reading
+        items = load_ahead(entries, threads=self.threads, window=window, cancel=cancel, **reading)
         for start in range(0, len(entries), size):
             with waiting:
                 batch = list(islice(items, size))

@@ -239,7 +239,7 @@ class _Look:
         usable: list[tuple[int, Picture]] = []
         for number, truth in enumerate(self.truths):
             try:
-                usable.append((number, _read(truth, self.classifier.preprocess.channels)))
+                usable.append((number, _read(truth, **self.classifier.preprocess.reading)))
             except InputError as error:
                 broken.append(Record(str(truth.path), "error", str(error)))
         if not usable:
@@ -274,8 +274,8 @@ class _Look:
         return [int((row > row[self.truths[number].index]).sum()) for number, row in zip(numbers, odds, strict=True)]
 
 
-def _read(truth: Truth, channels: int) -> Picture:
-    picture = read_image(truth.path, channels)
+def _read(truth: Truth, **reading: Any) -> Picture:
+    picture = read_image(truth.path, **reading)
     height, width = picture_size(picture)
     if truth.size is not None and truth.size != (height, width):
         rows, columns = truth.size

@@ -92,7 +92,7 @@ def top_features(material: Material) -> Drawn:
 def _odds_of(material: Material, facet: DrawnFacet) -> torch.Tensor:
     """(K,) the probabilities of the exemplars' pictures, in the mean."""
     classifier = material.classifier
-    pictures = [read_image(path, classifier.preprocess.channels) for path in facet.exemplars]
+    pictures = [read_image(path, **classifier.preprocess.reading) for path in facet.exemplars]
     logits = forward(classifier, classifier.preprocessed(pictures, classifier.views(pictures)))
     return classifier.probabilities(logits).mean(dim=0)
 

@@ -46,7 +46,7 @@ class _Subject:
 
 
 def _seen(classifier: Prepared, picture: Image.Image | str) -> Tensor:
-    read = read_image(picture, classifier.preprocess.channels) if isinstance(picture, str) else picture
+    read = read_image(picture, **classifier.preprocess.reading) if isinstance(picture, str) else picture
     return classifier.preprocessed([read], classifier.views([read], "whole"))
 
 
@@ -490,7 +490,7 @@ def _real_instances(material: Material) -> tuple[dict[str, dict[str, float]], Im
     labels: list[str] = []
     for number, truth in enumerate(material.truths):
         material.announce(number, len(material.truths), "instances")
-        picture = to_pil(read_image(truth.path, material.classifier.preprocess.channels))
+        picture = to_pil(read_image(truth.path, **material.classifier.preprocess.reading))
         heat, peaks = _peaks(material.classifier, picture, truth.boxes, truth.index)
         count = min(4, len(truth.boxes))
         groups.setdefault(count, []).append(instances_found(heat, truth.boxes))

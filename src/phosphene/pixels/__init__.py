@@ -1,6 +1,6 @@
 """What stands in files and arrays, at its full depth, before it is a picture; knows no network."""
 
-from phosphene.pixels.bands import Alpha, Bands, Scale, eight_bits, fitted, in_unit
+from phosphene.pixels.bands import Alpha, Bands, Scale, eight_bits, fitted, in_unit, stated_scale
 from phosphene.pixels.png import deep_png, is_deep_png, upright
 from phosphene.pixels.tiff import needs_whole_tiff, read_tiff, starts_like_tiff
 
@@ -16,5 +16,6 @@ __all__ = [
     "needs_whole_tiff",
     "read_tiff",
     "starts_like_tiff",
+    "stated_scale",
     "upright",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +60,23 @@ class Scale:
         return unit.clip(0, 1).astype(np.float32)
 
 
+def stated_scale(black: float | None, white: float | None) -> Scale | None:
+    """The scale of values that somebody says are black (0 unless given) and white; None if nobody does.
+
+    Raises:
+        OptionError: if they are not two different finite numbers, or black comes alone.
+    """
+    for name, value in (("black", black), ("white", white)):
+        if isinstance(value, bool) or not (value is None or isinstance(value, Real)):
+            raise OptionError(f"{name}={value!r} is no number")
+    if white is None:
+        if black is not None:
+            raise OptionError(f"black={black} without white; give both")
+        return None
+    return Scale(0.0 if black is None else float(black), float(white))
+
+
+_EIGHT_BITS = 255
 # What 12 bits, as scanners have them, hold at most.
 _TWELVE_BITS = 4095
 
@@ -68,7 +86,7 @@ def in_unit(bands: Bands, scale: Scale | None = None) -> NDArray[np.float32]:
 
     Args:
         bands: the picture; its transparency is not touched by the scale.
-        scale: which values are black and white; None for those of the type.
+        scale: which values are black and white; None for those of the type, as for bytes that cannot hold them.
 
     Raises:
         InputError: for signed and for large integers, floats beyond [0, 1], NaN and infinity.
@@ -81,7 +99,7 @@ def in_unit(bands: Bands, scale: Scale | None = None) -> NDArray[np.float32]:
     values = bands.values.astype(bands.values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{bands.name}: holds NaN or infinity; replace them by values of [0, 1]")
-    if scale is None:
+    if scale is None or (values.dtype in (np.bool_, np.uint8) and max(scale.black, scale.white) > _EIGHT_BITS):
         return _by_type(values, bands)
     if bands.alpha == "none":
         return scale.applied(values)
@@ -96,7 +114,7 @@ def _by_type(values: Values, bands: Bands) -> NDArray[np.float32]:
         if kind == np.uint16 and bands.white is None and 0 < values.max(initial=0) <= _TWELVE_BITS:
             warn(
                 "a picture of 16 bits without a value above 4095 is read as nearly black, as 65535 is white: if its "
-                "values have 12 bits, read_image(path, white=4095) in Python says so"
+                "values have 12 bits, --white 4095 says so (in Python Preprocess(white=4095), or read_image)"
             )
         top = np.float32(bands.white or np.iinfo(kind).max)
         return np.divide(values, top, dtype=np.float32).clip(0, 1)
@@ -122,10 +140,10 @@ def _check_range(low: float, high: float, bands: Bands) -> None:
 def _way_out(bands: Bands) -> str:
     """How the scale of such values is said, for a file or an array."""
     if bands.name.startswith("a picture of"):
-        return "pass uint8, uint16, or floats scaled to [0, 1]"
+        return "pass uint8, uint16, or floats scaled to [0, 1]; integers of more bits with Preprocess(white=...)"
     return (
-        "save it as uint8, uint16 or floats in [0, 1], or say in Python which values are black and white: "
-        "read_image(path, black=..., white=...)"
+        "save it as uint8, uint16 or floats in [0, 1], or say which values are black and white: --black and --white "
+        "(in Python Preprocess(black=..., white=...), or read_image)"
     )
 
 

@@ -28,7 +28,7 @@ def show_activations(path: str, config: ActivationsConfig, common: CommonOptions
     begun = time.perf_counter()
     classifier = common.load()
     options = {"path": path, **config.described(classifier)}
-    picture = read_image(path, classifier.preprocess.channels)
+    picture = read_image(path, **classifier.preprocess.reading)
     keep_inputs(common.out, common.overwrite, [path])
     predicted, rows = config.run(classifier, picture)
     plan = row_plan("activations", config.names(classifier), common, classifier, options)

@@ -47,6 +47,8 @@ class CommonOptions:
         device: where to run; None leaves the model where it is.
         precision: "exact" or "fast".
         threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
+        black: the stored value that is black in pictures of more than 8 bits; None as the model or their type says.
+        white: the stored value that is white in them, likewise.
         seed: of everything random.
         out: run folder; None makes a new one.
         overwrite: whether an existing run may be replaced.
@@ -79,6 +81,12 @@ class CommonOptions:
     )
     threads: int | None = asked(
         int | None, None, "Threads to compute with [default: one for each core].", metavar="N", min=1
+    )
+    black: float | None = asked(
+        float | None, None, "Value of black in pictures deeper than 8 bits [0].", metavar="VALUE"
+    )
+    white: float | None = asked(
+        float | None, None, "Value of white in them, as 4095 of 12 bits [their type's].", metavar="VALUE"
     )
     seed: int = asked(int, 0, "Seed of everything random.")
     out: str | None = asked(str | None, None, "Run folder [default: ./phosphene-runs/...].", metavar="DIR")
@@ -113,4 +121,4 @@ class CommonOptions:
         """Which classifier is meant, where it runs and how exactly."""
         from phosphene.zoo import ModelChoice
 
-        return ModelChoice(self.model, self.weights, self.device, self.precision, self.threads)
+        return ModelChoice(self.model, self.weights, self.device, self.precision, self.threads, self.black, self.white)

@@ -44,7 +44,7 @@ def explain_pictures(
         rows = {row.key: row for row in run.rows() if isinstance(row, ExplainRow)}
         scales = method_scales(list(rows.values()))
         colored = {key for key, row in rows.items() if is_colored_by(row, scales)}
-        for item in source.items(skip=colored, cancel=common.cancel, channels=classifier.preprocess.channels):
+        for item in source.items(skip=colored, cancel=common.cancel, **classifier.preprocess.reading):
             if item.picture is not None:
                 values = lambda file: np.load(run.path(file))  # noqa: E731
                 sink.write(recolored(rows[item.key], item.picture, scales, values))

@@ -91,8 +91,8 @@ def _write_rows(
 ) -> None:
     keys = sink.plan.keys or ()
     size = task.pictures_at_once(classifier)
-    channels = classifier.preprocess.channels
-    for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, channels=channels):
+    reading = classifier.preprocess.reading
+    for start, items in batches_to_do(source, keys, size, sink.done, common.cancel, **reading):
         which = f"picture {start + 1}" if len(items) == 1 else f"pictures {start + 1} to {start + len(items)}"
         place = f"{which} of {len(keys)}"
 

@@ -58,7 +58,7 @@ class Photographs:
         unreadable: list[InputError] = []
         for file in self.files:
             try:
-                picture = read_image(file, classifier.preprocess.channels)
+                picture = read_image(file, **classifier.preprocess.reading)
             except InputError as error:
                 unreadable.append(error)
                 if len(self.files) - len(unreadable) < _FEWEST:

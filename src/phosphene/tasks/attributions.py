@@ -246,7 +246,7 @@ def _asked(
 ) -> tuple[Seen, Target, Tensor | None]:
     """The pictures as the network sees them, a class for each of them or a unit, and (N, K) logits unless it is one."""
     prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images, prepared.preprocess.channels)
+    pictures = as_pictures(images, **prepared.preprocess.reading)
     asked = resolve_one(target, prepared.labels)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)

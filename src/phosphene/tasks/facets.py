@@ -450,7 +450,7 @@ def _drawn_layer(
 def _seen(classifier: Prepared, collected: Collected, groups: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """(n, C, H, W) the pictures of each group of rows as the network sees them."""
     rows = {row for group in groups for row in group}
-    pictures = dict(collected.pictures(rows, channels=classifier.preprocess.channels))
+    pictures = dict(collected.pictures(rows, **classifier.preprocess.reading))
     chosen = [[pictures[row] for row in group] for group in groups]
     return tuple(classifier.preprocessed(group, classifier.views(group)) for group in chosen)
 

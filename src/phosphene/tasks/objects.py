@@ -174,7 +174,7 @@ def locate(
         simonyan2014, section 3.2.
     """
     prepared = prepare(load_classifier(classifier))
-    (picture,) = _one(as_pictures(image, prepared.preprocess.channels))
+    (picture,) = _one(as_pictures(image, **prepared.preprocess.reading))
     way = configured(preset, method, segment)
     goal = resolve(target, prepared.labels)
     if isinstance(goal, Target) and not goal.classes:

@@ -98,7 +98,7 @@ def predict(
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise OptionError(f"count={count!r} must be a whole number from 1 on")
     prepared = prepare(load_classifier(classifier), precision=precision)
-    pictures = as_pictures(images, prepared.preprocess.channels)
+    pictures = as_pictures(images, **prepared.preprocess.reading)
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)
     logits = forward(seen.classifier, seen.images, batch_size=batch_size)

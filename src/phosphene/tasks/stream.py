@@ -85,7 +85,7 @@ def stream(
     """
     source = as_source(pictures)
     size = size if classifier.preprocess.size is not None else 1
-    items, done = source.items(channels=classifier.preprocess.channels), 0
+    items, done = source.items(**classifier.preprocess.reading), 0
     while batch := list(islice(items, size)):
         done += len(batch)
         kept = [item for item in batch if item.picture is not None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -35,17 +36,17 @@ class Chosen:
     content: bytes
     is_packaged: bool = False
 
-    def item(self, channels: int | None) -> Item:
+    def item(self, **reading: Any) -> Item:
         """The picture, decoded within the limits.
 
         Args:
-            channels: of the network that it is for.
+            **reading: how it is read, as read_image takes it.
 
         Raises:
             InputError: in one line: too large, no picture, damaged.
         """
         check_picture(self.name, self.content)
-        (item,) = Uploads([(self.name, self.content)]).items(channels=channels)
+        (item,) = Uploads([(self.name, self.content)]).items(**reading)
         if item.picture is None:
             raise InputError(item.error or f"{self.name}: no picture")
         return item

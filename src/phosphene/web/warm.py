@@ -12,7 +12,7 @@ def warm_up(desk: Desk) -> None:
     """Explain one packaged picture by every classifier, as the page does first of all."""
     chosen = desk.packaged.chosen(next(iter(desk.packaged.by_name)))
     for classifier in desk.models.values():
-        item = chosen.item(classifier.preprocess.channels)
+        item = chosen.item(**classifier.preprocess.reading)
         for spec in ExplainAsk().specs:
             try:
                 list(ExplainConfig((spec,)).checked(classifier).run(classifier, [item]))

@@ -69,8 +69,8 @@ def read_card(path: Path) -> Card:
     """The card beside a model or weights file ("net.json" beside "net.safetensors"); an empty one if there is none.
 
     Its keys, all optional: size (without it the one that the file states), short_side, mean, std, interpolation, scale,
-    order as in `Preprocess`, the mean also as the name of a .npy file with a picture of means (C, h, w); labels, a list
-    or the name of a file; head; output; layouts.
+    order, black, white as in `Preprocess`, the mean also as the name of a .npy file with a picture of means (C, h, w);
+    labels, a list or the name of a file; head; output; layouts.
 
     Raises:
         InputError: if it is no JSON object.

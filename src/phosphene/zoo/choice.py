@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.runtime.state import stored_bytes
+from phosphene.zoo.card import Card
 from phosphene.zoo.load import load_classifier
 
 
@@ -28,6 +29,8 @@ class ModelChoice:
         device: where to run; None leaves the model where it is.
         precision: "exact" or "fast".
         threads: to compute with, set for the process when the model is loaded; None leaves them as they are.
+        black: the stored value that is black in its pictures, as in `Preprocess`; None as the spec says.
+        white: the stored value that is white in them, likewise.
 
     Example:
         >>> ModelChoice("embedded").load().preprocess.size
@@ -39,6 +42,8 @@ class ModelChoice:
     device: str | None = None
     precision: Precision = "exact"
     threads: int | None = None
+    black: float | None = None
+    white: float | None = None
 
     def load(self) -> Prepared:
         """The prepared classifier."""
@@ -47,7 +52,10 @@ class ModelChoice:
             if self.threads > cores:  # (thousands of them would take the machine down)
                 raise OptionError(f"--threads {self.threads}: this machine has {cores} cores; give no more")
             torch.set_num_threads(self.threads)
-        return prepare(load_classifier(self.spec, weights=self.weights, device=self.device), precision=self.precision)
+        found = load_classifier(self.spec, weights=self.weights, device=self.device)
+        if self.black is not None or self.white is not None:
+            found = Card(replace(found.preprocess, black=self.black, white=self.white)).applied_to(found)
+        return prepare(found, precision=self.precision)
 
     def described(self, classifier: Classifier) -> dict[str, Any]:
         """Name, shape and fingerprint of the network that was loaded, for the manifest."""
@@ -65,6 +73,8 @@ class ModelChoice:
             "std": preprocess.std,
             "scale": preprocess.scale,
             "order": preprocess.order,
+            "black": preprocess.black,
+            "white": preprocess.white,
         }
 
 

@@ -39,7 +39,7 @@ def compare(desk: Desk, ask: CompareAsk, chosen: Chosen, job: Job) -> Iterator[s
     for number, side in enumerate(ask.sides):
         job.progress(number, 2, f"Asking {'this' if number == 0 else 'the other'} side")
         classifier = desk.classifier(side.model)
-        item = chosen.item(classifier.preprocess.channels)
+        item = chosen.item(**classifier.preprocess.reading)
         (row,) = (
             ExplainConfig(side.specs, side.classes).checked(classifier).run(classifier, [item], progress=job.progress)
         )

@@ -27,7 +27,7 @@ def explain(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[s
         PhospheneError: for what cannot be asked or computed.
     """
     classifier = desk.classifier(ask.model)
-    item = chosen.item(classifier.preprocess.channels)
+    item = chosen.item(**classifier.preprocess.reading)
     specs = ask.specs
     if ask.layer:
         classifier.layer_name(ask.layer)  # refuses one that there is not, before anything is computed

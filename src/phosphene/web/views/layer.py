@@ -34,7 +34,7 @@ def activations(desk: Desk, ask: LayerAsk, chosen: Chosen, job: Job) -> Iterator
     classifier = desk.classifier(ask.model)
     if not 1 <= ask.count <= MAX_CHANNELS:
         raise OptionError(f"{ask.count} channels; the page draws 1 to {MAX_CHANNELS}")
-    item = chosen.item(classifier.preprocess.channels)
+    item = chosen.item(**classifier.preprocess.reading)
     assert item.picture is not None
     config = ActivationsConfig((ask.layer,) if ask.layer else (), count=ask.count)
     job.progress(0, 2, "Looking at the picture")

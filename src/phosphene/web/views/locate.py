@@ -25,7 +25,7 @@ def locate(desk: Desk, ask: LocateAsk, chosen: Chosen, job: Job) -> Iterator[str
         PhospheneError: for what cannot be asked, or a picture in which nothing can be located.
     """
     classifier = desk.classifier(ask.model)
-    item = chosen.item(classifier.preprocess.channels)
+    item = chosen.item(**classifier.preprocess.reading)
     job.progress(0, 0, "Looking at the whole frame")
     config = LocateConfig.of(ask.methods, segment=ask.segment or None, preset=ask.preset, classes=ask.classes)  # type: ignore[arg-type]
     (row,) = config.checked(classifier).run(classifier, [item], progress=job.progress)

@@ -70,7 +70,7 @@ def place(desk: Desk, ask: ExplainAsk, chosen: Chosen, job: Job) -> Iterator[str
     if ask.at is None:
         raise OptionError("choose a place on a map")
     classifier, model = desk.classifier(ask.model), desk.spec(ask.model)
-    item = chosen.item(classifier.preprocess.channels)
+    item = chosen.item(**classifier.preprocess.reading)
     assert item.picture is not None
     layer = classifier.layer_name(ask.layer or None)
     seen = look(classifier, item.picture, layer, ask.view)
