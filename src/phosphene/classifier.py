@@ -596,7 +596,8 @@ class Classifier:
         if self.head == "softmax" and scores.shape[1] == 1:
             raise ModelError(
                 f"{self.name} has one output, whose softmax is always 1; use head='sigmoid' for a binary classifier "
-                "(with two labels: its negative and its positive class), head='score' for a plain number"
+                "(with two labels: its negative and its positive class), head='score' for a plain number; for the "
+                'command, "head": "sigmoid" in the JSON card beside its file'
             )
         binary = scores.shape[1] == 1 and len(self.labels) == 2
         if self.head == "sigmoid" and binary:
@@ -831,12 +832,14 @@ def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
         ModelError: if none is found, or none under `key`.
     """
     if key is not None:
+        if isinstance(key, str) and isinstance(output, kind):  # (PyTorch takes a name for an index, with a warning)
+            raise ModelError(f"the network's output has no '{key}': it is one tensor; leave the name out")
         if isinstance(output, Mapping) and isinstance(key, int) and key not in output:
             output = list(output.values())  # (names of some files are no words: a position is meant)
         try:
             output = output[key]
         except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):  # (the last: torch before 2.9)
-            if not isinstance(key, str) or isinstance(output, kind) or not hasattr(output, key):
+            if not isinstance(key, str) or not hasattr(output, key):
                 raise ModelError(f"the network's output has no '{key}' (there is: {_listed(output)})") from None
             output = getattr(output, key)
     if isinstance(output, kind):
