@@ -136,4 +136,4 @@ def test_a_linear_head_is_looked_for_once() -> None:
     for side in (96, 64, 128):
         attribute(classifier, torch.rand(1, 3, side, side), 1, "cam")
     assert len(prepare(classifier).network._graphs) == before
-    assert prepare(classifier, precision="fast") is prepare(classifier, precision="fast")
+    assert prepare(classifier, precision="fast").network is prepare(classifier).network

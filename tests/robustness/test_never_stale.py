@@ -175,4 +175,5 @@ def test_nothing_is_made_anew_while_nothing_changes() -> None:
         input_gradient(classifier, pictures(), Target.of(1))
         assert prepare(classifier) is prepared
         assert prepare(prepared) is prepared
-        assert prepare(prepare(classifier, precision="fast"), precision="exact") is prepared
+        fast = prepare(classifier, precision="fast")
+        assert prepare(fast, precision="exact").network is fast.network is prepared.network

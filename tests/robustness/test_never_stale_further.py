@@ -560,3 +560,24 @@ def test_some_of_each_row_is_looked_at_in_other_columns(change):
         expected = network(classifier.preprocess.normalize(image))
     assert not torch.allclose(before, expected, rtol=1e-3)
     torch.testing.assert_close(forward(classifier, image), expected, rtol=1e-4, atol=1e-6)
+
+
+class ManyGains(nn.Module):
+    """A module with a hundred parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains, self.head = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in range(100)), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.mean((2, 3)) * torch.stack([*self.gains]).sum())
+
+
+@pytest.mark.parametrize("place", [0, 99])
+def test_one_of_very_many_parameters_of_a_module(place: int) -> None:
+    module = ManyGains().eval()
+    classifier, images = Classifier(module), torch.rand(2, 3, 8, 8)
+    forward(classifier, images)
+    with torch.no_grad():
+        module.gains[place].mul_(50)
+    torch.testing.assert_close(forward(classifier, images), module(images).detach())

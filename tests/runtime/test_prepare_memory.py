@@ -19,10 +19,10 @@ def _classifier() -> Classifier:
 
 def test_a_forgotten_classifier_takes_its_prepared_forms_along() -> None:
     classifier = _classifier()
-    found = [weakref.ref(prepare(classifier, precision=precision)) for precision in ("exact", "fast")]
-    forward(prepare(prepare(classifier), precision="fast"), torch.rand(1, 3, 8, 8))
-    modules = [weakref.ref(reference().module) for reference in found]  # type: ignore[union-attr]
-    del classifier
+    prepared = [prepare(classifier, precision=precision) for precision in ("exact", "fast")]
+    forward(prepared[1], torch.rand(1, 3, 8, 8))
+    found, modules = [weakref.ref(one) for one in prepared], [weakref.ref(one.module) for one in prepared]
+    del classifier, prepared
     assert all(reference() is None for reference in found)
     gc.collect()
     assert all(reference() is None for reference in modules)

@@ -290,7 +290,7 @@ class Rectified(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("spec", ["deconvnet", "guided_backprop", "guided_grad_cam:layer=three", "grad_cam:layer=clip"])
+@pytest.mark.parametrize("spec", ["deconvnet", "guided_backprop", "guided_grad_cam:layer=three", "grad_cam:layer=clip", "cam"])
 def test_rules_for_relus_and_class_activation_maps_of_an_exported_network(tmp_path, spec):
     network, images = Rectified(), torch.rand(2, 3, 16, 16)
     export(tmp_path / "net.pt2", images, network)
@@ -307,7 +307,7 @@ def test_what_an_exported_network_cannot_do_is_said_in_one_line(tmp_path):
     export(tmp_path / "silu.pt2", torch.rand(2, 3, 16, 16), nn.Sequential(nn.Conv2d(3, 2, 16), nn.SiLU(), nn.Flatten()))
     images = torch.rand(1, 3, 16, 16)
     for name, spec, message in (
-        ("net.pt2", "cam", "net.pt2 was exported, and of an exported network the head is not read; use grad_cam"),
+        ("silu.pt2", "cam", "no mean over all places of the picture gives the scores of silu.pt2 linearly"),
         ("silu.pt2", "guided_backprop", "no ReLU rule for the activation Silu"),
     ):
         with pytest.raises(ModelError, match=message) as refused:

@@ -2,7 +2,7 @@
 
 from phosphene.graph.default_layer import candidate_layers, default_layer, is_passive, places_known
 from phosphene.graph.function_module import FunctionModule, Takes, check_inside
-from phosphene.graph.head import LinearHead, linear_head
+from phosphene.graph.head import LinearHead, nearest_module
 from phosphene.graph.kernel import Kernel, convolution_kernel, pooling_kernel
 from phosphene.graph.order import layer_before, layers_feeding
 from phosphene.graph.plain import any_global_hook, is_changed, is_hooked, is_plain, is_swapped, keep_weights
@@ -20,7 +20,7 @@ from phosphene.graph.spatial import (
     tokens_of_places,
 )
 from phosphene.graph.successors import Successor, successors
-from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, outputs, trace, with_value
+from phosphene.graph.trace import LayerName, graph_module, input_channels, layer_name, trace, with_values
 
 __all__ = [
     "FunctionModule",
@@ -50,8 +50,7 @@ __all__ = [
     "layer_before",
     "layers_feeding",
     "layer_name",
-    "linear_head",
-    "outputs",
+    "nearest_module",
     "places_known",
     "pooling_kernel",
     "residual_branches",
@@ -63,5 +62,5 @@ __all__ = [
     "token_note",
     "tokens_of_places",
     "trace",
-    "with_value",
+    "with_values",
 ]

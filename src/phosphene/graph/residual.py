@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional as F
 
-from phosphene.graph.head import skip_passive
-
+_PASSIVE = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}  # functions, and methods by name
 
 
@@ -36,7 +36,7 @@ def residual_branches(traced: fx.GraphModule) -> tuple[str, ...]:
         terms = [term for term in (*node.args, *node.kwargs.values()) if isinstance(term, fx.Node)]
         if node.target not in _ADDITIONS or len(terms) != 2:
             continue
-        one, other = (skip_passive(traced, term, flatten=False) for term in terms)
+        one, other = (_skip_passive(traced, term) for term in terms)
         for branch, past in ((one, other), (other, one)):
             end = _only_module(branch)
             if end is not None and _is_computed_from(end, past):
@@ -44,6 +44,17 @@ def residual_branches(traced: fx.GraphModule) -> tuple[str, ...]:
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     elsewhere = {call.target for call in calls if call not in ends}
     return tuple(dict.fromkeys(str(end.target) for end in ends if end.target not in elsewhere))
+
+
+def _skip_passive(traced: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Down through what does not change the values: dropout in eval mode, identity."""
+    while node.args and isinstance(node.args[0], fx.Node):
+        child = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        empty = type(child) is nn.Sequential and len(child) == 0
+        if not (isinstance(child, _PASSIVE) or empty or node.target in (F.dropout, F.dropout2d)):
+            break
+        node = node.args[0]
+    return node
 
 
 def _only_module(node: fx.Node) -> fx.Node | None:

@@ -6,7 +6,7 @@ import gc
 import inspect
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -170,16 +170,10 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) or (derived and childless)
 
 
-def with_value(traced: fx.GraphModule, node_name: str) -> fx.GraphModule:
-    """A graph module that returns (output, value of the node), sharing the weights."""
+def with_values(traced: fx.GraphModule, nodes: Iterable[fx.Node]) -> fx.GraphModule:
+    """A graph module that returns (output, values of the nodes), sharing the weights."""
     graph = fx.Graph()
     mapping: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(traced.graph, mapping)
-    node = next(node for node in traced.graph.nodes if node.name == node_name)
-    graph.output((output, mapping[node]))
+    graph.output((output, tuple(mapping[node] for node in nodes)))
     return graph_module(traced, graph)
-
-
-def outputs(traced: fx.GraphModule) -> Any:
-    """What the network returns, as it returns it: a node, or a tuple or dict of nodes."""
-    return next(node for node in reversed(traced.graph.nodes) if node.op == "output").args[0]

@@ -14,41 +14,51 @@ from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.linear import GlobalPool, Linear
 
 # What of finite numbers may make NaN, or an infinity from which NaN comes: at zero, below it, or beyond one.
-_NO_NUMBERS = {
-    *("log", "log2", "log10", "log1p", "log_", "sqrt", "sqrt_", "rsqrt", "rsqrt_", "reciprocal", "pow", "pow_", "exp"),
-    *(
+_NO_NUMBERS = frozenset(
+    [
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "log_",
+        "sqrt",
+        "sqrt_",
+        "rsqrt",
+        "rsqrt_",
+        "reciprocal",
+        "pow",
+        "pow_",
+        "exp",
+        "expm1",
+        "float_power",
         "div",
         "div_",
         "truediv",
         "itruediv",
         "true_divide",
         "divide",
-        "float_power",
+        "fmod",
+        "remainder",
         "acos",
         "asin",
         "atanh",
         "acosh",
         "arccos",
-    ),
-    *(
         "arcsin",
         "arctanh",
         "arccosh",
+        "tan",
         "logsumexp",
         "xlogy",
         "logit",
         "lgamma",
         "digamma",
-        "tan",
-        "expm1",
         "norm",
         "normalize",
         "var",
         "std",
-        "fmod",
-        "remainder",
-    ),
-}
+    ]
+)
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
 

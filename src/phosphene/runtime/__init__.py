@@ -12,8 +12,9 @@ from phosphene.runtime.passes import (
 )
 from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
 from phosphene.runtime.placement import Placement
-from phosphene.runtime.prepare import Prepared, plain_mode, prepare
+from phosphene.runtime.prepare import Prepared, prepare
 from phosphene.runtime.replaced import Copies, replaced_scores
+from phosphene.runtime.trials import plain_mode
 
 __all__ = [
     "Copies",

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 # How many items of a container are looked at.
@@ -188,6 +189,22 @@ def is_settings(value: Any) -> bool:
     if not own:  # (tables of hooks are OrderedDicts: nothing in their class is a setting)
         return kind is not OrderedDict and hasattr(value, "__dict__") and is_settings_class(kind)
     return len(own) <= MOST_ITEMS
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be read where they lie."""
+    odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
+    return is_plain(tensor) and tensor.layout == torch.strided and tensor.device.type != "meta" and not odd
+
+
+def glance(tensor: Tensor) -> tuple[int | None, bytes]:
+    """How often a tensor was written to, as far as that is counted, and some of its values."""
+    version = None if tensor.is_inference() else tensor._version
+    if not is_readable(tensor):
+        return version, b""
+    step = sampling_step(tensor.numel(), len(tensor) if tensor.ndim else 1, SAMPLED)
+    values = tensor.detach().reshape(-1)[::step].contiguous().view(torch.uint8)
+    return version, values.cpu().numpy().tobytes()
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -19,6 +19,7 @@ from phosphene.runtime.comparable import (
     SAMPLED,
     attributes,
     comparable,
+    glance,
     is_plain,
     is_settings,
     is_settings_class,
@@ -54,15 +55,8 @@ class Fingerprint:
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        tensors: list[Tensor] = []
         self._fields = _fields(classifier)
-        modules, outside = _reached(classifier.module)
-        for child in modules:
-            for key, value in vars(child).items():
-                if key not in (*_HOOKS, "_modules"):
-                    _collect(value, tensors)
-        for tensor in tensors.copy():
-            _collect(_hung(tensor), tensors)  # (a mask that hangs on a weight)
+        modules, outside, self._tensors = _reached(classifier.module)
         self._kinds = [(child, *_kind(child)) for child in modules]
         self._surroundings = Surroundings(modules)
         # Compared by identity where they hold the same objects, so without a look into these.
@@ -70,14 +64,13 @@ class Fingerprint:
         parts = [own[name] for own in tables for name in _PARTS if name in own]
         self._empty = [part for part in parts if not part]
         self._tables = [(table, list(table.values())) for table in (*tables, *(part for part in parts if part))]
-        self._containers = [
-            (value, comparable(value))
+        filled = (
+            value
             for own in tables
             for key, value in own.items()
             if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
-        ]
-        self._outside = [(value, _snapshot(value)) for value in outside]
-        self._tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        )
+        self._looked_at = [(value, _snapshot(value)) for value in (*filled, *outside)]
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
@@ -98,7 +91,7 @@ class Fingerprint:
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules."""
         self._surroundings.settle()
-        self._outside = [(value, then) for value, then in self._outside if _unchanged(value, then)]
+        self._looked_at = [(value, then) for value, then in self._looked_at if _unchanged(value, then)]
 
     def _holds(self) -> bool:
         """Whether modules, attributes, parts and hooks are what they were."""
@@ -111,9 +104,7 @@ class Fingerprint:
                 return False
         except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
             return False
-        if any(not _unchanged(value, then) for value, then in self._outside):
-            return False
-        return all(comparable(value) == before for value, before in self._containers)
+        return all(_unchanged(value, then) for value, then in self._looked_at)
 
     def _read(self) -> tuple[list[Any], ...]:
         return (
@@ -134,13 +125,14 @@ def _kind(module: nn.Module) -> tuple[type, Any]:
     return type(module), getattr(type(module), "forward", None)
 
 
-def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any]]:
-    """(all modules, what else their hooks and functions hold), wherever a network's code reaches them.
+def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any], list[Tensor]]:
+    """(all modules, what else their hooks and functions hold, the modules' tensors), wherever code reaches them.
 
     Modules also hang on one in a list, a dict or an object, or are called by a patched forward or a hook.
     """
     modules: dict[int, nn.Module] = {}
     others: dict[int, Any] = {}
+    tensors: dict[int, Tensor] = {}
     waiting: list[tuple[Any, bool]] = [(module, False)]  # (and whether it was reached through a function)
     while waiting:
         value, outside = waiting.pop()
@@ -149,37 +141,36 @@ def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any]]:
         if isinstance(value, nn.Module):
             modules[id(value)] = value
             own = vars(value)
-            items = [*own.get("_modules", {}).values(), *(item for key, item in own.items() if key not in _BASE)]
+            parts = (*own.get("_parameters", {}).values(), *own.get("_buffers", {}).values())
+            tensors |= {id(part): part for part in parts if part is not None}
+            parts = (*parts, *own.get("_modules", {}).values())
+            items = [*parts, *(item for key, item in own.items() if key not in _BASE)]
             waiting += [(item, False) for item in items]
             waiting += [(hook, True) for name in _HOOKS for hook in own.get(name, {}).values()]
             continue
         others[id(value)] = value if outside and isinstance(value, Tensor | list | dict | set | np.ndarray) else None
         if isinstance(value, types.MethodType | types.FunctionType | functools.partial):
             waiting += [(item, True) for item in held(value, globals_too=False)]
-        elif isinstance(value, list | tuple | dict) and len(value) <= MOST_ITEMS:
+        elif isinstance(value, Tensor) and not outside:
+            tensors[id(value)] = value
+            waiting += [(item, False) for item in _hung(value).values()]  # (a mask that hangs on a weight)
+        elif isinstance(value, list | tuple | dict | deque | set | frozenset) and len(value) <= MOST_ITEMS:
             waiting += [(item, outside) for item in (value.values() if isinstance(value, dict) else value)]
         elif is_settings(value):
             others[id(value)] = value if outside else None
             waiting += [(item, outside or isinstance(item, Tensor)) for item in attributes(value).values()]
-    return list(modules.values()), [value for value in others.values() if value is not None]
+    outside_ones = [value for value in others.values() if value is not None]
+    return list(modules.values()), outside_ones, list(tensors.values())
 
 
 def _snapshot(value: Any) -> Any:
-    """What can be compared later of what a hook holds."""
-    if isinstance(value, Tensor):
-        version = None if value.is_inference() else value._version
-        values = [_joined(groups) for groups in _samples([value])] if _has_memory(value) else []
-        return version, [one.clone() for one in values]
-    return comparable(value)
+    """What can be compared later."""
+    return glance(value) if isinstance(value, Tensor) else comparable(value)
 
 
 def _unchanged(value: Any, then: Any) -> bool:
-    now = _snapshot(value)
-    if isinstance(value, Tensor):
-        same = len(now[1]) == len(then[1]) and all(map(torch.equal, now[1], then[1]))
-        return bool(now[0] == then[0] and same)
     try:
-        return bool(now == then)
+        return bool(_snapshot(value) == then)
     except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
         return False
 
@@ -187,18 +178,6 @@ def _unchanged(value: Any, then: Any) -> bool:
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
     own = {key: comparable(value) if type(value) in (list, dict) else value for key, value in vars(classifier).items()}
     return (*(value for key, value in sorted(own.items()) if key != "module"), id(classifier.module))
-
-
-def _collect(value: Any, tensors: list[Tensor]) -> None:
-    """Tensors, also of lists and dicts, into a list."""
-    if isinstance(value, Tensor):
-        tensors.append(value)
-    elif isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= MOST_ITEMS:
-        for item in value:
-            _collect(item, tensors)
-    elif isinstance(value, dict) and len(value) <= MOST_ITEMS:
-        for item in value.values():
-            _collect(item, tensors)
 
 
 def _has_memory(tensor: Tensor) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -18,9 +18,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.axes import Operations, tensors_in
 from phosphene.classifier import HeadKind
-from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, warn
 from phosphene.hooks import ValueHooks
+from phosphene.runtime.trials import trial, within
 
 Run = Callable[[Tensor], Tensor]
 
@@ -103,7 +103,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     """
     image, device = image.contiguous(), image.device
     recorded = False
-    with _apart(device), torch.enable_grad():
+    with trial(device, gradients=True):
         before = _generators(device)
         with _Watch(image.shape[2:]) as watch, _Calls(watch) as hooks:
             plain = _tried(run, watch.follow(image.requires_grad_()))
@@ -159,13 +159,6 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
         reads=watch.reads,
         asks=hooks.asks,
     )
-
-
-@contextmanager
-def _apart(device: torch.device) -> Iterator[None]:
-    """Whatever context the caller is in; its random numbers stay as they were."""
-    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), own_random_state():
-        yield
 
 
 def _generators(device: torch.device) -> tuple[bytes, bytes, object]:
@@ -263,8 +256,7 @@ def _tried(run: Run, image: Tensor) -> Tensor | None:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    room = _LAYOUT_ERROR * max(float(other.abs().nan_to_num(posinf=0.0).max()), 1e-6)
-    return one.shape == other.shape and torch.allclose(one.detach(), other, rtol=0, atol=room, equal_nan=True)
+    return one.shape == other.shape and within(one.detach(), other, _LAYOUT_ERROR)
 
 
 def _head(told: HeadKind, rows: Tensor, steps: set[str], name: str) -> tuple[HeadKind, str | None]:

@@ -50,7 +50,7 @@ def freeze(module: nn.Module) -> nn.Module:
         notes: dict[int, dict[str, Any]] = {
             id(node.meta): {} for graph in held if isinstance(graph, fx.Graph) for node in graph.nodes
         }
-        frozen = duplicate(module, tensors, notes)
+        frozen = duplicate(module, {**tensors, **notes})
         # TorchScript copies its weights itself, past the given ones.
         for tensor in frozen.parameters():
             tensor.requires_grad_(False)
@@ -62,16 +62,14 @@ def freeze(module: nn.Module) -> nn.Module:
         return frozen
 
 
-def duplicate(
-    module: nn.Module, tensors: Mapping[int, Tensor], notes: Mapping[int, dict[str, Any]] | None = None
-) -> nn.Module:
-    """A copy of a module's structure in which the tensors of these identities are replaced, and so are `notes`.
+def duplicate(module: nn.Module, replaced: Mapping[int, Any]) -> nn.Module:
+    """A copy of a module's structure in which what has these identities, its tensors, is replaced.
 
     Raises:
         ModelError: as for `freeze`.
     """
     try:
-        copied, known = _deep_copy(module, {**tensors, **(notes or {})})
+        copied, known = _deep_copy(module, replaced)
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__} cannot be copied ({error}); pass a module that copy.deepcopy takes"
@@ -86,7 +84,7 @@ def duplicate(
                 f"layer '{name}' ({type(child).__name__}) hands out itself where it is copied, so that passes would "
                 "run in the original; give it a __deepcopy__ that copies, or none"
             )
-    own = _Own(module, tensors, known)
+    own = _Own(module, replaced, known)
     for name, child in copied.named_modules():
         own.rebind(child, f"layer '{name}'" if name else "the network")
         inner = getattr(child, "_orig_mod", None)
@@ -200,7 +198,7 @@ class _Own:
         known: the copies of all of it, by identity.
     """
 
-    def __init__(self, original: nn.Module, tensors: Mapping[int, Tensor], known: dict[int, Any]) -> None:
+    def __init__(self, original: nn.Module, tensors: Mapping[int, Any], known: dict[int, Any]) -> None:
         self.original, self.known = original, known
         self.originals = {id(child) for child in original.modules()} | set(tensors)
         self.copies = {id(value) for value in known.values() if isinstance(value, nn.Module | Tensor)}

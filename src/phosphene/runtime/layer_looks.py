@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from phosphene.axes import CHANNELS, WHOLE, Follow, is_tokens_first
+from phosphene.axes import WHOLE, is_tokens_first
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size, with_value
-from phosphene.hooks import capture, is_scripted
+from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size
+from phosphene.hooks import Edit, capture, is_scripted
 from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved
 from phosphene.runtime.trials import gradients_of, trial
 from phosphene.types import Layer, Layout, Size
@@ -35,7 +35,6 @@ class LayerLooks:
     def __init__(self, network: Network, size: Size) -> None:
         self.network, self.size = network, size
         self.classifier = network.classifier
-        self._layers: list[Layer] | None = None
         self._default: str | None = None
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
@@ -47,15 +46,7 @@ class LayerLooks:
     @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape and the layout of its output."""
-        with self.network.lock:
-            if self._layers is None:
-                self._layers = self.network.survey(self.size)
-            return self._layers
-
-    @property
-    def is_surveyed(self) -> bool:
-        """Whether `layers` are known."""
-        return self._layers is not None
+        return self.network.survey(self.size)
 
     def layout(self, layer: str, *, fed: bool = False) -> Layout | None:
         """Which axis of a layer's output, or of what it is fed, holds the channels; None where nothing says."""
@@ -64,23 +55,6 @@ class LayerLooks:
             return self.classifier.layouts[layer]
         found = next((found for found in self.layers if found.name == layer), None)
         return None if found is None else found.fed if fed else found.layout
-
-    def averages_places(self, node: str) -> bool:
-        """Whether the last two axes of a value of the graph are the picture's rows and columns, as far as is known."""
-        if self.network.own_traced is None:
-            return True
-        graph = self.network.kept(with_value(self.network.own_traced, node))
-        with self.network.lock, trial(self.classifier.device), Follow() as follow:
-            try:
-                _, value = self.classifier.run(graph, follow.name(self.network.noise(self._image)[:1], "NCPP"))
-            except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
-                return True
-            axes = follow.axes(value)
-        if axes is None or len(axes) != 4:
-            return axes is None
-        regrouped = any(len(axis) > 1 for axis in axes[2:])
-        whole = not regrouped or spatial_size(tuple(value.shape[1:]), self.size, "NCHW") is not None
-        return whole and not any(name == CHANNELS for axis in axes[2:] for name, _ in axis)
 
     def tokens_first(self, layers: Iterable[str]) -> frozenset[str]:
         """Those of these layers whose tokens come before the images, (T, N, C)."""
@@ -119,7 +93,7 @@ class LayerLooks:
         map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
         """
         asked = [layer for layer in layers if layer not in self._flat]
-        found = self._noise_gradients(asked, lambda logits, _: logits.amax()) if asked else {}
+        found = self._in_places(self._noise_gradients(asked, lambda logits, _: logits.amax())) if asked else {}
         self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
         return frozenset(layer for layer in layers if self._flat[layer])
 
@@ -204,28 +178,34 @@ class LayerLooks:
         inside = f"{layer}."
         before = [found.name for found in ended if found.name and not found.name.startswith(inside)]
         candidates = [found for found in candidate_layers(ended, self.size) if found in before]
-        reached = self._noise_gradients([*candidates, layer], lambda _, outputs: outputs[layer].float().square().sum())
+        own = self._noise_gradients([*candidates, layer], lambda _, outputs: outputs[layer].float().square().sum())
+        reached = self._in_places(own)
         fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
         return next(fed, layer)
 
     def _noise_gradients(
-        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor]
+        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor], edit: Edit | None = None
     ) -> dict[str, Tensor]:
-        """(1, k, h, w) the gradient of a score of noise at each of the layers that it reaches and that has places."""
+        """The gradient of a score of noise at each of the layers that it reaches."""
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self.network.lock, trial(self.classifier.device, gradients=True):
             images = self.network.noise(self._image)[:1].requires_grad_()
-            with capture(self.network.module, layers, tokens_first=self.tokens_first(layers)) as found:
+            with capture(self.network.module, layers, edit, tokens_first=self.tokens_first(layers)) as found:
                 logits = self.network.rows(images)
             value = score(logits, found)
             there = [layer for layer in layers if layer in found and found[layer].requires_grad]
             if not (value.requires_grad and there):
                 return {}
             gradients = gradients_of(value, [found[layer] for layer in there])
+        return {layer: one for layer, one in zip(there, gradients, strict=True) if one is not None}
+
+    def _in_places(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the gradients (1, k, h, w) that have places of the picture."""
+        images = self.network.noise(self._image)[:1]
         return {
             layer: spatial_map(gradient, layer, images, self.layout(layer))
-            for layer, gradient in zip(there, gradients, strict=True)
-            if gradient is not None and spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
+            for layer, gradient in gradients.items()
+            if spatial_size(tuple(gradient.shape[1:]), self.size, self.layout(layer))
         }
 
     def sees_picture(self, layer: str) -> bool:
@@ -259,22 +239,19 @@ class LayerLooks:
         # Of what nobody knows the axes it may be the weights of positions, laid out as they are.
         sure = [layer for layer in layers if self.sees_picture(layer)]
         asked = [layer for layer in sure if self.layout(layer) is not None or self.changes_with_picture(layer)]
-        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
-        with self.network.lock, trial(self.classifier.device, gradients=True):
-            images = self.network.noise(self._image)[:1].requires_grad_()
-            with capture(self.network.module, asked, edit=_leaf, tokens_first=self.tokens_first(asked)) as found:
-                logits = self.network.rows(images)
-            # (Not the parts of a picture, as a detector cuts them out.)
-            there = [layer for layer in asked if layer in found and len(found[layer]) == 1]
-            if not (logits.requires_grad and there):
-                return {}
+
+        def weighed(logits: Tensor, _: dict[str, Tensor]) -> Tensor:
             # Unequal weights: the sum of probabilities is 1 whatever the image.
-            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(logits)
-            gradients = gradients_of((logits * weights).sum(), [found[layer] for layer in there])
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1), device="cpu")
+            return (logits * weights.to(logits)).sum()
+
+        found = self._noise_gradients(asked, weighed, first_leaf)
+        # (Not the parts of a picture, as a detector cuts them out.)
+        images = self.network.noise(self._image)[:1]
         return {
             layer: _places_with(gradient, layer, images, self.layout(layer))
-            for layer, gradient in zip(there, gradients, strict=True)
-            if gradient is not None
+            for layer, gradient in found.items()
+            if len(gradient) == 1
         }
 
 
@@ -285,8 +262,8 @@ def _is_flat(gradient: Tensor) -> bool:
     return alive.shape[1] < 2 or bool((alive - alive[:, :1]).abs().amax() <= _FLAT * alive.abs().amax())
 
 
-def _leaf(_name: str, output: Tensor) -> Tensor:
-    """The output, a leaf where what it was made of has no gradient."""
+def first_leaf(_name: str, output: Tensor) -> Tensor:
+    """The first layer on the way becomes a leaf, so that nothing below it is recorded; later ones stay linked."""
     return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 

@@ -29,13 +29,13 @@ from phosphene.graph import (
 )
 from phosphene.hooks import is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
+from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook, first_look, integer_layer, norms_by_batch
 from phosphene.runtime.freeze import duplicate, freeze
 from phosphene.runtime.layer_looks import LayerLooks
 from phosphene.runtime.norms import right_norms
-from phosphene.runtime.precision import uncompiled, whole_float32
 from phosphene.runtime.state import State
-from phosphene.runtime.trials import finite_pairs, gradients_of, laid_out, near, trial
+from phosphene.runtime.trials import gradients_of, near, trial, within
 from phosphene.types import Layer, Layout, Size
 
 # Of the largest score: by so much an image's scores may differ in a batch, as sums are made in another order there.
@@ -68,6 +68,7 @@ class Network:
         moves: whether its passes change what later ones give, so that each has to begin with that state.
         compared: kinds of passes of which a batch was compared with an image alone, by shape of an image, size of the
             batch and what they give.
+        independent: whether images are, by shape of an image and size of a batch, as far as it was tried out.
         right_windows: whether windows of its maps give what whole maps give, by precision, size and boxes.
     """
 
@@ -77,8 +78,10 @@ class Network:
         self.classifier = source.with_module(self.module)
         self.first_look: FirstLook | None = None
         self.state = State(self.module)
+        self.original, self.fingerprint = source.module, Fingerprint(source)
         self.moves = False
         self.compared: set[tuple[object, ...]] = set()
+        self.independent: dict[tuple[torch.Size, int], bool] = {}
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._looks: dict[Size, LayerLooks] = {}
         self._sizes: dict[Size, Size] = {}  # by size of images that in which layers are looked at
@@ -121,7 +124,7 @@ class Network:
             return None
         graph, constants = self._graph
         root = {str(node.target): None for node in graph.nodes if node.op in ("call_module", "get_attr")}
-        values = {name: constants[name] if name in constants else _attribute(module, name) for name in root}
+        values = {name: constants[name] if name in constants else operator.attrgetter(name)(module) for name in root}
         return self.kept(graph_module(values, graph))
 
     def kept(self, traced: fx.GraphModule) -> fx.GraphModule:
@@ -219,22 +222,23 @@ class Network:
         look = self.first_look
         return look is not None and look.memory_format is torch.contiguous_format
 
-    def look(self, size: Size, source: nn.Module) -> FirstLook:
+    def look(self, size: Size) -> None:
         """What one image of noise shows of the network; taken when the first images come, and what is worth it said.
 
         Args:
             size: of the images.
-            source: what it is a copy of.
         """
-        with self.lock:
+        if self.first_look is not None:
+            return
+        with self.lock, self._leaving_alone():
             if self.first_look is None:
                 self._size = size
                 found = self._looked()
                 if self.state.writes_weights():  # (so that each pass can begin with those that it was given)
-                    self._take_again(source)
+                    self._take_again()
                     found = self._looked()
                 if found is None or found.asks:  # (it may fail for want of weights that have a gradient)
-                    self._thaw(source)
+                    self._thaw()
                     found = self._looked()
                     if found is None:
                         self.module.requires_grad_(False)
@@ -244,7 +248,25 @@ class Network:
                     found.say()
                 if self.as_written:
                     self._restore()
-            return self.first_look or FirstLook(head=self.classifier.head)
+
+    @contextmanager
+    def _leaving_alone(self) -> Iterator[None]:
+        """A first pass of the copy, after which the original has to be as it was."""
+        before = State(self.original)
+        try:
+            yield
+        finally:
+            if changed := before.is_changed():
+                # (What an object counts that a copy shares, such as a logger, is put back and says nothing of layers.)
+                changed = not before.is_of_objects()
+                before.restore()
+        if changed:
+            self.first_look = None
+            raise ModelError(
+                f"a pass of a copy of {self.classifier.name} changes the network itself: its code reaches its own "
+                "layers past their attributes (through a list of their class, say); let it go through self.modules()"
+            )
+        self.fingerprint.settle()
 
     def lay_out_plainly(self) -> None:
         """Give images in contiguous NCHW from now on, without the kernels that change the layout of their outputs."""
@@ -264,7 +286,7 @@ class Network:
         """
         if not self.state.is_changed():
             return False
-        image, settled = laid_out(self.noise(self._image)[1:], look), State(self.module)
+        image, settled = _laid_out(self.noise(self._image)[1:], look), State(self.module)
         with trial(image.device):
             try:
                 later = self._rows_now(image)
@@ -279,25 +301,24 @@ class Network:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
         classifier = self.classifier
         try:
-            with whole_float32("exact"), uncompiled():
-                found = first_look(self.rows, self.noise(self._image)[:1], classifier.name, classifier.head)
+            found = first_look(self.rows, self.noise(self._image)[:1], classifier.name, classifier.head)
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
             found = replace(found, integers=integer_layer(self.module))
         return found
 
-    def _thaw(self, source: nn.Module) -> None:
+    def _thaw(self) -> None:
         """Let weights say that they have a gradient, or have none, as the original's do; none is ever asked for."""
-        given = dict(source.named_parameters(remove_duplicate=False))
+        given = dict(self.original.named_parameters(remove_duplicate=False))
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             if name in given and parameter.is_floating_point():
                 parameter.requires_grad_(given[name].requires_grad)
 
-    def _take_again(self, source: nn.Module) -> None:
+    def _take_again(self) -> None:
         """Parameters as the original has them, and all of them kept."""
         self.state.restore()
-        given = dict(source.named_parameters(remove_duplicate=False))
+        given = dict(self.original.named_parameters(remove_duplicate=False))
         with torch.inference_mode(False), torch.no_grad():
             for name, parameter in self.module.named_parameters(remove_duplicate=False):
                 if name in given and given[name].shape == parameter.shape:
@@ -342,11 +363,6 @@ class Network:
                 self._looks[near] = LayerLooks(self, near)
             return self._looks[near]
 
-    def known_looks(self, size: Size | None) -> LayerLooks | None:
-        """The same, unless the network would have to be run first."""
-        own = self.classifier.preprocess.size
-        return self.looks(size) if own or (size or self.size) in self._sizes else None
-
     def _size_near(self, size: Size) -> Size:
         near = (_near(size[0]), _near(size[1]))
         if near == size:
@@ -376,8 +392,8 @@ class Network:
 
     def _surveyed_at(self, size: Size) -> list[Layer]:
         classifier = self.classifier
-        images = laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
-        with self.lock, classifier.clear_refusal(images), trial(images.device):
+        images = _laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
+        with self.lock, self._leaving_alone(), classifier.clear_refusal(images), trial(images.device):
             self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)
             found = survey(self.module, inputs, classifier.called)
@@ -405,11 +421,6 @@ class Network:
                     self.independent[image, size] = self._are_independent(image, size)
             return all(alike for (shape, _), alike in self.independent.items() if shape == image)
 
-    @cached_property
-    def independent(self) -> dict[tuple[torch.Size, int], bool]:
-        """By shape of an image and size of a batch, as far as it was tried out."""
-        return {}
-
     def _are_independent(self, image: torch.Size, count: int) -> bool:
         if self.first_look is not None and self.first_look.reads:  # (it would have to be tried with every value)
             return False
@@ -428,7 +439,7 @@ class Network:
         if not torch.equal(alone[0], alone[2]):  # (a network that draws random numbers: nothing can be told)
             return True
         single = torch.cat(alone[:2])
-        alike = together.shape == single.shape and _is_rounded(together, single)
+        alike = together.shape == single.shape and within(together, single, _SAME)
         return alike and not follow.joins and not self._are_mixed(images)
 
     def _are_mixed(self, images: Tensor) -> bool:
@@ -457,12 +468,13 @@ class Network:
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(count, *image, generator=generator, device="cpu", dtype=torch.float32)
         images = images * torch.linspace(0.5, 1.0, count, device="cpu", dtype=torch.float32).view(-1, 1, 1, 1)
-        return laid_out(images.to(self.classifier.device), self.first_look)
+        return _laid_out(images.to(self.classifier.device), self.first_look)
 
 
-def _is_rounded(found: Tensor, expected: Tensor) -> bool:
-    alike, one, other = finite_pairs(found, expected)
-    return bool(alike & ((one - other).abs().amax() <= _SAME * other.abs().amax().clamp(min=1e-6)))
+def _laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
+    """Images in the memory format that a network was seen to take."""
+    last_alone = look is not None and look.last_alone
+    return images.contiguous(memory_format=torch.channels_last) if last_alone else images
 
 
 def _read_as(layout: Layout | None, layer: Layer) -> Layer:
@@ -510,10 +522,3 @@ def _let_go(graphs: list[fx.GraphModule], variants: dict[Arithmetic, tuple[nn.Mo
 
 def _tensors(module: nn.Module) -> dict[int, Tensor]:
     return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -21,6 +21,7 @@ from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import capture_input
 from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
+from phosphene.runtime.layer_looks import first_leaf
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Precision, Prepared, prepare
 from phosphene.runtime.trials import near
@@ -115,33 +116,26 @@ def head_features(
     prepared = prepare(classifier)
     prepared.check_images(images)
     graph, head = prepared.linear_head
-    if graph is None:
-        return _features_of_layer(prepared, images, head, batch_size)
     records = _shared(prepared, images, batch_size, [head.layer])
     if records is not None:
-        features = joined([record.start for record in records])
-        return _recorded_logits(prepared, records), _averaged_whole(features, head), head
+        logits, values = _recorded_logits(prepared, records), joined([record.start for record in records])
+    elif graph is None:
+        logits, outputs = activations(prepared, images, [head.layer], batch_size=batch_size)
+        values = outputs[head.layer]
+    else:
 
-    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        output, value = prepared.run(graph, prepared.ready(images[start:stop]))
-        return prepared.read(output, stop - start), value
+        def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            output, (value,) = prepared.run(graph, prepared.ready(images[start:stop]))
+            return prepared.read(output, stop - start), value
 
-    logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
-    drawn = prepared.first_look.draws or prepared.first_look.seeds
-    if not drawn and not near(logits[:1], forward(prepared, images[:1], batch_size=1), _SAME[prepared.precision]):
-        raise ModelError(
-            f"{prepared.name} gives other scores than when it was first looked at: its code reads something that "
-            "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
-        )
-    return logits, _averaged_whole(values, head), head
-
-
-def _features_of_layer(
-    prepared: Prepared, images: Tensor, head: LinearHead, batch_size: int | None
-) -> tuple[Tensor, Tensor, LinearHead]:
-    """The same where a layer gives the features, and the numbers alone say that they are averaged."""
-    logits, outputs = activations(prepared, images, [head.layer], batch_size=batch_size)
-    features = spatial_map(outputs[head.layer], f"the output of {head.layer}", images, prepared.layout(head.layer))
+        logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
+        drawn = prepared.first_look.draws or prepared.first_look.seeds
+        if not drawn and not near(logits[:1], forward(prepared, images[:1], batch_size=1), _SAME[prepared.precision]):
+            raise ModelError(
+                f"{prepared.name} gives other scores than when it was first looked at: its code reads something that "
+                "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
+            )
+    features = spatial_map(values, f"the output of {head.layer}", images, head.layout)
     means = features.mean(dim=(2, 3))
     bias = None if head.bias is None else head.bias.float()
     scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
@@ -150,22 +144,9 @@ def _features_of_layer(
     if not near(scores, logits, _SAME[prepared.precision]):
         raise ModelError(
             f"no class activation map: the mean of {head.layer} gives other scores than {prepared.name} for these "
-            "pictures; use grad_cam"
+            "pictures; give pictures of its own size, or use grad_cam"
         )
     return logits, features, head
-
-
-def _averaged_whole(features: Tensor, head: LinearHead) -> Tensor:
-    """The features, if the head averages all their places."""
-    places = (int(features.shape[-2]), int(features.shape[-1]))
-    of_features = dict(zip(("rows", "columns"), places, strict=True))
-    window = None if head.window is None else tuple(of_features.get(str(side), side) for side in head.window)
-    if window not in (None, places):
-        raise ModelError(
-            f"no class activation map: {head.layer} has {places[0]} x {places[1]} places, and the network averages "
-            f"windows of {window[0]} x {window[1]}; give pictures of its own size, or use grad_cam"
-        )
-    return features
 
 
 def input_gradient(
@@ -210,7 +191,7 @@ def rule_gradient(
         start_of_graph = (
             nullcontext({"": inputs})
             if to is None
-            else capture_input(prepared.module, to, _start_of_graph, tokens_first=tokens_first)
+            else capture_input(prepared.module, to, first_leaf, tokens_first=tokens_first)
         )
         with relu_rule(rule) as check, start_of_graph as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
@@ -242,7 +223,7 @@ def layer_gradients(
 
     def run(start: int, stop: int) -> LayerPass:
         inputs = prepared.ready(images[start:stop]).requires_grad_(_records_all(prepared, layers))
-        with prepared.capture(layers, _start_of_graph) as found:
+        with prepared.capture(layers, first_leaf) as found:
             values = scored(prepared, inputs, target.rows(start, stop), score)
             # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
             return _brought_back(prepared, values, {name: found[name] for name in layers})
@@ -372,7 +353,7 @@ def _shared(
         return None
 
     def run(start: int, stop: int) -> _Record:
-        with prepared.capture([layer], _start_of_graph) as found:
+        with prepared.capture([layer], first_leaf) as found:
             outputs = run_network(prepared, prepared.ready(images[start:stop]))
         return _Record((start, stop), outputs, found[layer])
 
@@ -411,11 +392,6 @@ def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
     order = {layer.name: layer.order for layer in prepared.layers}
     lowest = min((order.get(name, -1) for name in layers), default=-1)
     return any(layer.kind in ("ReLU", "ReLU6", "Hardtanh") and layer.order > lowest for layer in prepared.layers)
-
-
-def _start_of_graph(_name: str, output: Tensor) -> Tensor:
-    """The first layer on the way becomes a leaf, so that nothing below it is recorded; later ones stay linked."""
-    return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 
 def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> Tensor:

@@ -13,16 +13,15 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.runtime.passes import Progress, asked, scored
 from phosphene.runtime.prepare import Prepared
-from phosphene.runtime.trials import finite_pairs
+from phosphene.runtime.trials import ROUNDED, within
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
 from phosphene.targets import Outputs, Target
 from phosphene.types import Score
 
 # Windows are small: this many at once keep a processor's cores busy and still fit its caches.
 _WINDOWS = 64
-# Windows that are tried out, and by what part of the largest score they may differ.
+# Windows that are tried out.
 _TRIED = 5
-_ROOM = {"exact": 1e-4, "fast": 0.1}
 
 
 @dataclass(frozen=True)
@@ -213,6 +212,4 @@ def _windows_give_the_same(prepared: Prepared, images: Tensor, few: list[Box], f
         except (RuntimeError, ModelError, ValueError, TypeError, AttributeError):
             return False
         whole = prepared.logits(prepared.ready(_covered(images[0].detach().float(), few, fill))).float()
-    alike, one, other = finite_pairs(found, whole)
-    room = _ROOM[prepared.precision] * other.abs().amax().clamp(min=1e-6)
-    return bool(alike & ((one - other).abs() <= room).all())
+    return within(found, whole, ROUNDED[prepared.precision])

@@ -1,69 +1,129 @@
-"""The linear head of a network whose end no graph shows, told by the numbers of one pass."""
+"""The linear head of a network, told by the numbers of one pass: of its graph's values, or of its layers' outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from phosphene.errors import PhospheneError
-from phosphene.graph import LinearHead, is_passive, places_known, spatial_map, spatial_size
-from phosphene.hooks import capture, is_scripted
+from phosphene.axes import Follow, has_places
+from phosphene.errors import PhospheneError, ResourceError
+from phosphene.graph import LinearHead, is_passive, nearest_module, places_known, spatial_map, spatial_size, with_values
+from phosphene.hooks import capture
 from phosphene.runtime.layer_looks import LayerLooks
+from phosphene.runtime.micro_batches import in_batches
 from phosphene.runtime.trials import near, trial
-from phosphene.types import Layer
+from phosphene.types import Layer, Layout
 
 # What rounding makes of a mean, and of the difference between those of two images, as a share.
 _SAME, _SAME_CHANGE = 1e-4, 1e-3
 # Axes of which it is known that they are the picture's places.
 _SURE = 2
 
+# Functions, and the operations that exported networks are of.
+_LINEAR = (F.linear, F.conv2d, torch.conv2d, torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
+
+# A value that has places: its node of the graph, if there is one, the nearest layer, and which axis is which.
+_Where = tuple[str, str, Layout | None]
+
 
 class _Linear(NamedTuple):
     """A linear layer as it ran: what it was given (N, k), and what it gave (N, K)."""
 
-    name: str
     weight: Tensor
     bias: Tensor | None
     given: Tensor
     output: Tensor
 
 
-def pooled_head(looks: LayerLooks) -> LinearHead | None:
-    """The linear layer that gives the scores, and the last layer whose mean over its places it is given.
+class _Run(NamedTuple):
+    """A pass: the scores (N, K), the means (N, C) of values over their places and the linear layers, the last first."""
 
-    Two images of noise tell, by their values and by how these differ. So it is found where the code cannot be read as a
-    graph, and where the mean is taken in a way of its own, also of maps with channels last and of tokens.
+    scores: Tensor
+    means: dict[_Where, Tensor]
+    linears: list[_Linear]
+
+
+def pooled_head(looks: LayerLooks) -> LinearHead | None:
+    """The linear layer that gives the scores, and the last value whose mean over its places it is given.
+
+    Two images of noise tell, by their values and by how these differ: so it does not matter how a mean is spelled. The
+    values are all of the network's graph, or where its code cannot be read as one the outputs of its layers.
 
     Args:
         looks: at the layers of a network as it was written.
 
     Returns:
-        The head, whose `node` is empty; None if no layer's mean gives the scores.
+        The head; None if no mean gives the scores.
+
+    Raises:
+        ResourceError: if there is no memory for one image.
     """
-    network = looks.network
-    with network.lock, trial(looks.classifier.device):
-        try:
-            names = [layer.name for layer in reversed(looks.layers) if _may_be_averaged(layer, looks)]
-            images = network.noise(torch.Size((looks.classifier.preprocess.channels, *looks.size)))
-            with capture(network.module, names, tokens_first=looks.tokens_first(names)) as found, ExitStack() as stack:
-                ran = _watched(network.module, stack)
-                scores = network.rows(images).float()
-            whole = [name for name in names if len(found.get(name, ())) == len(images)]  # (no rows of windows)
-            maps = {name: spatial_map(found[name], name, images, looks.layout(name)) for name in whole}
+    network, device = looks.network, looks.classifier.device
+    image = torch.Size((looks.classifier.preprocess.channels, *looks.size))
+    values = _of_layers if network.own_traced is None else _of_graph
+    with network.lock, trial(device):
+        images = network.noise(image)
+        try:  # (one after the other, as all values of a pass are kept)
+            one, other = in_batches(lambda start, stop: _run(values, looks, images[start:stop]), 2, 1, device, image)
+        except ResourceError:
+            raise
         except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
             return None
-        means = {name: values.float().mean(dim=(2, 3)) for name, values in maps.items() if values[0, 0].numel() > 1}
-        for linear in ran:
-            if linear.output.shape == scores.shape and near(linear.output, scores, _SAME):
-                for name, mean in means.items():
-                    if _is_same(mean, linear.given):
-                        return LinearHead("", linear.weight, linear.bias, name, linear=linear.name)
-        own = (name for name, mean in means.items() if _is_same(mean, scores))
-        return next((LinearHead("", None, None, name) for name in own), None)
+    scores = torch.cat([one.scores, other.scores])
+    means = {where: torch.cat([mean, other.means[where]]) for where, mean in one.means.items() if where in other.means}
+    for first, second in zip(one.linears, other.linears, strict=False):
+        given, output = torch.cat([first.given, second.given]), torch.cat([first.output, second.output])
+        if first.weight is second.weight and output.shape == scores.shape and near(output, scores, _SAME):
+            for where, mean in means.items():
+                if _is_same(mean, given):
+                    named = network.module.named_modules()
+                    name = next((name for name, layer in named if getattr(layer, "weight", None) is first.weight), None)
+                    return LinearHead(*where, torch.flatten(first.weight, 1), first.bias, name)
+    own = (where for where, mean in means.items() if _is_same(mean, scores))
+    return next((LinearHead(*where, None, None) for where in own), None)
+
+
+def _run(values: Any, looks: LayerLooks, images: Tensor) -> _Run:
+    with _Linears() as linears:
+        found = values(looks, images)
+        scores = next(found)
+        maps = ((where, value.float()) for where, value in found if value[0, 0].numel() > 1)
+        return _Run(scores, {where: value.mean(dim=(2, 3)) for where, value in maps}, linears.ran)
+
+
+def _of_graph(looks: LayerLooks, images: Tensor) -> Iterator[Any]:
+    """The scores, then where it is and the map of each value of the graph that has places, the last first."""
+    traced = looks.network.own_traced
+    assert traced is not None
+    nodes = [node for node in traced.graph.nodes if node.op not in ("output", "get_attr")]
+    with Follow() as follow:
+        output, values = looks.classifier.run(with_values(traced, nodes), follow.name(images, "NCPP"))
+    yield looks.classifier.rows(output, len(images)).float()
+    for node, value in zip(reversed(nodes), reversed(values), strict=True):
+        if isinstance(value, Tensor) and value.ndim in (3, 4) and len(value) == len(images):
+            axes, layout = follow.axes(value), follow.layout(value)
+            if axes is None and value.ndim == 4:
+                layout = "NCHW"
+            elif not has_places(axes) or (value.ndim == 3 and follow.moves):  # (tokens by windows, say)
+                continue
+            if spatial_size(tuple(value.shape[1:]), looks.size, layout) is not None:
+                yield (node.name, nearest_module(node), layout), spatial_map(value, node.name, images, layout)
+
+
+def _of_layers(looks: LayerLooks, images: Tensor) -> Iterator[Any]:
+    """The scores, then where it is and the map of each layer's output that has places, the last first."""
+    names = [layer.name for layer in reversed(looks.layers) if _may_be_averaged(layer, looks)]
+    with capture(looks.network.module, names, tokens_first=looks.tokens_first(names)) as found:
+        yield looks.network.rows(images).float()
+    for name in names:
+        if len(found.get(name, ())) == len(images):  # (no rows of windows)
+            layout = looks.layout(name)
+            yield ("", name, layout), spatial_map(found[name], name, images, layout)
 
 
 def _is_same(mean: Tensor, given: Tensor) -> bool:
@@ -82,23 +142,22 @@ def _may_be_averaged(layer: Layer, looks: LayerLooks) -> bool:
     return spatial_size(layer.shape, looks.size, looks.layout(layer.name)) is not None
 
 
-def _watched(module: nn.Module, stack: ExitStack) -> list[_Linear]:
-    """A list that is filled as linear layers and convolutions of one pixel run, the last first, while hooks are on."""
-    ran: list[_Linear] = []
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear | nn.Conv2d) and not is_scripted(child):
+class _Linears(TorchFunctionMode):
+    """Keeps what linear layers and convolutions of one pixel are given and give, the last first."""
 
-            def hook(one: Any, given: tuple[Any, ...], output: Any, name: str = name) -> None:
-                if given and isinstance(given[0], Tensor) and isinstance(output, Tensor):
-                    ran[:0] = _as_linear(name, one, given[0], output)
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[_Linear] = []
 
-            stack.callback(child.register_forward_hook(hook).remove)
-    return ran
-
-
-def _as_linear(name: str, layer: nn.Linear | nn.Conv2d, given: Tensor, output: Tensor) -> Iterator[_Linear]:
-    if layer.weight.ndim > 2 and (layer.weight[0, 0].numel() > 1 or given[0, 0].numel() > 1):
-        return
-    if output.ndim in (2, 4) and given.shape[1] == layer.weight.shape[1]:  # (of groups it has fewer columns)
-        values = given.detach().flatten(1).float(), output.detach().flatten(1).float()
-        yield _Linear(name, torch.flatten(layer.weight, 1), layer.bias, *values)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _LINEAR:
+            given, weight, bias = (*args, *(None,) * 3)[:3]
+            named = kwargs or {}
+            given, weight, bias = named.get("input", given), named.get("weight", weight), named.get("bias", bias)
+            pixel = weight.ndim == 2 or (weight[0, 0].numel() == 1 and given[0, 0].numel() == 1)
+            # (Of groups a weight has fewer columns.)
+            if pixel and output.ndim in (2, 4) and given.shape[1] == weight.shape[1]:
+                values = given.detach().flatten(1).float(), output.detach().flatten(1).float()
+                self.ran.insert(0, _Linear(weight, bias, *values))
+        return output

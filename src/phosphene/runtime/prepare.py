@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
-from phosphene.classifier import Classifier, HeadKind, find_scores
+from phosphene.classifier import Classifier, HeadKind
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
-from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, linear_head, outputs, with_value
+from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, with_values
 from phosphene.hooks import Edit, ValueHooks, capture
-from phosphene.runtime.fingerprint import Fingerprint
 from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.layer_looks import LayerLooks
 from phosphene.runtime.micro_batches import in_batches, usual_size
@@ -30,14 +30,13 @@ from phosphene.runtime.placement import Placement
 from phosphene.runtime.pooled_head import pooled_head
 from phosphene.runtime.precision import Precision as Precision
 from phosphene.runtime.precision import Purpose, arithmetic, compute_dtype, uncompiled, whole_float32
-from phosphene.runtime.state import State
-from phosphene.runtime.trials import finite_pairs, near
+from phosphene.runtime.trials import ROUNDED, near, plain_mode, within
 from phosphene.types import Layer, Layout, Size
 
 Result = TypeVar("Result")
 
-# Of the largest score: by no more do scores of an image alone and in a batch differ that are no others.
-_ROUNDED = {"exact": 1e-4, "fast": 0.1}
+# Pixels of the pictures that most networks are made for.
+_USUAL = (224, 224)
 
 
 class Prepared(Classifier):
@@ -46,7 +45,6 @@ class Prepared(Classifier):
     Args:
         source: the classifier it is made from.
         network: the frozen network, which other variants share.
-        fingerprint: of the source when the network was made.
         precision: "exact" float32, "fast" bfloat16 where that is faster.
         purpose: what its passes are for.
     """
@@ -55,14 +53,12 @@ class Prepared(Classifier):
         self,
         source: Classifier,
         network: Network,
-        fingerprint: Fingerprint,
         precision: Precision = "exact",
         purpose: Purpose = "maps",
     ) -> None:
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)
         self.source._refreshed = source._refreshed
-        self.fingerprint = fingerprint
         self.network, self.precision, self.purpose = network, precision, purpose
         super().__init__(
             network.module,
@@ -78,9 +74,6 @@ class Prepared(Classifier):
         self._size: Size | None = None  # of the images that came last, where the network has no size of its own
         self._passes: dict[Hashable, Any] = {}
         self._is_settled = False
-        # Of the form made first the others, which know it weakly: in a circle they would outlive their classifier.
-        self._variants: dict[tuple[Precision, Purpose], Prepared] = {}
-        self._first: ReferenceType[Prepared] = ref(self)
 
     @property
     def module(self) -> nn.Module:
@@ -106,24 +99,13 @@ class Prepared(Classifier):
 
     def variant(self, purpose: Purpose, precision: Precision | None = None) -> Prepared:
         """The same classifier, made for other passes; None keeps the precision."""
-        key, first = (precision or self.precision, purpose), self._first() or self
-        for known in (self, first):
-            if key == (known.precision, known.purpose):
-                return self._with_size(known)
-        if key not in first._variants:
-            first._variants[key] = Prepared(self.source, self.network, self.fingerprint, *key)
-            first._variants[key]._first = ref(first)
-            first._variants[key]._is_settled = first._is_settled
-        return self._with_size(first._variants[key])
-
-    def _with_size(self, other: Prepared) -> Prepared:
-        """Another variant for images of the same size: of the form that all share the shared one, else a copy."""
-        if other._size == self._size:
-            return other
-        if self._first() is not self:
-            other = copy.copy(other)
-        other._size = self._size
-        return other
+        key = precision or self.precision, purpose
+        if key == (self.precision, self.purpose):
+            return self
+        found = copy.copy(self)
+        found.precision, found.purpose = key
+        found._images, found._passes = None, {}
+        return found
 
     def for_images(self, images: Tensor) -> Prepared:
         """The same for images of this size: of a network that takes any, others may be looked at meanwhile."""
@@ -135,7 +117,7 @@ class Prepared(Classifier):
 
     def given(self, **values: Any) -> Prepared:
         """The same, settled, with other values of the inputs that are not explained."""
-        found = Prepared(self.source.given(**values), self.network, self.fingerprint, self.precision, self.purpose)
+        found = Prepared(self.source.given(**values), self.network, self.precision, self.purpose)
         self.network.told(found.inputs)
         found._is_settled, found._size = True, self._size
         return found
@@ -160,10 +142,7 @@ class Prepared(Classifier):
         super().check_images(images)
         self._tell_size(images)
         # Before any pass, since it may say by which head scores are read.
-        if self.network.first_look is None:
-            with self._leaving_alone():
-                self.network.look((int(images.shape[-2]), int(images.shape[-1])), self.source.module)
-            self.fingerprint.settle()
+        self.network.look((int(images.shape[-2]), int(images.shape[-1])))
 
     def _tell_size(self, images: Tensor) -> None:
         if self.preprocess.size is None and images.ndim == 4:
@@ -172,12 +151,7 @@ class Prepared(Classifier):
     @property
     def looks(self) -> LayerLooks:
         """What is known of the layers for images of about this size; where none came, of that of the first images."""
-        found = self.network.known_looks(self._size)
-        if found is None:
-            with self._leaving_alone():
-                found = self.network.looks(self._size)
-            self.fingerprint.settle()
-        return found
+        return self.network.looks(self._size)
 
     @property
     def head(self) -> HeadKind:
@@ -224,45 +198,17 @@ class Prepared(Classifier):
     @property
     def layers(self) -> list[Layer]:
         """Every layer that runs, in the order of completion, with the shape of its output."""
-        return self._settling(lambda looks: looks.layers)
+        return self.looks.layers
 
     @property
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
-        return self._settling(lambda looks: looks.default_layer)
+        return self.looks.default_layer
 
     @property
     def candidate_layers(self) -> list[str]:
         """The layers whose output is a map of the image's places, the last first: what `default_layer` is chosen of."""
-        return self._settling(lambda looks: looks.candidate_layers)
-
-    def _settling(self, look: Callable[[LayerLooks], Result]) -> Result:
-        """What a look at the layers gives; the first of them runs the network, which may count that."""
-        looks = self.looks
-        if looks.is_surveyed:
-            return look(looks)
-        with self._leaving_alone():
-            found = look(looks)
-        self.fingerprint.settle()
-        return found
-
-    @contextmanager
-    def _leaving_alone(self) -> Iterator[None]:
-        """A first pass of the copy, after which the original has to be as it was."""
-        before = State(self.source.module)
-        try:
-            yield
-        finally:
-            if changed := before.is_changed():
-                # (What an object counts that a copy shares, such as a logger, is put back and says nothing of layers.)
-                changed = not before.is_of_objects()
-                before.restore()
-        if changed:
-            self.network.first_look = None
-            raise ModelError(
-                f"a pass of a copy of {self.name} changes the network itself: its code reaches its own layers past "
-                "their attributes (through a list of their class, say); let it go through self.modules()"
-            )
+        return self.looks.candidate_layers
 
     def placement(self, layer: str, size: Size) -> Placement:
         """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
@@ -281,7 +227,7 @@ class Prepared(Classifier):
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        found = self._settling(lambda looks: looks.placement(layer, size))
+        found = self.looks.placement(layer, size)
         if found.moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
             how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
@@ -305,7 +251,7 @@ class Prepared(Classifier):
             >>> 0.1 < prepare(Classifier(Sum())).passed_by("other") < 0.9
             True
         """
-        return self._settling(lambda looks: looks.passed_by(layer))
+        return self.looks.passed_by(layer)
 
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers at which the gradient of a class is the same at every place that has any.
@@ -350,38 +296,19 @@ class Prepared(Classifier):
 
     def _find_linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         check_inside(self.network.module, self.name)
-        try:
-            return self._linear_head_of_graph()
-        except ModelError:
-            head = self._settling(pooled_head)
-            if head is None:
-                raise
-        return None, head
-
-    def _linear_head_of_graph(self) -> tuple[fx.GraphModule, LinearHead]:
-        if self.traced is None or self._is_exported:  # (its graph is of other operations than the head is known by)
-            why = (
-                "was exported, and of an exported network the head is not read"
-                if self._is_exported
-                else "has code that cannot be read as a graph, and no layer's mean gives its scores linearly"
-            )
-            raise ModelError(f"no class activation map: {self.name} {why}; use grad_cam, which needs no head")
-        end = outputs(self.traced)
-        # (A tuple with names or an object is made by a call, and is one node.)
-        scores = end if isinstance(end, fx.Node) else find_scores(end, self.output, fx.Node)
-        head = linear_head(self.traced, scores)
-        if not self.looks.averages_places(head.node):
+        head = pooled_head(self.looks)
+        if head is None and self.preprocess.size is None:  # (of a small picture one place may be all there is)
+            head = pooled_head(self.network.looks(_USUAL))
+        if head is None:
+            what = "no layer's mean" if self.traced is None else "no mean over all places of the picture"
             raise ModelError(
-                f"no class activation map: what is averaged of {head.layer} are other axes than the places of the "
-                "picture, or these in another order; use grad_cam"
+                f"no class activation map: {what} gives the scores of {self.name} linearly; use grad_cam, which needs "
+                "no such head"
             )
-        return self.network.kept(with_value(self.traced, head.node)), head
-
-    @property
-    def _is_exported(self) -> bool:
-        from torch.export.unflatten import UnflattenedModule  # (slow to import, and seldom asked)
-
-        return any(isinstance(child, UnflattenedModule) for child in self.module.modules())
+        if self.traced is None or not head.node:
+            return None, head
+        node = next(node for node in self.traced.graph.nodes if node.name == head.node)
+        return self.network.kept(with_values(self.traced, [node])), head
 
     def layer_name(self, layer: LayerName | None) -> str:
         """The dotted name of a layer given by name, as a module of the original network, or None for the default.
@@ -391,7 +318,7 @@ class Prepared(Classifier):
             ModelError: if it looks at other inputs of the network than the picture.
         """
         name = self.default_layer if layer is None else layer_name(self.source.module, layer)
-        if self.inputs.of_item is None and not self._settling(lambda looks: looks.sees_picture(name)):
+        if self.inputs.of_item is None and not self.looks.sees_picture(name):
             raise ModelError(
                 f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
                 "that is explained; name a layer that the picture goes through"
@@ -494,7 +421,7 @@ class Prepared(Classifier):
         """
         if size == 1:
             return True
-        batch, known = list(_tensors(rows(found))), self.network.compared
+        batch, known = [values.detach() for values in tree_leaves(rows(found))], self.network.compared
         # (a layer that runs for each image by itself gives its last output)
         if any(values.ndim == 0 or len(values) % size for values in batch):
             self.network.independent[image, size] = False
@@ -506,11 +433,10 @@ class Prepared(Classifier):
         if key in known:
             return True
         known.add(key)
-        pairs = list(zip(batch, _tensors(rows(alone())), strict=True))
-        if all(many[-1:].shape == one.shape and near(many[-1:], one, KINKS) for many, one in pairs):
-            alike, one, other = finite_pairs(pairs[0][0][-1:], pairs[0][1])
-            if bool(alike & ((one - other).abs().amax() <= _ROUNDED[self.precision] * other.abs().amax())):
-                return True
+        pairs = list(zip(batch, tree_leaves(rows(alone())), strict=True))
+        alike = all(many[-1:].shape == one.shape and near(many[-1:], one, KINKS) for many, one in pairs)
+        if alike and within(pairs[0][0][-1:], pairs[0][1], ROUNDED[self.precision]):
+            return True
         return self.network.images_are_independent(image, size)
 
     @property
@@ -530,7 +456,7 @@ class Prepared(Classifier):
         Args:
             layers: names of those that were looked at, joined by +; None for none.
         """
-        names = layers.split("+") if layers and self.looks.is_surveyed else []
+        names = layers.split("+") if layers else []
         repeated = [found for found in self.layers if found.calls > 1 and found.name in names] if names else []
         return (
             *self.notes,
@@ -540,14 +466,6 @@ class Prepared(Classifier):
 
 class _MixedError(Exception):
     """Images of a batch turned out to depend on how many there are."""
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values.detach()
-    else:
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _tensors(value)
 
 
 _PREPARED: WeakKeyDictionary[Classifier, Prepared] = WeakKeyDictionary()
@@ -594,7 +512,7 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
     for layer in keep:
         layer_name(source.module, layer)
     with _LOCK:
-        if prepared is None or not (prepared._is_settled or prepared.fingerprint.matches(source)):
+        if prepared is None or not (prepared._is_settled or prepared.network.fingerprint.matches(source)):
             prepared = _current(source)
         return prepared if precision == prepared.precision else prepared.variant("maps", precision)
 
@@ -604,29 +522,17 @@ def _current(source: Classifier) -> Prepared:
     if source._base is not None:  # other inputs of a network that is prepared, or will be
         base = _current(source._base)
         if found is None or found.network is not base.network:
-            found = _PREPARED[source] = Prepared(source, base.network, base.fingerprint)
+            found = _PREPARED[source] = Prepared(source, base.network)
             base.network.told(found.inputs)
         return found
-    if found is not None and found.fingerprint.matches(source):
+    if found is not None and found.network.fingerprint.matches(source):
         return found
     _PREPARED.pop(source, None)
     del found  # (so that the weights of two copies are not held at once)
-    network, fingerprint = Network(source), Fingerprint(source)
-    _PREPARED[source] = Prepared(source, network, fingerprint)
-    return _PREPARED[source]
+    found = _PREPARED[source] = Prepared(source, Network(source))
+    return found
 
 
 def forget(classifier: Classifier) -> None:
     """Let go of what was prepared of a classifier: for those who go through many of them."""
     _PREPARED.pop(classifier.source if isinstance(classifier, Prepared) else classifier, None)
-
-
-@contextmanager
-def plain_mode(device: torch.device, *, gradients: bool) -> Iterator[None]:
-    """Whatever context the caller is in: no autocast, no inference mode, gradients as said."""
-    with (
-        torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield

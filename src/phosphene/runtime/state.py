@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.hooks import is_scripted
-from phosphene.runtime.comparable import MOST_ITEMS, SAMPLED, attributes, is_plain, is_settings, sampling_step
+from phosphene.runtime.comparable import MOST_ITEMS, attributes, glance, is_readable, is_settings
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
@@ -55,13 +55,13 @@ class State:
         objects, containers, loose = _inside(tables)
         self._parts = [(table, dict(table)) for table in tables]
         self._objects = [(table, dict(table)) for table in objects]
-        parameters = [parameter for parameter in module.parameters() if _is_readable(parameter)]
+        parameters = [parameter for parameter in module.parameters() if is_readable(parameter)]
         large = {id(one): one for one in parameters if one.numel() > _SMALL and not whole}
         loose = [tensor for tensor in loose if tensor.numel() <= _LARGEST]
         written = {id(tensor): tensor for tensor in (*module.buffers(), *parameters, *loose)}
-        readable = [tensor for key, tensor in written.items() if key not in large and _is_readable(tensor)]
+        readable = [tensor for key, tensor in written.items() if key not in large and is_readable(tensor)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
-        self._large = [(tensor, _look(tensor)) for tensor in large.values()]
+        self._large = [(tensor, glance(tensor)) for tensor in large.values()]
         self._containers = [(value, _filled(value)(value)) for value in containers]
         self._own_containers = {id(value) for table in tables for value in table.values() if _is_filled(value)}
 
@@ -75,7 +75,7 @@ class State:
 
     def writes_weights(self) -> bool:
         """Whether large parameters hold something else now, which is lost."""
-        return any(not _seems(tensor, before) for tensor, before in self._large)
+        return any(glance(tensor) != before for tensor, before in self._large)
 
     def is_of_objects(self) -> bool:
         """Whether all that is another now are attributes of objects and what these hold: no part, no tensor."""
@@ -166,23 +166,6 @@ def _is_of_python(value: object) -> bool:
     """Whether an object is of Python's own library, as a logger is, whose tables are everybody's."""
     place = type(value).__module__.partition(".")[0]
     return place in sys.stdlib_module_names and place not in ("types", "argparse", "collections", "__main__")
-
-
-def _look(tensor: Tensor) -> tuple[int | None, Tensor]:
-    """How often a tensor was written to, as far as that is counted, and some of its values."""
-    rows = len(tensor) if tensor.ndim else 1
-    values = tensor.detach().reshape(-1)[:: sampling_step(tensor.numel(), rows, SAMPLED)].clone()
-    return None if tensor.is_inference() else tensor._version, _bytes(values)
-
-
-def _seems(tensor: Tensor, before: tuple[int | None, Tensor]) -> bool:
-    now = _look(tensor)
-    return now[0] == before[0] and now[1].shape == before[1].shape and torch.equal(now[1], before[1])
-
-
-def _is_readable(tensor: Tensor) -> bool:
-    odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
-    return is_plain(tensor) and tensor.layout == torch.strided and tensor.device.type != "meta" and not odd
 
 
 def _equal(tensor: Tensor, before: Tensor) -> bool:

@@ -7,7 +7,8 @@ import functools
 import sys
 import types
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -44,23 +45,16 @@ class Surroundings:
         reader.read(modules)
         self._classes = [(space, len(space)) for space in reader.classes.values()]
         # By identity; what can be filled anew is looked into.
-        self._named = [(space, list(names.items())) for space, names in reader.named.values()]
-        self._filled = [
-            (space, name, comparable(value))
-            for space, names in self._named
-            for name, value in names
-            if _is_filled(value)
-        ]
+        self._named = list(reader.named.values())
+        self._filled = [(read, comparable(value)) for read, value in self._named if _is_filled(value)]
 
     def holds(self) -> bool:
         """Whether everything is as it was."""
         if any(len(space) != count for space, count in self._classes):
             return False
-        for space, names in self._named:
-            for name, value in names:
-                if space.get(name) is not value:
-                    return False
-        return all(comparable(space[name]) == before for space, name, before in self._filled)
+        if any(read() is not value for read, value in self._named):
+            return False
+        return all(comparable(read()) == before for read, before in self._filled)
 
     def settle(self) -> None:
         """Leave out from now on what has changed by now.
@@ -68,11 +62,8 @@ class Surroundings:
         For what a network's own passes change, such as a count of calls: noticing it would make all anew at each call.
         """
         self._classes = [(space, len(space)) for space, _ in self._classes]
-        self._named = [
-            (space, [(name, value) for name, value in names if space.get(name) is value])
-            for space, names in self._named
-        ]
-        self._filled = [one for one in self._filled if comparable(one[0].get(one[1])) == one[2]]
+        self._named = [(read, value) for read, value in self._named if read() is value]
+        self._filled = [(read, before) for read, before in self._filled if comparable(read()) == before]
 
 
 class _Reader:
@@ -80,7 +71,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.classes: dict[type, Mapping[str, Any]] = {}
-        self.named: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}
+        self.named: dict[tuple[int, str], tuple[Callable[[], Any], Any]] = {}  # how it is read, and what was there
         self._followed: set[types.FunctionType] = set()
         self.mentioned = {"forward", "__call__", "__getattr__"}
 
@@ -99,11 +90,12 @@ class _Reader:
                 for name in self.mentioned & space.keys():
                     self._note(space, name)
 
-    def _note(self, space: Mapping[str, Any], name: str, depth: int = _DEPTH) -> None:
-        if isinstance(space[name], Classifier):  # (whoever holds the fingerprint would keep it alive)
+    def _note(self, space: Mapping[str, Any] | types.CellType, name: str, depth: int = _DEPTH) -> None:
+        read = partial(_content, space) if isinstance(space, types.CellType) else partial(space.get, name)
+        if isinstance(value := read(), Classifier):  # (whoever holds the fingerprint would keep it alive)
             return
-        self.named.setdefault(id(space), (space, {}))[1][name] = space[name]
-        self._follow(space[name], depth)
+        self.named[id(space), name] = read, value
+        self._follow(value, depth)
 
     def _follow(self, value: Any, depth: int = _DEPTH) -> None:
         function = _function(value)
@@ -123,24 +115,15 @@ class _Reader:
             self._note(function.__globals__, name, depth - 1)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
             if name != "__class__":
-                self._note(_Cell(cell), "cell_contents", depth - 1)
+                self._note(cell, name, depth - 1)
 
 
-class _Cell(dict[str, Any]):
-    """What a closure holds, read as a namespace is."""
-
-    def __init__(self, cell: types.CellType) -> None:
-        super().__init__()
-        self._cell = cell
-
-    def get(self, name: str, default: Any = None) -> Any:
-        try:
-            return getattr(self._cell, name)
-        except ValueError:  # an empty one
-            return default
-
-    def __getitem__(self, name: str) -> Any:
-        return self.get(name)
+def _content(cell: types.CellType) -> Any:
+    """What a cell of a closure holds; an empty one holds nothing."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -185,14 +168,8 @@ def held(value: Any, *, globals_too: bool = True) -> Iterator[Any]:
 
 
 def contents(function: types.FunctionType) -> list[Any]:
-    """What the cells of a closure hold; an empty one holds nothing."""
-    found = []
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:
-            found.append(None)
-    return found
+    """What the cells of a closure hold."""
+    return list(map(_content, function.__closure__ or ()))
 
 
 def names_used(modules: Iterable[nn.Module]) -> Set[str]:

@@ -10,18 +10,29 @@ from torch import Tensor
 
 from phosphene.devices import own_random_state
 from phosphene.hooks import ValueHooks
-from phosphene.runtime.first_look import FirstLook
 from phosphene.runtime.norms import right_norms
 from phosphene.runtime.precision import uncompiled, whole_float32
+
+# Of the largest score: by no more do scores differ that are no others.
+ROUNDED = {"exact": 1e-4, "fast": 0.1}
+
+
+@contextmanager
+def plain_mode(device: torch.device, *, gradients: bool) -> Iterator[None]:
+    """Whatever context the caller is in: no autocast, no inference mode, gradients as said."""
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
 
 
 @contextmanager
 def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
     """Whatever context the caller is in: the network runs as it was written, in whole float32."""
     with (
-        torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
-        torch.autocast(device.type, enabled=False),
+        plain_mode(device, gradients=gradients),
         whole_float32("exact"),
         uncompiled(),
         own_random_state(),
@@ -35,6 +46,12 @@ def near(found: Tensor, expected: Tensor, room: float) -> bool:
     alike, one, other = finite_pairs(found, expected)
     difference = (one - other).float().square().mean().sqrt()
     return bool(alike & (difference <= room * other.float().square().mean().sqrt().clamp(min=1e-12)))
+
+
+def within(found: Tensor, expected: Tensor, room: float) -> bool:
+    """Whether values differ from those expected by no more than a part of the largest of these."""
+    alike, one, other = finite_pairs(found, expected)
+    return bool(alike & ((one - other).abs().amax() <= room * other.abs().amax().clamp(min=1e-6)))
 
 
 def finite_pairs(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,9 +84,3 @@ def gradients_of(value: Tensor, at: list[Tensor], *, again: bool = False) -> tup
             return torch.autograd.grad(value, at, allow_unused=True, retain_graph=again)
     except Exception:  # code of the network's own runs on the way back
         return (None,) * len(at)
-
-
-def laid_out(images: Tensor, look: FirstLook | None) -> Tensor:
-    """Images in the memory format that a network was seen to take."""
-    last_alone = look is not None and look.last_alone
-    return images.contiguous(memory_format=torch.channels_last) if last_alone else images

@@ -11,12 +11,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from phosphene.classifier import Classifier, HeadKind, Labels, find_scores
+from phosphene.classifier import Classifier, HeadKind, Labels
 from phosphene.devices import own_random_state
 from phosphene.errors import InputError, ModelError, OptionError
-from phosphene.graph import linear_head, outputs, trace
 from phosphene.runtime.prepare import Prepared, prepare
 
 WEIGHTS, CARD = "head.safetensors", "head.json"
@@ -72,24 +71,10 @@ def last_linear(classifier: Classifier) -> str:
     Raises:
         ModelError: if it ends in something else.
     """
-    name = _last_of_graph(classifier)
-    if name is None:  # (a pass tells more than the code, and takes longer)
-        name = prepare(classifier).linear_head[1].linear
+    name = prepare(classifier).linear_head[1].linear
     if name is None or not isinstance(classifier.module.get_submodule(name), nn.Linear):
         raise ModelError(f"no head can be put on {classifier.name}: it ends in no linear layer of its own")
     return name
-
-
-def _last_of_graph(classifier: Classifier) -> str | None:
-    traced = trace(classifier.module)
-    if traced is None:
-        return None
-    try:
-        weight = linear_head(traced, find_scores(outputs(traced), classifier.output, fx.Node)).weight
-    except ModelError:
-        return None
-    linear = ((name, one) for name, one in classifier.module.named_modules() if isinstance(one, nn.Linear))
-    return next((str(name) for name, one in linear if one.weight is weight), None)
 
 
 def to_bytes(weight: Tensor, bias: Tensor) -> bytes:
