@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
+import typer.testing
+from typer.main import get_command
 
 from phosphene.cli import app
+
+# The tree of all commands is made once, not for each of hundreds of calls.
+typer.testing._get_command = cache(get_command)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Outcome:
 
 def phosphene(*arguments: object) -> Outcome:
     """Run `phosphene ARGUMENTS`; an exception that is no exit is let through."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="phosphene")
+    result = typer.testing.CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="phosphene")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -360,6 +360,7 @@ def _sizes(desk: Desk) -> list[int]:
     return [path.stat().st_size for path in Path(desk.work.place).rglob("*.webp")]
 
 
+@cache
 def _templates(head: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("phosphene.atlases"),

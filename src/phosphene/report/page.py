@@ -8,7 +8,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,7 @@ def data_uri(folder: Path, name: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(_inside(folder, name).read_bytes()).decode('ascii')}"
 
 
+@cache  # (compiling the templates takes longer than filling them in)
 def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("phosphene.report"),
