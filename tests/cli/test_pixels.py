@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tifffile
@@ -11,11 +13,10 @@ from skimage.data import chelsea
 from tests.cli.running import phosphene
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """A photograph in 8 and in 16 bits and as floats, and three files that cannot be used."""
-    place = tmp_path / "pictures"
-    place.mkdir()
+    place = tmp_path_factory.mktemp("pictures")
     cat = chelsea()
     Image.fromarray(cat).save(place / "a_eight.png")
     deep = (cat.astype(np.uint16) << 8) + np.arange(cat.shape[1], dtype=np.uint16)[:, None] % 250
@@ -54,7 +55,8 @@ def test_explain(folder, tmp_path):
 
 def test_locate_and_activations(folder, tmp_path):
     files = [folder / name for name in ("b_deep.tif", "x_six.tif")]
-    outcome = phosphene("locate", *files, "--class", "281", "--json", "--out", tmp_path / "run")
+    simple = ("--method", "cam", "--segment", "threshold")
+    outcome = phosphene("locate", *files, "--class", "281", *simple, "--json", "--out", tmp_path / "run")
     assert outcome.code == 1
     deep, six = outcome.json["images"]
     assert (deep["status"], six["status"]) == ("ok", "error")
@@ -68,8 +70,13 @@ def test_locate_and_activations(folder, tmp_path):
 
 
 def test_a_folder_goes_on_where_one_picture_does_not_fit(folder, tmp_path):
+    (tmp_path / "small.py").write_text(
+        "from tests.networks import classifier_of, pooled\n\ndef make():\n    return classifier_of(pooled())\n"
+    )
     outcome = phosphene(
-        "evaluate", "faithfulness", "--images", folder, "--method", "grad_cam", "--json", "--out", tmp_path / "run"
+        *("evaluate", "faithfulness", "--images", folder, "--model", f"{tmp_path / 'small.py'}:make"),
+        *("--method", "grad_cam", "--json", "--out", tmp_path / "run"),
     )
     assert outcome.code in (0, 1)
-    assert outcome.json
+    assert outcome.json["images"] == 3
+    assert all(why in json.dumps(outcome.json["errors"]) for why in REASONS.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -34,11 +35,11 @@ from phosphene.store import FolderSink
 from tests import networks
 from tests.cli.running import partial_files
 from tests.cli.running import phosphene as command
-from tests.cli.test_resume import files_of
-from tests.runs.test_resume import killed_when, lines_of
+from tests.cli.test_resume import files_of, killed_when, lines_of
 
 # Enough for two batches and a part of a third of eight pictures, or one and a part of sixteen.
 COUNT = 19
+KILLS = 3
 METHODS = ["saliency", "rise:masks=8,cells=4"]
 KINDS = ("localization", "faithfulness", "sanity", "concepts", "craft", "impressions")
 
@@ -49,9 +50,10 @@ def network():
     return networks.classifier_of(networks.pooled(), labels=list("abcde"))
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Shared by all tests: who changes one puts it back."""
+    folder = tmp_path_factory.mktemp("measured") / "pictures"
     for kind, count in (("own", COUNT), ("concept", 12), ("random", 36)):
         (folder / kind).mkdir(parents=True)
         for number in range(count):
@@ -96,9 +98,16 @@ def work_of(kind: str, network: object, pictures: Path) -> Work:
     return run
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def work(request, network, pictures):
     return work_of(request.param, network, pictures)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, work):
+    """(folder, answer) of a run that was never disturbed, to be read only."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, work(folder)
 
 
 def figures(answer: dict[str, Any]) -> str:
@@ -118,25 +127,24 @@ def written_once(run: Path) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forks beside threads
-def test_killed_at_random_moments(tmp_path, work):
-    whole = figures(work(tmp_path / "whole"))
-    pieces = lines_of(tmp_path / "whole")
+def test_killed_at_random_moments(tmp_path, work, whole):
+    pieces = lines_of(whole[0])
     draw, run, before = random.Random(5), tmp_path / "run", 0
-    while before < pieces - 1:
-        killed_when(before + draw.choice([1, 2, 4]), run, draw.random() * 0.02, lambda: work(run, resume=True))
+    for there in sorted(draw.sample(range(1, pieces), min(KILLS, pieces - 1))):
+        killed_when(there, run, draw.random() * 0.02, lambda: work(run, resume=True))
         assert lines_of(run) >= before
         before = lines_of(run)
     kept = (run / "rows.jsonl").read_bytes()
-    assert figures(work(run, resume=True)) == whole
+    assert figures(work(run, resume=True)) == figures(whole[1])
     assert (run / "rows.jsonl").read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert written_once(run)
     assert lines_of(run) == pieces
     assert phosphene.open_run(run).is_complete
-    assert files_of(run) == files_of(tmp_path / "whole")
+    assert files_of(run) == files_of(whole[0])
     assert not partial_files(run)
 
 
-def test_a_stop_keeps_what_is_measured_and_can_be_gone_on_with(tmp_path, work):
+def test_a_stop_keeps_what_is_measured_and_can_be_gone_on_with(tmp_path, work, whole):
     cancel, run = Cancel(), tmp_path / "run"
 
     def announce(_done: int, _total: int, _text: str) -> None:
@@ -150,47 +158,53 @@ def test_a_stop_keeps_what_is_measured_and_can_be_gone_on_with(tmp_path, work):
     assert not phosphene.open_run(run).is_complete
     with pytest.raises(InputError, match="--resume"):
         write_report(run)
-    assert figures(work(run, resume=True)) == figures(work(tmp_path / "whole"))
+    assert figures(work(run, resume=True)) == figures(whole[1])
     assert written_once(run)
-    assert files_of(run) == files_of(tmp_path / "whole")
+    assert files_of(run) == files_of(whole[0])
 
 
-def test_what_is_measured_is_not_looked_at_again(tmp_path, work, pictures):
-    first = work(tmp_path / "run")
-    written = (tmp_path / "run" / "rows.jsonl").read_bytes()
-    for path in pictures.rglob("*.png"):
-        path.write_bytes(b"gone")
-    assert figures(work(tmp_path / "run", resume=True)) == figures(first)
-    assert (tmp_path / "run" / "rows.jsonl").read_bytes() == written
+def test_what_is_measured_is_not_looked_at_again(tmp_path, work, whole, pictures):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    written = (run / "rows.jsonl").read_bytes()
+    kept = {path: path.read_bytes() for path in pictures.rglob("*.png")}
+    try:
+        for path in kept:
+            path.write_bytes(b"gone")
+        assert figures(work(run, resume=True)) == figures(whole[1])
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    assert (run / "rows.jsonl").read_bytes() == written
     with pytest.raises(OptionError, match="drop one of them"):
-        work(tmp_path / "run", resume=True, overwrite=True)
+        work(run, resume=True, overwrite=True)
 
 
-def test_a_run_goes_on_under_its_own_plan_only(tmp_path, work):
-    work(tmp_path / "run", limit=3)
+def test_a_run_goes_on_under_its_own_plan_only(work, whole):
     with pytest.raises(OptionError, match=r"made with another .*seed .then"):
-        work(tmp_path / "run", limit=3, seed=4, resume=True)
+        work(whole[0], seed=4, resume=True)
     with pytest.raises(OptionError, match=r"made with another .*options\.(limit|count)"):
-        work(tmp_path / "run", limit=4, resume=True)
+        work(whole[0], limit=4, resume=True)
+
+
+def test_to_go_on_a_place_is_needed(network):
     with pytest.raises(OptionError, match="--resume needs --out"):
-        evaluate_impressions(
-            ["0"], ["sci:steps=1"], CommonOptions(networks.classifier_of(networks.pooled())), resume=True
-        )
+        evaluate_impressions(["0"], ["sci:steps=1"], CommonOptions(network), resume=True)
 
 
 def test_other_pictures_and_other_boxes_are_another_plan(tmp_path, network, pictures):
+    pictures = shutil.copytree(pictures, tmp_path / "pictures")
     faithful = work_of("faithfulness", network, pictures)
     located = work_of("localization", network, pictures)
-    faithful(tmp_path / "faithful", limit=3)
-    located(tmp_path / "located", limit=3)
+    faithful(tmp_path / "faithful", limit=1)
+    located(tmp_path / "located", limit=1)
     (pictures / "own" / "000.png").rename(pictures / "own" / "000-other.png")
     with pytest.raises(OptionError, match="pictures_sha256"):
-        faithful(tmp_path / "faithful", limit=3, resume=True)
+        faithful(tmp_path / "faithful", limit=1, resume=True)
     (pictures / "own" / "000-other.png").rename(pictures / "own" / "000.png")
     boxes = pictures / "boxes.csv"
     boxes.write_text(boxes.read_text().replace("000.png,0,4", "000.png,0,5"))
     with pytest.raises(OptionError, match="boxes_sha256"):
-        located(tmp_path / "located", limit=3, resume=True)
+        located(tmp_path / "located", limit=1, resume=True)
 
 
 def test_pictures_that_overwriting_would_clear_are_refused(tmp_path, network, pictures):

@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -27,7 +25,7 @@ from phosphene.tasks import FeaturesConfig, ImpressConfig
 from tests import networks
 from tests.cli.running import partial_files
 from tests.cli.running import phosphene as command
-from tests.cli.test_resume import files_of, without_times
+from tests.cli.test_resume import files_of, killed_when, without_times
 from tests.tasks.test_features import QUICK, folder_of
 
 IMPRESS = ImpressConfig(classes=("0", "1", "2", "3"), recipe="class_model", steps=4, count=4)
@@ -65,29 +63,6 @@ def rows_of(place: Path) -> dict[str, object]:
         row.key: {key: value for key, value in without_times(row).items() if not key.startswith("seconds")}
         for row in phosphene.open_run(place).rows()
     }
-
-
-def lines_of(place: Path) -> int:
-    rows = place / "rows.jsonl"
-    return rows.read_bytes().count(b"\n") if rows.is_file() else 0
-
-
-def killed_when(there: int, place: Path, later: float, work: Callable[[], object]) -> None:
-    """Do the work in a child process and kill it a little later than it has written so many rows."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
-            work()
-        finally:
-            os._exit(0)
-    while os.waitpid(child, os.WNOHANG)[0] == 0:
-        if lines_of(place) >= there:
-            time.sleep(later)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return
-        time.sleep(0.002)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
