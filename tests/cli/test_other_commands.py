@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from importlib import import_module
 
@@ -155,21 +156,25 @@ def test_version_and_help():
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_what_the_console_cannot_write_is_spelled_out(tmp_path, encoding):
-    command = [sys.executable, "-m", "phosphene", "classes", "--model", made_with_labels(tmp_path, ["kočka", "pes"])]
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run(command, capture_output=True, env=env, check=True)
+    model = made_with_labels(tmp_path, ["kočka", "pes"])
+    done = CliRunner(charset=encoding).invoke(cli.app, ["classes", "--model", model])
+    assert done.exit_code == 0
     expected = "kočka" if encoding == "utf-8" else "ko\\u010dka"
-    assert expected in done.stdout.decode(encoding)
+    assert expected in done.stdout_bytes.decode(encoding)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_full_disk_behind_standard_output_is_one_line(tmp_path, more):
-    command = [sys.executable, "-m", "phosphene", "methods", *more]
+def test_a_full_disk_behind_standard_output_is_one_line(capfd):
+    """In a process of its own, which writes once more as it ends; and in this one what is written for people."""
+    said = "phosphene: standard output: No space left on device\n"
     with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "phosphene", "methods", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert done.stderr.decode() == "phosphene: standard output: No space left on device\n"
+    assert done.stderr.decode() == said
+    with open("/dev/full", "w") as full, redirect_stdout(full), pytest.raises(SystemExit, match="1"):
+        cli.app(["methods"])
+    assert capfd.readouterr().err == said
 
 
 def made_with_labels(folder, labels):
