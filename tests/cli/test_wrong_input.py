@@ -203,7 +203,11 @@ def test_own_output_is_no_input(tmp_path):
         found = phosphene("predict", pattern, "--json")
         assert found.code == (0 if pattern == "**/*.png" else 2), pattern
         assert [row["path"] for row in found.json.get("images", [])] in (["cat.png"], [])
-    measured = phosphene("evaluate", "faithfulness", "--images", ".", "--method", "saliency", "--json")
+    (tmp_path / "small.py").write_text(
+        "from tests.networks import classifier_of, pooled\n\ndef make():\n    return classifier_of(pooled())\n"
+    )
+    small = ("--model", "small.py:make", "--method", "saliency")
+    measured = phosphene("evaluate", "faithfulness", "--images", ".", *small, "--json")
     assert measured.json["images"] == 1
 
 
