@@ -44,7 +44,7 @@ def pictures(tmp_path_factory):
     return folder_of(tmp_path_factory.mktemp("pictures"), (5, 6))
 
 
-@pytest.fixture(params=["impress", "features"])
+@pytest.fixture(scope="module", params=["impress", "features"])
 def work(request, network, pictures):
     """What makes, or goes on with, a run of one of the commands in a folder."""
 
@@ -57,6 +57,13 @@ def work(request, network, pictures):
     return run
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, work):
+    """(folder, answer) of a run that was never disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, work(folder)
+
+
 def rows_of(place: Path) -> dict[str, object]:
     """Rows by key, without what tells the time."""
     return {
@@ -67,12 +74,10 @@ def rows_of(place: Path) -> dict[str, object]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forks beside threads
-def test_killed_at_random_moments(tmp_path, work):
-    work(tmp_path / "whole")
-    wanted, files = rows_of(tmp_path / "whole"), files_of(tmp_path / "whole")
+def test_killed_at_random_moments(tmp_path, work, whole):
+    wanted, files = rows_of(whole[0]), files_of(whole[0])
     draw, run, before = random.Random(5), tmp_path / "run", frozenset()
-    while len(before) < len(wanted) - 1:
-        there = len(before) + draw.choice([0, 1, 2])
+    for there in (0, 1, len(wanted) - 2):
         killed_when(there, run, draw.random() * 0.05, lambda: work(run, resume=True))
         if not (run / MANIFEST).is_file():
             continue
@@ -80,6 +85,7 @@ def test_killed_at_random_moments(tmp_path, work):
         assert found.done >= before
         assert set(found.missing) == set(wanted) - found.done
         before = found.done
+    assert len(before) >= len(wanted) - 2
     work(run, resume=True)
     assert phosphene.open_run(run).is_complete
     assert rows_of(run) == wanted
@@ -87,7 +93,7 @@ def test_killed_at_random_moments(tmp_path, work):
     assert not partial_files(run)
 
 
-def test_a_stop_keeps_what_is_done_and_can_be_gone_on_with(tmp_path, work):
+def test_a_stop_keeps_what_is_done_and_can_be_gone_on_with(tmp_path, work, whole):
     cancel, run = Cancel(), tmp_path / "run"
     place = {"rows": 0}
 
@@ -103,18 +109,17 @@ def test_a_stop_keeps_what_is_done_and_can_be_gone_on_with(tmp_path, work):
     assert not found.is_complete
     assert (run / "report.html").is_file()
     work(run, resume=True)
-    work(tmp_path / "whole")
-    assert rows_of(run) == rows_of(tmp_path / "whole")
-    assert files_of(run) == files_of(tmp_path / "whole")
+    assert rows_of(run) == rows_of(whole[0])
+    assert files_of(run) == files_of(whole[0])
 
 
-def test_a_run_that_is_done_is_not_done_again(tmp_path, work):
-    first = work(tmp_path / "run")
-    written = (tmp_path / "run" / "rows.jsonl").read_bytes()
-    assert work(tmp_path / "run", resume=True) == first
-    assert (tmp_path / "run" / "rows.jsonl").read_bytes() == written
+def test_a_run_that_is_done_is_not_done_again(work, whole):
+    run, first = whole
+    written = (run / "rows.jsonl").read_bytes()
+    assert work(run, resume=True) == first
+    assert (run / "rows.jsonl").read_bytes() == written
     with pytest.raises(OptionError, match="drop one of them"):
-        work(tmp_path / "run", resume=True, overwrite=True)
+        work(run, resume=True, overwrite=True)
 
 
 def test_features_goes_on_with_the_same_pictures_only(tmp_path, network, pictures):
@@ -135,13 +140,16 @@ def test_an_interrupt_of_the_command_is_a_stop(tmp_path, pictures, monkeypatch, 
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(FolderSink, "write", interrupted)
-    out = ("--out", tmp_path / "run")
+    (tmp_path / "small.py").write_text(
+        "from tests.networks import classifier_of, pooled\n\ndef make():\n    return classifier_of(pooled(9))\n"
+    )
+    common = ("--model", f"{tmp_path / 'small.py'}:make", "--out", tmp_path / "run")
     if name == "impress":
-        arguments = ("impress", *range(9), "--recipe", "class_model", "--steps", 1, "--judge", "none", *out)
+        arguments = ("impress", *range(9), "--recipe", "class_model", "--steps", 1, "--judge", "none", *common)
         done = 8  # of the batch under way all that there is
     else:
-        layers = ("--layer", "blocks.3", "--layer", "blocks.4")
-        arguments = ("features", pictures, *layers, "--facets", 1, "--exemplars", 2, "--steps", 1, *out)
+        layers = ("--layer", "2", "--layer", "4")
+        arguments = ("features", pictures, *layers, "--facets", 1, "--exemplars", 2, "--steps", 1, *common)
         done = 1
     stopped = command(*arguments)
     assert stopped.code == 130

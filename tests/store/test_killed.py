@@ -18,7 +18,7 @@ from phosphene.store import open_run, open_sink
 from tests.store.rows import explain_row, keys_of, plan_of
 from tests.store.writing import write
 
-COUNT, KILLS = 150, 20
+COUNT, KILLS = 150, 6
 
 
 def started(kind: str, place: Path) -> subprocess.Popen[str]:
