@@ -415,7 +415,7 @@ def test_networks_of_other_kinds(site, tmp_path, classifier, layer):
     folder = site[0].parent / "photos"
     least = {**FEW, "classes": [0], "channels": 1, "seeds": 1, "grid": 2}
     if made.preprocess.size is None:  # is drawn at 224 x 224, which takes the recipe that draws companions long
-        least["recipe"] = "class_model"
+        least["recipe"] = "class_model:preset=paper"
     answer = phosphene.atlas(made, folder, tmp_path / "site", layers=[layer], limit=2, **least)
     assert answer["channels"] >= 1
     assert answer["cells"] > 1
