@@ -23,6 +23,8 @@ Factor = tuple[str, int]
 Axes = tuple[tuple[Factor, ...], ...]
 
 IMAGES, CHANNELS, PLACES = "N", "C", "P"
+# What a Fourier transform makes of an axis of places.
+FREQUENCIES = "F"
 
 # (from, to) along the rows and along the columns of a picture, as shares of them.
 Part = tuple[tuple[float, float], tuple[float, float]]
@@ -88,6 +90,18 @@ def has_places(axes: Axes | None) -> bool:
     layout = layout_of(axes)
     others = () if layout is None else (axis for axis, what in zip(axes or (), layout, strict=True) if what in "HWT")
     return any(name == PLACES for axis in others for name, _ in axis)
+
+
+def has_frequencies(axes: Axes | None) -> bool:
+    """Whether an axis is known to be one of frequencies of the image's rows or columns.
+
+    Example:
+        >>> with Follow() as follow:
+        ...     x = follow.name(torch.rand(1, 3, 8, 8), "NCPP")
+        ...     has_frequencies(follow.axes(torch.fft.fft2(x).abs())), has_frequencies(follow.axes(x))
+        (True, False)
+    """
+    return any(name == FREQUENCIES for axis in axes or () for name, _ in axis)
 
 
 def are_channels(axis: tuple[Factor, ...]) -> bool:
@@ -360,6 +374,38 @@ class _Call:
         first = next(filter(has_places, fitting), fitting[0] if fitting else None)
         return None if first is None else tuple(map(_of_length, first, output.shape))
 
+    def attended(self, output: Tensor) -> Axes | None:
+        """Axes of attention: the tokens are those of the queries."""
+        query, key = self.of(0), self.of(1)
+        if query is not None and len(query) == output.ndim:
+            return query
+        return None if key is None else (*key[:-2], (("", output.shape[-2]),), key[-1])
+
+    def picked(self, output: Tensor) -> Axes | None:
+        """Axes of values that are picked out: an axis of another length is no grid of places any more."""
+        given = self.of(0)
+        if given is None or len(given) != output.ndim:
+            return None
+        pairs = zip(given, output.shape, strict=True)
+        return tuple(axis if _length(axis) == length else (("", length),) for axis, length in pairs)
+
+    def transformed(self, output: Tensor) -> Axes | None:
+        """Axes of a Fourier transform: places become frequencies, and come back."""
+        given = self.of(0)
+        if given is None:
+            return None
+        turned = {place % output.ndim for place in self.args[1]}
+        names = {PLACES: FREQUENCIES, FREQUENCIES: PLACES}
+        return tuple(
+            ((names.get(axis[0][0], axis[0][0]), length),) if place in turned and len(axis) == 1 else axis
+            for place, (axis, length) in enumerate(zip(given, output.shape, strict=True))
+        )
+
+    def in_parts(self, output: Tensor) -> Axes | None:
+        """Axes of complex numbers as pairs of real ones."""
+        given = self.of(0)
+        return None if given is None else (*given, (("", 2),))
+
     def regrouped(self, output: Tensor) -> Axes | None:
         """Axes of a view of another shape."""
         given = self.of(0)
@@ -441,6 +487,8 @@ class _Call:
     def maps(self, output: Tensor) -> Axes | None:
         """Axes of a convolution or pooling: channels, then places."""
         names = {3: "NCP", 4: "NCPP"}.get(output.ndim)
+        if names is not None and has_frequencies(self.of(0)):
+            names = names.replace(PLACES, FREQUENCIES)
         return None if names is None else named(output.shape, names)
 
 
@@ -535,12 +583,18 @@ for _rule, _names in (
     ),
     (
         _Call.resized,
-        "slice narrow split split_with_sizes chunk index_select cat constant_pad_nd pad reflection_pad2d "
+        "slice narrow split split_with_sizes chunk cat constant_pad_nd pad reflection_pad2d "
         "replication_pad2d avg_pool2d adaptive_avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d "
         "fractional_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bilinear2d_aa upsample_bicubic2d "
-        "upsample_bicubic2d_aa upsample_nearest_exact2d avg_pool1d max_pool1d adaptive_avg_pool1d reflection_pad1d "
+        "upsample_bicubic2d_aa upsample_nearest_exact2d avg_pool1d max_pool1d adaptive_avg_pool1d reflection_pad1d",
+    ),
+    (
+        _Call.attended,
         "scaled_dot_product_flash_attention_for_cpu scaled_dot_product_attention_math "
         "scaled_dot_product_efficient_attention scaled_dot_product_flash_attention",
     ),
+    (_Call.picked, "index index_select gather topk"),
+    (_Call.transformed, "fft_c2c fft_r2c fft_c2r"),
+    (_Call.in_parts, "view_as_real"),
 ):
     _RULES.update(dict.fromkeys(_names.split(), _rule))

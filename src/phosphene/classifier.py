@@ -655,6 +655,9 @@ class Classifier:
         found = self.found(output)
         if self.head == "maps" and found.ndim == 4:
             found = found.mean(dim=(2, 3))
+        if found.layout != torch.strided or found.is_nested:
+            what = "nested" if found.is_nested else "sparse"
+            raise ModelError(f"{self.name} returned its scores as a {what} tensor; let it return a dense one")
         if not found.is_floating_point():
             kind = str(found.dtype).removeprefix("torch.")
             such = "" if found.is_complex() else ", such as indices of classes"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from phosphene.axes import Follow, has_places, is_tokens_first
+from phosphene.axes import Follow, has_frequencies, has_places, is_tokens_first
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
@@ -32,7 +32,8 @@ class Captured(dict[str, Tensor]):
 def did_not_run(layer: str) -> ModelError:
     """Why nothing of a layer was seen, in one line."""
     return ModelError(
-        f"layer '{layer}' did not run on these images, or returned no tensor; `phosphene layers` lists those that do"
+        f"layer '{layer}' did not run on these images, or returned no tensor; name one with layer= that runs for every "
+        "picture (`phosphene layers` lists those that ran)"
     )
 
 
@@ -183,12 +184,12 @@ def survey(
                     # (A norm of learned queries, say, has tokens, but no places.)
                     follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
-                placed = has_places(follow.axes(value))
-                part = follow.seen(value)
+                axes = follow.axes(value)
+                told = has_places(axes), follow.moves, has_frequencies(axes), follow.seen(value)
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1
-                facts = (tuple(value.shape[1:]), len(seen), calls, layout, before, rows, placed, follow.moves, part)
-                seen[name] = Layer(name, kind, *facts)
+                shape = tuple(value.shape[1:])
+                seen[name] = Layer(name, kind, shape, len(seen), calls, layout, before, rows, *told)
 
         return hook
 

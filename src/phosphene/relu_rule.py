@@ -265,7 +265,8 @@ def _is_zero(bound: Any) -> bool:
 def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
     if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
-        return node_kind(node) != "_Rectify" and not getattr(node, "linear", False)
+        passing = ("_Rectify", "BackwardHookFunction")  # (the latter calls hooks, and changes nothing itself)
+        return node_kind(node) not in passing and not getattr(node, "linear", False)
     kind, below = node_kind(node), nodes_below(node)
     if kind in ("Clamp", "ClampMin", "ClampMax"):
         # (From elsewhere than 0 it keeps numbers safe and is no activation.)

@@ -143,6 +143,7 @@ class Layer:
         rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
         placed: whether an axis of its output is known to be one of the image's places.
         moved: whether an operation up to it may have put places where others were.
+        frequencies: whether its places are frequencies of the picture's rows or columns.
         seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
     """
 
@@ -156,6 +157,7 @@ class Layer:
     rows: int = 1
     placed: bool = False
     moved: bool = False
+    frequencies: bool = False
     seen: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
 
 

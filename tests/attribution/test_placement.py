@@ -79,8 +79,44 @@ def test_a_layer_that_sees_the_picture_turned_is_refused(how, step):
             explain(network, images, method)
 
 
+def tiles(images):
+    """The picture in 4 x 4 tiles, in an order of chance."""
+    side = images.shape[-1] // 4
+    parts = images.unflatten(3, (4, side)).unflatten(2, (4, side)).transpose(3, 4).flatten(2, 3)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    return parts[:, :, order].unflatten(2, (4, 4)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def polar(images):
+    radius, angle = torch.linspace(0.05, 1, SIZE), torch.linspace(-torch.pi, torch.pi, SIZE)
+    grid = torch.stack([radius[:, None] * angle.cos(), radius[:, None] * angle.sin()], dim=-1)
+    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
+
+
 @pytest.mark.parametrize(
-    "step", [lambda images: images, lambda images: by_grid(images, 1.0), lambda images: images * 2]
+    ("how", "step"),
+    [
+        ("in another order", tiles),
+        ("in another order", polar),
+        ("as frequencies", lambda images: torch.fft.fft2(images).abs().log1p()),
+        ("as frequencies", lambda images: torch.fft.fftshift(torch.fft.fft2(images), dim=(2, 3)).abs().log1p()),
+        ("as frequencies", lambda images: torch.view_as_real(torch.fft.rfft2(images)).flatten(3)[..., :SIZE]),
+    ],
+)
+def test_a_layer_whose_places_are_no_grid_of_the_picture_is_refused(how, step):
+    network, images = classifier(step), torch.rand(1, 3, SIZE, SIZE)
+    for layer in ("features.2", "features.4"):
+        with pytest.raises(ModelError, match=f"layer '{layer}' .* sees the picture {how}, so that its map"):
+            explain(network, images, f"grad_cam:layer={layer}")
+
+
+def filtered(images):
+    """A filter in frequencies, as of GFNet: what comes back has the picture's places."""
+    return torch.fft.irfft2(torch.fft.rfft2(images) * 2, s=images.shape[2:])
+
+
+@pytest.mark.parametrize(
+    "step", [lambda images: images, lambda images: by_grid(images, 1.0), lambda images: images * 2, filtered]
 )
 def test_one_that_sees_it_as_it_is_is_not(step):
     prepared = prepare(classifier(step))

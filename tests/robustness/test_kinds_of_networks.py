@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phosphene import explain, impress
+from phosphene import attribute, explain, impress
 from phosphene.attribution.guided_backprop import guided_backprop
 from phosphene.attribution.integrated_gradients import integrated_gradients
 from phosphene.errors import ModelError
@@ -199,3 +200,77 @@ class WithASpareNormAlone(nn.Module):
 def test_a_norm_that_does_not_run_remembers_nothing(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     assert drawn(kind().eval()).isfinite().all()
+
+
+def test_a_network_that_refuses_to_be_set_to_eval_is_taken_as_it_is() -> None:
+    module = made(Body)
+    refusing = made(Body).eval()
+    refusing.train = lambda mode=True: (_ for _ in ()).throw(RuntimeError("deployed: no modes"))  # type: ignore[method-assign]
+    found, wanted = (explain(classifier_of(one, SIZE), pictures(), "saliency", target=1) for one in (refusing, module))
+    assert torch.equal(found.maps, wanted.maps)
+
+
+@pytest.mark.parametrize(
+    ("packed", "what"), [(Tensor.to_sparse, "sparse"), (lambda rows: torch.nested.as_nested_tensor([*rows]), "nested")]
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_scores_that_are_no_dense_tensor_are_refused(packed: Callable[[Tensor], Tensor], what: str) -> None:
+    network = nn.Sequential(made(Body), Called(packed))
+    with pytest.raises(ModelError, match=f"returned its scores as a {what} tensor; let it return a dense one"):
+        explain(classifier_of(network, SIZE), pictures(), "saliency", target=1)
+
+
+class Called(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class MakesItsHead(nn.Module):
+    """Knows how wide its head is when the first picture comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).relu().mean((2, 3))
+        self.head = nn.Linear(x.shape[1], CLASSES) if self.head is None else self.head
+        return self.head(x)
+
+
+def test_a_head_that_the_first_pass_makes_has_to_be_made_first() -> None:
+    network = MakesItsHead().eval()
+    with pytest.raises(ModelError, match=r"makes 'head.weight' in its first pass, which never ran; run it once"):
+        explain(classifier_of(network, SIZE), pictures(), "saliency", target=1)
+    network(pictures())
+    assert grad_cam_error_of(network) < MOST
+
+
+def grad_cam_error_of(network: nn.Module) -> float:
+    found = explain(classifier_of(network, SIZE), pictures(), "grad_cam:layer=body", target=list(INDICES))
+    wanted = Eager(in_double(network), MEAN, STD).grad_cam(pictures().double(), INDICES, "body")
+    return map_error(found.maps, wanted)
+
+
+def test_a_backward_hook_that_watches_stands_in_the_way_of_no_rule() -> None:
+    network, seen = made(Body), []
+    plain = explain(classifier_of(made(Body), SIZE), pictures(), "guided_backprop", target=1)
+    next(child for child in network.modules() if isinstance(child, nn.Conv2d)).register_full_backward_hook(
+        lambda module, given, output: seen.append(output)
+    )
+    found = explain(classifier_of(network, SIZE), pictures(), "guided_backprop", target=1)
+    assert map_error(found.maps, plain.maps) < MOST
+
+
+def test_pictures_whose_sign_is_put_off_are_pictures() -> None:
+    images = torch.fft.ifft2(torch.fft.fft2(pictures())).conj().imag
+    assert images.is_neg()
+    classifier = classifier_of(made(Body), SIZE)
+    found, wanted = (
+        attribute(classifier, one, 1, "integrated_gradients").maps for one in (images, images.resolve_neg())
+    )
+    assert torch.equal(found, wanted)

@@ -109,15 +109,15 @@ class Weighed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectrum, self.positions = Spectrum(), Positions()
+        self.windows, self.positions = Windows(), Positions()
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.spectrum(x) * self.positions()).mean(dim=(2, 3))
+        return (self.windows(x) * self.positions()).mean(dim=(2, 3))
 
 
-class Spectrum(nn.Module):
+class Windows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.fft2(x[:, :1].expand(-1, 16, -1, -1)).real[..., ::4, ::4]
+        return x[:, :1].expand(-1, 16, -1, -1).unfold(2, 4, 4)[..., 0].unfold(3, 4, 4)[..., 0]
 
 
 class Local(Transformer):
@@ -158,7 +158,7 @@ def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
         (Local(), "blocks.1.norm1"),
         (without_norm(), "blocks"),
         (Folded(), "norm"),
-        (Weighed(), "spectrum"),
+        (Weighed(), "windows"),
         (Constant(), "conv"),
         (nn.Sequential(pooled(), nn.Softmax(dim=1)), "0.5"),
     ],
@@ -213,3 +213,63 @@ def test_a_size_that_was_never_told_is_asked_for():
 )
 def test_the_grid_of_a_shape(shape, size, grid):
     assert spatial_size(shape, size) == grid
+
+
+class Latents(nn.Module):
+    """Learned queries that look at the picture, by attention in one operation or in three."""
+
+    def __init__(self, count: int, weights: bool, patch: int) -> None:
+        super().__init__()
+        self.patches, self.queries = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, count, 8))
+        self.look = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp, self.head, self.weights = nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 4), weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, queries = self.patches(x).flatten(2).transpose(1, 2), self.queries.expand(len(x), -1, -1)
+        found, _ = self.look(queries, tokens, tokens, need_weights=self.weights)
+        return self.head(self.mlp(queries + found).mean(1))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("count", [4, 16])
+def test_learned_queries_are_no_places(count: int, weights: bool) -> None:
+    prepared = prepare(Classifier(Latents(count, weights, 4).eval(), Preprocess((32, 32))))
+    assert prepared.default_layer == "patches"
+
+
+class Perceiver(nn.Module):
+    """Learned queries that look at the pixels behind a linear layer: no map but that of the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels, self.queries = nn.Linear(3, 8), nn.Parameter(torch.randn(1, 16, 8))
+        self.mlp, self.head = nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, queries = self.pixels(x.flatten(2).transpose(1, 2)), self.queries.expand(len(x), -1, -1)
+        found = (queries @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+        return self.head(self.mlp(queries + found).mean(1))
+
+
+def test_pixels_go_before_learned_queries() -> None:
+    assert prepare(Classifier(Perceiver().eval(), Preprocess((16, 16)))).default_layer == "pixels"
+
+
+class Pruned(nn.Module):
+    """Keeps the tokens that weigh most, or all of them in another order."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__()
+        self.patches, self.norm, self.head, self.kept = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 4), kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        chosen = tokens.square().sum(2).topk(self.kept, dim=1).indices
+        return self.head(self.norm(tokens.gather(1, chosen[..., None].expand(-1, -1, 8))).mean(1))
+
+
+def test_tokens_that_were_picked_out_have_no_grid() -> None:
+    assert prepare(Classifier(Pruned(16).eval(), Preprocess((32, 32)))).default_layer == "patches"
+    reordered = prepare(Classifier(Pruned(64).eval(), Preprocess((32, 32))))
+    with pytest.raises(ModelError, match="in another order"):
+        reordered.placement("norm", (32, 32))

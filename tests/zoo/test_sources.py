@@ -290,7 +290,9 @@ class Rectified(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("spec", ["deconvnet", "guided_backprop", "guided_grad_cam:layer=three", "grad_cam:layer=clip", "cam"])
+@pytest.mark.parametrize(
+    "spec", ["deconvnet", "guided_backprop", "guided_grad_cam:layer=three", "grad_cam:layer=clip", "cam"]
+)
 def test_rules_for_relus_and_class_activation_maps_of_an_exported_network(tmp_path, spec):
     network, images = Rectified(), torch.rand(2, 3, 16, 16)
     export(tmp_path / "net.pt2", images, network)

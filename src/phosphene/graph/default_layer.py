@@ -74,8 +74,12 @@ def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
     chance weights, learned queries, or heads by tokens by channels, have them too.
     """
     blocks = {name for layer in layers if layer.kind not in _LINEAR for name in _around(layer.name)}
-    fitting = [layer for layer in reversed(layers) if _is_candidate(layer, size, layer.name in blocks)]
-    found = [layer.name for known in (2, 1, 0) for layer in fitting if places_known(layer) == known]
+    mapped = [layer for layer in reversed(layers) if _is_map(layer, size)]
+    fitting = [layer for layer in mapped if _ends_block(layer, layer.name in blocks)]
+    # (Rather the pixels by themselves, behind a linear layer, than what is known to be no places.)
+    known = [[layer for layer in fitting if places_known(layer) == known] for known in (2, 1, 0)]
+    known[0] = known[0] or [layer for layer in mapped if places_known(layer) == 2]
+    found = [layer.name for layers_known in known for layer in layers_known]
     # A network that squeezes one side alone has grids of other proportions than its images.
     return found or [
         layer.name for layer in reversed(layers) if layer.rows == 1 and len(layer.shape) == 3 and _has_extent(layer)
@@ -92,9 +96,12 @@ def is_passive(layer: Layer) -> bool:
     return layer.kind in _PASSIVE
 
 
-def _is_candidate(layer: Layer, size: Size, is_block: bool) -> bool:
-    if layer.rows != 1 or is_passive(layer) or spatial_size(layer.shape, size, layer.layout) is None:
-        return False
+def _is_map(layer: Layer, size: Size) -> bool:
+    there = layer.rows == 1 and not is_passive(layer) and not layer.frequencies
+    return there and spatial_size(layer.shape, size, layer.layout) is not None
+
+
+def _ends_block(layer: Layer, is_block: bool) -> bool:
     # Inside a block many tokens are queries, keys or mixtures, also where a linear layer is put together of several
     # (LoRA); its norms stand where it is entered and left, and what is made of parts gives what they add up to.
     return len(layer.shape) == 3 or "Norm" in layer.kind or is_block

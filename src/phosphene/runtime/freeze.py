@@ -56,9 +56,9 @@ def freeze(module: nn.Module) -> nn.Module:
             tensor.requires_grad_(False)
         try:
             frozen.eval()  # (one of the network's own may return nothing)
-        except TypeError:  # or takes the pictures that it is to be measured on
+        except Exception:  # or take the pictures that it is to be measured on, or refuse to be changed at all
             for child in frozen.modules():
-                child.training = False
+                vars(child)["training"] = False
         return frozen
 
 

@@ -124,9 +124,11 @@ class LayerLooks:
 
     def placement(self, layer: str, size: Size) -> Placement:
         """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
-        moved = any(found.moved for found in self.layers if found.name == layer)
+        own = next((found for found in self.layers if found.name == layer), None)
         if layer not in self._moved:
-            self._moved[layer] = self._how_moved(layer) if moved else None
+            frequencies = own is not None and own.frequencies
+            moved = self._how_moved(layer) if own is not None and own.moved and not frequencies else None
+            self._moved[layer] = "as frequencies" if frequencies else moved
         seen = {found.name: found.seen for found in self._surveyed(size)}
         return Placement(seen.get(layer, WHOLE), self._moved[layer])
 
@@ -136,7 +138,7 @@ class LayerLooks:
         return self.layers if alike or size == self.size else self.network.survey(size)
 
     def _how_moved(self, layer: str) -> Moved | None:
-        """How a layer sees noise turned, by the gradients of three of its cells; each by itself, to spare memory."""
+        """How a layer sees noise turned, by the gradients of four of its cells; each by itself, to spare memory."""
         try:
             found = [self._answers_to(layer, quarter) for quarter in QUARTERS]
         except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better

@@ -305,8 +305,20 @@ class Network:
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
+            if found.draws:
+                self._refuse_made_layers()
             found = replace(found, integers=integer_layer(self.module))
         return found
+
+    def _refuse_made_layers(self) -> None:
+        """Refuse a network whose pass makes layers that the original has not yet: by chance, and anew in each copy."""
+        known = dict(self.original.named_parameters())
+        made = next((name for name, _ in self.module.named_parameters() if name not in known), None)
+        if made is not None:
+            raise ModelError(
+                f"{self.classifier.name} makes '{made}' in its first pass, which never ran; run it once on a batch of "
+                "its own size first"
+            )
 
     def _thaw(self) -> None:
         """Let weights say that they have a gradient, or have none, as the original's do; none is ever asked for."""

@@ -10,17 +10,16 @@ from torch import Tensor
 from phosphene.axes import WHOLE, Part
 from phosphene.types import Size
 
-Moved = Literal["mirrored", "turned"]
+Moved = Literal["mirrored", "turned", "in another order", "as frequencies"]
 
-# Quarters of a picture, (0 or 1 down, 0 or 1 across), in whose middles the cells lie that are looked at: three say how
-# it is turned.
-QUARTERS = ((0, 0), (0, 1), (1, 0))
+# Quarters of a picture, (0 or 1 down, 0 or 1 across), in whose middles the cells lie that are looked at.
+QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Fewer cells have no middle of a quarter.
 FEWEST = 4
 # How much more a cell has to answer to another quarter than to its own.
 _CLEARLY = 3.0
-# Which quarters of the picture those three are of a picture that is turned over in one of seven ways.
-_TURNS: dict[tuple[tuple[int, int], ...], Moved] = {
+# Which quarters of the picture the first three are of a picture that is turned over in one of seven ways.
+_TURNS: dict[tuple[tuple[int, int] | None, ...], Moved] = {
     ((0, 1), (0, 0), (1, 1)): "mirrored",
     ((1, 0), (1, 1), (0, 0)): "mirrored",
     ((1, 1), (1, 0), (0, 1)): "turned",
@@ -37,7 +36,7 @@ class Placement:
 
     Args:
         seen: (from, to) along rows and columns of the part of the picture that the layer is made of, as shares.
-        moved: how its places are turned against the picture's, or None.
+        moved: how its places lie otherwise than the picture's, or None.
     """
 
     seen: Part = WHOLE
@@ -61,21 +60,21 @@ class Placement:
 
 
 def how_moved(answers: Tensor) -> Moved | None:
-    """How the quarters that cells answer to most are those of the picture turned over; None where they are not.
+    """How cells lie that clearly answer to another quarter of the picture than their own; None where none does.
 
     A cell that answers to nothing says nothing, and one that sees the whole picture may answer most to any quarter.
 
     Args:
-        answers: (3, H, W) how much a cell in the middle of each of the QUARTERS answers to each pixel.
+        answers: (4, H, W) how much a cell in the middle of each of the QUARTERS answers to each pixel.
 
     Example:
-        >>> corners = torch.zeros(3, 8, 8)
-        >>> corners[0, 1, 6] = corners[1, 1, 1] = corners[2, 6, 6] = 1.0
-        >>> how_moved(corners), how_moved(corners.flip(2))
-        ('mirrored', None)
+        >>> corners = torch.zeros(4, 8, 8)
+        >>> corners[0, 1, 6] = corners[1, 1, 1] = corners[2, 6, 6] = corners[3, 6, 1] = 1.0
+        >>> how_moved(corners), how_moved(corners.flip(2)), how_moved(corners[[0, 0, 2, 2]])
+        ('mirrored', None, 'in another order')
     """
     middle, center = answers.shape[1] // 2, answers.shape[2] // 2
-    found = []
+    found: list[tuple[int, int] | None] = []
     for own, cell in zip(QUARTERS, answers, strict=True):
         parts = {
             (down, across): float((half[:, center:] if across else half[:, :center]).sum())
@@ -83,7 +82,7 @@ def how_moved(answers: Tensor) -> Moved | None:
             for across in (0, 1)
         }
         best = max(parts, key=lambda quarter: parts[quarter])
-        if not parts[best] or (best != own and parts[best] < _CLEARLY * parts[own]):
-            return None
-        found.append(best)
-    return _TURNS.get(tuple(found))
+        found.append(best if parts[best] and (best == own or parts[best] >= _CLEARLY * parts[own]) else None)
+    turned = _TURNS.get(tuple(found[:3]))
+    elsewhere = any(best not in (None, own) for own, best in zip(QUARTERS, found, strict=True))
+    return turned or ("in another order" if elsewhere else None)

@@ -157,7 +157,10 @@ class _Linears(TorchFunctionMode):
             given, weight, bias = named.get("input", given), named.get("weight", weight), named.get("bias", bias)
             pixel = weight.ndim == 2 or (weight[0, 0].numel() == 1 and given[0, 0].numel() == 1)
             # (Of groups a weight has fewer columns.)
-            if pixel and output.ndim in (2, 4) and given.shape[1] == weight.shape[1]:
+            alone = not torch._C._functorch.is_functorch_wrapped_tensor(
+                output
+            )  # (nothing within a vmap is seen outside)
+            if alone and pixel and output.ndim in (2, 4) and given.shape[1] == weight.shape[1]:
                 values = given.detach().flatten(1).float(), output.detach().flatten(1).float()
                 self.ran.insert(0, _Linear(weight, bias, *values))
         return output

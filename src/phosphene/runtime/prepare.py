@@ -214,7 +214,7 @@ class Prepared(Classifier):
         """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
 
         Raises:
-            ModelError: if the layer sees the picture mirrored or turned.
+            ModelError: if the layer sees the picture mirrored, turned, in another order or as frequencies.
 
         Example:
             >>> from phosphene.classifier import Preprocess
@@ -233,8 +233,8 @@ class Prepared(Classifier):
             how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
             raise ModelError(
                 f"layer '{layer}' of {self.name} sees the picture {how}, so that its map cannot be laid on it: "
-                "give the network pictures that are turned already, name a layer before that, or use a method that "
-                "looks at input and output alone (saliency, occlusion, rise)"
+                "name a layer before that, give the network pictures that are so already, or use a method that looks "
+                "at input and output alone (saliency, occlusion, rise)"
             )
         return found
 

@@ -414,6 +414,7 @@ def attribute(
     spec = parse_spec(method)
     classifier.check_images(images)
     _check_numbers(images)
+    images = images.resolve_neg()  # (what a view of complex numbers puts off)
     goal = resolve_one(target, classifier.labels)
     if not isinstance(goal, Target):
         goal = decided(goal, classifier, images, batch_size)
