@@ -84,7 +84,6 @@ def table(task: str) -> list[str]:
 def _general(reason: str, network: str) -> str:
     """A reason without the names of layer and network and without numbers of its own, so that it is listed once."""
     reason = re.sub(r"\blayer '?[\w.]+'?", "layer '...'", reason)
-    reason = re.sub(r"ends in '[^']*'", "ends in '...'", reason)
     reason = re.sub(r"score \([-\d.e+]+\)", "score", reason)
     reason = re.sub(r"for the (object|region|similar) .* use", "for another target use", reason)
     return re.sub(rf"{re.escape(network)}\b", "the network", reason)

@@ -36,8 +36,7 @@ def nearest_module(node: fx.Node) -> str:
     functions: list[str] = []
     while node.op not in ("call_module", "placeholder"):
         functions.append(str(getattr(node.target, "__name__", node.target)))
-        below = [argument for argument in node.args if isinstance(argument, fx.Node)]
-        if not below:
+        if not node.all_input_nodes:
             break
-        node = below[0]
+        node = node.all_input_nodes[0]
     return " + ".join([str(node.target), *reversed(functions)])
