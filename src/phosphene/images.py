@@ -83,8 +83,8 @@ def read_image(
         channels: of the network that it is for; None for whatever the file holds.
         black: the stored value that is black, for values without a known scale (signed integers, floats beyond
             [0, 1], 12 bits in a file of 16); what lies beyond is clipped.
-        white: the stored value that is white; `black` is 0 unless it is given. Pictures of 8 bits hold no value above
-            255: where white or black is one, they are read as without it.
+        white: the stored value that is white; `black` is 0 unless it is given. Pictures of 8 bits are read as without
+            it.
 
     Raises:
         InputError: one line that names the file: missing, a directory, empty, not an image, damaged, too large, of

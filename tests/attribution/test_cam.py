@@ -174,7 +174,7 @@ def test_the_ways_to_average_all_places(way):
     expected = torch.einsum("k,nkhw->nhw", classifier.module.head.weight[4], features)
     assert map_error(cam(classifier, images, Target.of(4)).maps, expected.detach()) < 1e-5
     if way in ("one side", "one side of its shape"):
-        with pytest.raises(ModelError, match="no mean over all places of the picture"):
+        with pytest.raises(ModelError, match="cannot run on images of shape"):
             cam(classifier_of(Tall(WAYS[way])), torch.rand(2, 3, 32, 16), Target.of(4))
 
 
@@ -327,3 +327,67 @@ def test_a_network_that_reads_something_else_since_is_no_map_of_before(monkeypat
     torch.testing.assert_close(after.maps, -2 * before.maps, rtol=1e-3, atol=1e-5)
     classifier.refresh()
     assert cam(classifier, images, Target.of(4)).score.shape == (2,)
+
+
+class Pair(nn.Module):
+    """Features with a linear head on their mean, and what else is made of them."""
+
+    def __init__(self, end, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.head, self.end = (
+            nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()),
+            head or nn.Linear(8, 5),
+            end,
+        )
+
+    def forward(self, x):
+        return self.end(self, self.body(x))
+
+
+ENDS = {
+    "a decoder beside": lambda net, y: {"scores": net.head(y.mean((2, 3))), "mask": F.interpolate(y, scale_factor=2)},
+    "a mirror beside": lambda net, y: {"scores": net.head(y.mean((2, 3))), "other": y.flip(-1)},
+    "its mean laid out beside": lambda net, y: {
+        "scores": net.head(y.mean((2, 3))),
+        "other": y.mean((2, 3), keepdim=True) + 0 * y,
+    },
+    "columns before rows": lambda net, y: net.head(y.permute(0, 3, 2, 1).mean((1, 2))),
+    "tokens column by column": lambda net, y: net.head(y.transpose(2, 3).flatten(2).transpose(1, 2).mean(1)),
+    "sorted": lambda net, y: net.head(y.flatten(2).sort(2)[0].mean(2)),
+    "rolled": lambda net, y: net.head(y.roll((2, 3), (2, 3)).mean((2, 3))),
+    "mirrored": lambda net, y: net.head(y.flip(3).mean((2, 3))),
+    "halves exchanged": lambda net, y: net.head(torch.cat(y.chunk(2, dim=2)[::-1], dim=2).mean((2, 3))),
+    "a weight of one axis beside": lambda net, y: {
+        "scores": net.head(y.mean((2, 3))),
+        "gate": F.linear(y.mean((2, 3)), net.head.weight[0]),
+    },
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_features_are_those_that_the_scores_come_from_where_they_lie(end):
+    network = classifier_of(Pair(ENDS[end]))
+    network.output = "scores" if "beside" in end else None
+    assert_map_of_body(network)
+
+
+@pytest.mark.parametrize(
+    "normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_head_whose_weight_is_made_in_each_pass(normed):
+    assert_map_of_body(classifier_of(Pair(lambda net, y: net.head(y.mean((2, 3))), normed(nn.Linear(8, 5)))))
+
+
+def assert_map_of_body(network):
+    images, module = torch.rand(2, 3, 16, 16), network.module.eval()
+    features = module.body(network.preprocess.normalize(images))
+    module(images)  # (the weight as it is now)
+    expected = torch.einsum("k,nkhw->nhw", module.head.weight[4], features)
+    assert map_error(cam(network, images, Target.of(4)).maps, expected.detach()) < 1e-5
+
+
+def test_several_outputs_are_asked_back():
+    network = classifier_of(Pair(lambda net, y: (net.head(y.mean((2, 3))), net.head(y.mean((2, 3))) * 2)))
+    with pytest.raises(ModelError, match="returns several outputs"):
+        cam(network, torch.rand(1, 3, 16, 16), Target.of(4))

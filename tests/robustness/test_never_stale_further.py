@@ -581,3 +581,14 @@ def test_one_of_very_many_parameters_of_a_module(place: int) -> None:
     with torch.no_grad():
         module.gains[place].mul_(50)
     torch.testing.assert_close(forward(classifier, images), module(images).detach())
+
+
+def test_a_look_at_the_layers_forgives_no_change() -> None:
+    """A settled form that looks at a layer for the first time does not take for its own what the user has written."""
+    module = made(Settings)
+    classifier, images = classifier_of(module, SIZE), pictures()
+    settled = prepare(classifier)
+    forward(settled, images)
+    module.queue[0] = 3.0
+    _ = settled.default_layer
+    torch.testing.assert_close(forward(classifier, images), module(classifier.preprocess.normalize(images)).detach())

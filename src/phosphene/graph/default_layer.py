@@ -78,7 +78,7 @@ def candidate_layers(layers: Sequence[Layer], size: Size) -> list[str]:
     fitting = [layer for layer in mapped if _ends_block(layer, layer.name in blocks)]
     # (Rather the pixels by themselves, behind a linear layer, than what is known to be no places.)
     known = [[layer for layer in fitting if places_known(layer) == known] for known in (2, 1, 0)]
-    known[0] = known[0] or [layer for layer in mapped if places_known(layer) == 2]
+    known[0] = known[0] or [layer for layer in mapped if places_known(layer) == 2 and layer.kind == "Linear"]
     found = [layer.name for layers_known in known for layer in layers_known]
     # A network that squeezes one side alone has grids of other proportions than its images.
     return found or [

@@ -73,10 +73,12 @@ def stated_scale(black: float | None, white: float | None) -> Scale | None:
         if black is not None:
             raise OptionError(f"black={black} without white; give both")
         return None
-    return Scale(0.0 if black is None else float(black), float(white))
+    try:
+        return Scale(0.0 if black is None else float(black), float(white))
+    except OverflowError:
+        raise OptionError("black and white have to be numbers that a float holds") from None
 
 
-_EIGHT_BITS = 255
 # What 12 bits, as scanners have them, hold at most.
 _TWELVE_BITS = 4095
 
@@ -86,7 +88,7 @@ def in_unit(bands: Bands, scale: Scale | None = None) -> NDArray[np.float32]:
 
     Args:
         bands: the picture; its transparency is not touched by the scale.
-        scale: which values are black and white; None for those of the type, as for bytes that cannot hold them.
+        scale: which values are black and white; None for those of the type, as for bytes.
 
     Raises:
         InputError: for signed and for large integers, floats beyond [0, 1], NaN and infinity.
@@ -99,7 +101,7 @@ def in_unit(bands: Bands, scale: Scale | None = None) -> NDArray[np.float32]:
     values = bands.values.astype(bands.values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{bands.name}: holds NaN or infinity; replace them by values of [0, 1]")
-    if scale is None or (values.dtype in (np.bool_, np.uint8) and max(scale.black, scale.white) > _EIGHT_BITS):
+    if scale is None or values.dtype in (np.bool_, np.uint8):
         return _by_type(values, bands)
     if bands.alpha == "none":
         return scale.applied(values)

@@ -70,7 +70,8 @@ class Fingerprint:
             for key, value in own.items()
             if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
         )
-        self._looked_at = [(value, _snapshot(value)) for value in (*filled, *outside)]
+        self._containers = [(value, _snapshot(value)) for value in filled]
+        self._outside = [(value, _snapshot(value)) for value in outside]
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
@@ -91,7 +92,7 @@ class Fingerprint:
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules."""
         self._surroundings.settle()
-        self._looked_at = [(value, then) for value, then in self._looked_at if _unchanged(value, then)]
+        self._outside = [(value, then) for value, then in self._outside if _unchanged(value, then)]
 
     def _holds(self) -> bool:
         """Whether modules, attributes, parts and hooks are what they were."""
@@ -104,7 +105,7 @@ class Fingerprint:
                 return False
         except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
             return False
-        return all(_unchanged(value, then) for value, then in self._looked_at)
+        return all(_unchanged(value, then) for value, then in (*self._containers, *self._outside))
 
     def _read(self) -> tuple[list[Any], ...]:
         return (

@@ -13,7 +13,7 @@ from phosphene.axes import WHOLE, is_tokens_first
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size
 from phosphene.hooks import Edit, capture, is_scripted
-from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved
+from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved, middle_of
 from phosphene.runtime.trials import gradients_of, trial
 from phosphene.types import Layer, Layout, Size
 
@@ -157,7 +157,7 @@ class LayerLooks:
             if output is None or places is None or min(places) < FEWEST or not output.requires_grad or len(output) != 1:
                 return None
             values = spatial_map(output, f"layer {layer}", images, self.layout(layer))[0]
-            row, column = ((1 + 2 * half) * cells // 4 for half, cells in zip(quarter, places, strict=True))
+            row, column = (middle_of(half, cells) for half, cells in zip(quarter, places, strict=True))
             generator = torch.Generator().manual_seed(0)
             weights = torch.randn(len(values), generator=generator, device="cpu").to(values)
             (gradient,) = gradients_of((values[:, row, column] * weights).sum(), [images])

@@ -59,6 +59,17 @@ class Placement:
         return (starts[0] + strides[0] / 2, starts[1] + strides[1] / 2), (strides[0], strides[1])
 
 
+def middle_of(half: int, cells: int) -> int:
+    """The cell in the middle of one half of a side; where there is room one of the two is even and the other odd.
+
+    Example:
+        >>> [[middle_of(half, cells) for half in (0, 1)] for cells in (4, 7, 8, 14)]
+        [[1, 3], [1, 5], [2, 5], [3, 10]]
+    """
+    cell = (1 + 2 * half) * cells // 4
+    return cell - 1 if half and cells >= 8 and cell % 2 == cells // 4 % 2 else cell
+
+
 def how_moved(answers: Tensor) -> Moved | None:
     """How cells lie that clearly answer to another quarter of the picture than their own; None where none does.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from phosphene.axes import Follow, has_places
-from phosphene.errors import PhospheneError, ResourceError
 from phosphene.graph import LinearHead, is_passive, nearest_module, places_known, spatial_map, spatial_size, with_values
 from phosphene.hooks import capture
 from phosphene.runtime.layer_looks import LayerLooks
@@ -23,7 +23,6 @@ from phosphene.types import Layer, Layout
 _SAME, _SAME_CHANGE = 1e-4, 1e-3
 # Axes of which it is known that they are the picture's places.
 _SURE = 2
-
 # Functions, and the operations that exported networks are of.
 _LINEAR = (F.linear, F.conv2d, torch.conv2d, torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 
@@ -40,19 +39,42 @@ class _Linear(NamedTuple):
     output: Tensor
 
 
+class _Told(NamedTuple):
+    """A value in few numbers, so that not all need be kept.
+
+    Args:
+        mean: (1, C) over its places.
+        cells: (1, C, 3) what is the same in whatever order they stand: mean square, smallest and largest.
+        order: (1, C) a weighted sum, which is not.
+    """
+
+    mean: Tensor
+    cells: Tensor
+    order: Tensor
+
+
 class _Run(NamedTuple):
-    """A pass: the scores (N, K), the means (N, C) of values over their places and the linear layers, the last first."""
+    """A pass over one image.
+
+    Args:
+        scores: (1, K).
+        linears: the linear layers, the last first.
+        values: what tells of each value that has places, in the order in which they were made.
+        flat: (1, k) other values of the graph, by node, among which is what a linear layer is given.
+    """
 
     scores: Tensor
-    means: dict[_Where, Tensor]
     linears: list[_Linear]
+    values: dict[_Where, _Told]
+    flat: dict[str, Tensor]
 
 
 def pooled_head(looks: LayerLooks) -> LinearHead | None:
-    """The linear layer that gives the scores, and the last value whose mean over its places it is given.
+    """The linear layer that gives the scores, and the value whose mean over its places it is given.
 
     Two images of noise tell, by their values and by how these differ: so it does not matter how a mean is spelled. The
-    values are all of the network's graph, or where its code cannot be read as one the outputs of its layers.
+    values are those of the network's graph on the way to the linear layer, or where its code cannot be read as one the
+    outputs of its layers; the last that fits, or of those that hold the same in another order the first.
 
     Args:
         looks: at the layers of a network as it was written.
@@ -61,69 +83,128 @@ def pooled_head(looks: LayerLooks) -> LinearHead | None:
         The head; None if no mean gives the scores.
 
     Raises:
+        ModelError: if the network does not run on images of this size.
         ResourceError: if there is no memory for one image.
     """
     network, device = looks.network, looks.classifier.device
     image = torch.Size((looks.classifier.preprocess.channels, *looks.size))
-    values = _of_layers if network.own_traced is None else _of_graph
+    run = _of_layers if network.own_traced is None else _of_graph(looks)
     with network.lock, trial(device):
         images = network.noise(image)
-        try:  # (one after the other, as all values of a pass are kept)
-            one, other = in_batches(lambda start, stop: _run(values, looks, images[start:stop]), 2, 1, device, image)
-        except ResourceError:
-            raise
-        except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
-            return None
-    scores = torch.cat([one.scores, other.scores])
-    means = {where: torch.cat([mean, other.means[where]]) for where, mean in one.means.items() if where in other.means}
-    for first, second in zip(one.linears, other.linears, strict=False):
-        given, output = torch.cat([first.given, second.given]), torch.cat([first.output, second.output])
-        if first.weight is second.weight and output.shape == scores.shape and near(output, scores, _SAME):
-            for where, mean in means.items():
-                if _is_same(mean, given):
-                    named = network.module.named_modules()
-                    name = next((name for name, layer in named if getattr(layer, "weight", None) is first.weight), None)
-                    return LinearHead(*where, torch.flatten(first.weight, 1), first.bias, name)
-    own = (where for where, mean in means.items() if _is_same(mean, scores))
-    return next((LinearHead(*where, None, None) for where in own), None)
+        # (One after the other, as all values of a pass are kept.)
+        one, other = in_batches(lambda start, stop: run(looks, images[start:stop]), 2, 1, device, image)
+        scores = torch.cat([one.scores, other.scores])
+        for first, second in zip(one.linears, other.linears, strict=False):
+            given, output = torch.cat([first.given, second.given]), torch.cat([first.output, second.output])
+            if (
+                output.shape == scores.shape
+                and near(output, scores, _SAME)
+                and torch.equal(first.weight, second.weight)
+            ):
+                where = _averaged(one, other, given, looks)
+                if where is not None:
+                    layer = next((name for name, layer in network.module.named_modules() if _has(layer, first)), None)
+                    return LinearHead(*where, torch.flatten(first.weight.detach(), 1), first.bias, layer)
+        where = _averaged(one, other, scores, looks)
+    return None if where is None else LinearHead(*where, None, None)
 
 
-def _run(values: Any, looks: LayerLooks, images: Tensor) -> _Run:
-    with _Linears() as linears:
-        found = values(looks, images)
-        scores = next(found)
-        maps = ((where, value.float()) for where, value in found if value[0, 0].numel() > 1)
-        return _Run(scores, {where: value.mean(dim=(2, 3)) for where, value in maps}, linears.ran)
+def _has(layer: Any, linear: _Linear) -> bool:
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, Tensor) and weight.shape == linear.weight.shape and torch.equal(weight, linear.weight)
 
 
-def _of_graph(looks: LayerLooks, images: Tensor) -> Iterator[Any]:
-    """The scores, then where it is and the map of each value of the graph that has places, the last first."""
+def _averaged(one: _Run, other: _Run, given: Tensor, looks: LayerLooks) -> _Where | None:
+    """Of which value (N, k) numbers are the mean over places."""
+    there = [where for where in one.values if where in other.values]
+    traced = looks.network.own_traced
+    if traced is not None:
+        flat = (name for name, value in reversed(one.flat.items()) if torch.equal(value, given[:1]))
+        before = _before(traced, next(flat, None))
+        there = [where for where in there if where[0] in before]
+    fitting = [
+        where for where in there if _is_same(torch.cat([one.values[where].mean, other.values[where].mean]), given)
+    ]
+    if not fitting:
+        return None
+    last = one.values[fitting[-1]]
+    first = next(told for where in fitting if near((told := one.values[where]).cells, last.cells, _SAME))
+    return next(where for where in reversed(fitting) if near(one.values[where].order, first.order, _SAME))
+
+
+def _before(traced: fx.GraphModule, name: str | None) -> set[str]:
+    """The names of the nodes that one is computed from; None for the output."""
+    ends = [node for node in traced.graph.nodes if (node.op == "output" if name is None else node.name == name)]
+    found: set[str] = set()
+    while ends:
+        node = ends.pop()
+        if node.name not in found:
+            found.add(node.name)
+            ends += node.all_input_nodes
+    return found
+
+
+def _of_graph(looks: LayerLooks) -> Any:
+    """A function that runs the graph of a network on an image; the first time it is looked at what its axes are."""
     traced = looks.network.own_traced
     assert traced is not None
     nodes = [node for node in traced.graph.nodes if node.op not in ("output", "get_attr")]
-    with Follow() as follow:
-        output, values = looks.classifier.run(with_values(traced, nodes), follow.name(images, "NCPP"))
-    yield looks.classifier.rows(output, len(images)).float()
-    for node, value in zip(reversed(nodes), reversed(values), strict=True):
-        if isinstance(value, Tensor) and value.ndim in (3, 4) and len(value) == len(images):
-            axes, layout = follow.axes(value), follow.layout(value)
-            if axes is None and value.ndim == 4:
-                layout = "NCHW"
-            elif not has_places(axes) or (value.ndim == 3 and follow.moves):  # (tokens by windows, say)
-                continue
-            if spatial_size(tuple(value.shape[1:]), looks.size, layout) is not None:
-                yield (node.name, nearest_module(node), layout), spatial_map(value, node.name, images, layout)
+    graph, places = with_values(traced, nodes), dict[str, tuple[str, Layout | None]]()
+
+    def run(looks: LayerLooks, images: Tensor) -> _Run:
+        with _Linears() as linears, nullcontext() if places else Follow() as follow:
+            given = images if follow is None else follow.name(images, "NCPP")
+            output, values = looks.classifier.run(graph, given)
+        if follow is not None:
+            for node, value in zip(nodes, values, strict=True):
+                layout = _layout(follow, value, looks)
+                if layout is not None:
+                    places[node.name] = nearest_module(node), layout
+        named = {node.name: value for node, value in zip(nodes, values, strict=True) if isinstance(value, Tensor)}
+        maps = (((name, *places[name]), value) for name, value in named.items() if name in places)
+        scores = looks.classifier.rows(output, len(images)).float()
+        lengths = {scores.shape[1], *(one.given.shape[1] for one in linears.ran)}
+        flat = {
+            name: value.detach().flatten(1).float()
+            for name, value in named.items()
+            if value.ndim > 1 and len(value) == 1 and value.numel() in lengths
+        }
+        return _Run(scores, linears.ran, _read(maps, images), flat)
+
+    return run
 
 
-def _of_layers(looks: LayerLooks, images: Tensor) -> Iterator[Any]:
-    """The scores, then where it is and the map of each layer's output that has places, the last first."""
-    names = [layer.name for layer in reversed(looks.layers) if _may_be_averaged(layer, looks)]
-    with capture(looks.network.module, names, tokens_first=looks.tokens_first(names)) as found:
-        yield looks.network.rows(images).float()
-    for name in names:
-        if len(found.get(name, ())) == len(images):  # (no rows of windows)
-            layout = looks.layout(name)
-            yield ("", name, layout), spatial_map(found[name], name, images, layout)
+def _layout(follow: Follow, value: Any, looks: LayerLooks) -> Layout | None:
+    """Which axis of a value of the graph is which, if it has places of the picture in their order; else None."""
+    if not isinstance(value, Tensor) or value.ndim not in (3, 4) or len(value) != 1:
+        return None
+    axes, layout = follow.axes(value), follow.layout(value)
+    if axes is None and value.ndim == 4:
+        layout = "NCHW"
+    elif not has_places(axes) or (value.ndim == 3 and follow.moves):  # (tokens by windows, say)
+        return None
+    return None if spatial_size(tuple(value.shape[1:]), looks.size, layout) is None else layout
+
+
+def _of_layers(looks: LayerLooks, images: Tensor) -> _Run:
+    """A pass over the layers of a network whose code is no graph."""
+    names = [layer.name for layer in looks.layers if _may_be_averaged(layer, looks)]
+    with _Linears() as linears, capture(looks.network.module, names, tokens_first=looks.tokens_first(names)) as found:
+        scores = looks.network.rows(images).float()
+    # (No rows of windows.)
+    maps = ((("", name, looks.layout(name)), found[name]) for name in names if len(found.get(name, ())) == len(images))
+    return _Run(scores, linears.ran, _read(maps, images), {})
+
+
+def _read(maps: Iterable[tuple[_Where, Tensor]], images: Tensor) -> dict[_Where, _Told]:
+    found = {}
+    for where, value in maps:
+        cells = spatial_map(value.detach(), where[1], images, where[2]).float().flatten(2)
+        if cells.shape[2] > 1:
+            extremes = torch.stack([cells.square().mean(2), cells.amin(2), cells.amax(2)], dim=2)
+            weights = torch.linspace(1, 2, cells.shape[2], device=cells.device).square()
+            found[where] = _Told(cells.mean(2), extremes, cells @ weights)
+    return found
 
 
 def _is_same(mean: Tensor, given: Tensor) -> bool:
@@ -151,16 +232,13 @@ class _Linears(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in _LINEAR:
+        if func in _LINEAR and not torch._C._functorch.is_functorch_wrapped_tensor(output):  # (none is seen outside)
             given, weight, bias = (*args, *(None,) * 3)[:3]
             named = kwargs or {}
             given, weight, bias = named.get("input", given), named.get("weight", weight), named.get("bias", bias)
-            pixel = weight.ndim == 2 or (weight[0, 0].numel() == 1 and given[0, 0].numel() == 1)
+            pixel = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2:].numel() == given.shape[2:].numel() == 1)
             # (Of groups a weight has fewer columns.)
-            alone = not torch._C._functorch.is_functorch_wrapped_tensor(
-                output
-            )  # (nothing within a vmap is seen outside)
-            if alone and pixel and output.ndim in (2, 4) and given.shape[1] == weight.shape[1]:
+            if pixel and output.ndim in (2, 4) and given.shape[1] == weight.shape[1]:
                 values = given.detach().flatten(1).float(), output.detach().flatten(1).float()
-                self.ran.insert(0, _Linear(weight, bias, *values))
+                self.ran.insert(0, _Linear(weight.detach(), bias, *values))
         return output

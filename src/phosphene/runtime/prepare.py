@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from phosphene.classifier import Classifier, HeadKind
 from phosphene.devices import own_random_state
-from phosphene.errors import ModelError, OptionError
+from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, with_values
 from phosphene.hooks import Edit, ValueHooks, capture
 from phosphene.runtime.first_look import FirstLook
@@ -298,7 +298,8 @@ class Prepared(Classifier):
         check_inside(self.network.module, self.name)
         head = pooled_head(self.looks)
         if head is None and self.preprocess.size is None:  # (of a small picture one place may be all there is)
-            head = pooled_head(self.network.looks(_USUAL))
+            with suppress(PhospheneError):
+                head = pooled_head(self.network.looks(_USUAL))
         if head is None:
             what = "no layer's mean" if self.traced is None else "no mean over all places of the picture"
             raise ModelError(

@@ -396,7 +396,7 @@ def _captured(model: str, picture: str, layer: str, view: str = "center") -> tup
     views = "classifier.views([picture])" if view == "center" else f"classifier.views([picture], {view!r})"
     return (
         f"classifier = phosphene.prepare(phosphene.load_classifier({model!r}))",
-        f"picture = phosphene.read_image({picture!r})",
+        f"picture = phosphene.read_image({picture!r}, **classifier.preprocess.reading)",
         f"layer = {layer!r}" if layer else "layer = classifier.default_layer",
         "with phosphene.capture(classifier.module, [layer]) as found:",
         f"    classifier.logits(classifier.preprocessed([picture], {views}))",

@@ -54,7 +54,10 @@ class ModelChoice:
             torch.set_num_threads(self.threads)
         found = load_classifier(self.spec, weights=self.weights, device=self.device)
         if self.black is not None or self.white is not None:
-            found = Card(replace(found.preprocess, black=self.black, white=self.white)).applied_to(found)
+            fed = found.preprocess
+            black = fed.black if self.black is None else self.black
+            white = fed.white if self.white is None else self.white
+            found = Card(replace(fed, black=black, white=white)).applied_to(found)
         return prepare(found, precision=self.precision)
 
     def described(self, classifier: Classifier) -> dict[str, Any]:
