@@ -287,8 +287,8 @@ class _Module(ModuleType):
 
 
 @contextmanager
-def pretend(name: str = "privateuseone:0", *, float64: bool = True) -> Iterator[PretendDevice]:
-    """The device switched on, with a module torch.NAME of its own; afterwards nothing of it is left.
+def pretend(device: PretendDevice | None = None) -> Iterator[PretendDevice]:
+    """A device switched on, with a module torch.NAME of its own; afterwards nothing of it is left.
 
     Example:
         >>> with pretend() as device:
@@ -296,7 +296,8 @@ def pretend(name: str = "privateuseone:0", *, float64: bool = True) -> Iterator[
         ...     there.device == device.place, float(there.sum()), device.counts["sync"]
         (True, 3.0, 1)
     """
-    device, kind = PretendDevice(name, float64=float64), torch.device(name).type
+    device = device or PretendDevice()
+    kind = device.place.type
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, kind, _Module(device), raising=False)
         patch.setitem(sys.modules, f"torch.{kind}", getattr(torch, kind))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,14 +41,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", pretended if on == "pretend" else [on], indirect=True)
 
 
+@functools.cache
+def _pretended(kind: str) -> PretendDevice:
+    """One for all tests, so that what one of them has moved there the next can use."""
+    return PretendDevice() if kind == "wide" else PretendDevice("mps:0", float64=False)
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[PretendDevice | RealDevice]:
-    if request.param == "wide":
-        with pretend("privateuseone:0") as made:
-            yield made
-    elif request.param == "narrow":
-        with pretend("mps:0", float64=False) as made:
-            yield made
+    if request.param in ("wide", "narrow"):
+        with pretend(_pretended(request.param)) as device:
+            device.counts.clear()
+            device.draws = 0
+            yield device
     else:
         # cuDNN may else choose another algorithm at each call, whose last bits are others.
         with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=True):

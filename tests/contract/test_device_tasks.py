@@ -43,6 +43,7 @@ def test_explain_lays_maps_of_the_device_on_the_picture(device):
     assert heat_layer(laid, scale_of(laid, "signed")).size == picture().size
 
 
+@pytest.mark.strictest
 @pytest.mark.parametrize("segment", ["graphcut", "threshold"])
 @pytest.mark.parametrize("method", ["saliency", "cam", "occlusion:window=6,stride=3"])
 def test_locate_finds_the_box_of_the_cpu(method, segment, device):
@@ -67,6 +68,7 @@ def test_faithfulness_measures_what_it_measures_on_the_cpu(pictures, device):
             assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-3), (one.method, name)
 
 
+@pytest.mark.strictest
 def test_weights_are_made_random_alike_on_the_device(pictures, device):
     expected = sanity(prepare(classifier_of(pooled())), pictures[:2], ["saliency"])
     found = sanity(prepare(moved(classifier_of(pooled()), device)), pictures[:2], ["saliency"])
@@ -90,14 +92,15 @@ def test_impressions_are_those_of_the_cpu(device):
                 assert step == pytest.approx(same_step, abs=1e-3)
 
 
+@pytest.mark.strictest
 def test_steps_of_impress_do_not_wait_for_the_device(pretended):
     classifier = moved(classifier_of(smooth()), pretended)
 
     def waits(steps: int) -> int:
         return counted(pretended, lambda: impress(classifier, 1, "class_model", steps=steps))
 
-    waits(9)
-    assert waits(45) <= waits(9) + 45 // 15
+    waits(3)
+    assert waits(36) <= waits(6) + 30 // 15
 
 
 def test_facets_are_drawn_on_the_device(tmp_path, device):
