@@ -138,7 +138,8 @@ def head_features(
     features = spatial_map(values, f"the output of {head.layer}", images, head.layout)
     means = features.mean(dim=(2, 3))
     bias = None if head.bias is None else head.bias.float()
-    scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
+    with torch.autocast(means.device.type, enabled=False):  # (inside of the caller's own it would be rounded)
+        scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
     if scores.shape[1] == 1 and logits.shape[1] == 2:  # one output read as (-z, z)
         scores = torch.cat([-scores, scores], dim=1)
     if not near(scores, logits, _SAME[prepared.precision]):
