@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import skimage
@@ -120,7 +121,9 @@ def _references(classifier: Classifier, folder: str | None, size: tuple[int, int
     return torch.cat([found, found.flip(-1)]).to(classifier.device)
 
 
+@functools.cache
 def _photographs() -> list[Picture]:
+    """The packaged ones, read once: at each call they took as long as a hundred passes of a small network."""
     return as_pictures([getattr(skimage.data, name)() for name in _PACKAGED])
 
 
