@@ -183,11 +183,13 @@ def is_settings(value: Any) -> bool:
     kind = type(value)
     if kind in _PLAIN or isinstance(value, nn.Module | Tensor | type | types.ModuleType | enum.Enum):
         return False
+    if kind is OrderedDict and not vars(value):  # (each module has seven tables of hooks: nothing of them is a setting)
+        return False
     if callable(value) and kind.__module__.partition(".")[0] in ("builtins", "functools", "torch"):
         return False
     own = attributes(value)
-    if not own:  # (tables of hooks are OrderedDicts: nothing in their class is a setting)
-        return kind is not OrderedDict and hasattr(value, "__dict__") and is_settings_class(kind)
+    if not own:
+        return hasattr(value, "__dict__") and is_settings_class(kind)
     return len(own) <= MOST_ITEMS
 
 

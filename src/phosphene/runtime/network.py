@@ -300,8 +300,15 @@ class Network:
     def _looked(self) -> FirstLook | None:
         """A first look that is kept; None where memory or the network does not allow it, which the pass will say."""
         classifier = self.classifier
+        self._begin()  # (here and not in the first pass, where each operation is watched: a tenth of a first call)
+        passes = iter([self._rows_now])
         try:
-            found = first_look(self.rows, self.noise(self._image)[:1], classifier.name, classifier.head)
+            found = first_look(
+                lambda images: next(passes, self.rows)(images),
+                self.noise(self._image)[:1],
+                classifier.name,
+                classifier.head,
+            )
         except (RuntimeError, MemoryError):
             return None
         if found is not None:
