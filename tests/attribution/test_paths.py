@@ -50,7 +50,7 @@ def test_blur_ig_is_its_sum(images):
         assert np.abs(found.maps[index].numpy() - total.sum(0)).max() < 1e-4 * np.abs(total.sum(0)).max()
 
 
-@pytest.mark.parametrize("method", ["blur_ig:steps=200,sigma=6", "guided_ig:steps=300"])
+@pytest.mark.parametrize("method", ["blur_ig:steps=100,sigma=6", "guided_ig:steps=100"])
 def test_the_shares_add_up(method, images):
     found = attribute(classifier_of(smooth()), images, [1, 2], method)
     assert max(found.checks["completeness_error"]) < 0.02 * float(found.maps.abs().sum(dim=(1, 2)).min())
@@ -136,8 +136,8 @@ def test_guided_ig_is_its_algorithm(fraction, distance, images):
 
 
 def test_guided_ig_without_leeway_is_integrated_gradients(images):
-    found = guided_ig(classifier_of(smooth()), images, Target.of(1), steps=400, distance=0.0)
-    straight = attribute(classifier_of(smooth()), images, 1, "integrated_gradients:steps=50")
+    found = guided_ig(classifier_of(smooth()), images, Target.of(1), steps=100, distance=0.0)
+    straight = attribute(classifier_of(smooth()), images, 1, "integrated_gradients:steps=20")
     assert torch.allclose(found.maps, straight.maps, atol=0.02 * float(straight.maps.abs().max()))
 
 
@@ -172,7 +172,7 @@ def test_expected_gradients_come_near_completeness(images):
         found: Attribution = expected_gradients(classifier_of(smooth()), images, Target.of(1), samples=samples)
         return max(found.checks["completeness_error"])
 
-    assert missing(400) < 0.5 * missing(6)
+    assert missing(150) < 0.5 * missing(6)
 
 
 def test_what_makes_no_sense_is_refused(images, tmp_path):

@@ -85,7 +85,7 @@ def test_xrai_is_its_parts(baseline, colors, reduce, images):
             return classifier.module(classifier.preprocess.normalize(pictures))[:, goal]
 
         image = images[index].double()
-        maps = [path_shares(score, image, torch.full_like(image, color), steps=100) for color in colors]
+        maps = [path_shares(score, image, torch.full_like(image, color), steps=70) for color in colors]
         mean = torch.stack(maps).mean(dim=0)
         evidence = (mean.amax(dim=0) if reduce == "max" else mean.sum(dim=0)).numpy()
         masks = segments(images[index].permute(1, 2, 0).numpy(), scales, 5 * 16 / 224)
