@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene import explain
+from phosphene.classifier import Classifier
 from phosphene.runtime import prepare
 from phosphene.targets import Target
 from tests.comparing import map_error
@@ -121,9 +123,14 @@ def test_all_methods_give_for_a_batch_what_its_images_give_alone_and_say_so(kind
         assert any("one by one" in note for note in together.notes), spec
 
 
+@functools.cache
+def normed_again() -> Classifier:
+    return classifier_of(made(NormedAgain), SIZE)
+
+
 @pytest.mark.parametrize("method", checks.method_names())
 def test_the_contract_of_batches_holds(method: str) -> None:
-    classifier, images, target = classifier_of(made(NormedAgain), SIZE), pictures(), Target.of(INDICES)
+    classifier, images, target = normed_again(), pictures(), Target.of(INDICES)
     spec = checks.quick_spec(method)
     if checks.applies(spec, classifier, images, target):
         checks.batch_equals_singles(spec, classifier, images, target)
