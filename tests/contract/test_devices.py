@@ -79,15 +79,15 @@ ON_NETWORKS = [
 ]
 
 
-# They compare calls of one classifier with one another: it need not be new for each of them.
-ON_A_SHARED_ONE = (checks.batch_equals_singles, checks.same_seed_same_map, checks.any_context)
+# What a method has to leave as it was is a network of its own.
+ON_A_NEW_ONE = (checks.leaves_no_trace, checks.leaves_no_trace_when_thrown)
 
 
 @pytest.mark.strictest
 @pytest.mark.parametrize(("method", "check"), ON_THE_DEVICE)
 def test_contract_on_the_device(method, check, device):
     make = checks.home(method)
-    classifier = shared(make, device.place) if check in ON_A_SHARED_ONE else moved(classifier_of(make()), device)
+    classifier = moved(classifier_of(make()), device) if check in ON_A_NEW_ONE else shared(make, device.place)
     check(checks.quick_spec(method), classifier, images_of().to(device.place), TARGET)
 
 
