@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,9 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and bool((found - expected).abs().max() <= 2e-5 * expected.abs().max())
 
 
+shared_twins = functools.cache(twins)
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize(
     "method",
@@ -64,7 +69,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
     ],
 )
 def test_maps_of_layers_are_those_of_the_network_with_the_images_first(method, norm_first, images):
-    first, usual = twins(norm_first=norm_first)
+    first, usual = shared_twins(norm_first=norm_first)
     found, expected = (phosphene.attribute(one, images, 2, method, batch_size=2) for one in (first, usual))
     assert found.layer == expected.layer
     assert found.notes == expected.notes
