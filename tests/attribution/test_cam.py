@@ -387,6 +387,12 @@ def assert_map_of_body(network):
     assert map_error(cam(network, images, Target.of(4)).maps, expected.detach()) < 1e-5
 
 
+def test_what_a_function_made_of_weights_and_a_layer_is_named_by_the_layer():
+    network = classifier_of(Pair(lambda net, y: net.head(torch.addcmul(net.head.bias[:1], y, y).mean((2, 3)))))
+    found = cam(network, torch.rand(1, 3, 16, 16), Target.of(4))
+    assert found.layer == "body.1 + addcmul"
+
+
 def test_several_outputs_are_asked_back():
     network = classifier_of(Pair(lambda net, y: (net.head(y.mean((2, 3))), net.head(y.mean((2, 3))) * 2)))
     with pytest.raises(ModelError, match="returns several outputs"):

@@ -12,7 +12,7 @@ from phosphene import attribute
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.kernels.accelerate import _may_make_nan
 from phosphene.runtime import forward, prepare
-from phosphene.runtime.network import finite_pairs, near
+from phosphene.runtime.trials import finite_pairs, near
 
 SIZE = 16
 METHODS = ["saliency", "grad_cam", "cam", "layer_cam", "eigen_cam", "ablation_cam", "occlusion:window=8,stride=8"]

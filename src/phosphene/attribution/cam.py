@@ -83,8 +83,9 @@ def cam(
 
 
 def _placement(prepared: Prepared, layer: str, images: Tensor) -> Placement:
-    """Where the maps of a layer lie; what a function made has no name among the layers: it lies where the last does."""
+    """Where the maps of a layer lie; what a function made lies where the layer does that it was made of."""
     try:
+        layer = layer.partition(" + ")[0]
         known = any(found.name == layer for found in prepared.layers)
         layer = layer if known else prepared.default_layer
     except ModelError:  # there are functions alone

@@ -36,7 +36,15 @@ def nearest_module(node: fx.Node) -> str:
     functions: list[str] = []
     while node.op not in ("call_module", "placeholder"):
         functions.append(str(getattr(node.target, "__name__", node.target)))
-        if not node.all_input_nodes:
+        below = [one for one in node.all_input_nodes if _is_made(one)]
+        if not below:
             break
-        node = node.all_input_nodes[0]
+        node = below[0]
     return " + ".join([str(node.target), *reversed(functions)])
+
+
+def _is_made(node: fx.Node) -> bool:
+    """Whether a value is no weight, nor a part of one."""
+    while node.op in ("call_function", "call_method") and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op != "get_attr"

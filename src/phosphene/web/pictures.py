@@ -36,17 +36,18 @@ class Chosen:
     content: bytes
     is_packaged: bool = False
 
-    def item(self, **reading: Any) -> Item:
+    def item(self, channels: int | None = None, **reading: Any) -> Item:
         """The picture, decoded within the limits.
 
         Args:
-            **reading: how it is read, as read_image takes it.
+            channels: of the network that it is for.
+            **reading: how it is read besides, as read_image takes it.
 
         Raises:
             InputError: in one line: too large, no picture, damaged.
         """
         check_picture(self.name, self.content)
-        (item,) = Uploads([(self.name, self.content)]).items(**reading)
+        (item,) = Uploads([(self.name, self.content)]).items(channels=channels, **reading)
         if item.picture is None:
             raise InputError(item.error or f"{self.name}: no picture")
         return item
