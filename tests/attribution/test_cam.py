@@ -379,6 +379,14 @@ def test_a_head_whose_weight_is_made_in_each_pass(normed):
     assert_map_of_body(classifier_of(Pair(lambda net, y: net.head(y.mean((2, 3))), normed(nn.Linear(8, 5)))))
 
 
+def test_features_of_other_proportions_than_the_picture_are_the_features():
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 1)))
+    network = classifier_of(nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
+    images = torch.rand(2, 3, 16, 16)
+    expected = torch.einsum("k,nkhw->nhw", network.module[3].weight[4], body(network.preprocess.normalize(images)))
+    assert map_error(cam(network, images, Target.of(4)).maps, expected.detach()) < 1e-5
+
+
 def assert_map_of_body(network):
     images, module = torch.rand(2, 3, 16, 16), network.module.eval()
     features = module.body(network.preprocess.normalize(images))

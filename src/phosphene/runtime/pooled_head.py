@@ -183,7 +183,9 @@ def _layout(follow: Follow, value: Any, looks: LayerLooks) -> Layout | None:
         layout = "NCHW"
     elif not has_places(axes) or (value.ndim == 3 and follow.moves):  # (tokens by windows, say)
         return None
-    return None if spatial_size(tuple(value.shape[1:]), looks.size, layout) is None else layout
+    # (Known rows and columns may have other proportions than the picture.)
+    sides = axes is not None and value.ndim == 4 and all(len(axis) == 1 for axis in axes)
+    return layout if sides or spatial_size(tuple(value.shape[1:]), looks.size, layout) is not None else None
 
 
 def _of_layers(looks: LayerLooks, images: Tensor) -> _Run:
