@@ -387,6 +387,15 @@ def test_features_of_other_proportions_than_the_picture_are_the_features():
     assert map_error(cam(network, images, Target.of(4)).maps, expected.detach()) < 1e-5
 
 
+def test_what_is_averaged_twice_is_what_was_averaged_first():
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    pools = nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(1)
+    network = classifier_of(nn.Sequential(body, *pools, nn.Flatten(), nn.Linear(8, 5)))
+    images = torch.rand(2, 3, 16, 16)
+    expected = torch.einsum("k,nkhw->nhw", network.module[4].weight[4], body(network.preprocess.normalize(images)))
+    assert map_error(cam(network, images, Target.of(4)).maps, expected.detach()) < 1e-5
+
+
 def assert_map_of_body(network):
     images, module = torch.rand(2, 3, 16, 16), network.module.eval()
     features = module.body(network.preprocess.normalize(images))

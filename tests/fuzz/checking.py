@@ -111,6 +111,12 @@ class Trial:
         return Eager(build(self.net).float(), *self._normal)
 
     @property
+    def _pools_places(self) -> bool:
+        """Whether the last pool is given several places: of one the map lies where they were averaged before."""
+        maps = self.eager.cam(self.images, INDICES, pool="pool", head="head")
+        return maps[0].numel() > 1
+
+    @property
     def is_run_by_pytorch(self) -> bool:
         """Whether PyTorch itself takes a gradient; not of work in place on what the way back needs, say.
 
@@ -194,7 +200,7 @@ class Trial:
                 ("hires_cam", hires_cam, Eager.hires_cam),
             ):
                 yield Way(name, _maps(method, layer=self.layer), _of_classes(plain, name=self.layer), summands)
-        if self.net.head == "pool":
+        if self.net.head == "pool" and self._pools_places:
             yield Way("cam", _maps(cam), _of_classes(Eager.cam, pool="pool", head="head"))
         if self.net.rectified:
             for name, method in (("deconvnet", deconvnet), ("guided_backprop", guided_backprop)):
