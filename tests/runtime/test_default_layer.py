@@ -10,6 +10,7 @@ from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError
 from phosphene.graph import spatial_size
 from phosphene.runtime import prepare
+from phosphene.tasks.attributions import explain
 from tests.networks import Constant, classifier_of, pooled, vgg_f
 
 
@@ -145,6 +146,7 @@ def default(module: nn.Module, size: tuple[int, int] = (16, 16)) -> str:
     return prepare(classifier_of(module, size)).default_layer
 
 
+@pytest.mark.filterwarnings("ignore:Sequential returns probabilities")
 @pytest.mark.parametrize(
     ("module", "layer"),
     [
@@ -273,3 +275,33 @@ def test_tokens_that_were_picked_out_have_no_grid() -> None:
     reordered = prepare(Classifier(Pruned(64).eval(), Preprocess((32, 32))))
     with pytest.raises(ModelError, match="in another order"):
         reordered.placement("norm", (32, 32))
+
+
+class _Routed(nn.Module):
+    """One of three experts for each picture, by how bright it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.experts = nn.ModuleList(nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU()) for _ in range(3))
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        chosen = (images.mean((1, 2, 3)) * 3).long().clamp(0, 2)
+        found = [self.experts[int(index)](one[None]) for index, one in zip(chosen, self.body(images), strict=True)]
+        return self.fc(torch.cat(found).mean((2, 3)))
+
+
+def test_where_experts_are_chosen_by_picture_the_default_layer_runs_for_each() -> None:
+    torch.manual_seed(0)
+    network = _Routed().eval()
+    images = torch.rand(1, 3, 16, 16) * 0.2 + torch.tensor([0.05, 0.4, 0.75]).view(3, 1, 1, 1)
+    classifier = Classifier(network, Preprocess((16, 16), mean=(0, 0, 0), std=(1, 1, 1)))
+    assert prepare(classifier).default_layer == "body"
+    expected = images.clone().requires_grad_()
+    network(expected)[:, 1].sum().backward()
+    assert expected.grad is not None
+    found = explain(classifier, images, ["saliency", "grad_cam"], target=1)
+    torch.testing.assert_close(found[0].maps, expected.grad.abs().amax(1))
+    with pytest.raises(ModelError, match=r"layer 'experts\.1' did not run on these images"):
+        explain(classifier, images, "grad_cam:layer=experts.1", target=1)

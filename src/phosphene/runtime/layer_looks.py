@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from phosphene.axes import WHOLE, is_tokens_first
 from phosphene.errors import ModelError, PhospheneError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
 _FLAT = 1e-3
+# Of how many images of each kind it is seen which layers run for them.
+_ROUTED = 4
 
 
 class LayerLooks:
@@ -64,11 +67,28 @@ class LayerLooks:
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
         self._check_layers()
+        if self.classifier.preprocess.size:  # (else the first images may have another size)
+            self.network.look(self.size)
         with self.network.lock:
-            if self._default is None:
+            if self._default is None or self.network.first_look is None:
                 name = self.classifier.name
-                self._default = default_layer(self.layers, self.size, self._positions_reached, network=name)
+                layers = self._always_run() or self.layers
+                self._default = default_layer(layers, self.size, self._positions_reached, network=name)
             return self._default
+
+    def _always_run(self) -> list[Layer]:
+        """The layers without those that code which reads values, such as a router of experts, passes by for some image.
+
+        Tried out on a few images of noise, fine and coarse, dark and bright.
+        """
+        look = self.network.first_look
+        if look is None or not look.reads:
+            return self.layers
+        fine = self.network.noise(self._image, _ROUTED)
+        coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
+        images = [image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)]
+        ran = [{found.name for found in self.network.survey_of(image[None])} for image in images]
+        return [found for found in self.layers if all(found.name in names for names in ran)]
 
     @property
     def candidate_layers(self) -> list[str]:

@@ -406,12 +406,12 @@ class Network:
         with self.lock:
             if size not in self._surveys:
                 _make_room(self._surveys)
-                self._surveys[size] = self._surveyed_at(size)
+                self._surveys[size] = self.survey_of(self.classifier.mean_image.expand(1, -1, *size).contiguous())
             return self._surveys[size]
 
-    def _surveyed_at(self, size: Size) -> list[Layer]:
-        classifier = self.classifier
-        images = _laid_out(classifier.mean_image.expand(1, -1, *size).contiguous(), self.first_look)
+    def survey_of(self, images: Tensor) -> list[Layer]:
+        """The layers as they run on an image (1, C, H, W) in [0, 1]."""
+        classifier, images = self.classifier, _laid_out(images, self.first_look)
         with self.lock, self._leaving_alone(), classifier.clear_refusal(images), trial(images.device):
             self._begin()
             inputs = classifier.preprocess.normalize(images).to(classifier.dtype)

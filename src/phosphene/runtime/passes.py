@@ -344,8 +344,8 @@ def _shared(
 ) -> list[_Record] | None:
     """A record of each micro-batch from the default layer on, of images whose passes are shared.
 
-    None where there is no such layer or others are asked for, or where an exact gradient there asks for a pass as
-    written from the image on.
+    None where there is no such layer or others are asked for, where it may not run for each picture, or where an
+    exact gradient there asks for a pass as written from the image on.
     """
     if not prepared.remembers(images):
         return None
@@ -366,6 +366,8 @@ def _shared(
 
 
 def _recordable_layer(prepared: Prepared) -> str | None:
+    if prepared.first_look.reads:
+        return None
     try:
         layer = prepared.default_layer
     except (ModelError, RuntimeError):  # whatever it is, the pass itself will say so better
