@@ -51,6 +51,22 @@ def test_boxes_are_drawn_on_their_edges_and_labels_do_not_cover_each_other():
     assert {tuple(color) for color in both.reshape(-1, 3).tolist()} >= {(255, 176, 0), (100, 143, 255)}
 
 
+def test_an_object_that_may_not_be_there_has_a_dashed_outline_of_the_same_box():
+    picture, nothing = Image.new("RGB", (320, 240)), [np.zeros((240, 320), bool)]
+    for box in (Box(100, 60, 220, 180), Box(100, 60, 101, 61)):
+        solid, dashed = (
+            np.asarray(draw_boxes(picture, [box], [""], nothing, [doubtful])).any(axis=2) for doubtful in (False, True)
+        )
+        assert dashed.any()
+        assert not (dashed & ~solid).any()
+    solid, dashed = (
+        np.asarray(draw_boxes(picture, [Box(100, 60, 220, 180)], [""], nothing, [doubtful]))[179, 100:220].any(axis=1)
+        for doubtful in (False, True)
+    )
+    assert solid.all()
+    assert 0.4 < dashed.mean() < 0.7
+
+
 def test_steps_have_a_column_for_the_samples_only_where_there_are_any():
     picture, values = Image.new("RGB", (80, 60)), np.random.default_rng(0).random((12, 16))
     samples = (values > 0.9, values < 0.3)

@@ -22,7 +22,13 @@ FOREGROUND, BACKGROUND, NEITHER = (0, 0, 230), (0, 220, 220), (200, 0, 0)
 _PALETTE = ((255, 176, 0), (100, 143, 255), (220, 38, 127), (0, 170, 120), (254, 97, 0))
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[Box], labels: Sequence[str], masks: Sequence[Mask]) -> Image.Image:
+def draw_boxes(
+    picture: Image.Image,
+    boxes: Sequence[Box],
+    labels: Sequence[str],
+    masks: Sequence[Mask],
+    doubtful: Sequence[bool] | None = None,
+) -> Image.Image:
     """The picture with each object's outline and box in a color of its own and its label.
 
     Args:
@@ -30,6 +36,7 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box], labels: Sequence[str]
         boxes: in pixels of the picture.
         labels: one text per box.
         masks: (H, W) boolean of the picture's size, one per box.
+        doubtful: whether the object may well not be there, one per box: its outline is dashed. None for no such object.
     """
     shown = np.asarray(picture.convert("RGB"), dtype=np.float32).copy()
     colors = [_PALETTE[index % len(_PALETTE)] for index in range(len(boxes))]
@@ -39,12 +46,30 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box], labels: Sequence[str]
     pen = ImageDraw.Draw(drawn)
     width = max(2, round(max(picture.size) / 200))
     font = font_of(max(11, round(max(picture.size) / 32)))
-    for box, color in zip(boxes, colors, strict=True):
-        pen.rectangle((box.x0, box.y0, box.x1 - 1, box.y1 - 1), outline=color, width=width)
+    for box, color, dashed in zip(boxes, colors, doubtful or [False] * len(boxes), strict=True):
+        outline = (box.x0, box.y0, box.x1 - 1, box.y1 - 1)
+        if dashed:
+            _dashed(pen, outline, color, width)
+        else:
+            pen.rectangle(outline, outline=color, width=width)
     taken: list[Frame] = []
     for box, label, color in zip(boxes, labels, colors, strict=True):
         taken.append(_label(pen, (box.x0 + width, box.y0 + width), label, color, font, taken))
     return drawn
+
+
+def _dashed(pen: ImageDraw.ImageDraw, outline: Frame, color: Color, width: int) -> None:
+    """A rectangle of dashes three widths long."""
+    left, top, right, bottom = outline
+    dash = 3 * width
+    for start in np.arange(left, right, 2 * dash):
+        end = min(start + dash, right)
+        pen.rectangle((start, top, end, min(top + width - 1, bottom)), fill=color)
+        pen.rectangle((start, max(bottom - width + 1, top), end, bottom), fill=color)
+    for start in np.arange(top, bottom, 2 * dash):
+        end = min(start + dash, bottom)
+        pen.rectangle((left, start, min(left + width - 1, right), end), fill=color)
+        pen.rectangle((max(right - width + 1, left), start, right, end), fill=color)
 
 
 def _label(

@@ -78,8 +78,12 @@ class Located(Shown):
     @property
     def notes(self) -> tuple[str, ...]:
         """What stands beside the object: the note, that the class is all but ruled out, that the box says little."""
-        unlikely = doubt("the class", self.probability, "the box holds")
-        return tuple(note for note in (self.note, unlikely, self._doubtful_box, self.reading) if note)
+        return tuple(note for note in (self.note, self.unlikely, self._doubtful_box, self.reading) if note)
+
+    @property
+    def unlikely(self) -> str | None:
+        """What has to be said where the network all but rules out the class: the box is dashed. Else None."""
+        return doubt("the class", self.probability, "the box holds")
 
     @property
     def _doubtful_box(self) -> str | None:
@@ -120,6 +124,7 @@ def overview(picture: Picture, found: Sequence[Located], side: int) -> Image.Ima
         [scaled_box(thing.box, across, down) for thing in found],
         [str(Prediction(thing.index, thing.label, thing.probability)) for thing in found],
         [resized_mask(thing.mask, small.size) for thing in found],
+        [thing.unlikely is not None for thing in found],
     )
 
 
