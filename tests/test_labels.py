@@ -31,6 +31,20 @@ def test_find(query, index):
     assert LABELS.find(query) == index
 
 
+@pytest.mark.parametrize(
+    ("label", "index"),
+    [("tench", 0), ("Tench", 0), ("golden_retriever", 207), ("n01440764", 0), ("0", 0), ("tabby cat", 281)],
+)
+def test_a_label_that_says_what_is_right_is_a_whole_name(label, index):
+    assert LABELS.find(label, part=False) == index
+
+
+@pytest.mark.parametrize("label", ["fish", "golden retr", "espress"])
+def test_a_part_of_a_name_says_nothing_of_what_is_right(label):
+    with pytest.raises(NotFoundError, match=f"no class '{label}'"):
+        LABELS.find(label, part=False)
+
+
 def test_every_class_is_found_by_index_and_id_and_by_name_unless_two_share_it():
     shared = {name for name in LABELS.names if LABELS.names.count(name) > 1}
     assert len(shared) <= 2

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
+from traceback import extract_tb
 
 from phosphene.errors import warn
 
@@ -39,4 +40,8 @@ def load_plugins(group: str) -> None:
             found.load()
         except Exception as error:  # foreign code may fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
-            warn(f"the plugin {found.value} for {group} cannot be imported ({reason})")
+            last = extract_tb(error.__traceback__)[-1]
+            warn(
+                f"the plugin {found.value} for {group} cannot be imported ({reason}; {last.filename}, line "
+                f"{last.lineno}); what it registered before that stays"
+            )

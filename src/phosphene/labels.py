@@ -12,6 +12,8 @@ from typing import Any, SupportsIndex
 from phosphene.errors import NotFoundError, OptionError, suggest
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+# Of the readings of a text, from the strictest on, those that take it for all of a name.
+_WHOLE_NAMES = 3
 # Whatever holds names as lists, arrays and the columns of tables do, or by index, or indices by name.
 LabelsLike = Any
 
@@ -29,6 +31,8 @@ class Labels:
         >>> labels = Labels(("tabby", "tiger cat", "tiger"))
         >>> labels.find("tabby"), labels.find("2"), labels.find("tiger c")
         (0, 2, 1)
+        >>> labels.find("Tiger_Cat", part=False)
+        1
     """
 
     names: tuple[str, ...] = ()
@@ -56,11 +60,16 @@ class Labels:
         identifier = f" {self.ids[index]}" if self.ids else ""
         return f"{index}{identifier} {self[index]}"
 
-    def find(self, query: int | str) -> int:
+    def find(self, query: int | str, *, part: bool = True) -> int:
         """The class index for an index or a text: a name, an identifier, an index, an unambiguous part of a name.
 
         A whole number is the index, always. A text is first of all a name, letter by letter; where some classes are
         named by numbers, a text of digits is never an index.
+
+        Args:
+            query: what a person typed, or a table holds.
+            part: whether a part of a name is enough, as for a person, who is told which class it is; a label that says
+                what is right has to be a whole name.
 
         Raises:
             NotFoundError: with the nearest names, or with all the classes that fit.
@@ -84,7 +93,7 @@ class Labels:
         known = self._by_id(text)
         if known is not None:
             return known
-        for matches in self._matches(text):
+        for matches in self._matches(text)[: None if part else _WHOLE_NAMES]:
             if matches:
                 return self._only(matches, text)
         if not self.names:
@@ -124,19 +133,21 @@ class Labels:
 
     def _matches(self, text: str) -> list[list[int]]:
         """Classes that fit, from the strictest reading of the text to the loosest."""
-        folded = text.casefold()
+        wanted = _plain(text)
         synonyms = self.synonyms or ((),) * len(self.names)
-        every = [
-            [name.casefold(), *(other.casefold() for other in more)]
-            for name, more in zip(self.names, synonyms, strict=True)
-        ]
-        whole_word = [any(f" {folded} " in f" {name.replace('-', ' ')} " for name in names) for names in every]
+        every = [[_plain(name), *map(_plain, more)] for name, more in zip(self.names, synonyms, strict=True)]
         return [
             [index for index, name in enumerate(self.names) if name == text],
-            [index for index, names in enumerate(every) if names[0] == folded],
-            [index for index, found in enumerate(whole_word) if found],
-            [index for index, names in enumerate(every) if any(folded in name for name in names)],
+            [index for index, names in enumerate(every) if names[0] == wanted],
+            [index for index, names in enumerate(every) if wanted in names],
+            [index for index, names in enumerate(every) if any(f" {wanted} " in f" {name} " for name in names)],
+            [index for index, names in enumerate(every) if any(wanted in name for name in names)],
         ]
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: folders write golden_retriever."""
+    return name.casefold().replace("_", " ").replace("-", " ")
 
 
 def class_list(value: Any) -> list[Any]:

@@ -48,7 +48,7 @@ class Entry:
             return self.options_type.declared()
         docs = _argument_docs(self.function)
         return {
-            name: Option(name, hints.get(name, str), parameter.default, docs.get(name, ""))
+            name: Option(name, hints.get(name, _kind_of(parameter.default)), parameter.default, docs.get(name, ""))
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in CALL_ARGUMENTS
         }
@@ -113,6 +113,12 @@ _PACKAGES: dict[Kind, str] = {
 def _register(kind: Kind, **about: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         entry = Entry(kind=kind, name=about.pop("name", function.__name__), function=function, **about)
+        if entry.display not in get_args(Display):
+            raise OptionError(
+                f"{kind} '{entry.name}': display='{entry.display}' is none of {', '.join(get_args(Display))}"
+            )
+        if entry.name == "<lambda>":
+            raise OptionError(f"{kind} without a name: give name=, or register a function that has one")
         present = _ENTRIES.get((kind, entry.name))
         if present is not None and present.function.__module__ != function.__module__:
             raise OptionError(f"{kind} '{entry.name}' is registered already, by {present.function.__module__}")
@@ -214,6 +220,13 @@ def register_metric(
         >>> unregister("metric", "positive_share")
     """
     return _register("metric", title=title, family=family, paper=paper, traits=traits)
+
+
+def _kind_of(default: Any) -> Any:
+    """The type of an option that is not annotated: its default's; text where that says nothing."""
+    if isinstance(default, tuple) and default:
+        return tuple.__class_getitem__((type(default[0]), ...))
+    return str if default is None or default is inspect.Parameter.empty else type(default)
 
 
 def unregister(kind: Kind, name: str) -> None:

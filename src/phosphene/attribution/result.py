@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phosphene.errors import OptionError
 from phosphene.targets import Target
 from phosphene.types import Attribution, Size
 
@@ -36,8 +37,13 @@ def attribution(
         grid: (offset, stride) of the cells in network pixels; default: the maps cover the whole image evenly.
         evidence: (N, H, W) what is laid on the picture instead of the maps.
         **facts: further fields of Attribution.
+
+    Raises:
+        OptionError: for maps or scores of another shape.
     """
     size = sides(images)
+    _check(maps, "maps (N, h, w)", 3, len(images))
+    _check(score, "scores (N,)", 1, len(images))
     offset, stride = grid or even_grid(size, sides(maps))
     maps, score = plain(maps), plain(score)
     heat = maps if evidence is None else plain(evidence)
@@ -53,6 +59,13 @@ def attribution(
         problems=tuple(_problem(low, high, value, facts.get("layer")) for low, high, value in _extremes(heat, score)),
         **facts,
     )
+
+
+def _check(values: Any, what: str, axes: int, count: int) -> None:
+    if isinstance(values, Tensor) and values.ndim == axes and len(values) == count:
+        return
+    given = f"of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"as {type(values).__name__}"
+    raise OptionError(f"an attribution of {count} images takes {what} as a tensor, one for each; they came {given}")
 
 
 def plain(values: Tensor) -> Tensor:

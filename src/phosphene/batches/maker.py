@@ -223,9 +223,9 @@ def as_mask(found: ObjectRow) -> Mask | None:
 
 
 def find_class(classifier: Prepared, label: str) -> int | None:
-    """The class that a label of a source means: an index, a WordNet id or a name; None if it means none."""
+    """The class that a label of a source means: an index, a WordNet id or a whole name; None if it means none."""
     try:
-        return classifier.labels.find(label)
+        return classifier.labels.find(label, part=False)
     except NotFoundError:
         return None
 

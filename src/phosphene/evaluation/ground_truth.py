@@ -120,7 +120,7 @@ def _pictures_of(
 
 def _class_of(category: int | str, labels: Labels, source: Path) -> int:
     try:
-        return labels.find(category)
+        return labels.find(category, part=False)
     except NotFoundError as error:
         raise InputError(f"{source}: {error}") from None
 

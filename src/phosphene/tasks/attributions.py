@@ -25,6 +25,8 @@ from phosphene.zoo import load_classifier
 
 # What is explained by unless a method is named: the first that says something of the pictures.
 DEFAULT_METHODS = ("grad_cam", "saliency")
+# Of the largest value: two maps that differ by no more are the same.
+_SAME = 1e-5
 
 Progress = Callable[[int, int], None]
 
@@ -354,13 +356,27 @@ def attribute_sides(
     """Of a class versus another: what speaks for the one, for the other, and for the difference of their scores.
 
     They are to be looked at together: where the method is signed all three are shown in two colors.
+
+    Raises:
+        OptionError: if all three are the same, as those of methods that do not look at the score.
     """
     parts = [attribute_seen(seen, goal, method, **options) for goal in (*target.sides, target)]
+    if all(_same_maps(parts[0], part) for part in parts[1:]):
+        raise OptionError(
+            f"{parse_spec(method).name} gives the same map for both classes and for their difference: it shows what "
+            "the network sees and tells no class from another; use grad_cam"
+        )
     one, other, difference = (
         replace(part, display="signed" if part.signed and part.display == "positive" else part.display)
         for part in parts
     )
     return one, other, difference
+
+
+def _same_maps(one: Attribution, other: Attribution) -> bool:
+    """Whether two maps are the same and not zero."""
+    most = one.maps.abs().amax()
+    return bool(most > 0) and bool((one.maps - other.maps).abs().amax() <= _SAME * most)
 
 
 def needed_view(spec: Spec, view: ViewKind) -> ViewKind:
@@ -429,7 +445,12 @@ def attribute(
     start = clock(classifier.device)
     if classifier.preprocess.size is None:
         classifier = prepare(classifier).for_images(images)
-    result: Attribution = found.function(classifier, images, goal, **keywords)
+    result = found.function(classifier, images, goal, **keywords)
+    if not isinstance(result, Attribution):
+        raise OptionError(
+            f"method '{spec.name}' returned a {type(result).__name__}; let it return "
+            "phosphene.attribution.result.attribution(maps, images, target, score)"
+        )
     seconds = (clock(classifier.device) - start) / len(images)
     if not found.traits.get("wraps"):  # a method that wraps another has the sign of that one
         result = replace(result, signed=found.signed, display=found.display)

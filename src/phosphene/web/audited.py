@@ -160,7 +160,7 @@ class Audited:
         if not label:
             return "", None
         try:
-            found = self.labels.find(label)
+            found = self.labels.find(label, part=False)
         except NotFoundError:
             return label, label in (name, str(index))
         return self.labels[found], found == index
