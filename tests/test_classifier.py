@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.attribution.cam import cam
@@ -15,10 +16,10 @@ from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import ModelError, NotFoundError, OptionError
+from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneWarning
 from phosphene.runtime import forward, prepare
 from phosphene.targets import Target
-from phosphene.tasks.attributions import attribute
+from phosphene.tasks.attributions import attribute, explain
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 
@@ -234,3 +235,13 @@ def test_images_of_whole_numbers_are_refused(kind):
         attribute(classifier_of(pooled()), images, 1, "saliency")
     with pytest.raises(OptionError, match="images of type ndarray; expected a tensor"):
         attribute(classifier_of(pooled()), images.numpy(), 1, "saliency")
+
+
+def test_a_classifier_that_was_not_told_how_pictures_are_prepared_says_so_of_pictures() -> None:
+    picture = Image.new("RGB", (16, 12))
+    for told in (Classifier(pooled()), Classifier.of(pooled())):
+        with pytest.warns(PhospheneWarning, match="was not told how pictures are prepared for it, so it sees them in"):
+            explain(told, picture, "saliency", target=1)
+        explain(told, torch.rand(3, 12, 16), "saliency", target=1)  # (values in [0, 1] are what it sees)
+    stated = Preprocess(None, None, (0.0,) * 3, (1.0,) * 3)
+    explain(Classifier(pooled(), stated), picture, "saliency", target=1)

@@ -14,11 +14,12 @@ from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.devices import CPU
-from phosphene.errors import ModelError, OptionError, PhospheneError
+from phosphene.errors import ModelError, OptionError, PhospheneError, warn
 from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, is_layout, layer_name
@@ -243,7 +244,7 @@ class Classifier:
         module: the network; maps normalised images (N, C, H, W) to scores (N, K), or to a tuple or dict
             that holds them.
         preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are, of as many
-            channels as the first convolution takes.
+            channels as the first convolution takes, with a warning where they are files or 8-bit pictures.
         labels: names of the K classes: a Labels, a list or array of names, {index: name} or {name: index}; None for
             numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
@@ -420,6 +421,11 @@ class Classifier:
                 f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size; give them one "
                 "by one, or a size to show them all at: Preprocess((224, 224))"
             )
+        if isinstance(self.preprocess, _AsItIs) and any(isinstance(picture, Image.Image) for picture in pictures):
+            warn(
+                f"{self.name} was not told how pictures are prepared for it, so it sees them in [0, 1] at their own "
+                "size, without normalization; say so: Classifier(network, Preprocess((224, 224), 256, mean, std))"
+            )
         seen = [
             preprocess(picture, view, channels=self.preprocess.channels, interpolation=self.preprocess.interpolation)
             for picture, view in zip(pictures, views, strict=True)
@@ -437,7 +443,7 @@ class Classifier:
             got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             axes = images.ndim if isinstance(images, Tensor) else 0
             hint = VOLUMES if axes == 5 else ""
-            if axes == 4 and self.preprocess == _of_channels(channels):
+            if axes == 4 and isinstance(self.preprocess, _AsItIs):
                 hint = (
                     "; if it is the first convolution that takes these and not the network, say so: "
                     "Preprocess(None, None, mean, std) with as many means as the images have channels"
@@ -820,12 +826,13 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
     return checked
 
 
+class _AsItIs(Preprocess):
+    """Images in [0, 1] as they are, since whoever made the classifier did not say how the network is fed."""
+
+
 def _as_it_is(module: nn.Module) -> Preprocess:
-    return _of_channels(input_channels(module))
-
-
-def _of_channels(channels: int) -> Preprocess:
-    return Preprocess(None, None, (0.0,) * channels, (1.0,) * channels)
+    channels = input_channels(module)
+    return _AsItIs(None, None, (0.0,) * channels, (1.0,) * channels)
 
 
 def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:
