@@ -73,7 +73,11 @@ def test_scores_are_found_in_any_output(kind):
 @pytest.mark.parametrize(
     ("pack", "output", "message"),
     [
-        (lambda scores, x: {"a": x, "b": scores}, None, r"several outputs \('a' \(1, 3, 16, 16\), 'b' \(1, 5\)\); say"),
+        (
+            lambda scores, x: {"a": x, "b": scores},
+            None,
+            r"several outputs \('a' .*, 'b' \(1, 5\)\); say .*output='b' in",
+        ),
         (lambda scores, x: {"a": "x", "b": 3}, None, r"dict without scores \(there is: 'a', 'b'\); name them"),
         (lambda scores, x: {"a": scores}, "b", r"has no 'b' \(there is: 'a' \(1, 5\)\)"),
         (lambda scores, x: (scores,), 3, "has no '3'"),

@@ -272,6 +272,11 @@ def test_what_is_no_picture_is_refused(source):
     assert "\n" not in str(caught.value)
 
 
+def test_classes_among_pictures_are_told_where_they_go():
+    with pytest.raises(InputError, match=r"picture 2: a tensor of shape \(2,\);.* the classes .* go to target="):
+        as_pictures([torch.rand(2, 3, 4, 4), torch.tensor([1, 2])])
+
+
 def test_channels():
     assert to_tensor(torch.rand(1, 4, 4)).shape == (3, 4, 4)
     assert to_tensor(Image.fromarray(scene()), 1).shape == (1, 24, 36)

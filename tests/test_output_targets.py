@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -349,7 +351,9 @@ def test_how_they_are_written():
     assert Region.parse("dog") == Region("dog")
     assert Region.parse("3@1,2,5,6") == Region(3, (1, 2, 5, 6))
     assert Detected.parse("a@b@1,2,5,6") == Detected("a@b", (1, 2, 5, 6))
-    assert Similar.parse("photo.jpg").path == "photo.jpg"
+    assert (
+        Similar.parse("photo.jpg").path == Similar("photo.jpg").path == Similar(Path("photo.jpg")).path == "photo.jpg"
+    )
     assert {"region", "object", "similar"} <= set(kinds())
     for kind, text in ((Region, "dog@1"), (Region, "dog@1,2,3"), (Detected, "dog"), (Detected, "dog@1,2,x,4")):
         with pytest.raises(OptionError, match="write CLASS@ and"):

@@ -25,7 +25,7 @@ from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, is_layout, layer_name
 from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
-from phosphene.labels import LabelsLike, as_labels
+from phosphene.labels import LabelsLike, as_labels, labels_of_config
 from phosphene.output_targets import best_of_each
 from phosphene.pixels import stated_scale
 from phosphene.targets import Outputs, Target
@@ -246,7 +246,7 @@ class Classifier:
         preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are, of as many
             channels as the first convolution takes, with a warning where they are files or 8-bit pictures.
         labels: names of the K classes: a Labels, a list or array of names, {index: name} or {name: index}; None for
-            numbers.
+            those that a network of transformers carries, else for numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
             its negative and its positive class), "probabilities" for a network that returns them already, "score" for
             plain numbers without a probability; "maps" for segmentation networks, whose scores (N, K, h, w) count as
@@ -285,7 +285,7 @@ class Classifier:
         self.module: nn.Module = module
         self.head: HeadKind = head
         self.preprocess = _as_it_is(unwrapped(module)) if preprocess is None else preprocess
-        self.labels = as_labels(labels)
+        self.labels = as_labels(_own_labels(unwrapped(module)) if labels is None else labels)
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
         self.inputs = fixed_inputs(unwrapped(module), inputs, explained)
@@ -826,6 +826,12 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
     return checked
 
 
+def _own_labels(module: nn.Module) -> LabelsLike:
+    """The names that a classifier of transformers carries; None of any other network."""
+    of_transformers = "ForImageClassification" in type(module).__name__
+    return labels_of_config(getattr(module, "config", None)) if of_transformers else None
+
+
 class _AsItIs(Preprocess):
     """Images in [0, 1] as they are, since whoever made the classifier did not say how the network is fed."""
 
@@ -878,7 +884,9 @@ _NAMES_OF_SCORES = ("logits", "scores", "output", "out", "pred", "prediction")
 
 def several_outputs(name: str, output: Any) -> ModelError:
     """The error for a network of several outputs, any of which could be meant."""
-    first = next(iter(output)) if isinstance(output, Mapping) else 0
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output)
+    rows = [key for key, value in parts if isinstance(value, Tensor) and value.ndim == 2]
+    first = rows[0] if rows else next(iter(output)) if isinstance(output, Mapping) else 0
     if set(str(first)) & set("/:"):  # what a model's spec cannot hold
         first = 0
     return ModelError(

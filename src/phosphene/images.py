@@ -302,6 +302,8 @@ def _from_array(array: np.ndarray[Any, Any], channels: int | None, scale: Scale 
 def _from_tensor(tensor: Tensor, channels: int | None, scale: Scale | None) -> list[Picture]:
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         hint = VOLUMES if tensor.ndim == 5 else ""
+        if tensor.ndim < 2 and not tensor.is_floating_point():
+            hint = "; if these are the classes of the pictures, they go to target="
         raise InputError(f"a tensor of shape {tuple(tensor.shape)}; pass (C, H, W) or (N, C, H, W){hint}")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
         raise InputError(

@@ -150,6 +150,19 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", " ").replace("-", " ")
 
 
+def labels_of_config(config: Any) -> tuple[str, ...] | None:
+    """The names of the classes that a configuration of transformers holds; None where they are placeholders.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> labels_of_config(SimpleNamespace(id2label={1: "dog", 0: "cat"}))
+        ('cat', 'dog')
+    """
+    known = {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()}
+    names = tuple(known[index] for index in sorted(known))
+    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+
+
 def class_list(value: Any) -> list[Any]:
     """The classes in whatever holds one for all images, or one for each: numbers, texts, lists, arrays, tensors.
 

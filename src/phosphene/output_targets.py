@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -213,8 +214,8 @@ class Similar(
     """How like the output for another picture the output is: the cosine of the two rows (N, D).
 
     Args:
-        reference: the output for the other picture, (D,) numbers, also as an array or tensor; empty until a network
-            has seen it.
+        reference: the output for the other picture, (D,) numbers, also as an array or tensor, or the path of the
+            picture; empty until a network has seen it.
         path: of the other picture, where it is a file.
 
     Example:
@@ -226,6 +227,9 @@ class Similar(
     path: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.reference, str | os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.reference))
+            object.__setattr__(self, "reference", ())
         try:
             values = self.reference.tolist() if hasattr(self.reference, "tolist") else self.reference
             object.__setattr__(self, "reference", tuple(float(value) for value in values))

@@ -164,13 +164,15 @@ def test_damaged_and_empty_files(tmp_path):
 
 
 def test_weights_alone_are_no_classifier(tmp_path):
-    path = tmp_path / "net.safetensors"
-    save_file(pooled().state_dict(), path)
-    with pytest.raises(
-        ModelError,
-        match=r"holds weights alone; give it as the weights of its network: --model net\.py:factory",
-    ):
-        load_classifier(str(path))
+    weights = pooled().state_dict()
+    save_file(weights, tmp_path / "net.safetensors")
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "net.ckpt")
+    for path in (tmp_path / "net.safetensors", tmp_path / "net.ckpt"):
+        with pytest.raises(
+            ModelError,
+            match=r"holds weights alone; give it as the weights of its network: --model net\.py:factory",
+        ):
+            load_classifier(str(path))
 
 
 def test_fine_tuned_embedded_weights_bring_their_number_of_classes(tmp_path):

@@ -66,7 +66,12 @@ def impress(
     ] = "sci",
     preset: PresetOption = None,
     steps: Steps = None,
-    count: Annotated[int, typer.Option(help="Images per class, with one seed after another.")] = 1,
+    count: Annotated[
+        int,
+        typer.Option(
+            help="Images per class, with one seed after another; each hangs on all that is drawn in the call."
+        ),
+    ] = 1,
     judge: Judge = "auto",
     frames: Frames = False,
     background: Backgrounds = None,

@@ -19,7 +19,7 @@ from phosphene.zoo.card import Unstated
 from phosphene.zoo.proposals import of_weights
 from phosphene.zoo.weights import Weights, content_of, first_line, read_safely
 
-SUFFIXES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".jit", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".pt2", ".ts", ".torchscript", ".jit", ".safetensors")
 
 
 def is_file(spec: str) -> bool:
