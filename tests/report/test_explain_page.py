@@ -70,3 +70,14 @@ def test_where_every_picture_failed_no_map_is_explained(tmp_path):
     for about_maps in ("Warm colors", "dashed frame", 'id="strength"'):
         assert about_maps not in explained
     assert "How to read the rows of pictures" not in located
+
+
+@pytest.mark.parametrize("command", ["explain", "locate", "predict"])
+def test_the_label_of_a_table_stands_beside_its_picture(tmp_path, command):
+    for name in ("cat", "other"):
+        Image.fromarray(chelsea()).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "table.csv").write_text("path,label\ncat.jpg,Egyptian cat\nother.jpg,\n")
+    outcome = phosphene(command, tmp_path / "table.csv", "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert page.count(", labelled ") == page.count(", labelled Egyptian cat<") == 1
