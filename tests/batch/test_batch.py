@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from phosphene.batches.work import Shard, Work
 from phosphene.errors import InputError, ModelError, OptionError, PhospheneWarning
 from phosphene.files import MANIFEST
 from phosphene.geometry import center_view, lay_on_original, whole_view
+from phosphene.report import write_report
 from phosphene.sources import open_source
 from phosphene.store import Run, ShardFormat, open_run
 from phosphene.store.rows import Grid
@@ -131,6 +134,36 @@ def test_it_goes_on_where_it_was_and_makes_nothing_twice(tmp_path):
     assert batch_status(out)["complete"]
     assert run(folder, out, method="saliency")["rows"] == 10  # nothing to do
     assert {name: (out / name).stat().st_mtime_ns for name in shards(out)} == after
+
+
+def test_names_that_are_no_unicode_are_spelled_and_found_again(tmp_path):
+    folder = photos(tmp_path / "photos", 2)
+    odd = ["0015\udcff.png", r"0015\udcff.png", r"0015\x5cudcff.png", "caf\udce9/1.png"]
+    try:
+        (folder / "caf\udce9").mkdir()
+        for number, name in enumerate(odd):
+            picture(number).save(folder / "new.png")
+            (folder / "new.png").rename(folder / name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    names = open_source(folder).keys()
+    assert set(odd) < set(names)
+    out = tmp_path / "run"
+    answer = run(folder, out, shard_size=2)
+    assert (answer["rows"], answer["failed"]) == (6, 0)
+    written = [row["key"] for row in table(out)]
+    assert set(written) == {
+        "0000.png", "0001.png", r"0015\udcff.png", r"0015\x5cudcff.png", r"0015\x5cx5cudcff.png", r"caf\udce9/1.png"
+    }  # fmt: skip
+    assert [row.key for row in open_run(out).rows()] == names
+    assert all(os.path.isfile(row.path) for row in open_run(out))
+    whole = records(out)
+    (out / "part-00001.parquet").unlink()
+    assert run(folder, out, shard_size=2)["rows"] == 6
+    assert records(out) == whole
+    write_report(out)
+    originals = re.findall(r'"original":("[^"]*"|null)', (out / "report" / "rows-00000.js").read_text())
+    assert originals.count("null") == 2  # no address can be made of these
 
 
 def test_a_damaged_shard_is_made_again(tmp_path):

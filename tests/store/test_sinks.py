@@ -35,6 +35,7 @@ from phosphene.store import (
     sink_kinds,
 )
 from phosphene.store.rows import ROW_KINDS
+from phosphene.types import Prediction
 from tests.store.rows import COLUMN_TYPES, explain_row, keys_of, locate_row, plan_of, predict_row
 
 KEYS = keys_of(10)
@@ -425,3 +426,29 @@ def test_many_rows_take_no_memory_and_little_time(tmp_path):
         for key in keys:
             sink.write(PredictRow(key, key))
     assert open_run(tmp_path / "run").is_complete
+
+
+def test_shards_take_names_and_texts_that_are_no_unicode(tmp_path):
+    pytest.importorskip("pyarrow")
+    keys = ("a\udcff.jpg", r"a\udcff.jpg", "caf\udce9/b.jpg")
+
+    def row(key):
+        best = (Prediction(0, "caf\udce9", 0.5),)
+        return PredictRow(
+            key, f"photos/{key}", label="caf\udce9", columns={"by": r"\udce9 " + "\udce9"}, predicted=best
+        )
+
+    with open_sink("shards", str(tmp_path / "run"), Plan("predict", keys), columns={"by": "string"}) as sink:
+        sink.write(row(keys[0]))
+        sink.write(row(keys[1]))
+        sink.close(complete=False)
+    assert open_run(tmp_path / "run").done == set(keys[:2])
+    options = {"columns": {"by": "string"}, "resume": True}
+    with open_sink("shards", str(tmp_path / "run"), Plan("predict", keys), **options) as sink:
+        assert sink.done == set(keys[:2])
+        sink.write(row(keys[2]))
+    run = open_run(tmp_path / "run")
+    assert run.is_complete
+    assert [(found.key, found.path) for found in run.rows()] == [(key, f"photos/{key}") for key in keys]
+    assert {found.label for found in run} == {r"caf\udce9"} == {found.predicted[0].label for found in run}
+    assert {found.columns["by"] for found in run} == {r"\udce9 \udce9"}

@@ -234,7 +234,16 @@ def _at(spec: str, folder: str) -> str:
 def _original(path: str, folder: str) -> str | None:
     """The picture itself, where it is a file that a browser of this machine can show."""
     place = join(folder, path)
-    return None if is_url(place) or not os.path.isfile(place) else os.path.abspath(place)
+    return None if is_url(place) or not os.path.isfile(place) or not _is_unicode(place) else os.path.abspath(place)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a page can make an address of it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _jpeg(picture: Image.Image) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import singledispatch
@@ -53,6 +54,12 @@ COLUMNS = (
     "score", "map", "map_shape", "map_dtype", "view", "box", "mask", "seconds", "label_index", "correct",
     "picture_size", "map_grid", "map_display", "evidence_inside", "mask_share",
 )  # fmt: skip
+
+# What a file name holds beyond Unicode is spelled in Parquet; in names, which pictures are found again by, a backslash
+# before what only looks spelled is spelled as well, however often that is done: no two names become one.
+_NAMES = ("key", "path")
+_LOOKS_SPELLED = re.compile(r"\\(?=(?:x5c)*ud[89a-f][0-9a-f]{2})")
+_SPELLED = re.compile(r"\\(?:x5c(?=(?:x5c)*ud[89a-f][0-9a-f]{2})|ud[89a-f][0-9a-f]{2})")
 
 # Records that are compressed together, and read together: with maps some megabytes.
 _RECORDS_A_GROUP = 128
@@ -295,12 +302,43 @@ def write_shard(
         pa.parquet.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer,
     ):
         while group := list(islice(waiting, _RECORDS_A_GROUP if large else _SMALL_RECORDS_A_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            writer.write_table(pa.Table.from_pylist([_spelled(record) for record in group], schema=schema))
             keys.update(record["key"] for record in group)
             rows, failed = rows + len(group), failed + sum(record["status"] == "error" for record in group)
         counts = ShardCounts(len(keys), rows, failed)
         writer.add_key_value_metadata({_COUNTS: json.dumps(asdict(counts))})
     return counts
+
+
+def _spelled(record: Record) -> Record:
+    """A record as Parquet takes it, whatever names of files, labels and columns hold."""
+    return {name: _spell(value, name in _NAMES) for name, value in record.items()}
+
+
+def _spell(value: Any, is_name: bool = False) -> Any:
+    r"""Text, alone or within lists and dicts, with what is no Unicode spelled; that of names can be undone.
+
+    Example:
+        >>> print(_spell(["caf\udce9.jpg"], True), _spell(r"caf\udce9.jpg", True), _spell(r"caf\udce9.jpg"))
+        ['caf\\udce9.jpg'] caf\x5cudce9.jpg caf\udce9.jpg
+    """
+    if isinstance(value, str):
+        text = _LOOKS_SPELLED.sub(r"\\x5c", value) if is_name else value
+        return text.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _spell(item) for key, item in value.items()}
+    return [_spell(item) for item in value] if isinstance(value, list) else value
+
+
+def _named(record: Record) -> Record:
+    """A record as it was before it was spelled, as to names."""
+    names = {name: _SPELLED.sub(_unspelled, record[name]) for name in _NAMES if record.get(name) is not None}
+    return record | names
+
+
+def _unspelled(found: re.Match[str]) -> str:
+    code = found[0][2:]
+    return "\\" if code == "5c" else chr(int(code, 16))
 
 
 def shard_counts(place: str, name: str) -> ShardCounts:
@@ -341,7 +379,7 @@ def read_shard(place: str, name: str, columns: Sequence[str] | None = None) -> t
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if int(about.get("phosphene.shard_schema", 0)) > SHARD_SCHEMA:
         raise InputError(f"{where}: was made by a newer phosphene; upgrade")
-    return table.to_pylist(), about
+    return [_named(record) for record in table.to_pylist()], about
 
 
 def shard_records(place: str, name: str, columns: Sequence[str] | None = None) -> Iterator[Record]:
@@ -355,7 +393,7 @@ def shard_records(place: str, name: str, columns: Sequence[str] | None = None) -
     try:
         with open_file(where) as file:
             for group in pa.parquet.ParquetFile(file).iter_batches(_RECORDS_A_GROUP, columns=columns):
-                yield from group.to_pylist()
+                yield from map(_named, group.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(where, error) from None
 
