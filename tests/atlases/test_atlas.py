@@ -29,9 +29,11 @@ from phosphene.errors import (
     MissingExtraError,
     ModelError,
     OptionError,
+    OutputError,
     ResourceError,
 )
 from phosphene.runtime import prepare
+from phosphene.store import locked
 from phosphene.zoo import ModelChoice
 from tests.browsing import CHROMIUM, needs_chromium
 from tests.cli.running import phosphene as command
@@ -249,6 +251,8 @@ def test_a_killed_atlas_is_gone_on_with_and_ends_with_the_same_bytes(site, tmp_p
     again = {"layers": ["2", "5"], **FEW}
     with pytest.raises(OptionError, match="exists already; add --overwrite"):
         phosphene.atlas(network(), folder.parent / "photos", half, **again)
+    with locked(str(half)), pytest.raises(OutputError, match="another process is writing this run"):
+        phosphene.atlas(network(), folder.parent / "photos", half, resume=True, **again)
     phosphene.atlas(network(), folder.parent / "photos", half, resume=True, **again)
     assert files(half) == whole
 

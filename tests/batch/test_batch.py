@@ -20,12 +20,12 @@ from phosphene.batches import batch_status
 from phosphene.batches.maker import ShardMaker
 from phosphene.batches.masks import shares
 from phosphene.batches.work import Shard, Work
-from phosphene.errors import InputError, ModelError, OptionError, PhospheneWarning
+from phosphene.errors import InputError, ModelError, OptionError, OutputError, PhospheneWarning
 from phosphene.files import MANIFEST
 from phosphene.geometry import center_view, lay_on_original, whole_view
 from phosphene.report import write_report
 from phosphene.sources import open_source
-from phosphene.store import Run, ShardFormat, open_run
+from phosphene.store import Run, ShardFormat, locked, open_run
 from phosphene.store.rows import Grid
 from phosphene.tasks import ExplainConfig, LocateConfig, PredictConfig
 from phosphene.zoo import ModelChoice
@@ -134,6 +134,25 @@ def test_it_goes_on_where_it_was_and_makes_nothing_twice(tmp_path):
     assert batch_status(out)["complete"]
     assert run(folder, out, method="saliency")["rows"] == 10  # nothing to do
     assert {name: (out / name).stat().st_mtime_ns for name in shards(out)} == after
+
+
+def test_a_run_that_another_process_is_writing_is_left_alone(tmp_path):
+    folder = photos(tmp_path / "photos", 3)
+    out = tmp_path / "run"
+    run(folder, out)
+    (out / "part-00000.parquet").unlink()
+    (out / ".abc.partial").write_bytes(b"under way")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with locked(str(out)):
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match="run: another process is writing this run; let it end first"):
+                run(folder, out, overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run(folder, out)["rows"] == 3
+    fsspec.filesystem("memory").store.clear()
+    with locked("memory://runs/one"), locked("memory://runs/one"):  # nobody watches over a store
+        assert run(folder, "memory://runs/one")["rows"] == 3
+    assert not (tmp_path / "memory:").exists()
 
 
 def test_names_that_are_no_unicode_are_spelled_and_found_again(tmp_path):

@@ -22,7 +22,7 @@ from phosphene.files import is_url, join
 from phosphene.labels import class_list
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import open_pictures
-from phosphene.store import Plan, begin, keep_inputs, remove_partial_files, taken_back, write_manifest
+from phosphene.store import Plan, begin, keep_inputs, locked, remove_partial_files, taken_back, write_manifest
 from phosphene.zoo import ModelChoice
 
 # Called with (parts done, parts in all, what is being done).
@@ -182,7 +182,7 @@ def run_atlas(
     about = {"threads": torch.get_num_threads(), "device": str(classifier.device), "images": list(images)}
     if keys:
         config.try_method(classifier)
-    with engines.connected(choice.threads):  # before anything is written
+    with engines.connected(choice.threads), locked(out):  # before anything is written
         place, manifest = begin(out, Plan("atlas", keys, facts, about), overwrite=overwrite, resume=resume)
         remove_partial_files(place)
         desk = Desk(Work(place, choice, config, tuple(images), keys), classifier)

@@ -35,6 +35,7 @@ from phosphene.store import (
     begin,
     in_shards,
     keep_inputs,
+    locked,
     remove_partial_files,
     shard_counts,
     shard_names,
@@ -156,6 +157,7 @@ def batch(
     Raises:
         InputError: if the source cannot be listed.
         OptionError: for options that make no sense, or a run of another plan in `out`, naming what is different.
+        OutputError: if the run cannot be written, or another process is writing it.
         ResourceError: if workers go on dying.
 
     Example:
@@ -321,23 +323,24 @@ def run_batch(
     plan = in_shards(Plan(task.rows.kind, keys, facts, about), format, cutting.shard_size)
     engine, guard = engines.chosen(classifier), partial(Guarded, pictures_at_once=task.pictures_at_once(classifier))
     del classifier  # workers of their own have theirs
-    place, manifest = begin(out, plan, overwrite=overwrite, resume=not overwrite)
-    remove_partial_files(place)
-    finished = _finished(place)
-    crew = Crew(Work(place, choice, task, format, plan.digest, masks), ShardMaker, guard)
-    tally = _Tally(plan.command, len(keys), progress, sum(finished.values(), ShardCounts()))
-    made: list[Made] = []
-    shards = cut(source, keys, cutting.shard_size, finished.keys())
-    with taken_back(place, lambda: not finished and not made):
-        try:
-            for one in engine.run(crew, shards, tally.tell, cancel):
-                made.append(one)
-                tally.made(one)
-        finally:
-            facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
-            manifest |= facts | {"complete": tally.done.pictures == len(keys)}
-            remove_partial_files(place)  # of workers that died
-            write_manifest(place, manifest)
+    with locked(out):
+        place, manifest = begin(out, plan, overwrite=overwrite, resume=not overwrite)
+        remove_partial_files(place)
+        finished = _finished(place)
+        crew = Crew(Work(place, choice, task, format, plan.digest, masks), ShardMaker, guard)
+        tally = _Tally(plan.command, len(keys), progress, sum(finished.values(), ShardCounts()))
+        made: list[Made] = []
+        shards = cut(source, keys, cutting.shard_size, finished.keys())
+        with taken_back(place, lambda: not finished and not made):
+            try:
+                for one in engine.run(crew, shards, tally.tell, cancel):
+                    made.append(one)
+                    tally.made(one)
+            finally:
+                facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
+                manifest |= facts | {"complete": tally.done.pictures == len(keys)}
+                remove_partial_files(place)  # of workers that died
+                write_manifest(place, manifest)
     done = tally.done
     return {
         "run": place,

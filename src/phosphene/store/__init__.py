@@ -7,6 +7,7 @@ one registered class.
 from phosphene.run_mark import MANIFEST
 from phosphene.store.begin import begin, keep_inputs, remove_partial_files, taken_back, write_manifest
 from phosphene.store.folder_sink import FolderSink, asset_bytes
+from phosphene.store.lock import is_locked, locked
 from phosphene.store.memory_sink import MemorySink
 from phosphene.store.pinned import PinnedFacet, read_pinned
 from phosphene.store.plan import Plan
@@ -102,7 +103,9 @@ __all__ = [
     "encode_mask",
     "file_stem",
     "in_shards",
+    "is_locked",
     "keep_inputs",
+    "locked",
     "map_files",
     "map_values",
     "open_run",

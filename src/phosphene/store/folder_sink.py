@@ -15,6 +15,7 @@ from PIL import Image
 
 from phosphene.errors import TYPED_WRONG, CancelledError, InputError, OutputError, PhospheneError
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
+from phosphene.store.lock import lock
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, Row
@@ -168,7 +169,11 @@ def _open_to_append(path: Path) -> IO[bytes]:
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
-    _lock(file)
+    try:
+        lock(file.fileno(), path.parent)
+    except OutputError:
+        file.close()
+        raise
     end = file.seek(0, os.SEEK_END)
     file.truncate(_end_of_last_line(file, end))
     return file
@@ -196,17 +201,3 @@ def _end_of_last_line(file: IO[bytes], end: int, block: int = 65536) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _lock(file: IO[bytes]) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise OutputError(f"{Path(file.name).parent}: another process is writing this run; let it end first") from None
-    except OSError:  # file systems without locks
-        return
