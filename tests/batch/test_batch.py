@@ -289,6 +289,7 @@ def test_runs_behind_urls_and_the_first_pictures_of_a_bucket(tmp_path):
     assert (answer["rows"], answer["shards"]) == (6, 2)
     assert batch_status("memory://runs/one")["complete"]
     store.rm("/runs/one/part-00000.parquet")
+    assert batch_status("memory://runs/one")["state"] is None  # whether somebody is at it
     assert run("memory://bucket", "memory://runs/one", limit=6)["rows"] == 6
     assert [row.key for row in open_run("memory://runs/one")] == [f"{n:04d}.png" for n in range(6)]
     store.store.clear()

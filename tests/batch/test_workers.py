@@ -82,6 +82,8 @@ def test_killed_with_its_workers_at_any_moment_a_run_goes_on(tmp_path):
                 break
             time.sleep(0.005)
         time.sleep(draw.random() * 0.1)
+        state = batch_status(out)["state"] if shards(out) else "under way"
+        assert process.poll() is not None or state != "stopped"
         workers = children(process.pid)
         if kill == 1 and workers:
             os.kill(workers[0], signal.SIGKILL)
@@ -94,6 +96,7 @@ def test_killed_with_its_workers_at_any_moment_a_run_goes_on(tmp_path):
         found = set(shards(out))
         assert found >= before  # what is there stays there
         assert batch_status(out)["damaged"] == []
+        assert batch_status(out)["state"] != "under way"
         before = found
         deadline = time.monotonic() + 20
         while any(map(alive, workers)) and time.monotonic() < deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from phosphene.store import locked
 from tests.batch.small import SPEC, photos
 from tests.cli.running import keys, partial_files, phosphene
 
@@ -59,11 +60,27 @@ def test_predict_locate_status_and_report(tmp_path, folder):
     outcome = phosphene("batch", "status", tmp_path / "predict", "--json")
     assert outcome.code == 0
     keys(outcome.json, ["run", "complete", "pictures", "planned", "rows", "failed", "shards", "planned_shards"])
+    assert outcome.json["state"] == "complete"
     assert "4 of 4 pictures in 1 of 1 shard, complete" in phosphene("batch", "status", tmp_path / "predict").out
     report = phosphene("report", tmp_path / "predict", "--json")
     assert report.json["report"] == str(tmp_path / "predict" / "report.html")
     made = batch("predict", folder, "--out", tmp_path / "shown", "--report", "pages", "--json")
     assert made.json["report"] == str(tmp_path / "shown" / "report.html")
+
+
+def test_the_status_says_whether_a_run_is_under_way(tmp_path, folder):
+    out = tmp_path / "run"
+    batch("predict", folder, "--out", out, "--shard-size", 4)
+    (out / "part-00000.parquet").unlink()
+    stopped = phosphene("batch", "status", out)
+    assert "2 of 6 pictures in 1 of 2 shards, stopped; the command that began it goes on with it" in stopped.out
+    with locked(str(out)):
+        for _ in range(2):  # to look takes nothing away
+            assert "2 of 6 pictures in 1 of 2 shards, under way\n" in phosphene("batch", "status", out).out
+        answer = phosphene("batch", "status", out, "--json").json
+        assert (answer["state"], answer["complete"]) == ("under way", False)
+        assert batch("predict", folder, "--out", out, "--shard-size", 4).code == 1
+    assert phosphene("batch", "status", out, "--json").json["state"] == "stopped"
 
 
 @pytest.mark.parametrize(

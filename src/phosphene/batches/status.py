@@ -6,18 +6,19 @@ import os
 from typing import Any
 
 from phosphene.errors import InputError
-from phosphene.store import ShardCounts, open_run, shard_counts, shard_names
+from phosphene.store import ShardCounts, is_locked, open_run, shard_counts, shard_names
 
 
 def batch_status(place: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is done of a run, whether it is under way, was killed, or is complete.
+    """What is done of a run, and whether it is under way, was stopped, or is complete.
 
     Args:
         place: folder or URL of the run.
 
     Returns:
-        {"run", "command", "complete", "pictures", "planned", "rows", "ok", "failed", "shards", "planned_shards",
-        "damaged"}: pictures and rows are those of the finished shards.
+        {"run", "command", "state", "complete", "pictures", "planned", "rows", "ok", "failed", "shards",
+        "planned_shards", "damaged"}: pictures and rows are those of the finished shards; the state is "under way",
+        "stopped" or "complete", or None of a run that is not complete where nobody can tell, as behind a URL.
 
     Raises:
         InputError: if it is no run in shards.
@@ -33,10 +34,12 @@ def batch_status(place: str | os.PathLike[str]) -> dict[str, Any]:
             counts += shard_counts(run.place, name)
         except InputError:
             damaged.append(name)
+    complete = counts.pictures == planned
     return {
         "run": run.place,
         "command": run.command,
-        "complete": counts.pictures == planned,
+        "state": _state(is_locked(run.place), complete),
+        "complete": complete,
         "pictures": counts.pictures,
         "planned": planned,
         "rows": counts.rows,
@@ -46,3 +49,9 @@ def batch_status(place: str | os.PathLike[str]) -> dict[str, Any]:
         "planned_shards": None if planned is None else -(-planned // shards["size"]),
         "damaged": damaged,
     }
+
+
+def _state(is_locked: bool | None, complete: bool) -> str | None:
+    if is_locked:
+        return "under way"
+    return "complete" if complete else None if is_locked is None else "stopped"

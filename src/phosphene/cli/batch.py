@@ -186,15 +186,24 @@ def locate(
     return _run(common, source, LocateConfig.of(method or (), **options), shared)
 
 
+# What is said of a run's state.
+_STATES = {
+    "under way": "under way",
+    "stopped": "stopped; the command that began it goes on with it",
+    "complete": "complete",
+    None: "not complete; whether it is under way cannot be told there",
+}
+
+
 @command(batch, "status", common=False, examples=("runs/all", "runs/all --json"))
 def status(run: Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL of a run in shards.")]) -> Answer:
-    """How far a run is, whether it is under way, was killed, or is complete."""
+    """How far a run is, and whether it is under way, was stopped or killed, or is complete."""
     from phosphene.batches import batch_status
 
     found = batch_status(run)
     lines = [
         f"{found['command']}: {found['pictures']} of {found['planned']} pictures in {found['shards']} of "
-        f"{counted(found['planned_shards'], 'shard')}" + (", complete" if found["complete"] else ""),
+        f"{counted(found['planned_shards'], 'shard')}, {_STATES[found['state']]}",
         f"{found['rows']} rows, {found['failed']} of them with an error",
         *(f"damaged: {name}; run the command again" for name in found["damaged"]),
     ]

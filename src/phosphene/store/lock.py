@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from phosphene.errors import OutputError
 from phosphene.files import is_url
+
+# Seconds; longer than is_locked has the lock for, which it has to take to know.
+_LOOK = 0.05
 
 
 @contextmanager
@@ -48,6 +52,8 @@ def lock(file: int, place: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: if another process has it.
     """
+    if _is_taken(file):
+        time.sleep(_LOOK)
     if _is_taken(file):
         raise OutputError(f"{place}: another process is writing this run; let it end first")
 
