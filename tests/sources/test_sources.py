@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 
 import fsspec
 import numpy as np
@@ -215,6 +217,37 @@ def test_parquet_carries_its_types(tmp_path):
     (tmp_path / "bad.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-30])
     with pytest.raises(InputError, match=r"bad\.parquet: cannot be read"):
         open_source(tmp_path / "bad.parquet")
+
+
+def test_parquet_carries_dates_and_exact_numbers_as_plain_text(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "path": ["a.jpg"],
+        "day": [date(1970, 1, 2)],
+        "taken": pa.array([datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)], pa.timestamp("s", "UTC")),
+        "finely": pa.array([1_000_000_001], pa.timestamp("ns")),
+        "at": [time(1, 2, 3)],
+        "price": [Decimal("1.50")],
+        "big": pa.array([2**63], pa.uint64()),
+        "site": pa.array(["left"]).dictionary_encode(),
+        "days": [[date(1970, 1, 2)]],
+        "none": pa.nulls(1),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (entry,) = Table(tmp_path / "t.parquet").entries()
+    assert entry.columns == {
+        "day": "1970-01-02",
+        "taken": "2024-05-06T07:08:09+00:00",
+        "finely": "1970-01-01T00:00:01",
+        "at": "01:02:03",
+        "price": "1.50",
+        "big": "9223372036854775808",
+        "site": "left",
+        "days": '["1970-01-02"]',
+        "none": None,
+    }
 
 
 def archive(path, members, mode="w"):

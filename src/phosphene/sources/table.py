@@ -34,8 +34,8 @@ class Table(Source):
     r"""The pictures that the rows of a table name; paths are relative to the folder of the table.
 
     CSV is UTF-8, with or without a byte order mark, separated by comma, semicolon or tab; its values are carried as
-    text. Of Parquet numbers, truth values and text are carried as they are, anything else as JSON. Keys are the paths
-    as they are written; one that several rows name is numbered.
+    text. Of Parquet numbers, truth values and text are carried as they are, dates and times as text, lists and structs
+    as JSON. Keys are the paths as they are written; one that several rows name is numbered.
 
     Args:
         place: path or URL of the table.
@@ -118,7 +118,19 @@ def _carried(value: Any, kind: ColumnType) -> Any:
     """A value as the type that its column is carried with."""
     if value is None or kind != "string" or isinstance(value, str):
         return value
-    return json.dumps(value, default=str, ensure_ascii=False)
+    return json.dumps(value, default=_text, ensure_ascii=False) if isinstance(value, list | dict) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """A value that JSON knows none of, dates and times as ISO 8601 has them.
+
+    Example:
+        >>> from datetime import date
+        >>> from decimal import Decimal
+        >>> _text(date(1970, 1, 2)), _text(Decimal("1.50"))
+        ('1970-01-02', '1.50')
+    """
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
 
 
 def _is_parquet(place: str) -> bool:
@@ -126,13 +138,13 @@ def _is_parquet(place: str) -> bool:
 
 
 def _csv_types(place: str) -> dict[str, ColumnType]:
-    with _text(place) as file:
+    with _opened(place) as file:
         names = _reader(place, file).fieldnames or ()
     return dict.fromkeys((name for name in names if name), "string")
 
 
 def _csv_rows(place: str) -> Iterator[dict[str, Any]]:
-    with _text(place) as file:
+    with _opened(place) as file:
         reader = _reader(place, file)
         try:
             yield from reader
@@ -140,7 +152,7 @@ def _csv_rows(place: str) -> Iterator[dict[str, Any]]:
             raise InputError(f"{place}, line {reader.line_num + 1}: cannot be read ({error})") from None
 
 
-def _text(place: str) -> io.TextIOWrapper:
+def _opened(place: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_file(place), encoding="utf-8-sig", newline="")
 
 
@@ -191,4 +203,15 @@ def _column_type(arrow: str) -> ColumnType:
 def _parquet_rows(place: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with _parquet(place) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
-            yield from batch.to_pylist()
+            yield from _in_microseconds(batch).to_pylist()
+
+
+def _in_microseconds(batch: Any) -> Any:
+    """Some rows without finer time stamps: Python alone has none, and pyarrow refuses those that are."""
+    import pyarrow as pa
+
+    for at, field in enumerate(batch.schema):
+        if str(field.type).startswith("timestamp[ns"):
+            values = batch.column(at).cast(pa.timestamp("us", field.type.tz), safe=False)
+            batch = batch.set_column(at, field.name, values)
+    return batch
