@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phosphene.errors import InputError, NotFoundError, OptionError
+from phosphene.errors import InputError, NotFoundError, OptionError, PhospheneWarning
 from phosphene.sources import COLUMN_TYPES, Files, Folder, Item, Table, Uploads, open_source
 from phosphene.store import RunFolder
 from tests.pictures import HOSTILE, save
@@ -204,10 +204,14 @@ def test_parquet_carries_its_types(tmp_path):
         "good": [True, None],
         "tags": [["x", "ü"], None],
         "raw": [b"1", b"2"],
+        "crops": [[b"1"], []],
+        "image": [{"bytes": b"1"}, None],  # the picture itself
         "class_index": [7, None],
     }
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
-    source = Table(tmp_path / "t.parquet")
+    with pytest.warns(PhospheneWarning, match="holds bytes in raw, crops, which are not carried along") as told:
+        source = Table(tmp_path / "t.parquet")
+    assert len(told) == 1
     one, two = source
     assert one.columns == {"age": 3, "share": 0.5, "good": True, "tags": '["x", "ü"]'}
     assert set(two.columns.values()) == {None}

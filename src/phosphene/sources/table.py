@@ -8,11 +8,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from itertools import tee
 from typing import Any
 
-from phosphene.errors import InputError, NotFoundError, suggest, to_install
+from phosphene.errors import InputError, NotFoundError, suggest, to_install, warn
 from phosphene.files import is_file, join, open_file, parent, unreadable
 from phosphene.path_match import numbered
 from phosphene.sources.decode import broken, is_table_name, load_place
@@ -23,6 +23,8 @@ from phosphene.sources.source import ColumnType, Source, register_source
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "image_file", "url")
 LABEL_COLUMNS = ("label", "class_index", "wnid", "class", "class_name")
 _ROWS_AT_ONCE = 1024
+# Of a column that is not carried along: pictures or features.
+_BYTES = "bytes"
 
 
 def _claims(spec: str) -> bool:
@@ -35,7 +37,8 @@ class Table(Source):
 
     CSV is UTF-8, with or without a byte order mark, separated by comma, semicolon or tab; its values are carried as
     text. Of Parquet numbers, truth values and text are carried as they are, dates and times as text, lists and structs
-    as JSON. Keys are the paths as they are written; one that several rows name is numbered.
+    as JSON; columns of bytes are left out, with a warning. Keys are the paths as they are written; one that several
+    rows name is numbered.
 
     Args:
         place: path or URL of the table.
@@ -59,6 +62,8 @@ class Table(Source):
         self, place: str | os.PathLike[str], path_column: str | None = None, label_column: str | None = None
     ) -> None:
         self.place = os.fspath(place)
+        types = _parquet_types(self.place) if _is_parquet(self.place) else _csv_types(self.place)
+        self._types = {name: kind for name, kind in types.items() if kind != _BYTES}
         names = list(self._types)
         self.path_column = _chosen(self.place, names, path_column, PATH_COLUMNS)
         if self.path_column is None:
@@ -67,10 +72,10 @@ class Table(Source):
                 f"{', '.join(names) or 'none'}); name the column"
             )
         self.label_column = _chosen(self.place, names, label_column, LABEL_COLUMNS)
-
-    @cached_property
-    def _types(self) -> dict[str, ColumnType]:
-        return _parquet_types(self.place) if _is_parquet(self.place) else _csv_types(self.place)
+        # (One that is called as those of paths holds the picture itself.)
+        left_out = ", ".join(name for name in types if name not in self._types and name.lower() not in PATH_COLUMNS)
+        if left_out:
+            warn(f"{self.place}: holds bytes in {left_out}, which are not carried along; numbers and text are")
 
     @property
     def column_types(self) -> Mapping[str, ColumnType]:
@@ -187,12 +192,12 @@ def _parquet(place: str) -> Iterator[Any]:
 
 def _parquet_types(place: str) -> dict[str, ColumnType]:
     with _parquet(place) as file:
-        # Bytes are pictures or features, and nothing to be carried along.
-        fields = [(field.name, str(field.type)) for field in file.schema_arrow]
-        return {name: _column_type(kind) for name, kind in fields if "binary" not in kind}
+        return {field.name: _column_type(str(field.type)) for field in file.schema_arrow}
 
 
 def _column_type(arrow: str) -> ColumnType:
+    if "binary" in arrow:
+        return _BYTES
     if arrow in ("float", "double", "halffloat"):
         return "float64"
     if arrow in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"):
