@@ -52,7 +52,7 @@ def test_a_plugin_is_found_on_first_use(plugins):
 def test_a_plugin_that_fails_is_named_and_the_rest_goes_on(plugins):
     plugins.append(EntryPoint("gone", "no_such_module", "phosphene.sources"))
     with pytest.warns(UserWarning, match="plugin no_such_module for phosphene.sources cannot be imported"):
-        assert {"file", "folder", "glob", "table", "tar"} <= source_kinds().keys()
+        assert {"file", "folder", "glob", "list", "table", "tar"} <= source_kinds().keys()
 
 
 def test_a_name_that_is_taken_is_refused():

@@ -192,6 +192,36 @@ def test_damaged_tables_are_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_list_of_one_path_a_line(tmp_path, monkeypatch):
+    tree(tmp_path, "data/a b.jpg", "data/sub/ü.jpg")
+    absolute = save(tmp_path / "else.png")
+    lines = ["\ufeff./a b.jpg", "", f"{absolute} ", "sub/ü.jpg", "  ", "sub/ü.jpg", "none.jpg"]
+    for name in ("list.txt", "list.LST"):
+        (tmp_path / "data" / name).write_text("\r\n".join(lines), "utf-8")
+        found = list(open_source(tmp_path / "data" / name))
+        wanted = ["./a b.jpg", str(absolute), "sub/ü.jpg", "sub/ü.jpg#2", "none.jpg"]
+        assert [item.key for item in found] == wanted
+        assert [item.error is None for item in found] == [True, True, True, True, False]
+    monkeypatch.chdir(tmp_path)
+    assert keys(open_source(["else.png", "data/list.txt"]))[:2] == ["else.png", "data/list.txt/./a b.jpg"]
+    (tmp_path / "odd.txt").write_bytes(b"caf\xe9.jpg\n")
+    assert [entry.path for entry in open_source("odd.txt").entries()] == ["caf\udce9.jpg"]
+    assert keys(open_source(remote({"list.txt": b"photos/a.jpg\n", "photos/a.jpg": jpeg()}) + "/list.txt")) == [
+        "photos/a.jpg"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\n \n", "names no picture"), ("a.jpg".encode("utf-16"), "save it as UTF-8 text"), (jpeg(), "or write file:")],
+)
+def test_what_is_no_list_is_refused_and_may_be_a_picture(tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "list.txt").keys()
+    assert keys(open_source(f"file:{tmp_path}/list.txt")) == [f"{tmp_path}/list.txt"]
+
+
 def test_parquet_carries_its_types(tmp_path):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

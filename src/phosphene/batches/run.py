@@ -127,7 +127,8 @@ def batch(
 
     Args:
         classifier: a Classifier, or a spec for load_classifier such as "embedded"; workers load it by themselves.
-        source: folder, pattern, table with a column of paths, tar archives, a URL of any of these; or several.
+        source: folder, pattern, table with a column of paths, list of paths, tar archives, a URL of any of these; or
+            several.
         out: folder or URL of the run.
         task: "explain", "predict" or "locate", or a config of phosphene.tasks with all of its options.
         method: method specs; without any grad_cam, or the preset's of locate.

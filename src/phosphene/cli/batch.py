@@ -26,7 +26,8 @@ app.add_typer(batch)
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="Folder, pattern, CSV or Parquet table, tar archives; a URL of any of these."
+        metavar="SOURCE",
+        help="Folder, pattern, CSV or Parquet table, list of paths (.txt), tar archives; a URL of any of these.",
     ),
 ]
 ViewOption = Annotated[

@@ -19,7 +19,8 @@ Images = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGE...",
-        help="Pictures; folders, patterns, CSV or Parquet tables, tar archives of pictures; URLs of any of these.",
+        help="Pictures; folders, patterns, CSV or Parquet tables, lists of paths (.txt), tar archives of pictures; "
+        "URLs of any of these.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

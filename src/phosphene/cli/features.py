@@ -28,7 +28,8 @@ def features(
         list[str] | None,
         typer.Argument(
             metavar="FOLDER...",
-            help="Pictures: files, folders, patterns, tables, tar archives, URLs; none where --pin brings them.",
+            help="Pictures: files, folders, patterns, tables, lists of paths (.txt), tar archives, URLs; none where "
+            "--pin brings them.",
         ),
     ] = None,
     layer: Annotated[

@@ -22,7 +22,7 @@ def explain_pictures(
     """Explain pictures; a broken picture becomes a row with its error, the others are done.
 
     Args:
-        specs: files, folders, patterns, tables, tar archives and URLs of pictures.
+        specs: files, folders, patterns, tables, lists, tar archives and URLs of pictures.
         config: what is explained and how; its seed is that of the common options.
         common: the common options.
         resume: go on with the run in --out.

@@ -23,8 +23,8 @@ def draw_features(
     """Find and draw the facets of layers; a broken picture is a row among the errors, the others count.
 
     Args:
-        pictures: files, folders, patterns, tables, tar archives and URLs of pictures; none where pinned facets bring
-            theirs.
+        pictures: files, folders, patterns, tables, lists, tar archives and URLs of pictures; none where pinned
+            facets bring theirs.
         config: what is drawn and how; its seed is that of the common options.
         common: the common options.
         resume: go on with the run in --out; layers that are done stay.

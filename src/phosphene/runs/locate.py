@@ -21,7 +21,7 @@ def locate_pictures(
     """Locate classes in pictures; a broken picture becomes a row with its error, the others are done.
 
     Args:
-        specs: files, folders, patterns, tables, tar archives and URLs of pictures.
+        specs: files, folders, patterns, tables, lists, tar archives and URLs of pictures.
         config: what is looked for and how; its seed is that of the common options.
         common: the common options.
         resume: go on with the run in --out.

@@ -38,7 +38,7 @@ def run_over_pictures(
 
     Args:
         command: what the run is called in its manifest.
-        specs: files, folders, patterns, tables, tar archives and URLs, as typed.
+        specs: files, folders, patterns, tables, lists, tar archives and URLs, as typed.
         task: that makes the rows.
         common: the common options.
         classifier: that looks at the pictures.

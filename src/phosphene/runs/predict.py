@@ -16,7 +16,7 @@ def predict_pictures(
     """Classify pictures; a broken picture becomes a row with its error, the others are done.
 
     Args:
-        specs: files, folders, patterns, tables, tar archives and URLs of pictures.
+        specs: files, folders, patterns, tables, lists, tar archives and URLs of pictures.
         config: how many classes are told and what is seen.
         common: the common options.
         resume: go on with the run in --out.

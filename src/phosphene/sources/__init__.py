@@ -8,6 +8,7 @@ from phosphene.sources.folder import Folder
 from phosphene.sources.item import Entry, Item
 from phosphene.sources.joined import Joined
 from phosphene.sources.open_source import open_pictures, open_source, source_kinds
+from phosphene.sources.path_list import PathList
 from phosphene.sources.pattern import Glob
 from phosphene.sources.single_files import Files
 from phosphene.sources.source import COLUMN_TYPES, ColumnType, Source, SourceKind, register_source
@@ -24,6 +25,7 @@ __all__ = [
     "Glob",
     "Item",
     "Joined",
+    "PathList",
     "Source",
     "SourceKind",
     "Table",

@@ -74,3 +74,13 @@ def is_table_name(name: str) -> bool:
         (True, True, False)
     """
     return name.lower().endswith((".csv", ".tsv", ".parquet"))
+
+
+def is_list_name(name: str) -> bool:
+    """Whether a name ends as plain lists do.
+
+    Example:
+        >>> is_list_name("train.txt"), is_list_name("train.LST"), is_list_name("txt")
+        (True, True, False)
+    """
+    return name.lower().endswith((".txt", ".lst"))

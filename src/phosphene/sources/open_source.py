@@ -25,14 +25,14 @@ def source_kinds() -> dict[str, SourceKind]:
 
     Example:
         >>> sorted(source_kinds())
-        ['file', 'folder', 'glob', 'table', 'tar']
+        ['file', 'folder', 'glob', 'list', 'table', 'tar']
     """
     discover("phosphene.sources")
     return dict(KINDS)
 
 
 def open_source(spec: Spec | Iterable[Spec], **options: Any) -> Source:
-    """The source that a spec looks like: a file, a folder, a pattern, a table, tar shards, a URL of any of these.
+    """The source that a spec looks like: a file, a folder, a pattern, a table, a list, tar shards, a URL of any.
 
     A spec that fits several is refused; ``folder:PLACE``, ``tar:PLACE`` and so on say which one is meant. Of several
     specs the pictures follow one another, the spec as the first part of their keys.

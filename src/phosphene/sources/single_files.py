@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from phosphene.files import is_file, is_folder, is_url
 from phosphene.path_match import numbered
-from phosphene.sources.decode import is_picture_name, is_shard_name, is_table_name, load_place
+from phosphene.sources.decode import is_list_name, is_picture_name, is_shard_name, is_table_name, load_place
 from phosphene.sources.item import Entry
 from phosphene.sources.pattern import is_pattern
 from phosphene.sources.source import Source, register_source
@@ -18,7 +18,7 @@ def _claims(spec: str) -> bool:
     """A file of no other kind, or what is named like a picture: that it is missing is said in its item."""
     if is_picture_name(spec):
         return not is_folder(spec) and not is_pattern(spec)
-    return is_file(spec) and not is_table_name(spec) and not is_shard_name(spec)
+    return is_file(spec) and not (is_table_name(spec) or is_shard_name(spec) or is_list_name(spec))
 
 
 @register_source("file", claims=_claims, looks_like="a picture file")

@@ -189,8 +189,8 @@ def features(
 
     Args:
         classifier: a Classifier, a network, or a spec for load_classifier.
-        images: a folder of pictures, a file, a pattern, a table, tar shards, a URL of any of these, or several; of a
-            single kind of thing for the clearest facets. None where `pin` brings them.
+        images: a folder of pictures, a file, a pattern, a table, a list, tar shards, a URL of any of these, or several;
+            of a single kind of thing for the clearest facets. None where `pin` brings them.
         layers: dotted names or modules; None for the default layer.
         facets: clusters of pictures, each of which gives an image.
         exemplars: pictures that stand for a cluster; None for ten, of few pictures for their share.
