@@ -56,6 +56,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
         (["report", "empty"], "empty: is no run folder"),
         (["impress", "tench", "--recipe", "fuse"], "fuse is no recipe of impress; it is one of phosphene fuse"),
         (["batch", "predict", "none/", "--out", "b", "--report", "single"], "is no one file; say --report pages"),
+        (["explain", "none.jpg", "--out", ""], "--out is empty, as a shell variable that is not set; name a folder"),
+        (["batch", "predict", "empty", "--out", ""], "--out is empty, as a shell variable that is not set"),
         (["impress", "tench", "--threads", "9999"], "--threads 9999: this machine has"),
     ],
 )

@@ -82,6 +82,18 @@ def test_folders_in_the_way(tmp_path):
     assert tmp_path.is_dir()
 
 
+def test_links_to_nowhere_are_called_so(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for out in ("link", "link/below/run"):
+        with pytest.raises(OptionError, match=r"link: is a link to nowhere \(.*gone\); choose another --out"):
+            RunFolder.create(tmp_path / out, "explain")
+    with pytest.raises(OutputError, match="cannot be written"):
+        RunFolder.create(tmp_path / ("x" * 300), "explain")
+    (tmp_path / "gone").mkdir()
+    RunFolder.create(tmp_path / "link" / "run", "explain")
+    assert (tmp_path / "gone" / "run").is_dir()
+
+
 @given(st.recursive(st.floats() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)))
 def test_without_nan_is_json(value):
     json.dumps(without_nan(value), allow_nan=False)

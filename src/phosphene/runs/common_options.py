@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from phosphene.cancel import Cancel
+from phosphene.errors import OptionError
 from phosphene.types import ReportMode, seed_number
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class CommonOptions:
         cancel: asked for a stop by runs that look at pictures, between two pictures and within slow methods.
 
     Raises:
-        OptionError: for a seed that PyTorch would not take.
+        OptionError: for a seed that PyTorch would not take, or an empty name for `out`.
     """
 
     model: str | Classifier = asked(
@@ -102,6 +103,8 @@ class CommonOptions:
 
     def __post_init__(self) -> None:
         seed_number(self.seed)
+        if self.out == "":
+            raise OptionError("--out is empty, as a shell variable that is not set; name a folder")
 
     def step(self, done: int, total: int, text: str) -> None:
         """Announce how far it is, or leave if the run is to be stopped.

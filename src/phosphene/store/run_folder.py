@@ -59,12 +59,13 @@ class RunFolder:
         """A new folder; None makes one under ./phosphene-runs, named by command and time.
 
         Raises:
-            OptionError: if it holds a run already and `overwrite` is not set, is a file, or holds something that is no
-                run of phosphene.
+            OptionError: if it holds a run already and `overwrite` is not set, is a file or a link to nowhere, or holds
+                something that is no run of phosphene.
             OutputError: if it cannot be made.
         """
         folder = _fresh_name(command) if path is None else Path(path)
         try:
+            _refuse_links_to_nowhere(folder)
             if folder.exists():
                 _clear(folder, overwrite)
             folder.mkdir(parents=True, exist_ok=True)
@@ -209,6 +210,12 @@ def _fresh_name(command: str) -> Path:
     base = Path(DEFAULT_FOLDER)
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
     return next(base / name for name in names if not (base / name).exists())
+
+
+def _refuse_links_to_nowhere(folder: Path) -> None:
+    for link in (folder, *folder.parents):
+        if link.is_symlink() and not link.exists():
+            raise OptionError(f"{link}: is a link to nowhere ({os.readlink(link)}); choose another --out")
 
 
 def _clear(folder: Path, overwrite: bool) -> None:
