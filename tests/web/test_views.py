@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shlex
 import shutil
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,10 @@ from phosphene.errors import NotFoundError, OptionError, PhospheneError
 from phosphene.runs.demo import demo_pictures
 from phosphene.web import views
 from phosphene.web.asks import AuditAsk, CompareAsk, ExplainAsk, LayerAsk, LocateAsk, RememberAsk
-from phosphene.web.pictures import Chosen
+from phosphene.web.audited import Audited
+from phosphene.web.pictures import Chosen, upload
+from phosphene.web.views.frame import render
+from phosphene.web.worker import State
 from tests.cli.running import phosphene as command
 from tests.web.reading import Answer, array_of, bytes_of
 
@@ -400,6 +407,30 @@ def test_audit_filters_sorts_and_shows(desk, job, audited_run, monkeypatch):
         last(views.audit(desk, AuditAsk(show="secret"), job))
 
 
+def test_names_that_are_no_utf8_are_spelled_out_wherever_they_stand(tmp_path, desk, job):
+    folder, run = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/odd\xff", b"/run\xff"))
+    try:
+        folder.mkdir()
+    except OSError:  # pragma: no cover
+        pytest.skip("this file system takes no such name")
+    shutil.copy(demo_pictures()[0], folder / os.fsdecode(b"bad\xff.png"))
+    (folder / os.fsdecode(b"no\xff.png")).write_bytes(b"")
+    assert command("predict", folder, "--out", run, "--report", "none").code == 1  # the empty one
+    audited = Audited.of(str(run), desk.classifier("").labels)
+    with_run = replace(desk, runs={audited.name: audited})
+    *_, html = views.audit(with_run, AuditAsk(run=audited.name), job)
+    html.encode()
+    assert audited.name == "run\\udcff"
+    found = Answer(html)
+    assert "bad\\udcff.png" in found.text
+    assert re.search(r"no\\udcff\.png\s+is empty \(0 bytes\)", found.text)  # the name is not said twice
+    found = last(
+        views.explain(desk, ExplainAsk(methods=("cam",)), upload(str(folder / os.fsdecode(b"bad\xff.png"))), job)
+    )
+    assert "bad\\udcff.png" in found.calls["command"]
+    render("status", state=State("failed", text="\udcff"), left="", address="").encode()
+
+
 def test_a_file_name_is_text_in_the_answer(desk, job):
     content = desk.packaged.chosen("coffee.png").content
     name = "<img src=x onerror=alert(1)>{{7*7}}${1}.png"
@@ -410,8 +441,6 @@ def test_a_file_name_is_text_in_the_answer(desk, job):
 
 def test_a_run_in_shards_is_audited_too(tmp_path, desk):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    from phosphene.web.audited import Audited
-
     outcome = command("batch", "explain", demo_pictures()[0].parent / "chelsea.png", "--out", tmp_path / "shards",
                       "--method", "cam", "--overlays", "--workers", "0")  # fmt: skip
     assert outcome.code == 0, outcome.err

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from phosphene.errors import InputError, NotFoundError, OptionError
+from phosphene.errors import InputError, NotFoundError, OptionError, printable
 from phosphene.files import read_file
 from phosphene.labels import Labels
 from phosphene.store import Asset, File, Row, Run, map_files, open_run
@@ -86,7 +86,7 @@ class Audited:
     @property
     def name(self) -> str:
         """What it is called: the name of its folder."""
-        return Path(self.run.place.rstrip("/")).name or "run"
+        return printable(Path(self.run.place.rstrip("/")).name) or "run"
 
     @cached_property
     def rows(self) -> list[Row]:

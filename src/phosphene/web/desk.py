@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from phosphene.errors import InputError, NotFoundError, suggest
+from phosphene.errors import InputError, NotFoundError, printable, suggest
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.demo import demo_pictures
 from phosphene.runtime import Prepared
@@ -48,7 +48,7 @@ class Desk:
         Raises:
             PhospheneError: for a model that cannot be loaded, or a folder that is no run.
         """
-        loaded = {spec: replace(common, model=spec).load() for spec in models or ("embedded",)}
+        loaded = {printable(spec): replace(common, model=spec).load() for spec in models or ("embedded",)}
         found: dict[str, Audited] = {}
         for place in runs:
             audited = Audited.of(place, next(iter(loaded.values())).labels)

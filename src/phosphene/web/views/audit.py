@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from phosphene.errors import reason
 from phosphene.store import Asset
 from phosphene.web.asks import AuditAsk
 from phosphene.web.audited import Audited, Facts, page_of
@@ -53,7 +54,7 @@ def _card(desk: Desk, run: Audited, facts: Facts, row: Any) -> dict[str, Any]:
     named = {what: urls[f"{what}-{PurePath(file.name).name}"] for what, file in kept.items()}
     return {
         "facts": facts,
-        "row": row,
+        "error": reason(row.error or "", facts.path),
         "name": PurePath(facts.path).name,
         "urls": named,
         "method": maps[0].method if maps else "",

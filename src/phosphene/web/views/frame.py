@@ -20,8 +20,10 @@ AnyAsk = TypeVar("AnyAsk", bound=Ask)
 
 
 def render(template: str, **known: Any) -> str:
-    """The HTML of a template; everything put into it is escaped."""
-    return _templates().get_template(f"{template}.html.j2").render(**known)
+    """The HTML of a template; everything put into it is escaped, and what no browser can be sent is spelled out."""
+    text = _templates().get_template(f"{template}.html.j2").render(**known)
+    # (The names of files may hold bytes that are no UTF-8.)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def shown_map(shelf: Shelf, row: MapRow, picture_url: str, picture_name: str, about: str = "") -> dict[str, Any]:
