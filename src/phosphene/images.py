@@ -206,6 +206,8 @@ def not_an_image(name: str, head: bytes) -> InputError:
         >>> print(not_an_image("IMG_0001.HEIC", b"....ftypheic"))
         IMG_0001.HEIC: not an image that can be read (it is HEIC, as phones save it); save it as JPEG or PNG
     """
+    if not head:
+        return InputError(f"{name}: is empty (0 bytes)")
     is_heic = head[4:8] == b"ftyp" and head[8:12] in _HEIC
     what = "it is HEIC, as phones save it" if is_heic else "it begins with " + repr(head[:12])[1:]
     return InputError(f"{name}: not an image that can be read ({what}); save it as JPEG or PNG")

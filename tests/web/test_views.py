@@ -22,7 +22,7 @@ from phosphene.web import views
 from phosphene.web.asks import AuditAsk, CompareAsk, ExplainAsk, LayerAsk, LocateAsk, RememberAsk
 from phosphene.web.audited import Audited
 from phosphene.web.pictures import Chosen, upload
-from phosphene.web.views.frame import render
+from phosphene.web.views.frame import in_page, render
 from phosphene.web.worker import State
 from tests.cli.running import phosphene as command
 from tests.web.reading import Answer, array_of, bytes_of
@@ -429,6 +429,11 @@ def test_names_that_are_no_utf8_are_spelled_out_wherever_they_stand(tmp_path, de
     )
     assert "bad\\udcff.png" in found.calls["command"]
     render("status", state=State("failed", text="\udcff"), left="", address="").encode()
+
+
+def test_errors_name_the_fields_of_the_page():
+    said = in_page("--versus 281: is the class itself; name another to tell it apart from")
+    assert said == "Rather than 281: is the class itself; name another to tell it apart from"
 
 
 def test_a_file_name_is_text_in_the_answer(desk, job):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from phosphene.web.asks import ASKS, Ask, AuditAsk, ExplainAsk, LayerAsk, read
 from phosphene.web.audited import SHOWN, SORTS
 from phosphene.web.desk import Desk
 from phosphene.web.pictures import MAX_BYTES, Chosen, upload
-from phosphene.web.views.frame import render
+from phosphene.web.views.frame import in_page, render
 from phosphene.web.views.remember import MAX_CLASSES
 from phosphene.web.worker import Job, State
 
@@ -464,7 +465,7 @@ class _Page:
                 values[self.controls["audit.run"]] = self.desk.run(ask.run).name
             return values
         except PhospheneError as error:
-            return {self.controls["explain!status"]: render("refused", text=str(error))}
+            return {self.controls["explain!status"]: render("refused", text=in_page(str(error)))}
 
     # What runs
 
@@ -542,7 +543,7 @@ def _status(state: State, address: str) -> str:
     left = ""
     if state.share and state.seconds > 2:
         left = f"about {max(1, round(state.seconds * (1 - state.share) / state.share))} s left"
-    return render("status", state=state, left=left, address=address)
+    return render("status", state=replace(state, text=in_page(state.text)), left=left, address=address)
 
 
 def _chosen_class(event: gr.EventData) -> str:

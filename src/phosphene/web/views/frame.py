@@ -18,12 +18,27 @@ from phosphene.web.shelf import Shelf
 
 AnyAsk = TypeVar("AnyAsk", bound=Ask)
 
+# What the page calls the options that errors name.
+_FIELDS = {"--class": "Class", "--versus": "Rather than"}
+
 
 def render(template: str, **known: Any) -> str:
     """The HTML of a template; everything put into it is escaped, and what no browser can be sent is spelled out."""
     text = _templates().get_template(f"{template}.html.j2").render(**known)
     # (The names of files may hold bytes that are no UTF-8.)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def in_page(message: str) -> str:
+    """An error's line with the page's fields instead of the options of commands.
+
+    Example:
+        >>> in_page("--versus 281: is the class itself; name another to tell it apart from")
+        'Rather than 281: is the class itself; name another to tell it apart from'
+    """
+    for option, field in _FIELDS.items():
+        message = message.replace(option, field)
+    return message
 
 
 def shown_map(shelf: Shelf, row: MapRow, picture_url: str, picture_name: str, about: str = "") -> dict[str, Any]:
