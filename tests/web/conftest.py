@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -56,13 +57,21 @@ def job():
 def served(audited_run):
     """Address and desk of a page that is served on a free port of the loopback."""
     pytest.importorskip("gradio", reason="gradio is not installed (make test-web installs it)")
-    import uvicorn
-
-    from phosphene.web.server import application
     from phosphene.web.warm import warm_up
 
     desk = Desk.of((), CommonOptions(), [str(audited_run)])
     warm_up(desk)
+    with serving(desk) as address:
+        yield address, desk
+
+
+@contextmanager
+def serving(desk):
+    """The address of a desk's page while it is served."""
+    import uvicorn
+
+    from phosphene.web.server import application
+
     with application(desk) as app:
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, daemon=True)
@@ -71,6 +80,6 @@ def served(audited_run):
             assert thread.is_alive()
             thread.join(0.05)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", desk
+        yield f"http://127.0.0.1:{port}"
         server.should_exit = True
         thread.join(20)

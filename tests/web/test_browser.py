@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from phosphene.runs.demo import demo_pictures
+from phosphene.web.desk import Desk
 from tests.browsing import needs_chromium, opening
+from tests.web.conftest import serving
 
 pytest.importorskip("gradio", reason="gradio is not installed (make test-web installs it)")
 
@@ -30,6 +32,11 @@ def picture(name):
 
 def choose(page, name):
     page.click(f"[data-example='{name}']")
+
+
+def box(page, selector):
+    """Where the first of these stands."""
+    return page.locator(selector).first.bounding_box()
 
 
 def fits(page):
@@ -124,6 +131,11 @@ def test_an_address_opens_the_same_view(opened):
     assert again.locator("#answer-explain .tile").count() == 6
 
 
+def test_what_is_refused_is_said_in_the_words_of_the_page(opened):
+    page = opened("?tab=explain&picture=chelsea.png&methods=cam&classes=281&versus=281")
+    page.wait_for_selector("#status-explain .refused:has-text('Rather than 281: is the class itself')")
+
+
 @pytest.mark.parametrize("search", ["?tab=nowhere", "?at=7x7", "?picture=../../etc/passwd", "?model=/etc/passwd"])
 def test_an_address_that_says_nothing_sensible_says_so(opened, search):
     page = opened(search)
@@ -184,6 +196,54 @@ def test_audit_filters_and_sorts(opened):
     page.fill("#audit-find textarea, #audit-find input", "espresso")
     page.keyboard.press("Enter")
     page.wait_for_selector("#answer-audit .caveat:has-text('No picture fits')")
+
+
+def test_the_page_is_as_wide_as_the_window_whatever_stands_in_it(opened):
+    page = opened("?tab=layer&layer=blocks.5&count=6")
+    assert box(page, "#desk")["width"] == 1280 - 2 * 28
+    page.set_viewport_size({"width": 390, "height": 844})
+    choose(page, "chelsea.png")
+    page.click("#run-layer")
+    page.wait_for_selector("#answer-layer .how")
+    for summary in page.locator("#answer-layer .how summary").all():
+        summary.click()
+    assert page.is_visible("#answer-layer [data-code=python]")
+    assert fits(page)
+    assert box(page, "nav a[data-tab=audit]")["x"] < 358  # all views are there to be tapped
+
+
+def test_controls_stand_in_columns(opened):
+    page = opened("?tab=remember")
+    page.locator("#remember-classes input").fill("ladybug")
+    page.click("[role=option]:has-text('ladybug')")
+    page.wait_for_selector("#remember-classes .token")
+    assert box(page, "#remember-classes .wrap-inner")["height"] < 50  # no empty line
+    for width in (1280, 1000, 800, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        names = ("classes", "recipe", "preset", "steps", "seed")
+        lefts = {round(box(page, f"#remember-{name}")["x"]) for name in names}
+        across = {round(box(page, f"#remember-{name}")["width"]) for name in names[1:]}
+        assert max(across) - min(across) <= 1
+        steps = [(left - min(lefts)) / (max(across) + 14) for left in lefts]
+        assert steps == pytest.approx([round(step) for step in steps], abs=0.05)
+
+
+def test_several_networks_are_chosen_in_a_box_like_the_others(browser, served):
+    classifier = served[1].classifier("")
+    models = {"embedded": classifier, "/a/folder/with/a/long/name/of_a_long_network.py:classifier": classifier}
+    with (
+        serving(Desk(models)) as address,
+        opening(browser, address, ready="#run-explain", patience=90_000, minds=("error",)) as open_page,
+    ):
+        page = open_page("?tab=compare&other_model=/a/folder/with/a/long/name/of_a_long_network.py:classifier")
+        page.wait_for_function("document.querySelector('#compare-other_model input').value !== 'the same network'")
+        assert page.input_value("#compare-other_model input") == "of_a_long_network.py:classifier"
+        for form in ("#rail", ".view-compare"):
+            color = page.evaluate("at => getComputedStyle(document.querySelector(at)).backgroundColor", f"{form} .form")
+            assert color == "rgba(0, 0, 0, 0)"
+        for place in ("#rail", "#compare-other_model"):
+            text, arrow = box(page, f"{place} input[role=combobox]"), box(page, f"{place} .icon-wrap")
+            assert text["x"] + text["width"] <= arrow["x"]
 
 
 def test_by_keyboard_alone(opened):

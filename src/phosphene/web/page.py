@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class _Page:
     def _rail(self) -> None:
         several = len(self.desk.models) > 1
         self.model = gr.Dropdown(
-            list(self.desk.models),
+            _networks(self.desk.models),
             value=self.desk.first,
             label="Network",
             visible=several or "hidden",
@@ -207,6 +207,10 @@ class _Page:
     def _locate(self) -> None:
         with gr.Row(elem_classes="controls"):
             self._picker("locate.classes", "Class", best=True)
+            self._own(
+                "locate.preset",
+                gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"),
+            )
             self._own("locate.methods", self._methods("Maps (those of the preset, if none)", [], several=True))
             self._own(
                 "locate.segment",
@@ -216,16 +220,12 @@ class _Page:
                     label="Cut by",
                 ),
             )
-            self._own(
-                "locate.preset",
-                gr.Dropdown([("best", "best"), ("as in the paper", "paper")], value="best", label="Preset"),
-            )
         self._answer("locate", "Locate")
 
     def _remember(self) -> None:
         with gr.Row(elem_classes="controls"):
             self._picker("remember.classes", "Classes", several=MAX_CLASSES)
-            self._own("remember.fuse", gr.Checkbox(False, label="fuse them in one image", elem_classes="check"))
+            self._own("remember.fuse", gr.Checkbox(False, label="fuse in one image", elem_classes="check"))
             self._own("remember.recipe", gr.Dropdown([("the usual", ""), *_recipes()], value="", label="Recipe"))
             self._own(
                 "remember.preset",
@@ -271,17 +271,17 @@ class _Page:
         self._answer("layer", "Show")
 
     def _compare(self) -> None:
-        specs = list(self.desk.models)
+        networks = _networks(self.desk.models)
         with gr.Row(elem_classes="controls"):
             self._own("compare.method", self._methods("This method", "grad_cam"))
             self._own("compare.other_method", self._methods("with this one", "saliency"))
             self._own(
                 "compare.other_model",
                 gr.Dropdown(
-                    [("the same network", ""), *((spec, spec) for spec in specs)],
+                    [("the same network", ""), *networks],
                     value="",
                     label="of",
-                    visible=True if len(specs) > 1 else "hidden",
+                    visible=True if len(networks) > 1 else "hidden",
                 ),
             )
             self._picker("compare.classes", "Class", best=True)
@@ -552,6 +552,13 @@ def _chosen_class(event: gr.EventData) -> str:
 
 def _turned(event: gr.EventData) -> int:
     return max(1, int(event._data.get("page", 1))) if isinstance(event._data, dict) else 1
+
+
+def _networks(specs: Iterable[str]) -> list[tuple[str, str]]:
+    """Each network, files without their folders where that still tells them apart."""
+    specs = list(specs)
+    names = [spec.rsplit("/", 1)[-1] for spec in specs]
+    return list(zip(names if len(set(names)) == len(names) else specs, specs, strict=True))
 
 
 def _classes(labels: Labels) -> list[tuple[str, str]]:

@@ -210,7 +210,7 @@
   });
 
   // What is typed into a list that one searches takes the place of what was chosen.
-  const searched = (target) => target.matches?.(".controls input[role='listbox'], .controls input[role='combobox']");
+  const searched = (target) => target.matches?.(".form input[role='listbox'], .form input[role='combobox']");
   let entered = null;
   document.addEventListener("focusin", (event) => {
     if (searched(event.target)) {
