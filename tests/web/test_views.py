@@ -423,6 +423,8 @@ def test_names_that_are_no_utf8_are_spelled_out_wherever_they_stand(tmp_path, de
     assert audited.name == "run\\udcff"
     found = Answer(html)
     assert "bad\\udcff.png" in found.text
+    assert "no picture in this run" not in found.text  # no box where no picture of the run has one
+    assert "button" not in found.tags[: found.tags.index("details")]  # nor pages to turn
     assert re.search(r"no\\udcff\.png\s+is empty \(0 bytes\)", found.text)  # the name is not said twice
     found = last(
         views.explain(desk, ExplainAsk(methods=("cam",)), upload(str(folder / os.fsdecode(b"bad\xff.png"))), job)
