@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -98,6 +99,24 @@ def test_states_end_with_the_result(worker):
     states = asyncio.run(followed())
     assert (states[-1].status, states[-1].value) == ("done", "whole")
     assert all(not state.is_over for state in states[:-1])
+
+
+def test_states_are_told_a_few_times_a_second_and_the_last_at_once(worker):
+    def steps(job):
+        for step in range(60):
+            time.sleep(0.01)
+            yield step
+
+    async def followed():
+        job = worker.submit("a", steps)
+        began = time.monotonic()
+        return [(time.monotonic() - began, state) async for state in job.states()]
+
+    told = asyncio.run(followed())
+    (_, *between, (_, last)) = told
+    assert (last.status, last.value) == ("done", 59)
+    assert 1 <= len(between) <= 5 * told[-1][0] + 1
+    assert all(later - former > 0.15 for (former, _), (later, _) in pairwise(told[:-1]))
 
 
 def test_time_is_limited():

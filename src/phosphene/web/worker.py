@@ -7,11 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phosphene.cancel import Cancel
 from phosphene.errors import CancelledError, PhospheneError, ResourceError
+
+# Seconds between two states that are told.
+_APART = 0.2
 
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
@@ -88,7 +92,9 @@ class Job:
             listener()
 
     async def states(self) -> AsyncIterator[State]:
-        """The state now and after each change, the last one last; what changes faster than it is read is left out.
+        """The state now and after changes, the last one last; what changes faster than it is read is left out.
+
+        No more than five a second, as a browser that draws each has no time for a press on Stop; the last comes at once.
 
         Whoever stops reading before the end stops the job.
         """
@@ -101,11 +107,15 @@ class Job:
         try:
             while True:
                 changed.clear()
-                state = self.state
+                state, told = self.state, loop.time()
                 yield state
                 if state.is_over:
                     return
                 await changed.wait()
+                while not self.state.is_over and (left := told + _APART - loop.time()) > 0:
+                    changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), left)
         finally:
             self._listeners.remove(wake)
             self.cancel.cancel()
