@@ -94,7 +94,7 @@ class Job:
     async def states(self) -> AsyncIterator[State]:
         """The state now and after changes, the last one last; what changes faster than it is read is left out.
 
-        No more than five a second, as a browser that draws each has no time for a press on Stop; the last comes at once.
+        Five a second at most: a browser that draws each has no time for a press on Stop. The last comes at once.
 
         Whoever stops reading before the end stops the job.
         """
