@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneWarning
 from phosphene.runtime import forward, prepare
+from phosphene.score_function import ScoreFunction
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute, explain
 from tests.comparing import map_error
@@ -247,5 +249,12 @@ def test_a_classifier_that_was_not_told_how_pictures_are_prepared_says_so_of_pic
         with pytest.warns(PhospheneWarning, match="was not told how pictures are prepared for it, so it sees them in"):
             explain(told, picture, "saliency", target=1)
         explain(told, torch.rand(3, 12, 16), "saliency", target=1)  # (values in [0, 1] are what it sees)
+        explain(told, picture, "saliency", target=1)  # (once is enough)
     stated = Preprocess(None, None, (0.0,) * 3, (1.0,) * 3)
     explain(Classifier(pooled(), stated), picture, "saliency", target=1)
+    later = Classifier(pooled())
+    assert later.preprocess == stated
+    later.preprocess = replace(later.preprocess, size=(12, 16))
+    explain(later, picture, "saliency", target=1)
+    whole = ScoreFunction(lambda pictures: pictures.mean(axis=(1, 2)), labels=list("abc"), takes="pictures")
+    explain(whole, picture, "rise:masks=2", target=1)

@@ -39,10 +39,19 @@ def test_a_label_that_says_what_is_right_is_a_whole_name(label, index):
     assert LABELS.find(label, part=False) == index
 
 
-@pytest.mark.parametrize("label", ["fish", "golden retr", "espress"])
+@pytest.mark.parametrize("label", ["fish", "golden retr", "espress", "husky", "boa", "-", "_"])
 def test_a_part_of_a_name_says_nothing_of_what_is_right(label):
-    with pytest.raises(NotFoundError, match=f"no class '{label}'"):
+    """Nor one that is all of a name of one class and a part of another's, as that of the boa made of feathers."""
+    with pytest.raises(NotFoundError, match=f"class '{label}'"):
         LABELS.find(label, part=False)
+
+
+def test_names_between_commas_and_names_that_differ_by_hyphens_alone():
+    several = Labels(("tench, Tinca tinca", "tabby, tabby cat", "dog "))
+    for label, index in (("tench", 0), ("Tinca tinca", 0), ("tabby_cat", 1), ("dog", 2), ("tench, Tinca tinca", 0)):
+        assert several.find(label, part=False) == index
+    alike = Labels(("a-b", "a b", "A_B", "tiger", "tiger cat"))
+    assert [alike.find(name) for name in ("a-b", "a b", "A_B", "A-B", "A B", "tiger_")] == [0, 1, 2, 0, 1, 3]
 
 
 def test_every_class_is_found_by_index_and_id_and_by_name_unless_two_share_it():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -43,23 +41,6 @@ class Series:
 )
 def test_every_spelling_of_labels(labels):
     assert classifier_of(pooled(), labels=labels).labels.names == NAMES
-
-
-class _OfTransformers(nn.Sequential):
-    """As a classifier of transformers: it carries its configuration."""
-
-    def __init__(self, names: dict[int, str]) -> None:
-        super().__init__(*pooled())
-        self.config = SimpleNamespace(id2label=names)
-
-
-def test_names_that_a_network_of_transformers_carries():
-    named, other = (type(name, (_OfTransformers,), {}) for name in ("NetForImageClassification", "NetModel"))
-    carried = dict(enumerate(NAMES))
-    assert Classifier(named(carried)).labels.names == NAMES
-    assert Classifier(named(carried), labels=list("abcde")).labels.names == tuple("abcde")
-    assert Classifier(named({0: "LABEL_0", 1: "LABEL_1"})).labels.names == ()
-    assert Classifier(other(carried)).labels.names == ()
 
 
 def test_names_to_indices():

@@ -347,6 +347,23 @@ def test_similarity_is_the_cosine_with_the_reference(images):
         attribute(classifier, images, Similar((1.0, 2.0)), "saliency")
 
 
+def as_tensor(path):
+    return torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None] / 255
+
+
+def test_a_picture_that_the_output_is_like_may_be_a_file(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    classifier = Classifier(network, Preprocess((16, 16), mean=(0, 0, 0), std=(1, 1, 1)))
+    Image.fromarray(chelsea()[:16, :16]).save(tmp_path / "cat.png")
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        reference = network(as_tensor(tmp_path / "cat.png"))[0]
+    for ask in (explain, attribute):
+        found = ask(classifier, images, target=Similar(tmp_path / "cat.png"), method="saliency")
+        expected = ask(classifier, images, target=Similar(reference), method="saliency")
+        torch.testing.assert_close(found.maps, expected.maps)
+
+
 def test_how_they_are_written():
     assert Region.parse("dog") == Region("dog")
     assert Region.parse("3@1,2,5,6") == Region(3, (1, 2, 5, 6))

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from numbers import Real
 from typing import Any, Literal, get_args
+from weakref import WeakSet
 
 import torch
 from PIL import Image
@@ -25,7 +27,7 @@ from phosphene.geometry import center_view, whole_view
 from phosphene.graph import input_channels, is_layout, layer_name
 from phosphene.images import VOLUMES, Interpolation, Picture, picture_size, preprocess
 from phosphene.labels import Labels as Labels
-from phosphene.labels import LabelsLike, as_labels, labels_of_config
+from phosphene.labels import LabelsLike, as_labels
 from phosphene.output_targets import best_of_each
 from phosphene.pixels import stated_scale
 from phosphene.targets import Outputs, Target
@@ -70,6 +72,10 @@ class MeanPicture:
 
     def __repr__(self) -> str:
         return f"MeanPicture({'x'.join(map(str, self.values.shape))})"
+
+
+# Networks of which it was said that nobody told how pictures are prepared for them.
+_TOLD: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -246,7 +252,7 @@ class Classifier:
         preprocess: size, mean and std; the default sees images in [0, 1] of any size as they are, of as many
             channels as the first convolution takes, with a warning where they are files or 8-bit pictures.
         labels: names of the K classes: a Labels, a list or array of names, {index: name} or {name: index}; None for
-            those that a network of transformers carries, else for numbers.
+            numbers.
         head: "softmax" for one class of K, "sigmoid" for independent classes (or one output and two labels:
             its negative and its positive class), "probabilities" for a network that returns them already, "score" for
             plain numbers without a probability; "maps" for segmentation networks, whose scores (N, K, h, w) count as
@@ -284,8 +290,8 @@ class Classifier:
     ) -> None:
         self.module: nn.Module = module
         self.head: HeadKind = head
-        self.preprocess = _as_it_is(unwrapped(module)) if preprocess is None else preprocess
-        self.labels = as_labels(_own_labels(unwrapped(module)) if labels is None else labels)
+        self.preprocess = _as_it_is(input_channels(unwrapped(module))) if preprocess is None else preprocess
+        self.labels = as_labels(labels)
         self.name = type(self.module).__name__ if name is None else str(name)
         self.output = output
         self.inputs = fixed_inputs(unwrapped(module), inputs, explained)
@@ -421,7 +427,9 @@ class Classifier:
                 f"pictures of sizes {sorted(sizes)} in one batch of a network that takes any size; give them one "
                 "by one, or a size to show them all at: Preprocess((224, 224))"
             )
-        if isinstance(self.preprocess, _AsItIs) and any(isinstance(picture, Image.Image) for picture in pictures):
+        left_out = self.preprocess is _as_it_is(self.preprocess.channels) and self.module not in _TOLD
+        if left_out and any(isinstance(picture, Image.Image) for picture in pictures):
+            _TOLD.add(self.module)
             warn(
                 f"{self.name} was not told how pictures are prepared for it, so it sees them in [0, 1] at their own "
                 "size, without normalization; say so: Classifier(network, Preprocess((224, 224), 256, mean, std))"
@@ -443,7 +451,7 @@ class Classifier:
             got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             axes = images.ndim if isinstance(images, Tensor) else 0
             hint = VOLUMES if axes == 5 else ""
-            if axes == 4 and isinstance(self.preprocess, _AsItIs):
+            if axes == 4 and self.preprocess == _as_it_is(channels):
                 hint = (
                     "; if it is the first convolution that takes these and not the network, say so: "
                     "Preprocess(None, None, mean, std) with as many means as the images have channels"
@@ -826,19 +834,10 @@ def _checked_layouts(module: nn.Module, layouts: Mapping[str, Layout] | None) ->
     return checked
 
 
-def _own_labels(module: nn.Module) -> LabelsLike:
-    """The names that a classifier of transformers carries; None of any other network."""
-    of_transformers = "ForImageClassification" in type(module).__name__
-    return labels_of_config(getattr(module, "config", None)) if of_transformers else None
-
-
-class _AsItIs(Preprocess):
-    """Images in [0, 1] as they are, since whoever made the classifier did not say how the network is fed."""
-
-
-def _as_it_is(module: nn.Module) -> Preprocess:
-    channels = input_channels(module)
-    return _AsItIs(None, None, (0.0,) * channels, (1.0,) * channels)
+@cache
+def _as_it_is(channels: int) -> Preprocess:
+    """Images in [0, 1] as they are: the very object tells that nobody said how the network is fed."""
+    return Preprocess(None, None, (0.0,) * channels, (1.0,) * channels)
 
 
 def find_scores(output: Any, key: str | int | None, kind: type = Tensor) -> Any:

@@ -40,8 +40,6 @@ def load_plugins(group: str) -> None:
             found.load()
         except Exception as error:  # foreign code may fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
-            last = extract_tb(error.__traceback__)[-1]
-            warn(
-                f"the plugin {found.value} for {group} cannot be imported ({reason}; {last.filename}, line "
-                f"{last.lineno}); what it registered before that stays"
-            )
+            own = [frame for frame in extract_tb(error.__traceback__) if "importlib" not in frame.filename][1:]
+            where = f"; {own[-1].filename}, line {own[-1].lineno}; what it registered before that stays" if own else ""
+            warn(f"the plugin {found.value} for {group} cannot be imported ({reason}{where})")

@@ -12,8 +12,6 @@ from typing import Any, SupportsIndex
 from phosphene.errors import NotFoundError, OptionError, suggest
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
-# Of the readings of a text, from the strictest on, those that take it for all of a name.
-_WHOLE_NAMES = 3
 # Whatever holds names as lists, arrays and the columns of tables do, or by index, or indices by name.
 LabelsLike = Any
 
@@ -69,7 +67,8 @@ class Labels:
         Args:
             query: what a person typed, or a table holds.
             part: whether a part of a name is enough, as for a person, who is told which class it is; a label that says
-                what is right has to be a whole name.
+                what is right has to be a whole name, or one of several that stand between commas, and nothing that
+                could be another class as well.
 
         Raises:
             NotFoundError: with the nearest names, or with all the classes that fit.
@@ -93,9 +92,11 @@ class Labels:
         known = self._by_id(text)
         if known is not None:
             return known
-        for matches in self._matches(text)[: None if part else _WHOLE_NAMES]:
+        for matches in self._matches(text):
             if matches:
-                return self._only(matches, text)
+                index = self._only(matches, text)
+                if part or _plain(text) in self._whole_names(index):
+                    return index
         if not self.names:
             raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
         names = [*self.names, *(name for names in self.synonyms for name in names)]
@@ -133,34 +134,30 @@ class Labels:
 
     def _matches(self, text: str) -> list[list[int]]:
         """Classes that fit, from the strictest reading of the text to the loosest."""
-        wanted = _plain(text)
-        synonyms = self.synonyms or ((),) * len(self.names)
-        every = [[_plain(name), *map(_plain, more)] for name, more in zip(self.names, synonyms, strict=True)]
-        return [
+        folded, wanted = text.casefold(), _plain(text)
+        every = [[_plain(name) for name in self._names_of(index)] for index in range(len(self.names))]
+        words = [[f" {name} ".replace(",", " ") for name in names] for names in every]
+        found = [
             [index for index, name in enumerate(self.names) if name == text],
+            [index for index, name in enumerate(self.names) if name.casefold() == folded],
             [index for index, names in enumerate(every) if names[0] == wanted],
-            [index for index, names in enumerate(every) if wanted in names],
-            [index for index, names in enumerate(every) if any(f" {wanted} " in f" {name} " for name in names)],
+            [index for index, names in enumerate(words) if any(f" {wanted} " in name for name in names)],
             [index for index, names in enumerate(every) if any(wanted in name for name in names)],
         ]
+        return found if wanted else found[:2]
+
+    def _names_of(self, index: int) -> tuple[str, ...]:
+        return self.names[index], *(self.synonyms[index] if self.synonyms else ())
+
+    def _whole_names(self, index: int) -> list[str]:
+        """A class's names as they are compared; of "tench, Tinca tinca" each as well."""
+        names = self._names_of(index)
+        return [_plain(part) for name in names for part in (name, *name.split(","))]
 
 
 def _plain(name: str) -> str:
     """A name as it is compared: folders write golden_retriever."""
-    return name.casefold().replace("_", " ").replace("-", " ")
-
-
-def labels_of_config(config: Any) -> tuple[str, ...] | None:
-    """The names of the classes that a configuration of transformers holds; None where they are placeholders.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> labels_of_config(SimpleNamespace(id2label={1: "dog", 0: "cat"}))
-        ('cat', 'dog')
-    """
-    known = {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()}
-    names = tuple(known[index] for index in sorted(known))
-    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def class_list(value: Any) -> list[Any]:

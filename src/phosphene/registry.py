@@ -224,9 +224,11 @@ def register_metric(
 
 def _kind_of(default: Any) -> Any:
     """The type of an option that is not annotated: its default's; text where that says nothing."""
-    if isinstance(default, tuple) and default:
-        return tuple.__class_getitem__((type(default[0]), ...))
-    return str if default is None or default is inspect.Parameter.empty else type(default)
+    kinds = {type(value) for value in default} if isinstance(default, tuple) else {type(default)}
+    kind = float if kinds == {int, float} else next(iter(kinds)) if len(kinds) == 1 else str
+    if kind not in (bool, int, float, str):
+        return str
+    return tuple.__class_getitem__((kind, ...)) if isinstance(default, tuple) else kind
 
 
 def unregister(kind: Kind, name: str) -> None:

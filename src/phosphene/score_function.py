@@ -79,6 +79,8 @@ class ScoreFunction(Classifier):
                 "takes='pictures' are whole numbers of 0 to 255, which are not normalized: leave mean 0 and std 1 in "
                 "the Preprocess, or choose takes='array'"
             )
+        if takes == "pictures" and preprocess is None:  # said, and not merely left out
+            preprocess = Preprocess(None, None, (0.0,) * 3, (1.0,) * 3)
         known = name or getattr(function, "__name__", type(function).__name__)
         super().__init__(FunctionModule(function, takes, identity), preprocess, labels, head, name=known, output=output)
 

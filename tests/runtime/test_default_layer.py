@@ -292,6 +292,20 @@ class _Routed(nn.Module):
         return self.fc(torch.cat(found).mean((2, 3)))
 
 
+class _Picky(nn.Sequential):
+    """Refuses bright pictures, by an assertion that reads values."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.mean() < 0.65
+        return super().forward(images)
+
+
+def test_an_image_that_the_code_refuses_says_nothing_of_its_layers() -> None:
+    classifier = Classifier(_Picky(*pooled()).eval(), Preprocess((16, 16), mean=(0, 0, 0), std=(1, 1, 1)))
+    plain = prepare(classifier_of(pooled())).default_layer
+    assert explain(classifier, torch.rand(1, 3, 16, 16), "grad_cam", target=1).layer == plain
+
+
 def test_where_experts_are_chosen_by_picture_the_default_layer_runs_for_each() -> None:
     torch.manual_seed(0)
     network = _Routed().eval()

@@ -44,6 +44,8 @@ def attribution(
     size = sides(images)
     _check(maps, "maps (N, h, w)", 3, len(images))
     _check(score, "scores (N,)", 1, len(images))
+    if evidence is not None:
+        _check(evidence, "evidence (N, H, W)", 3, len(images))
     offset, stride = grid or even_grid(size, sides(maps))
     maps, score = plain(maps), plain(score)
     heat = maps if evidence is None else plain(evidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
 _FLAT = 1e-3
 # Of how many images of each kind it is seen which layers run for them.
-_ROUTED = 4
+_ROUTED = 2
 
 
 class LayerLooks:
@@ -67,19 +68,17 @@ class LayerLooks:
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
         self._check_layers()
-        if self.classifier.preprocess.size:  # (else the first images may have another size)
-            self.network.look(self.size)
+        self.network.look(self.size)  # (whether its code reads values)
         with self.network.lock:
-            if self._default is None or self.network.first_look is None:
+            if self._default is None:
                 name = self.classifier.name
-                layers = self._always_run() or self.layers
-                self._default = default_layer(layers, self.size, self._positions_reached, network=name)
+                self._default = default_layer(self._always_run(), self.size, self._positions_reached, network=name)
             return self._default
 
     def _always_run(self) -> list[Layer]:
         """The layers without those that code which reads values, such as a router of experts, passes by for some image.
 
-        Tried out on a few images of noise, fine and coarse, dark and bright.
+        Tried out on a few images of noise, fine and coarse, dark and bright; one that the code refuses says nothing.
         """
         look = self.network.first_look
         if look is None or not look.reads:
@@ -87,8 +86,12 @@ class LayerLooks:
         fine = self.network.noise(self._image, _ROUTED)
         coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
         images = [image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)]
-        ran = [{found.name for found in self.network.survey_of(image[None])} for image in images]
-        return [found for found in self.layers if all(found.name in names for names in ran)]
+        layers = self.layers
+        for image in images:
+            with suppress(Exception):  # code of the network's own may raise anything
+                ran = {found.name for found in self.network.survey_of(image[None])}
+                layers = [found for found in layers if found.name in ran]
+        return layers
 
     @property
     def candidate_layers(self) -> list[str]:

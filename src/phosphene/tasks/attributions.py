@@ -253,7 +253,7 @@ def _asked(
     usual_size(batch_size, prepared.device)  # refuses a size that makes no sense
     seen = see(prepared, pictures, view)
     if isinstance(asked, Target) and not asked.classes:
-        return seen, asked.expand(len(pictures)), None
+        return seen, asked.found_in(prepared).expand(len(pictures)), None
     logits = forward(seen.classifier, seen.images, batch_size=batch_size)
     return seen, asked.expand(len(pictures)) if isinstance(asked, Target) else asked.one_of_each(logits), logits
 
@@ -434,6 +434,8 @@ def attribute(
     goal = resolve_one(target, classifier.labels)
     if not isinstance(goal, Target):
         goal = decided(goal, classifier, images, batch_size)
+    elif not goal.classes:
+        goal = goal.found_in(prepare(classifier))
     found = entry("attribution", spec.name)
     keywords: dict[str, Any] = spec.keywords
     seed = seed_number(seed)

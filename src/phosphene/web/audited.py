@@ -162,7 +162,7 @@ class Audited:
         try:
             found = self.labels.find(label, part=False)
         except NotFoundError:
-            return label, label in (name, str(index))
+            return label, True if label in (name, str(index)) else None
         return self.labels[found], found == index
 
 

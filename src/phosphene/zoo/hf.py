@@ -17,7 +17,6 @@ from torch import nn
 from phosphene.classifier import Classifier, HeadKind, Preprocess
 from phosphene.errors import ModelError, NotFoundError, to_install, warn
 from phosphene.images import Interpolation
-from phosphene.labels import labels_of_config
 from phosphene.types import Size
 from phosphene.zoo.card import Unstated
 from phosphene.zoo.source import model_source
@@ -65,7 +64,7 @@ def load(name: str, weights: Weights = None) -> Classifier:
         network = _network(transformers, name, weights)
         config: Any = network.config
         processor = _processor(transformers, name)
-    spec, labels = f"hf:{name}", labels_of_config(config)
+    spec, labels = f"hf:{name}", _labels(config)
     if labels is None and _head(config) == "boxes":  # (their number says whether the scores have one of no object)
         labels = tuple(f"LABEL_{index}" for index in range(config.num_labels))
     preprocess = _preprocess(_facts(transformers, name, processor), int(getattr(config, "num_channels", 3)), spec)
@@ -211,6 +210,13 @@ def _compare(processor: Any, preprocess: Preprocess, spec: str) -> None:
         f"{spec}: its processor makes {tuple(expected.shape)} of a picture in a way that cannot be said by size, short "
         f"side, mean and std; pictures are prepared as {preprocess}, which may change its answers a little",
     )
+
+
+def _labels(config: Any) -> tuple[str, ...] | None:
+    """The names of the classes; None where they are the library's placeholders."""
+    known = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    names = tuple(known[index] for index in sorted(known))
+    return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
 
 
 def _kind(config: Any) -> tuple[str, HeadKind]:
