@@ -156,7 +156,7 @@ def test_remember_grows_and_stops_with_what_there_is(opened):
     page.locator("#remember-classes input").click()
     page.locator("#remember-classes input").fill("ladybug")
     page.click("[role=option]:has-text('ladybug')")
-    page.keyboard.press("Escape")
+    page.wait_for_selector("#remember-classes .token")
     page.fill("#remember-steps input", "500")
     page.click("#run-remember")
     page.wait_for_selector("#answer-remember img[alt*='growing']")
