@@ -162,7 +162,7 @@ class Audited:
         try:
             found = self.labels.find(label, part=False)
         except NotFoundError:
-            return label, True if label in (name, str(index)) else None
+            return label, label in (name, str(index)) or None
         return self.labels[found], found == index
 
 
