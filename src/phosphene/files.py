@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[^:].*)?://")
 
 
+def text_bytes(text: str) -> bytes:
+    r"""A text in UTF-8; the bytes of a file name that are none are spelled out.
+
+    Example:
+        >>> print(text_bytes("caf\udce9.jpg").decode())
+        caf\udce9.jpg
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def is_url(place: str) -> bool:
     """Whether a place is a URL for fsspec and no local path.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Number
 from typing import Any, SupportsIndex
 
@@ -132,19 +133,22 @@ class Labels:
             raise NotFoundError(f"no class {index}; this classifier {known}")
         return index
 
-    def _matches(self, text: str) -> list[list[int]]:
+    def _matches(self, text: str) -> Iterator[list[int]]:
         """Classes that fit, from the strictest reading of the text to the loosest."""
         folded, wanted = text.casefold(), _plain(text)
-        every = [[_plain(name) for name in self._names_of(index)] for index in range(len(self.names))]
-        words = [[f" {name} ".replace(",", " ") for name in names] for names in every]
-        found = [
-            [index for index, name in enumerate(self.names) if name == text],
-            [index for index, name in enumerate(self.names) if name.casefold() == folded],
-            [index for index, names in enumerate(every) if names[0] == wanted],
-            [index for index, names in enumerate(words) if any(f" {wanted} " in name for name in names)],
-            [index for index, names in enumerate(every) if any(wanted in name for name in names)],
-        ]
-        return found if wanted else found[:2]
+        yield [index for index, name in enumerate(self.names) if name == text]
+        yield [index for index, name in enumerate(self.names) if name.casefold() == folded]
+        if wanted:
+            every = self._compared
+            yield [index for index, names in enumerate(every) if names[0] == wanted]
+            words = [[f" {name} ".replace(",", " ") for name in names] for names in every]
+            yield [index for index, names in enumerate(words) if any(f" {wanted} " in name for name in names)]
+            yield [index for index, names in enumerate(every) if any(wanted in name for name in names)]
+
+    @cached_property
+    def _compared(self) -> list[list[str]]:
+        """The names of each class as they are compared: a table of labels asks as often as it has rows."""
+        return [[_plain(name) for name in self._names_of(index)] for index in range(len(self.names))]
 
     def _names_of(self, index: int) -> tuple[str, ...]:
         return self.names[index], *(self.synonyms[index] if self.synonyms else ())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phosphene.attribution.result import even_grid
 from phosphene.errors import NumericalError
+from phosphene.files import text_bytes
 from phosphene.graph import spatial_map
 from phosphene.images import to_pil
 from phosphene.render import thumbnail
@@ -187,7 +188,7 @@ def _some(key: str, count: int, wanted: int) -> list[int]:
     """Numbers of some places of a picture, drawn by its key, in order."""
     if wanted >= count:
         return list(range(count))
-    seed = int.from_bytes(hashlib.sha256(key.encode("utf-8", "backslashreplace")).digest()[:4], "big")
+    seed = int.from_bytes(hashlib.sha256(text_bytes(key)).digest()[:4], "big")
     return sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist())
 
 

@@ -17,7 +17,7 @@ from phosphene.atlases.drawn import Channels, Impressions
 from phosphene.atlases.laid_out import Map
 from phosphene.atlases.plan import folders, stage
 from phosphene.atlases.seen import Evidence, Facets
-from phosphene.files import write_whole
+from phosphene.files import text_bytes, write_whole
 from phosphene.store import without_nan
 
 # Of index.json; it goes up when a key changes its meaning or goes.
@@ -42,7 +42,7 @@ def write_pages(desk: Desk, manifest: Mapping[str, Any]) -> dict[str, Any]:
     written = {"pages": 0, "bytes": 0}
 
     def put(name: str, content: str) -> None:
-        data = content.encode("utf-8", "backslashreplace")
+        data = text_bytes(content)
         write_whole(desk.work.place, name, data)
         written["bytes"] += len(data)
 

@@ -13,6 +13,7 @@ from phosphene.atlases.laid_out import Cells, Map
 from phosphene.atlases.look import looks
 from phosphene.atlases.seen import Evidence, Facets
 from phosphene.atlases.work import CHANNELS_AT_ONCE, CLASSES_AT_ONCE, LOOKED_AT, chunks, width
+from phosphene.files import text_bytes
 from phosphene.store import file_stem
 
 STAGES = 3
@@ -40,7 +41,7 @@ def folders(layers: Sequence[str]) -> dict[str, str]:
         >>> folders(["blocks.10", "a/b"])
         {'blocks.10': 'layer/blocks.10', 'a/b': 'layer/a-b-c14cddc0'}
     """
-    marks = {layer: hashlib.sha256(layer.encode("utf-8", "backslashreplace")).hexdigest()[:8] for layer in layers}
+    marks = {layer: hashlib.sha256(text_bytes(layer)).hexdigest()[:8] for layer in layers}
     stems = {layer: file_stem(layer) for layer in layers}
     names = {layer: stem if stem == layer else f"{stem}-{marks[layer]}" for layer, stem in stems.items()}
     return {layer: f"layer/{name}" for layer, name in names.items()}

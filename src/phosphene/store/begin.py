@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phosphene.errors import TYPED_WRONG, InputError, OptionError
-from phosphene.files import is_file, is_run, is_url, join, names_in, read_file, remove, write_whole
+from phosphene.files import is_file, is_run, is_url, join, names_in, read_file, remove, text_bytes, write_whole
 from phosphene.run_mark import MANIFEST
 from phosphene.store.plan import Plan, check_same
 from phosphene.store.row_json import plain
@@ -95,7 +95,7 @@ def keep_inputs(place: str | None, overwrite: bool, paths: Iterable[str | os.Pat
 def write_manifest(place: str, manifest: dict[str, Any]) -> None:
     """Replace the manifest of a run, whole."""
     text = json.dumps(plain(manifest), indent=1, allow_nan=False) + "\n"
-    write_whole(place, MANIFEST, text.encode("utf-8", "backslashreplace"))
+    write_whole(place, MANIFEST, text_bytes(text))
 
 
 def remove_partial_files(place: str) -> None:

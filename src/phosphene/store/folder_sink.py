@@ -14,12 +14,13 @@ from typing import IO, Any
 from PIL import Image
 
 from phosphene.errors import TYPED_WRONG, CancelledError, InputError, OutputError, PhospheneError
+from phosphene.files import text_bytes
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
 from phosphene.store.lock import lock
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, Row
-from phosphene.store.run_folder import ROWS, RunFolder, array_bytes, image_bytes, text_bytes
+from phosphene.store.run_folder import ROWS, RunFolder, array_bytes, image_bytes
 from phosphene.store.sink import Sink, register_sink
 
 # Pictures are encoded with the interpreter's lock released: the files of a row are made at once on that many threads.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phosphene.errors import OptionError
+from phosphene.files import text_bytes
 from phosphene.store.row_json import plain
 
 # Characters up to which a message says what an option was.
@@ -39,7 +40,7 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 over command, facts and keys: the same plan, the same text."""
         text = json.dumps([self.command, plain(self.facts), self.keys], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        return hashlib.sha256(text_bytes(text)).hexdigest()
 
     def described(self) -> dict[str, Any]:
         """The plan as the manifest carries it."""

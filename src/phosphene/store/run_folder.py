@@ -21,7 +21,7 @@ from PIL import Image
 
 from phosphene import __version__
 from phosphene.errors import OptionError, OutputError
-from phosphene.files import write_whole
+from phosphene.files import text_bytes, write_whole
 from phosphene.run_mark import MANIFEST
 
 # 1: all rows in the manifest. 2: the manifest before the first row, rows in files of their own.
@@ -140,11 +140,6 @@ def image_bytes(name: str, image: Image.Image, **options: Any) -> bytes:
     return content.getvalue()
 
 
-def text_bytes(text: str) -> bytes:
-    """A text in UTF-8; what a file name may hold beyond it is spelled out."""
-    return text.encode("utf-8", "backslashreplace")
-
-
 def manifest_head(command: str) -> dict[str, Any]:
     """What every manifest begins with; `is_run` knows a run by it."""
     head = {"schema": SCHEMA, "phosphene": __version__, "command": command, "versions": versions()}
@@ -172,7 +167,7 @@ def file_stem(text: str, limit: int = 60) -> str:
     plain = unicodedata.normalize("NFKD", text.replace("ß", "ss").replace("ẞ", "SS"))
     stem = re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"[\u0300-\u036f]", "", plain)).strip("-._")
     if len(stem) > limit:
-        stem = f"{stem[: limit - 9]}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+        stem = f"{stem[: limit - 9]}-{hashlib.sha256(text_bytes(text)).hexdigest()[:8]}"
     return stem or "unnamed"
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phosphene.errors import InputError, OptionError, to_install
-from phosphene.files import join, names_in, open_file, written_whole
+from phosphene.files import join, names_in, open_file, text_bytes, written_whole
 from phosphene.store.rle import decode_mask, encode_mask
 from phosphene.store.row_json import plain
 from phosphene.store.rows import (
@@ -324,7 +324,7 @@ def _spell(value: Any, is_name: bool = False) -> Any:
     """
     if isinstance(value, str):
         text = _LOOKS_SPELLED.sub(r"\\x5c", value) if is_name else value
-        return text.encode("utf-8", "backslashreplace").decode()
+        return text_bytes(text).decode()
     if isinstance(value, dict):
         return {key: _spell(item) for key, item in value.items()}
     return [_spell(item) for item in value] if isinstance(value, list) else value

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from phosphene.files import text_bytes
 from phosphene.store import Asset, File, Grid, MapRow, Versus
 from phosphene.types import View
 from phosphene.web.asks import Ask
@@ -25,8 +26,7 @@ _FIELDS = {"--class": "Class", "--versus": "Rather than"}
 def render(template: str, **known: Any) -> str:
     """The HTML of a template; everything put into it is escaped, and what no browser can be sent is spelled out."""
     text = _templates().get_template(f"{template}.html.j2").render(**known)
-    # (The names of files may hold bytes that are no UTF-8.)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text_bytes(text).decode()
 
 
 def in_page(message: str) -> str:
