@@ -92,11 +92,12 @@ def check(run, row, wanted, kind):
             assert (shown.map.content == own.map.content).all()
 
 
-def test_two_processes_do_not_write_one_run(tmp_path):
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_two_processes_do_not_write_one_run(tmp_path, how):
     with open_sink("folder", str(tmp_path / "run"), plan_of(3)) as sink:
         sink.write(explain_row(keys_of(3)[0]))
         with pytest.raises(OutputError, match="another process is writing this run"):
-            open_sink("folder", str(tmp_path / "run"), plan_of(3), resume=True)
+            open_sink("folder", str(tmp_path / "run"), plan_of(3), **{how: True})
     assert len(open_run(tmp_path / "run").rows()) == 1
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from phosphene.errors import TYPED_WRONG, CancelledError, InputError, OutputError, PhospheneError
 from phosphene.files import text_bytes
 from phosphene.store.begin import begin, remove_partial_files, write_manifest
-from phosphene.store.lock import lock
+from phosphene.store.lock import check_unlocked, lock
 from phosphene.store.plan import Plan
 from phosphene.store.row_json import map_files, row_from_json, row_to_json
 from phosphene.store.rows import Asset, Row
@@ -54,6 +54,8 @@ class FolderSink(Sink):
 
     def __init__(self, place: str | None, plan: Plan, *, overwrite: bool = False, resume: bool = False) -> None:
         self.plan = plan
+        if overwrite and place is not None:
+            check_unlocked(Path(place) / ROWS)
         self.place, self._manifest = begin(place, plan, overwrite=overwrite, resume=resume)
         self.folder = RunFolder(Path(self.place), plan.command)
         self._file = _open_to_append(self.folder.path / ROWS)

@@ -55,10 +55,24 @@ def lock(file: int, place: str | os.PathLike[str]) -> None:
     if _is_taken(file):
         time.sleep(_LOOK)
     if _is_taken(file):
-        raise OutputError(f"{place}: another process is writing this run; let it end first")
+        raise _written_by_another(place)
 
 
-def is_locked(place: str) -> bool | None:
+def check_unlocked(file: str | os.PathLike[str]) -> None:
+    """Refuse to clear a run whose file of rows another process has.
+
+    Raises:
+        OutputError: if it has.
+    """
+    if is_locked(file):
+        raise _written_by_another(Path(file).parent)
+
+
+def _written_by_another(place: str | os.PathLike[str]) -> OutputError:
+    return OutputError(f"{place}: another process is writing this run; let it end first")
+
+
+def is_locked(place: str | os.PathLike[str]) -> bool | None:
     """Whether a process is in a block that is `locked`; None where there are no locks."""
     try:
         folder = os.open(place, os.O_RDONLY)
