@@ -29,7 +29,8 @@ def test_caveats_stand_once(page):
 
 
 def test_every_picture_can_be_found_sorted_and_jumped_to(page):
-    opening = r'<section class="card image" id="row-(\d)" data-row="([^"]*)" data-place="(\d)" data-sure="([\d.]+)"'
+    card = r'<section class="card image" style="--maps: 2" id="row-(\d)"'
+    opening = card + r' data-row="([^"]*)" data-place="(\d)" data-sure="([\d.]+)"'
     cards = re.findall(opening, page)
     assert [place for place, *_ in cards] == ["0", "1", "2", "3"]
     assert [name.rpartition("/")[2] for _, name, *_ in cards] == ["cat.jpg", "coffee.jpg", "tall.jpg", "wide.jpg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -155,3 +156,47 @@ def test_pictures_are_named_by_their_paths_below_the_folder_of_all(tmp_path):
             sink.write(ExplainRow(str(number), path, predicted=(Prediction(1, "dog", 0.9),)))
     text = write_report(tmp_path / "run", "single").read_text().replace("<wbr>", "")
     assert all(f'title="{path}">{path.removeprefix("all/")}</h2>' in text for path in paths)
+
+
+def laid_out(tmp_path, methods, classes, pictures=1):
+    """The HTML of a report of pictures, each with maps of some methods for some classes."""
+    one = row("000.png")
+    maps = tuple(
+        dataclasses.replace(one.maps[0], method=f"method_{method}", target=TargetRow(index, f"class {index}"))
+        for index in range(classes)
+        for method in range(methods)
+    )
+    plan = Plan("explain", keys(pictures), FACTS, {"threads": 1, "device": "cpu"})
+    with FolderSink(str(tmp_path / "run"), plan) as sink:
+        for key in keys(pictures):
+            sink.write(dataclasses.replace(one, key=key, path=key, maps=maps))
+    return write_report(tmp_path / "run", "single").read_text()
+
+
+@pytest.mark.parametrize(
+    ("methods", "classes", "targets", "tiles"),
+    [(1, 1, 1, 1), (1, 2, 2, 1), (1, 5, 3, 1), (2, 2, 2, 2), (2, 3, 3, 2), (3, 2, 1, 3), (5, 1, 1, 3), (5, 3, 1, 3)],
+)
+def test_classes_of_few_maps_stand_side_by_side(tmp_path, methods, classes, targets, tiles):
+    text = laid_out(tmp_path, methods, classes)
+    assert re.findall(r'class="tiles targets" style="--columns: (\d)"', text) == [str(targets)]
+    assert re.findall(r'class="tiles" style="--columns: (\d)"', text) == [str(tiles)] * classes
+
+
+@pytest.mark.parametrize(
+    ("methods", "classes", "banded"), [(1, 1, False), (3, 1, False), (1, 3, False), (2, 2, True), (1, 4, True)]
+)
+def test_the_photograph_stands_above_more_maps_than_fit_beside_it(tmp_path, methods, classes, banded):
+    text = laid_out(tmp_path, methods, classes)
+    assert re.findall(r'<section class="card image( banded)?" style="--maps: (\d)"', text) == [
+        (" banded" if banded else "", str(methods * classes))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "methods", "classes", "compact"), [(1, 1, 1, False), (2, 1, 1, True), (2, 1, 2, False)]
+)
+def test_cards_stand_side_by_side_where_each_has_one_map(tmp_path, pictures, methods, classes, compact):
+    text = laid_out(tmp_path, methods, classes, pictures)
+    assert ('<div class="cards compact">' in text) is compact
+    assert (text.count('class="photo') == 0) is compact  # the map shows the picture already

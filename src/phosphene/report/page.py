@@ -210,6 +210,7 @@ def _templates() -> Environment:
     environment.filters["caveats"] = _caveats
     environment.filters["most_tiles"] = _most_tiles
     environment.filters["tile_columns"] = _tile_columns
+    environment.filters["target_columns"] = _target_columns
     environment.filters["sure"] = _sure
     environment.filters["reason"] = reason
     environment.filters["row_name"] = _row_name
@@ -237,14 +238,23 @@ def _tiles(maps: list[dict[str, Any]]) -> int:
 
 
 def _most_tiles(images: list[dict[str, Any]]) -> int:
-    """The most pictures that stand side by side in any row of a report."""
-    return max((_tiles(group) for image in images for group in _by_target(image["maps"])), default=0)
+    """The most maps that any picture of a report has, of all its classes."""
+    return max((_tiles(image["maps"]) for image in images), default=0)
 
 
 def _tile_columns(maps: list[dict[str, Any]]) -> int:
+    """Of the maps for one class."""
+    return _even_columns(_tiles(maps))
+
+
+def _target_columns(groups: list[list[dict[str, Any]]]) -> int:
+    """Of the classes of a picture: side by side, but for those that fill a row each."""
+    return _even_columns(len(groups)) if max(map(_tiles, groups), default=0) < 3 else 1
+
+
+def _even_columns(count: int) -> int:
     """So many columns of at most four that the last row is as full as can be."""
-    count = max(1, _tiles(maps))
-    return math.ceil(count / math.ceil(count / 4))
+    return math.ceil(count / max(1, math.ceil(count / 4)))
 
 
 def _row_name(row: Mapping[str, Any]) -> str:
