@@ -13,7 +13,16 @@ from phosphene import Classifier, Preprocess, prepare, register_attribution
 from phosphene.attribution.result import attribution
 from phosphene.cli import app
 from phosphene.errors import InputError, OptionError
-from phosphene.evaluation.sanity import Likeness, Sanity, initialized_stages, randomized, sanity, stages
+from phosphene.evaluation.sanity import (
+    Likeness,
+    Sanity,
+    SanityChecks,
+    Stage,
+    initialized_stages,
+    randomized,
+    sanity,
+    stages,
+)
 from phosphene.images import read_image
 from phosphene.registry import unregister
 
@@ -272,3 +281,12 @@ def test_mprt_has_the_figures_of_quantus(pictures):
     ours = sanity(network, pictures, ["saliency"], modes=["cascading"], protocol="mprt").methods[0]
     for name, likeness in ours.stages["cascading"].items():
         assert likeness.spearman_abs == pytest.approx(theirs[name], abs=2e-3), name
+
+
+def test_the_chart_draws_what_the_verdict_says(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("phosphene.evaluation.sanity.line_chart", lambda lines, **_how: drawn.update(lines))
+    steps = {"head": Likeness([-0.7], [0.1], [1.0]), "stem": Likeness([0.1], [0.4], [1.0])}
+    one = Sanity("x", {"cascading": steps})
+    SanityChecks((one,), (Stage("head", ()), Stage("stem", ())), 1, torch.zeros(3, 2, 2), ()).chart("cascading")
+    assert drawn["x"] == [1.0, one.left(0), one.left(1)] == [1.0, 0.7, 0.4]
