@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -80,3 +83,33 @@ def test_a_folder_goes_on_where_one_picture_does_not_fit(folder, tmp_path):
     assert outcome.code in (0, 1)
     assert outcome.json["images"] == 3
     assert all(why in json.dumps(outcome.json["errors"]) for why in REASONS.values())
+
+
+def test_pictures_are_shown_as_the_network_saw_them(tmp_path):
+    """Signed values have a scale only by --black and --white: without it there is nothing to show."""
+    cat = chelsea().astype(np.int16) * 16 - 1000
+    for index in range(20):
+        (tmp_path / "in" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        place = tmp_path / "in" / "ab"[index % 2] / f"{index:02d}.tif"
+        tifffile.imwrite(place, np.roll(cat, 20 * index, 1), photometric="rgb")
+    scale = ("--black", "-1000", "--white", "3080")
+
+    assert phosphene("batch", "predict", tmp_path / "in", *scale, "--out", tmp_path / "batch").code == 0
+    assert phosphene("report", tmp_path / "batch").code == 0
+    rows = (tmp_path / "batch" / "report" / "rows-00000.js").read_text()
+    shown = re.findall(r'"picture":"([^"]+)"', rows)
+    assert len(shown) == 20
+    assert _mean(io.BytesIO(base64.b64decode(shown[0]))) == pytest.approx(chelsea().mean(), abs=8)
+
+    assert phosphene("head", tmp_path / "in", *scale, "--out", tmp_path / "head").code == 0
+    mistakes = list((tmp_path / "head" / "mistakes").iterdir())
+    assert mistakes  # (the two folders hold the same cat)
+    assert all(_mean(file) == pytest.approx(chelsea().mean(), abs=8) for file in mistakes)
+
+    few = ("--layer", "stem", "--facets", "1", "--exemplars", "2", "--steps", "1")
+    assert phosphene("features", tmp_path / "in", *few, *scale, "--out", tmp_path / "features").code == 0
+
+
+def _mean(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB")).mean()

@@ -199,13 +199,14 @@ def _object(record: Record, size: Sequence[int]) -> dict[str, Any]:
 
 
 def _pictures(run: Run, keys: Sequence[str]) -> Iterator[Item]:
-    """The pictures of the source again, read ahead; without one where it cannot be had any more."""
+    """The pictures of the source again, read ahead as the network was shown them; none where it is not to be had."""
     found: Iterator[Entry] = iter(())
     with suppress(PhospheneError):  # else the report says what the shards say
         found = _entries(run, keys)
     entries = {entry.key: entry for entry in found}
     listed = (entries.get(key) or Entry(key, key, partial(_gone, key)) for key in keys)
-    return load_ahead(listed)
+    model = run.manifest["model"]
+    return load_ahead(listed, **{name: model.get(name) for name in ("channels", "black", "white")})
 
 
 def _gone(key: str, **_reading: Any) -> Picture:

@@ -81,7 +81,7 @@ def fit_folder(folder: str, common: CommonOptions, *, held_out: float = 0.2) -> 
                     **record.values,
                     "picture": session.folder.save_image(
                         f"mistakes/{picture_folder(index, record.path)}.jpg",
-                        thumbnail(read_image(record.path), 224),
+                        thumbnail(read_image(record.path, **classifier.preprocess.reading), 224),
                         quality=88,
                     )
                     if index < _SHOWN

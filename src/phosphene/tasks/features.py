@@ -124,7 +124,7 @@ class FeaturesConfig:
             without: layers that are there already.
             progress: called with (steps done, in all, what is being done).
         """
-        thumbnails = _Thumbnails(collected)
+        thumbnails = _Thumbnails(collected, classifier.preprocess.reading)
         drawn = draw_layers(
             classifier,
             collected,
@@ -144,17 +144,18 @@ class FeaturesConfig:
 
 
 class _Thumbnails:
-    """Small copies of pictures, each read once."""
+    """Small copies of pictures, each read once, as the network was shown it."""
 
-    def __init__(self, collected: Collected, side: int = 144) -> None:
-        self.collected, self.side = collected, side
+    def __init__(self, collected: Collected, reading: Mapping[str, Any], side: int = 144) -> None:
+        self.collected, self.reading, self.side = collected, reading, side
         self._made: dict[int, Image.Image] = {}
 
     def of(self, rows: Collection[int]) -> Mapping[int, Image.Image]:
         """Of some rows, and whatever was made before."""
         missing = set(rows) - self._made.keys()
         if missing:
-            self._made |= {row: thumbnail(picture, self.side) for row, picture in self.collected.pictures(missing)}
+            read = self.collected.pictures(missing, **self.reading)
+            self._made |= {row: thumbnail(picture, self.side) for row, picture in read}
         return self._made
 
 
