@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from phosphene.render.chart import _COLORS, line_chart
-from phosphene.render.grid import _fitting, font_of, side_by_side
+from phosphene.render.grid import GRAY, _fitting, channel_grid, filter_grid, font_of, side_by_side
 
 
 def pixels_of(picture: Image.Image, color: str) -> int:
@@ -33,3 +33,21 @@ def test_letters_grow_with_a_row_and_fit_under_the_pictures():
     assert all(font_of(size).getlength(label) <= 300 for label in labels)
     assert _fitting(["far too long for ten pixels"], [10], 40) == 9
     assert side_by_side(wide, labels, height=200).height > side_by_side(wide, height=200).height + 13
+
+
+def test_sheets_of_a_layer_lie_on_nothing_and_are_read_on_white_and_on_black():
+    for sheet in (
+        channel_grid(np.zeros((24, 7, 7), np.float32), [f"{index}  max 0.53" for index in range(24)]),
+        filter_grid(np.ones((32, 3, 3, 3), np.float32), [f"{index} about 0" for index in range(32)]),
+    ):
+        assert sheet.getpixel((0, 0)) == (255, 255, 255, 0)
+        assert sheet.width >= 1000  # about as wide as a card: letters are not scaled up
+        assert (*GRAY, 255) in {color for _, color in sheet.getcolors(1 << 20) or []}
+    for paper in (255, 28):
+        assert contrast(GRAY[0], paper) > 3.9
+
+
+def contrast(one: int, other: int) -> float:
+    """Of two grays, as WCAG has it."""
+    dark, light = sorted(((value / 255 + 0.055) / 1.055) ** 2.4 for value in (one, other))
+    return (light + 0.05) / (dark + 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from phosphene.render.object import (
@@ -73,3 +74,11 @@ def test_steps_have_a_column_for_the_samples_only_where_there_are_any():
     with_samples = steps_picture(picture, values, samples, mask(), Box(30, 20, 60, 40), height=60)
     without = steps_picture(picture, values, None, mask(), Box(30, 20, 60, 40), height=60)
     assert with_samples.width - without.width == 80 + 8
+
+
+@pytest.mark.parametrize(("size", "height"), [((600, 400), 224), ((200, 900), 480), ((1200, 250), 224)])
+def test_the_steps_of_a_tall_picture_are_as_large_as_those_of_others(size, height):
+    steps = steps_picture(
+        Image.new("RGB", size), np.zeros((8, 8)), None, np.ones(size[::-1], bool), Box(0, 0, size[0], size[1])
+    )
+    assert height < steps.height < height + 90

@@ -147,15 +147,27 @@ def test_the_option_of_the_commands(run, tmp_path):
     assert f"report: {run / 'report.html'}" in phosphene("report", run).out
 
 
-def test_pictures_are_named_by_their_paths_below_the_folder_of_all(tmp_path):
-    paths = ("all/a/x.png", "all/b/x.png", "all/c/d/y.png")
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("all/a/x.png", "all/a/y.png"), ("x.png", "y.png")),
+        (("all/a/x.png", "all/b/x.png", "all/c/d/y.png"), ("a/x.png", "b/x.png", "d/y.png")),
+        (("/home/me/photos/x.png", "/data/sets/dogs/y.png"), ("photos/x.png", "dogs/y.png")),
+        (("1/a/x.png", "2/a/x.png"), ("1/a/x.png", "2/a/x.png")),
+        (("x.png", "/tmp/x.png"), ("x.png", "tmp/x.png")),
+        (("same.png", "same.png"), ("same.png", "same.png")),
+        (("in/x.png", "in\\x.png"), ("x.png", "x.png")),
+    ],
+)
+def test_pictures_are_named_by_the_ends_of_their_paths(tmp_path, paths, names):
     with FolderSink(
-        str(tmp_path / "run"), Plan("explain", tuple(map(str, range(3))), FACTS, {"threads": 1, "device": "cpu"})
+        str(tmp_path / "run"),
+        Plan("explain", tuple(map(str, range(len(paths)))), FACTS, {"threads": 1, "device": "cpu"}),
     ) as sink:
         for number, path in enumerate(paths):
             sink.write(ExplainRow(str(number), path, predicted=(Prediction(1, "dog", 0.9),)))
     text = write_report(tmp_path / "run", "single").read_text().replace("<wbr>", "")
-    assert all(f'title="{path}">{path.removeprefix("all/")}</h2>' in text for path in paths)
+    assert all(f'title="{path}">{name}</h2>' in text for path, name in zip(paths, names, strict=True))
 
 
 def laid_out(tmp_path, methods, classes, pictures=1):

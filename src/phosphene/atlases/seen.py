@@ -110,7 +110,10 @@ class Facets:
             progress=progress,
         )
         shown = range(min(_MAPPED, len(collected.paths)))
-        small_ones = {row: thumbnail(picture, _THUMBNAIL) for row, picture in collected.pictures(shown)}
+        small_ones = {
+            row: thumbnail(picture, _THUMBNAIL)
+            for row, picture in collected.pictures(shown, **desk.classifier.preprocess.reading)
+        }
         sheet = thumbnail_map(
             found.map.points.numpy(),
             [small_ones.get(row) for row in range(len(collected.paths))],

@@ -43,7 +43,7 @@ GpusOption = Annotated[
 _RUN: dict[str, Any] = {
     "writes": "shards of rows (part-00000.parquet, ...), plan.jsonl and manifest.json",
     "to": "Folder or URL of the run, which it goes on with when it is there.  [required]",
-    "report": "Write the report, too, as one file or pages; default none: phosphene report DIR.",
+    "report": "Write the report, too, as pages; never as one file; default none: phosphene report DIR.",
 }
 # What the run is cut into, who computes it, how a table is read: of all three commands.
 _SHARED: dict[str, tuple[Any, Any]] = {

@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from phosphene.render.palette import palette
 
 INK, PAPER = (32, 33, 36), (255, 255, 255)
+# Of sheets that a page shows on white or on black: nothing between the pictures (white where alpha is dropped), and
+# letters that are read on either.
+CLEAR, GRAY = (*PAPER, 0), (122, 122, 128)
 # How much longer than wide, or wider than long, a cell of a grid is at most.
 _MOST_OBLONG = 4.0
 
@@ -21,7 +24,7 @@ def channel_grid(
     labels: Sequence[str],
     *,
     shared: bool = True,
-    cell: int = 112,
+    cell: int = 224,
     columns: int | None = None,
 ) -> Image.Image:
     """Maps (K, h, w) as a grid of cells with their proportions, each with its label below.
@@ -43,7 +46,7 @@ def filter_grid(
     labels: Sequence[str],
     *,
     shared: bool = False,
-    cell: int = 64,
+    cell: int = 128,
     columns: int | None = None,
 ) -> Image.Image:
     """Filters (K, C, h, w) as a grid of squares in their own colors, zero in the middle gray, a label below each.
@@ -59,7 +62,7 @@ def filter_grid(
 
     Example:
         >>> filter_grid(np.ones((2, 3, 5, 5), np.float32), ["0", "1"], columns=2).size
-        (152, 98)
+        (304, 184)
     """
     colors = filters if filters.shape[1] == 3 else filters.sum(axis=1, keepdims=True).repeat(3, axis=1)
     largest = np.abs(colors).max(axis=(1, 2, 3), keepdims=True)
@@ -70,19 +73,23 @@ def filter_grid(
 
 
 def _tiled(tiles: Sequence[Image.Image], labels: Sequence[str], cell: int, columns: int | None) -> Image.Image:
-    """Small pictures enlarged without smoothing to cells of their proportions, in rows, each with its label below."""
+    """Small pictures enlarged without smoothing to cells of their proportions, in rows, each with its label below.
+
+    As large as a page shows them, so that the letters are not scaled up with them.
+    """
     tall = max(tile.height / tile.width for tile in tiles)
     height = round(cell * min(max(tall, 1 / _MOST_OBLONG), _MOST_OBLONG))
     columns = columns or max(1, math.ceil(math.sqrt(len(tiles) * 1.4)))
     rows = math.ceil(len(tiles) / columns)
-    gap, caption = 8, 18
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (height + caption + gap) + gap), PAPER)
-    draw, font = ImageDraw.Draw(sheet), font_of(12)
+    letters = _fitting(labels, [cell] * len(labels), cell // 8)
+    gap, caption = 16, letters * 3 // 2
+    sheet = Image.new("RGBA", (columns * (cell + gap) + gap, rows * (height + caption + gap) + gap), CLEAR)
+    draw, font = ImageDraw.Draw(sheet), font_of(letters)
     for index, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x = gap + index % columns * (cell + gap)
         y = gap + index // columns * (height + caption + gap)
         sheet.paste(tile.resize((cell, height), Image.Resampling.NEAREST), (x, y))
-        draw.text((x, y + height + 2), label, fill=INK, font=font)
+        draw.text((x, y + height + 2), label, fill=GRAY, font=font)
     return sheet
 
 
@@ -98,7 +105,7 @@ def side_by_side(
         for picture in pictures
     ]
     width = sum(picture.width for picture in scaled) + gap * (len(scaled) + 1)
-    letters = _fitting(labels, [picture.width for picture in scaled], max(13, width // 80))
+    letters = _fitting(labels, [picture.width for picture in scaled], max(13, width // 64))
     caption = letters + 7 if labels else 0
     sheet = Image.new("RGB", (width, height + 2 * gap + caption), PAPER)
     draw, font, x = ImageDraw.Draw(sheet), font_of(letters), gap

@@ -111,7 +111,7 @@ def steps_picture(
     mask: Mask,
     box: Box,
     *,
-    height: int = 224,
+    height: int | None = None,
 ) -> Image.Image:
     """The paper's Figure 3 for one object: picture, map, samples in colors, what was cut out and boxed.
 
@@ -121,7 +121,7 @@ def steps_picture(
         samples: (foreground, background) on the map's grid; None leaves the column out (a threshold has none).
         mask: (H, W) of the picture's size.
         box: in pixels of the picture.
-        height: of the row, in pixels.
+        height: of the row, in pixels; None for 224, of tall pictures up to 480, for a row as wide as others.
 
     References:
         simonyan2014, figure 3.
@@ -137,4 +137,6 @@ def steps_picture(
     columns = [("picture", picture), ("map", heat), ("object and box", found)]
     if samples is not None:
         columns.insert(2, ("samples", sample_picture(*samples, picture.size)))
+    if height is None:
+        height = max(224, min(480, round(1200 / len(columns) * picture.height / picture.width)))
     return side_by_side([shown for _, shown in columns], [label for label, _ in columns], height=height)

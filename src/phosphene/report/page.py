@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -190,7 +189,8 @@ def data_uri(folder: Path, name: str) -> str:
     Raises:
         ValueError: for a file that is not in the run, which a manifest from elsewhere may name.
     """
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    # (Not strict: WebP is in no standard that Python 3.11 knows.)
+    kind = mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(_inside(folder, name).read_bytes()).decode('ascii')}"
 
 
@@ -264,13 +264,17 @@ def _row_name(row: Mapping[str, Any]) -> str:
 
 
 def _name_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Give each row of a picture the name that it is shown by: its path below the folder that holds all of them."""
-    parts = [re.split(r"[\\/]", row["path"]) for row in rows if row.get("path")]
-    levels = zip(*(part[:-1] for part in parts), strict=False)
-    common = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    """Give each row of a picture the name that it is shown by: so much of the end of its path as tells all apart.
+
+    Pictures of several folders have theirs with them: it may be their class.
+    """
+    parts = {row["path"]: re.split(r"[\\/]", row["path"]) for row in rows if row.get("path")}
+    count = 1 if len({tuple(part[:-1]) for part in parts.values()}) < 2 else 2
+    while len({tuple(part[-count:]) for part in parts.values()}) < len(set(map(tuple, parts.values()))):
+        count += 1
     for row in rows:
         if row.get("path"):
-            row["named"] = "/".join(re.split(r"[\\/]", row["path"])[common:])
+            row["named"] = "/".join(parts[row["path"]][-count:])
 
 
 def _file_name(path: str) -> Markup:

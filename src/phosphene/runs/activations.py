@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from phosphene.images import read_image
+from phosphene.images import picture_size, read_image
 from phosphene.render import thumbnail
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.session import close_rows, row_plan
@@ -37,4 +37,5 @@ def show_activations(path: str, config: ActivationsConfig, common: CommonOptions
         for row in rows:
             sink.write(row)
         best = [asdict(prediction) for prediction in predicted]
-        return close_rows(sink, config.rows, common, begun, path=path, picture_shown=shown, predicted=best)
+        facts = {"path": path, "size": list(picture_size(picture)), "picture_shown": shown, "predicted": best}
+        return close_rows(sink, config.rows, common, begun, **facts)

@@ -108,7 +108,8 @@ const phosphene = (() => {
     if (found.error) entry.append(make("span", { className: "problem", textContent: short(found.error) }));
     else entry.append(make("span", { className: "caveat", textContent: value ?? (best ? percent(best[1]) : "") }));
     if (best && first.length && first[0].target && first[0].target !== best[0]) entry.append(make("span", { className: "caveat", textContent: "the map is for " + first[0].target }));
-    if (best) entry.append(make("span", { className: "caveat file", textContent: called(found) }));
+    if (best) entry.append(make("span", { className: "caveat file", },
+      ...called(found).split(/(?<=[-._/])/).flatMap(part => [part, document.createElement("wbr")])));
     return entry;
   }
 
