@@ -95,6 +95,7 @@ def test_the_index_leads_to_each_row_and_says_what_is_missing(run):
     assert "1 of them with an error" in text
     assert "1 of 46 are missing" in text
     assert "045 é#.png" in text
+    assert '<span class="name">000 é#.<wbr>png</span>' in text  # broken there before in a word
 
 
 def test_one_file_up_to_a_size_then_pages(run, monkeypatch):
@@ -212,3 +213,13 @@ def test_cards_stand_side_by_side_where_each_has_one_map(tmp_path, pictures, met
     text = laid_out(tmp_path, methods, classes, pictures)
     assert ('<div class="cards compact">' in text) is compact
     assert (text.count('class="photo') == 0) is compact  # the map shows the picture already
+
+
+@pytest.mark.parametrize(("layers", "banded"), [(("stem",), False), (("stem", "head"), True)])
+def test_the_photograph_stands_above_several_layers_and_is_bounded(tmp_path, layers, banded):
+    Image.fromarray(np.zeros((90, 20, 3), np.uint8)).save(tmp_path / "tall.png")
+    chosen = [word for layer in layers for word in ("--layer", layer)]
+    assert phosphene("activations", tmp_path / "tall.png", *chosen, "--out", tmp_path / "run").code == 0
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert ('class="card image banded"' in text) is banded
+    assert 'class="photo enlarge" style="--ratio: 0.2222"' in text

@@ -37,5 +37,5 @@ def show_activations(path: str, config: ActivationsConfig, common: CommonOptions
         for row in rows:
             sink.write(row)
         best = [asdict(prediction) for prediction in predicted]
-        facts = {"path": path, "size": list(picture_size(picture)), "picture_shown": shown, "predicted": best}
-        return close_rows(sink, config.rows, common, begun, **facts)
+        size = list(picture_size(picture))
+        return close_rows(sink, config.rows, common, begun, path=path, size=size, picture_shown=shown, predicted=best)
