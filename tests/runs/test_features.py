@@ -82,8 +82,7 @@ def test_a_map_of_pictures_frames_them_in_their_groups_color() -> None:
     sheet = thumbnail_map(points, tiles, [0, 1, 2], front={2}, side=400, thumbnail=40)
     assert sheet.width == 400
     assert sheet.height < 400
-    assert sheet.getpixel((0, 0)) == (255, 255, 255, 0)  # a dark page shows through
-    colors = {color[:3] for _, color in sheet.getcolors(100_000) or []}
+    colors = {color for _, color in sheet.getcolors(100_000) or []}
     for group in range(3):
         wanted = tuple(int(group_color(group)[i : i + 2], 16) for i in (1, 3, 5))
         assert wanted in colors

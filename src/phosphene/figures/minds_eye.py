@@ -106,7 +106,7 @@ def _reads_its_kind(material: Material, facet: DrawnFacet) -> bool:
     "2",
     "The map of embeddings, and the weight that a distance gives",
     claim="The nearer an embedding lies to its cluster's center, the more its activation counts for the target.",
-    command="phosphene features FOLDER --layer NAME --facets 3 (map.webp and facet-0-center.webp of the run)",
+    command="phosphene features FOLDER --layer NAME --facets 3 (map.jpg and facet-0-center.jpg of the run)",
 )
 def embeddings(material: Material) -> Drawn:
     """All pictures on the map with the centers, and the exemplars of each facet about its center."""

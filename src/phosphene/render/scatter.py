@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from phosphene.render.grid import CLEAR
+from phosphene.render.grid import PAPER
 
 # Told apart by people with any kind of color vision, and by others at a glance.
 GROUP_COLORS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a5195", "#8c8c00")
@@ -34,7 +34,7 @@ def thumbnail_map(
     side: int = 960,
     thumbnail: int = 52,
 ) -> Image.Image:
-    """Pictures at their points (N, 2) on nothing, framed in the color of their group; a dot where there is no picture.
+    """Pictures at their points (N, 2), framed in the color of their group; a dot where there is no picture.
 
     Args:
         points: places in any units; the map is stretched to the sheet, its proportions kept.
@@ -49,7 +49,7 @@ def thumbnail_map(
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (side - large - 16) / max(float((high - low).max()), 1e-9)
     width, height = (round(float(extent) * scale) + large + 16 for extent in high - low)
-    sheet = Image.new("RGBA", (width, height), CLEAR)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index in sorted(range(len(points)), key=lambda index: index in front):
         x, y = (round(float(value)) + large // 2 + 8 for value in (points[index] - low) * scale)

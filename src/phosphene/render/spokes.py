@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from phosphene.render.grid import CLEAR, GRAY, font_of
+from phosphene.render.grid import INK, PAPER, font_of
 from phosphene.render.scatter import square_thumbnail
 
 _ROUNDS = 80
@@ -50,7 +50,7 @@ def facet_spokes(
     scale = room / max(float(np.abs(offsets).max(initial=0.0)), 1e-9)
     dots = side / 2 + scale * np.asarray(offsets, dtype=np.float64) * [1, -1]  # upwards, as in a plot
     places = _apart(dots, thumbnail + 40, side)
-    sheet = Image.new("RGBA", (side, side), CLEAR)
+    sheet = Image.new("RGB", (side, side), PAPER)
     draw, font = ImageDraw.Draw(sheet), font_of(12)
     center = (side / 2, side / 2)
     most = max(weights, default=1.0)
@@ -61,9 +61,9 @@ def facet_spokes(
         x, y = (round(value - thumbnail / 2) for value in place)
         sheet.paste(square_thumbnail(picture, thumbnail), (x, y))
         draw.rectangle((x - 2, y - 2, x + thumbnail + 1, y + thumbnail + 1), outline=color, width=2)
-        draw.text((x, y + thumbnail + 3), f"d {distance:.2f}  w {weight:.2f}", fill=GRAY, font=font)
-        draw.ellipse((dot[0] - 3, dot[1] - 3, dot[0] + 3, dot[1] + 3), fill=GRAY)
-    draw.ellipse((center[0] - 8, center[1] - 8, center[0] + 8, center[1] + 8), fill=color, outline=GRAY)
+        draw.text((x, y + thumbnail + 3), f"d {distance:.2f}  w {weight:.2f}", fill=INK, font=font)
+        draw.ellipse((dot[0] - 3, dot[1] - 3, dot[0] + 3, dot[1] + 3), fill=INK)
+    draw.ellipse((center[0] - 8, center[1] - 8, center[0] + 8, center[1] + 8), fill=color, outline=INK)
     return sheet
 
 

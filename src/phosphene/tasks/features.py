@@ -186,7 +186,7 @@ def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) ->
         seconds=drawn.seconds,
         seconds_per_step_and_facet=drawn.seconds / max(1, drawn.steps) / len(drawn.facets),
         notes=tuple(drawn.notes),
-        map=Asset(f"{stem}/map.webp", sheet, {"quality": 88}),
+        map=Asset(f"{stem}/map.jpg", sheet, {"quality": 88}),
         points=Asset(f"{stem}/map.npy", points),
     )
 
@@ -225,7 +225,7 @@ def _facet_row(
     )
     return FacetRow(
         image=Asset(f"{stem}.png", to_pil(facet.image)),
-        spokes=Asset(f"{stem}-center.webp", spokes, {"quality": 88}),
+        spokes=Asset(f"{stem}-center.jpg", spokes, {"quality": 88}),
         exemplars=exemplars,
         channels=tuple(facet.channels),
         target_cosine=facet.target_cosine,
