@@ -221,11 +221,55 @@ def test_twelve_bits(tmp_path):
     assert torch.allclose(high, expected, atol=3e-4)
     plain = png16(tmp_path / "plain.png", values)
     with pytest.warns(PhospheneWarning, match=r"nearly black.*white=4095"):
-        assert torch.equal(seen(plain), seen(values))
+        from_array = seen(values)
+    with pytest.warns(PhospheneWarning, match=r"nearly black.*white=4095"):
+        assert torch.equal(seen(plain), from_array)
     assert torch.allclose(to_tensor(read_image(plain, black=0, white=4095)), expected, atol=1e-6)
 
 
+# --- NumPy
+
+
+def test_an_array_in_a_file_is_the_picture_that_the_same_tiff_is(tmp_path):
+    bands = (fine(bands=13) // 7).astype(np.uint16)
+    np.save(tmp_path / "tile.npy", bands)
+    np.save(tmp_path / "float.npy", bands.astype(np.float32))
+    tifffile.imwrite(tmp_path / "tile.tif", bands, photometric="minisblack", planarconfig="contig")
+    expected = read_image(tmp_path / "tile.tif", 13, white=10000)
+    for name in ("tile.npy", "float.npy"):
+        assert torch.equal(read_image(tmp_path / name, 13, white=10000), expected)
+    np.save(tmp_path / "grey.npy", bands[..., 0])
+    assert torch.equal(to_tensor(read_image(tmp_path / "grey.npy")), to_tensor(as_pictures(bands[..., 0])[0]))
+
+
+def test_arrays_in_files_that_are_no_picture_are_refused_by_name(tmp_path):
+    place = tmp_path / "tile.npy"
+    for array, words in (
+        (
+            np.zeros((13, 64, 64), np.float32),
+            r"64 bands for a network of 13 channels; .*save array.transpose\(1, 2, 0\)",
+        ),
+        (np.zeros((2, 8, 8, 13)), r"an array of shape \(2, 8, 8, 13\); a file holds one picture"),
+        (np.full((8, 8, 13), 5000.0), r"beyond \[0, 1\].*--white"),
+        (np.array([{}], object), "no readable array .it holds objects, which would run code"),
+        (np.full((8, 8), "a"), "holds values of type <U1"),
+    ):
+        np.save(place, array)
+        with pytest.raises(InputError, match=f"tile.npy: .*{words}"):
+            read_image(place, 13)
+    place.write_bytes(place.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"tile\.npy: no readable array"):
+        read_image(place)
+
+
 # --- TIFF
+
+
+def test_pillow_says_nothing_of_its_own_about_many_bands(tmp_path, capfd):
+    place = tmp_path / "bands.tif"
+    tifffile.imwrite(place, fine(bands=13), photometric="minisblack", planarconfig="contig")
+    read_image(place)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4", ">f4", "<f2", "<f8"])

@@ -31,7 +31,10 @@ from phosphene.pixels import (
     in_unit,
     is_deep_png,
     needs_whole_tiff,
+    read_npy,
     read_tiff,
+    silent,
+    starts_like_npy,
     starts_like_tiff,
     stated_scale,
     upright,
@@ -58,7 +61,7 @@ _LUMA = (0.299, 0.587, 0.114)
 VOLUMES = ", of a volume its slices and of a film its frames: they are the N pictures of a batch"
 # Of files that are pictures; those of phones among them are refused by name where Pillow cannot read them.
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".heic", ".heif"}
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".heic", ".heif", ".npy"}
 )
 # What such a file says of its kind behind "ftyp".
 _HEIC = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
@@ -74,12 +77,12 @@ def read_image(
     """The picture in a file, upright (EXIF honoured), at its full depth; of an animation the first frame.
 
     A picture of 8 bits comes as a PIL image (RGB), a deeper one and one of other bands as a float tensor (C, H, W) in
-    [0, 1]. PNG is read at up to 16 bits a channel, TIFF with any bands of integers and floats, other formats at the 8
-    bits that Pillow gives. 16-bit values are divided by 65535. Transparent pixels are laid on white, unless the network
-    takes transparency as a channel.
+    [0, 1]. PNG is read at up to 16 bits a channel, TIFF and NumPy's .npy, (H, W) or (H, W, C), with any bands of
+    integers and floats, other formats at the 8 bits that Pillow gives. 16-bit values are divided by 65535. Transparent
+    pixels are laid on white, unless the network takes transparency as a channel.
 
     Args:
-        path: a file in any format that Pillow reads, or a TIFF.
+        path: a file in any format that Pillow reads, a TIFF, or an array that numpy.save wrote.
         channels: of the network that it is for; None for whatever the file holds.
         black: the stored value that is black, for values without a known scale (signed integers, floats beyond
             [0, 1], 12 bits in a file of 16); what lies beyond is clipped.
@@ -105,10 +108,11 @@ def read_image(
 def _from_file(path: Path, channels: int | None, scale: Scale | None) -> Picture:
     _check_file(path)
     try:
-        # Pillow turns some damage into warnings; what it can still read is fine by us.
-        with warnings.catch_warnings():
+        # Pillow turns some damage into warnings; what it can still read is fine by us. (Ours come after it.)
+        with warnings.catch_warnings(), silent("PIL.TiffImagePlugin"):
             warnings.simplefilter("ignore")
-            return _read(path, channels, scale)
+            stored = _read(path, channels, scale)
+        return _finished(stored, channels, scale)
     except (InputError, OptionError):
         raise
     except Image.DecompressionBombError:
@@ -123,7 +127,9 @@ def _from_file(path: Path, channels: int | None, scale: Scale | None) -> Picture
         raise InputError(f"{path}: damaged or cut short ({reason})") from None
 
 
-def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
+def _read(path: Path, channels: int | None, scale: Scale | None) -> Bands | Image.Image:
+    if starts_like_npy(path):
+        return read_npy(path, MAX_PIXELS)
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -132,7 +138,7 @@ def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
                     "that are read; make a smaller copy"
                 )
             if is_deep_png(image):
-                return _picture(deep_png(path), channels, scale)
+                return deep_png(path)
             if image.format != "TIFF" or not needs_whole_tiff(image):
                 image.seek(0)
                 image.load()
@@ -141,7 +147,11 @@ def _read(path: Path, channels: int | None, scale: Scale | None) -> Picture:
     except UnidentifiedImageError:
         if not starts_like_tiff(path):
             raise
-    return _picture(read_tiff(path, MAX_PIXELS), channels, scale)
+    return read_tiff(path, MAX_PIXELS)
+
+
+def _finished(stored: Bands | Image.Image, channels: int | None, scale: Scale | None) -> Picture:
+    return _picture(stored, channels, scale) if isinstance(stored, Bands) else stored
 
 
 def _picture(bands: Bands, channels: int | None, scale: Scale | None = None) -> Picture:
@@ -157,8 +167,8 @@ def _picture(bands: Bands, channels: int | None, scale: Scale | None = None) -> 
     return torch.from_numpy(np.ascontiguousarray(fitted(unit, channels).values))
 
 
-def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale | None = None) -> Picture:
-    """A PIL image of any mode as a picture for a network, upright."""
+def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale | None = None) -> Bands | Image.Image:
+    """A PIL image of any mode, upright: the picture where it is one of 8 bits in RGB, else its bands."""
     # Where only part of 32 bits is used, Pillow says so by nothing but the format.
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     image = upright(image)
@@ -169,14 +179,14 @@ def _from_pil(image: Image.Image, channels: int | None, name: str, scale: Scale 
         return to_rgb(image)
     if deep:
         values = np.asarray(image, np.uint16 if sixteen else None)
-        return _picture(Bands(values[None], name), channels, scale)
+        return Bands(values[None], name)
     if _is_transparent(image):
         image, alpha = image.convert("LA" if channels == 2 and image.mode == "LA" else "RGBA"), True
     else:
         image, alpha = image.convert("L" if image.mode in ("1", "L") else "RGB"), False
     values = np.asarray(image)
     values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    return _picture(Bands(values, name, "last" if alpha else "none"), channels, scale)
+    return Bands(values, name, "last" if alpha else "none")
 
 
 def _check_file(path: Path) -> None:
@@ -275,13 +285,17 @@ def _item(item: Any, channels: int | None, scale: Scale | None, place: int) -> l
     except InputError as error:
         if isinstance(item, str | os.PathLike):
             raise
+        if isinstance(item, list | tuple):
+            nested = f"item {place + 1} is a {type(item).__name__}; of a DataLoader pass the pictures of a batch alone"
+            raise InputError(f"{nested} ({error})") from None
         raise InputError(f"picture {place + 1}: {error}") from None
 
 
 def _given_pil(image: Image.Image, channels: int | None, scale: Scale | None = None) -> Picture:
     name = f"a picture of PIL mode {image.mode}"
+    scale = scale if image.mode.startswith("I") else None
     try:
-        return _from_pil(image, channels, name, scale if image.mode.startswith("I") else None)
+        return _finished(_from_pil(image, channels, name, scale), channels, scale)
     except (ValueError, OSError, SyntaxError) as error:  # some modes become nothing else; a lazy one may be damaged
         raise InputError(f"{name}: cannot be read ({error}); pass it as RGB") from None
 

@@ -1,7 +1,9 @@
 """What stands in files and arrays, at its full depth, before it is a picture; knows no network."""
 
 from phosphene.pixels.bands import Alpha, Bands, Scale, eight_bits, fitted, in_unit, stated_scale
+from phosphene.pixels.npy import read_npy, starts_like_npy
 from phosphene.pixels.png import deep_png, is_deep_png, upright
+from phosphene.pixels.quiet import silent
 from phosphene.pixels.tiff import needs_whole_tiff, read_tiff, starts_like_tiff
 
 __all__ = [
@@ -14,7 +16,10 @@ __all__ = [
     "in_unit",
     "is_deep_png",
     "needs_whole_tiff",
+    "read_npy",
     "read_tiff",
+    "silent",
+    "starts_like_npy",
     "starts_like_tiff",
     "stated_scale",
     "upright",

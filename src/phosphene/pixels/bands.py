@@ -131,7 +131,10 @@ def _check_range(low: float, high: float, bands: Bands) -> None:
     if low >= -_SLACK and high <= 1 + _SLACK:
         return
     if low < 0:
-        advice = f"pass values in [0, 1], not normalised (the classifier normalises by itself); {_way_out(bands)}"
+        mine = (
+            "phosphene.attribute takes normalised tensors" if bands.name.startswith("a picture of") else _way_out(bands)
+        )
+        advice = f"pass values in [0, 1], not normalised (the classifier normalises by itself); {mine}"
     elif high <= 255:
         advice = f"divide by 255 if they are 8-bit values; {_way_out(bands)}"
     else:

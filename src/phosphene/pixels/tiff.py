@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from PIL import Image
 from phosphene.errors import InputError
 from phosphene.pixels.bands import Alpha, Bands
 from phosphene.pixels.png import upright
+from phosphene.pixels.quiet import silent
 
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _FORMAT = 258, 262, 270, 274, 277, 339
@@ -59,7 +57,7 @@ def read_tiff(path: Path, limit: int) -> Bands:
     """
     import tifffile
 
-    with _silent("tifffile"), tifffile.TiffFile(path) as file:
+    with silent("tifffile"), tifffile.TiffFile(path) as file:
         series = file.series[0]
         page: Any = series.keyframe
         as_array = series.kind == "shaped" and series.axes == "QYX"
@@ -81,17 +79,6 @@ def read_tiff(path: Path, limit: int) -> Bands:
         values = _turned(values, page.tags.valueof(_ORIENTATION, default=1))
         hint = f"tifffile wrote it as one array {series.shape}, read as (H, W, C)" if as_array else ""
         return Bands(np.ascontiguousarray(values), str(path), _alpha(page), white, hint)
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """No words of a library on stderr about a file that we judge by ourselves."""
-    logger = logging.getLogger(name)
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = disabled
 
 
 def _check(path: Path, page: Any, shape: dict[str, int], limit: int) -> None:
