@@ -37,7 +37,7 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="SPEC",
-        help="e.g. occlusion:window=20,stride=10; repeatable [default: grad_cam, or saliency where it says nothing].",
+        help="e.g. occlusion:window=20,stride=10; repeatable [default: grad_cam, saliency or occlusion].",
     ),
 ]
 LayerOption = Annotated[str | None, typer.Option("--layer", metavar="NAME", help="Layer of the methods that need one.")]

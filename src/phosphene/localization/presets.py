@@ -117,7 +117,7 @@ _BEST = LocalizationPreset(
         graph_cut=replace(_BEST_CUT, likelihood=1.0, saliency=4.5, level=0.50, smoothness=4.0),
         threshold=Threshold(0.40),
     ),
-    otherwise=("cam", "grad_cam", "saliency"),
+    otherwise=("cam", "grad_cam", "saliency", "occlusion"),
 )
 
 PRESETS = {preset.name: preset for preset in (_PAPER, _BEST)}

@@ -24,7 +24,7 @@ from phosphene.types import Attribution, Attributions, Contrast, Prediction, Vie
 from phosphene.zoo import load_classifier
 
 # What is explained by unless a method is named: the first that says something of the pictures.
-DEFAULT_METHODS = ("grad_cam", "saliency")
+DEFAULT_METHODS = ("grad_cam", "saliency", "occlusion")
 # Of the largest value: two maps that differ by no more are the same.
 _SAME = 1e-5
 
@@ -82,8 +82,8 @@ def explain(
         classifier: a Classifier, a network, or a spec for load_classifier such as "embedded".
         images: a path, PIL image, array (H, W, C) or tensor (C, H, W) or (N, C, H, W), or a sequence of them;
             floats in [0, 1].
-        method: a method spec such as "occlusion:window=20,stride=10", or several of them; None for grad_cam, or for
-            saliency where that does not run on the network or says nothing, with a warning.
+        method: a method spec such as "occlusion:window=20,stride=10", or several of them; None for grad_cam, or
+            for saliency, or occlusion, where that does not run on the network or says nothing, with a warning.
         target: a class (index, WordNet id or name), one class per picture, or a Target; None explains each
             picture's best class.
         layer: for methods that look at a layer: its dotted name or the module itself; None for the default.
@@ -133,21 +133,28 @@ def explain(
 
 def _by_default(seen: Seen, target: Target, **options: Any) -> Attribution:
     """The Attribution of the first default method that says something of any of the pictures."""
-    first, other = DEFAULT_METHODS
-    result: Attribution | None = None
-    try:
-        result = attribute_seen(seen, target, first, **options)
-        whys = [says_nothing(result, row) for row in range(len(result))]
-    except ModelError as error:
-        whys = [str(error)]
-    if result is not None and None in whys:
-        return result
-    found = attribute_seen(seen, target, other, **options)
-    if result is not None and all(says_nothing(found, row) for row in range(len(found))):
-        return result
-    note = in_the_place_of(other, first, str(whys[0]))
-    warn(note)
-    return replace(found, notes=(note, *found.notes))
+    ran: list[Attribution] = []
+    refusals: list[ModelError] = []
+    first_why = ""
+    for method in DEFAULT_METHODS:
+        try:
+            found = attribute_seen(seen, target, method, **options)
+        except ModelError as error:
+            refusals.append(error)
+            first_why = first_why or str(error)
+            continue
+        whys = [says_nothing(found, row) for row in range(len(found))]
+        if None in whys:
+            if not first_why:
+                return found
+            note = in_the_place_of(method, DEFAULT_METHODS[0], first_why)
+            warn(note)
+            return replace(found, notes=(note, *found.notes))
+        ran.append(found)
+        first_why = first_why or str(whys[0])
+    if not ran:
+        raise refusals[0]
+    return ran[0]
 
 
 def says_nothing(result: Attribution, row: int = 0) -> str | None:

@@ -83,7 +83,7 @@ class ExplainConfig:
 
     @classmethod
     def of(cls, methods: Sequence[str] = (), **options: Any) -> ExplainConfig:
-        """A config from method specs as they are typed; without any grad_cam, or saliency where that says nothing."""
+        """A config from method specs as they are typed; without any grad_cam, or what takes its place."""
         default, *others = (parse_spec(method) for method in DEFAULT_METHODS)
         if not methods:
             return cls((default,), **{"otherwise": () if options.get("layer") else tuple(others), **options})
