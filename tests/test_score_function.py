@@ -11,7 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from phosphene import Classifier, ModelError, OptionError, Preprocess, ScoreFunction, Target, Unit, attribute, impress
+from phosphene import (
+    Classifier,
+    ModelError,
+    OptionError,
+    PhospheneWarning,
+    Preprocess,
+    ScoreFunction,
+    Target,
+    Unit,
+    attribute,
+    explain,
+    impress,
+    locate,
+)
 from phosphene.registry import entries
 from phosphene.runtime import prepare
 from tests.contract import checks
@@ -52,6 +65,39 @@ def test_layers_units_and_syntheses_are_refused_by_name():
         attribute(box, images, Target(unit=Unit("3", 1)), "occlusion:window=4")
     with pytest.raises(ModelError, match="box is a function of pictures, which has no gradient"):
         impress(box, 1, "class_model", steps=1)
+
+
+def test_an_explanation_without_a_method_covers_the_picture():
+    box = black_box(pooled().eval())
+    with pytest.warns(PhospheneWarning, match="occlusion in the place of grad_cam: box is a function of pictures"):
+        found = explain(box, torch.rand(3, 16, 16), target=1)
+    assert str(found).startswith("Attribution(occlusion")
+    with pytest.warns(PhospheneWarning, match="occlusion in the place of layer_saliency: box is a function of"):
+        located = locate(box, torch.rand(3, 24, 24), target=1)
+    assert len(located) == 1
+
+
+def test_a_function_is_given_batches_unless_its_answer_changes_with_them():
+    net, sizes = pooled().eval(), []
+
+    def apart(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return net(torch.from_numpy(images)).detach().numpy()
+
+    def mixed(images: np.ndarray) -> np.ndarray:
+        return apart(images - images.mean(0, keepdims=True) * (len(images) > 1))
+
+    images, kept = torch.rand(1, 3, 16, 16), {}
+    for function in (apart, mixed):
+        sizes.clear()
+        box = ScoreFunction(function, Preprocess((16, 16), None, MEAN, STD), takes="array")
+        kept[function] = attribute(box, images, 1, "occlusion:window=4,stride=4"), max(sizes)
+    (found, most), (other, trial) = kept[apart], kept[mixed]
+    assert most > 2
+    assert not any("one by one" in note for note in found.notes)
+    assert trial == 2
+    assert any("one by one" in note for note in other.notes)
+    assert torch.allclose(found.maps, other.maps, atol=1e-6)
 
 
 def seen_by(takes: str, preprocess: Preprocess | None = None) -> list[object]:

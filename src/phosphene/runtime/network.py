@@ -22,6 +22,7 @@ from phosphene.devices import own_random_state, seed_all
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
+    FunctionModule,
     LinearHead,
     graph_module,
     is_changed,
@@ -314,7 +315,9 @@ class Network:
         if found is not None:
             if found.draws:
                 self._refuse_made_layers()
-            found = replace(found, integers=integer_layer(self.module))
+            # (A function of pictures hands them to NumPy; whether a batch mixes its images is tried out.)
+            reads = found.reads and not isinstance(self.module, FunctionModule)
+            found = replace(found, reads=reads, integers=integer_layer(self.module))
         return found
 
     def _refuse_made_layers(self) -> None:
