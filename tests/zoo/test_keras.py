@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from phosphene import MissingExtraError, ModelError, attribute, load_classifier
+from phosphene import MissingExtraError, ModelError, PhospheneWarning, attribute, load_classifier, predict
 from phosphene.zoo import keras as source
 from tests.cli.running import phosphene as command
 
@@ -108,3 +109,25 @@ def test_what_is_no_network_of_pictures_is_refused(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match="keras>=3"):
         load_classifier(f"keras:{tmp_path / 'numbers.keras'}")
     assert os.environ["KERAS_BACKEND"] == "torch"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_file_that_divides_bytes_by_itself_is_given_bytes(tmp_path, nested):
+    keras = source._keras()
+    layers = keras.layers
+    scaled = [layers.Rescaling(1 / 127.5, offset=-1)]
+    body = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    first = [keras.Sequential([keras.Input((16, 16, 3)), *scaled])] if nested else scaled
+    model = keras.Sequential([keras.Input((16, 16, 3)), *first, *body])
+    model.save(tmp_path / "net.keras")
+    with pytest.warns(PhospheneWarning, match=r"sees them in \[0, 255\] at 16 x 16 pixels"):
+        found = load_classifier(f"keras:{tmp_path / 'net.keras'}")
+    array = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
+    expected = model(torch.from_numpy(array[None]).float()).softmax(1)[0]
+    told = {one.index: one.probability for one in predict(found, array, count=3)[0]}
+    assert torch.allclose(torch.tensor([told[index] for index in range(3)]), expected.cpu().detach(), atol=1e-5)
+
+
+def test_a_file_that_does_not_divide_is_given_what_it_was(tmp_path):
+    with pytest.warns(PhospheneWarning, match=r"sees them in \[0, 1\] at 16 x 16 pixels"):
+        load_classifier(f"keras:{written(tmp_path / 'net.keras')}")

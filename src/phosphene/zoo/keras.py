@@ -41,8 +41,10 @@ def load(name: str, weights: Weights = None) -> Classifier:
         raise ModelError(f"{path}: no readable Keras file ({first_line(error)})") from None
     one_input(path, [(one.name, one.shape) for one in model.inputs])
     taken = Taken(tuple(model.inputs[0].shape), np.float32, keras.config.image_data_format() == "channels_last")
+    # (What it divides by itself it takes as bytes.)
+    white = 255.0 if _divides_bytes(keras, model) else 1.0
     return Classifier(
-        ChannelsFirst(model, taken.channels_last), Unstated(taken.size, None, *taken.scale), name=path.name
+        ChannelsFirst(model, taken.channels_last), Unstated(taken.size, None, *taken.scale, scale=white), name=path.name
     )
 
 
@@ -60,6 +62,18 @@ class ChannelsFirst(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         return self.model(images.permute(0, 2, 3, 1) if self.last else images, training=False)
+
+
+def _divides_bytes(keras: Any, model: Any) -> bool:
+    """Whether the first of its layers that computes anything scales 0 to 255 down, as Rescaling(1 / 255) does."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            return _divides_bytes(keras, layer)
+        if isinstance(layer, keras.layers.Rescaling):
+            return bool(np.max(np.abs(layer.scale)) < 1 / 64)
+        if layer.weights:
+            return False
+    return False
 
 
 def _keras() -> Any:

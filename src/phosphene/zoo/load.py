@@ -18,6 +18,7 @@ from phosphene.graph import input_channels
 from phosphene.images import EXTENSIONS
 from phosphene.labels import as_labels
 from phosphene.runtime.freeze import freeze
+from phosphene.types import Size
 from phosphene.zoo import factory, file, timm
 from phosphene.zoo import head as own_head
 from phosphene.zoo.card import Card, Unstated, read_card, read_labels
@@ -92,16 +93,21 @@ def load_classifier(
         found = given.applied_to(found)
     if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
         how = (
-            "put a JSON card beside the file of the same name (net.json beside net.py), or in Python pass "
-            "preprocess=Preprocess(...)"
+            "put a JSON card beside the file of the same name (net.json beside net.py), such as "
+            '{"size": [224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], '
+            '"labels": "labels.txt"}, or in Python pass preprocess=Preprocess(...)'
         )
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
         warn(
-            f"{found.name} does not say how pictures are prepared for it, so it sees them in [0, 1] at their own size, "
-            f"without normalization; {how}",
+            f"{found.name} does not say how pictures are prepared for it, so it sees them in "
+            f"[0, {found.preprocess.scale:g}] at {_size(found.preprocess.size)}, without normalization; {how}",
         )
     return found if device is None else _on_device(found, device)
+
+
+def _size(size: Size | None) -> str:
+    return "their own size" if size is None else f"{size[0]} x {size[1]} pixels"
 
 
 def _bare(network: nn.Module) -> Classifier:
