@@ -484,3 +484,32 @@ def test_no_warning_where_all_is_well(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(folder, tmp_path / "run")
+
+
+def test_of_several_true_classes_each_is_right(tmp_path):
+    place = photos(tmp_path / "photos", 2)
+    names = sorted(path.name for path in place.iterdir())
+    other = " | ".join(LABELS)
+    (tmp_path / "truth.csv").write_text(
+        "path,label\n" + f"photos/{names[0]},{other}\nphotos/{names[1]},{LABELS[0]}|nothing\n"
+    )
+    with pytest.warns(PhospheneWarning, match="1 of 2 labels mean no class"):
+        run(tmp_path / "truth.csv", tmp_path / "out", method="saliency")
+    rows = table(tmp_path / "out")
+    assert [(row["correct"], row["label_index"]) for row in rows] == [(True, None), (None, None)]
+
+
+def test_yes_and_no_of_one_class_are_no_labels(tmp_path):
+    place = photos(tmp_path / "photos", 2)
+    lines = [f"photos/{path.name},{number % 2}" for number, path in enumerate(sorted(place.iterdir()))]
+    (tmp_path / "truth.csv").write_text(f"path,{LABELS[1]}\n" + "\n".join(lines))
+    with pytest.raises(OptionError, match="says of one class whether it is there"):
+        run(tmp_path / "truth.csv", tmp_path / "out", method="saliency", label_column=LABELS[1], limit=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_no_picture_can_be_used_the_first_reason_is_told(tmp_path):
+    (tmp_path / "truth.csv").write_text("path\nnowhere/a.png\nnowhere/b.png\n")
+    words = r"no picture could be used; the first: .*a\.png: no such file; paths in .*truth\.csv are relative to"
+    with pytest.warns(PhospheneWarning, match=words):
+        run(tmp_path / "truth.csv", tmp_path / "out", method="saliency")

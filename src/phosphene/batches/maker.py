@@ -51,7 +51,7 @@ class ShardMaker:
         self.work = work
         self.threads = None if classifier is not None or work.model.threads is None else work.model.threads + 1
         self.classifier = work.model.load() if classifier is None else classifier
-        self._classes: dict[str, int | None] = {}
+        self._meant: dict[str, tuple[int, ...]] = {}
         self._has_worked = False
         located = work.masks is not None and work.masks.is_located
         self._locate = LocateConfig.of(is_drawn=False) if located else None
@@ -138,17 +138,17 @@ class ShardMaker:
         return [record | judged | share for record, share in zip(records, found or [{}] * len(records), strict=True)]
 
     def _judged(self, row: Any) -> dict[str, Any]:
-        """The class that a label means, and whether the best class is this one."""
-        index = self._class_of(row.label)
-        known = index is not None and bool(row.predicted)
-        return {"label_index": index, "correct": row.predicted[0].index == index if known else None}
+        """The class that a label means, if it is one, and whether the best class is among those that it means."""
+        meant = self._meant_by(row.label)
+        correct = row.predicted[0].index in meant if meant and row.predicted else None
+        return {"label_index": meant[0] if len(meant) == 1 else None, "correct": correct}
 
-    def _class_of(self, label: str | None) -> int | None:
+    def _meant_by(self, label: str | None) -> tuple[int, ...]:
         if label is None:
-            return None
-        if label not in self._classes:
-            self._classes[label] = find_class(self.classifier, label)
-        return self._classes[label]
+            return ()
+        if label not in self._meant:
+            self._meant[label] = meant_classes(self.classifier, label)
+        return self._meant[label]
 
     def _masks(self, items: Sequence[Item], rows: Sequence[Row]) -> dict[str, Any]:
         """For each picture its mask, its objects' masks by class, why there is none, or None, by key."""
@@ -228,6 +228,15 @@ def find_class(classifier: Prepared, label: str) -> int | None:
         return classifier.labels.find(label, part=False)
     except NotFoundError:
         return None
+
+
+def meant_classes(classifier: Prepared, label: str) -> tuple[int, ...]:
+    """The classes that a label means: one, or of a picture with several those of ``A|B``; none if any is unknown."""
+    one = find_class(classifier, label)
+    if one is not None or "|" not in label:
+        return () if one is None else (one,)
+    each = [find_class(classifier, part.strip()) for part in label.split("|")]
+    return tuple(found for found in each if found is not None) if None not in each else ()
 
 
 class _Waiting:

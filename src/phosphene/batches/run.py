@@ -17,13 +17,13 @@ import torch
 from phosphene.batches.crew import Crew
 from phosphene.batches.engines import Engine, InProcess, Processes
 from phosphene.batches.guard import Guarded
-from phosphene.batches.maker import ShardMaker, find_class
+from phosphene.batches.maker import ShardMaker, find_class, meant_classes
 from phosphene.batches.masks import Masks
 from phosphene.batches.ray_data import RayData, cluster
 from phosphene.batches.work import Made, Work, cut
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, OptionError, warn
+from phosphene.errors import InputError, OptionError, reason, warn
 from phosphene.runtime import Prepared
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Entry, Source, open_source
@@ -36,6 +36,7 @@ from phosphene.store import (
     in_shards,
     keep_inputs,
     locked,
+    read_shard,
     remove_partial_files,
     shard_counts,
     shard_names,
@@ -343,6 +344,8 @@ def run_batch(
                 remove_partial_files(place)  # of workers that died
                 write_manifest(place, manifest)
     done = tally.done
+    if done.failed and done.failed == done.rows:
+        warn(f"no picture could be used; the first: {_first_error(place)}")
     return {
         "run": place,
         "pictures": done.pictures,
@@ -352,6 +355,15 @@ def run_batch(
         "shards": facts["shard_files"],
         **{name: facts[name] for name in ("seconds", "pictures_per_second", "idle_share", "deaths")},
     }
+
+
+def _first_error(place: str) -> str:
+    """Why the first picture of a run failed."""
+    for name in shard_names(place).values():
+        for record in read_shard(place, name, ["key", "error"])[0]:
+            if record["error"]:
+                return f"{record['key']}: {reason(record['error'], record['key'])}"
+    return "no word of it"
 
 
 def _facts(done: ShardCounts, made: Sequence[Made], seconds: float, files: int) -> dict[str, Any]:
@@ -376,6 +388,7 @@ class _First(Source):
             raise OptionError(f"--limit {limit}: give 1 or more")
         self.source, self.limit = source, limit
         self.place = getattr(source, "place", "")
+        self.label_column = getattr(source, "label_column", None)
 
     @property
     def column_types(self) -> Any:
@@ -416,13 +429,24 @@ def _listed(source: Source, classifier: Prepared, out: str, overwrite: bool) -> 
             pass
     if not keys:
         raise InputError("the source lists no picture")
-    unknown = [label for label in labels if find_class(classifier, label) is None]
+    _check_labels(source, classifier, labels)
+    unknown = [label for label in labels if not meant_classes(classifier, label)]
     if unknown:
         warn(
             f"{len(unknown)} of {len(labels)} labels mean no class of {classifier.name}, the first is "
             f"'{unknown[0]}' of {labels[unknown[0]]}: their pictures are neither right nor wrong",
         )
     return tuple(keys)
+
+
+def _check_labels(source: Source, classifier: Prepared, labels: Iterable[str]) -> None:
+    """Refuse yes and no of one class, which would be read as the numbers of the first two classes."""
+    column = getattr(source, "label_column", None)
+    if column and set(labels) <= {"0", "1", "0.0", "1.0"} and find_class(classifier, column) is not None:
+        raise OptionError(
+            f"the column '{column}' says of one class whether it is there, and 0 and 1 would be read as the first two "
+            "classes; give a column of class names (several of one picture as A|B): label_column=, --label-column"
+        )
 
 
 def _remember(labels: dict[str, str], entry: Entry) -> None:

@@ -17,6 +17,13 @@ def load_place(place: str, **reading: Any) -> Picture:
     return load_bytes(place, read_file(place), **reading) if is_url(place) else read_image(place, **reading)
 
 
+def load_listed(place: str, list_name: str, **reading: Any) -> Picture:
+    """The picture that a table or list names; one that is not there is told with where its path was looked for."""
+    if not is_url(place) and not Path(place).exists():
+        raise InputError(f"{place}: no such file; paths in {list_name} are relative to the folder that it lies in")
+    return load_place(place, **reading)
+
+
 def load_bytes(name: str, content: bytes, **reading: Any) -> Picture:
     """The picture in the bytes of a file; `name` is what an error says."""
     # Through a file: read_image is the one place that knows how pictures break.

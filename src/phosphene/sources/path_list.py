@@ -9,7 +9,7 @@ from functools import partial
 from phosphene.errors import InputError
 from phosphene.files import is_file, join, parent, read_file
 from phosphene.path_match import numbered
-from phosphene.sources.decode import is_list_name, load_place
+from phosphene.sources.decode import is_list_name, load_listed
 from phosphene.sources.item import Entry
 from phosphene.sources.source import Source, register_source
 
@@ -56,4 +56,4 @@ class PathList(Source):
             raise InputError(f"{self.place}: names no picture; write one path a line")
         for key, path in zip(numbered(paths), paths, strict=True):
             place = join(parent(self.place), path)
-            yield Entry(key, place, partial(load_place, place))
+            yield Entry(key, place, partial(load_listed, place, self.place))

@@ -15,7 +15,7 @@ from typing import Any
 from phosphene.errors import InputError, NotFoundError, suggest, to_install, warn
 from phosphene.files import is_file, join, open_file, parent, unreadable
 from phosphene.path_match import numbered
-from phosphene.sources.decode import broken, is_table_name, load_place
+from phosphene.sources.decode import broken, is_table_name, load_listed
 from phosphene.sources.item import Entry
 from phosphene.sources.source import ColumnType, Source, register_source
 
@@ -69,7 +69,8 @@ class Table(Source):
         if self.path_column is None:
             raise InputError(
                 f"{self.place}: has no column of paths such as {', '.join(PATH_COLUMNS[:4])} (it has: "
-                f"{', '.join(names) or 'none'}); name the column"
+                f"{', '.join(names) or 'none'}); call it path, or name it: "
+                "path_column=, of phosphene batch --path-column"
             )
         self.label_column = _chosen(self.place, names, label_column, LABEL_COLUMNS)
         # (One that is called as those of paths holds the picture itself.)
@@ -100,7 +101,7 @@ class Table(Source):
     def _entry(self, key: str, row: Mapping[str, Any]) -> Entry:
         path = _path(row, self.path_column)
         place = join(parent(self.place), path)
-        load = partial(load_place, place) if path else broken(f"{self.place}: a row without a path")
+        load = partial(load_listed, place, self.place) if path else broken(f"{self.place}: a row without a path")
         label = None if self.label_column is None else row.get(self.label_column)
         columns = {name: _carried(row.get(name), kind) for name, kind in self.column_types.items()}
         return Entry(key, place, load, None if label in (None, "") else str(label), columns)
