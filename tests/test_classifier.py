@@ -17,11 +17,12 @@ from phosphene.attribution.grad_cam import grad_cam
 from phosphene.attribution.occlusion import occlusion
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import ModelError, NotFoundError, OptionError, PhospheneWarning
+from phosphene.errors import InputError, ModelError, NotFoundError, OptionError, PhospheneWarning
 from phosphene.runtime import forward, prepare
 from phosphene.score_function import ScoreFunction
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute, explain
+from phosphene.tasks.predict import predict
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of, one_channel, pooled
 
@@ -258,3 +259,19 @@ def test_a_classifier_that_was_not_told_how_pictures_are_prepared_says_so_of_pic
     explain(later, picture, "saliency", target=1)
     whole = ScoreFunction(lambda pictures: pictures.mean(axis=(1, 2)), labels=list("abc"), takes="pictures")
     explain(whole, picture, "rise:masks=2", target=1)
+
+
+def test_a_network_of_one_channel_says_what_its_preprocess_lacks():
+    gray = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    words = "its Preprocess makes 3 channels of a picture.* give Preprocess.size, mean=..., std=.... .*with 1 each"
+    with pytest.raises(ModelError, match=words):
+        predict(Classifier(gray, Preprocess((16, 16))), np.zeros((16, 16)))
+
+
+def test_tensors_that_are_normalized_are_told_where_they_belong():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    classifier, batch = Classifier(network, Preprocess((16, 16))), torch.randn(2, 3, 16, 16)
+    with pytest.raises(InputError, match=r"phosphene\.attribute takes normalised tensors"):
+        explain(classifier, batch, "saliency")
+    with pytest.raises(InputError, match="item 1 is a list; of a DataLoader pass the pictures of a batch alone"):
+        explain(classifier, iter([[batch, torch.tensor([0, 1])]]), "saliency")

@@ -584,6 +584,12 @@ class Classifier:
                 "; where its forward takes a dict (batch['image']) or a list, wrap it in a module whose forward takes "
                 "the pictures alone and makes that of them"
             )
+        channels = re.search(r"to have (\d+) channels, but got (\d+) channels", reason)
+        if channels and int(channels[2]) == len(self.preprocess.mean):
+            return (
+                f"; its Preprocess makes {channels[2]} channels of a picture, as many as mean and std have: give "
+                f"Preprocess(size, mean=..., std=...) or a JSON card with {channels[1]} each"
+            )
         of_size = self.preprocess.size is None and _OF_SIZE.search(reason)
         return "; its Preprocess names no size, give the one it was made for" if of_size else ""
 
