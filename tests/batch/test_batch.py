@@ -24,6 +24,7 @@ from phosphene.errors import InputError, ModelError, OptionError, OutputError, P
 from phosphene.files import MANIFEST
 from phosphene.geometry import center_view, lay_on_original, whole_view
 from phosphene.report import write_report
+from phosphene.report.summary import seen_of, summary
 from phosphene.sources import open_source
 from phosphene.store import Run, ShardFormat, locked, open_run
 from phosphene.store.rows import Grid
@@ -497,6 +498,9 @@ def test_of_several_true_classes_each_is_right(tmp_path):
         run(tmp_path / "truth.csv", tmp_path / "out", method="saliency")
     rows = table(tmp_path / "out")
     assert [(row["correct"], row["label_index"]) for row in rows] == [(True, None), (None, None)]
+    found = summary([seen_of([row], ()) for row in rows], dict(enumerate(LABELS)))
+    assert found.outcomes["right"] == 1
+    assert found.confusions == ()
 
 
 def test_yes_and_no_of_one_class_are_no_labels(tmp_path):

@@ -143,10 +143,10 @@ def summary(seen: Sequence[Seen], names: Mapping[int, str]) -> Summary:
         if name is not None:
             groups[name].append(one)
     classes = [_class_row(name, group) for name, group in groups.items()]
-    judged = Counter(
-        (own or "", one.best or "") for one, own in zip(seen, true, strict=True) if one.outcome in ("right", "wrong")
-    )
-    wrong = Counter({pair: count for pair, count in judged.items() if pair[0] != pair[1]})
+    pairs = [(one.outcome, (own or "", one.best or "")) for one, own in zip(seen, true, strict=True)]
+    judged = Counter(pair for outcome, pair in pairs if outcome in ("right", "wrong"))
+    # (Of several true classes the best is one of them where it is right, whatever they are called together.)
+    wrong = Counter(pair for outcome, pair in pairs if outcome == "wrong")
     within = [one.in_best for one in seen if one.in_best is not None]
     methods = tuple(dict.fromkeys(method for one in seen for method in one.audited))
     return Summary(
