@@ -61,7 +61,7 @@ _LUMA = (0.299, 0.587, 0.114)
 VOLUMES = ", of a volume its slices and of a film its frames: they are the N pictures of a batch"
 # Of files that are pictures; those of phones among them are refused by name where Pillow cannot read them.
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".heic", ".heif", ".npy"}
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".heic", ".heif"}
 )
 # What such a file says of its kind behind "ftyp".
 _HEIC = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phosphene.attribution.result import even_grid
 from phosphene.geometry import lay_on_original, whole_view
-from phosphene.graph import places_known, spatial_map, spatial_size
+from phosphene.graph import FunctionModule, places_known, spatial_map, spatial_size
 from phosphene.images import Picture, picture_size
 from phosphene.localization.principal_components import principal_components
 from phosphene.runtime import Prepared, activations
@@ -34,8 +34,10 @@ def deep_features(
         count: principal components.
 
     Returns:
-        One array per picture; None for each where the network has no such layer.
+        One array per picture; None for each where the network has no such layer, or is a function and shows none.
     """
+    if isinstance(classifier.network.module, FunctionModule):
+        return [None] * len(pictures)
     looks = classifier.network.looks(size)
     layer = deep_feature_layer(looks.layers, looks.size, looks.changes_with_picture)
     if layer is None:

@@ -340,17 +340,11 @@ def _evidence(
 def _deep_features(
     classifier: Prepared, pictures: Sequence[Picture], grids: Sequence[Size], way: LocalizationPreset
 ) -> list[NDArray[np.floating] | None]:
-    """What the pictures' places look like at the largest size that is looked at, if the way's cut asks for it.
-
-    None where the network shows no layers, as a function of pictures: there the cut goes by colors.
-    """
+    """What the pictures' places look like at the largest size that is looked at, if the way's cut asks for it."""
     count = way.graph_cut.deep_features if way.segment == "graphcut" else 0
     if count == 0:
         return [None] * len(pictures)
-    try:
-        return deep_features(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
-    except ModelError:
-        return [None] * len(pictures)
+    return deep_features(classifier, pictures, _sizes(classifier, way.sizes)[-1], grids, count)
 
 
 def grid_size(original: Size, side: int | None = 96) -> Size:
