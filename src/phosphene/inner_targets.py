@@ -206,7 +206,7 @@ class Direction(
         shape = tuple(output.shape[1:])
         if len(output) != _row_count(outputs):
             raise ModelError(f"the output of layer {self.layer} has no row for each image; name another layer")
-        vector = torch.tensor(self.vector, device=output.device)
+        vector = torch.tensor(self.vector, dtype=torch.float32, device=output.device)
         if len(vector) == math.prod(shape):
             return output.float().flatten(1) @ vector
         places = outputs.spatial(self.layer).float()
@@ -247,7 +247,7 @@ def _numbers(values: Any, what: str) -> tuple[float, ...]:
     if isinstance(values, tuple) and not values:
         return values
     try:
-        found = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float32)
+        found = np.asarray(values.detach().float().cpu() if hasattr(values, "detach") else values, dtype=np.float32)
     except (TypeError, ValueError):
         found = np.zeros(0, np.float32)
     if found.ndim != 1 or not found.size:

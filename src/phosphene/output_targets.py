@@ -195,7 +195,7 @@ class Detected(
 
         found = []
         for boxes, likely in _detections(outputs, self.category):
-            overlap = _overlap(boxes, torch.tensor(self.box, device=boxes.device))
+            overlap = _overlap(boxes, boxes.new_tensor(self.box))
             match = torch.where(overlap >= _SAME_OBJECT, overlap * likely, 0.0)
             # (a graph is there even if nothing was found: the slope is zero then)
             found.append(match.amax() if len(match) else likely.sum())
@@ -250,13 +250,12 @@ class Similar(
 
     def scores(self, outputs: Outputs, default: Score = "logit") -> Tensor:
         """The cosine with the reference."""
-        import torch
         from torch.nn import functional as F
 
         rows = outputs.logits
         if len(self.reference) != rows.shape[1]:
             raise OptionError(f"the reference has {len(self.reference)} values, the network's output {rows.shape[1]}")
-        return F.cosine_similarity(rows, torch.tensor(self.reference, device=rows.device)[None], dim=1)
+        return F.cosine_similarity(rows, rows.new_tensor(self.reference)[None], dim=1)
 
     def found_in(self, network: Any) -> Similar:
         if self.reference:

@@ -42,7 +42,7 @@ def attention_relevance(weights: list[Tensor], gradients: list[Tensor]) -> Tenso
     References:
         chefer2021, equations 5 and 6.
     """
-    identity = torch.eye(weights[0].shape[-1], device=weights[0].device)
+    identity = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
     found = identity
     for layer, slope in zip(weights, gradients, strict=True):
         found = found + (slope * layer).clamp(min=0).mean(dim=0) @ found

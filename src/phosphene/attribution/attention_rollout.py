@@ -43,7 +43,7 @@ def attention_rollout(weights: list[Tensor], gradients: list[Tensor]) -> Tensor:
     References:
         abnar2020, section 3, equation 1.
     """
-    identity = torch.eye(weights[0].shape[-1], device=weights[0].device)
+    identity = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
     rolled = identity
     for layer in weights:
         rolled = (0.5 * layer.mean(dim=0) + 0.5 * identity) @ rolled

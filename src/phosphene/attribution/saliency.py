@@ -74,7 +74,7 @@ def saliency(
     target = target.expand(len(images))
     height, width = classifier.preprocess.size or (0, 0)
     maps, coverage = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
-    score = torch.zeros(len(images), device=images.device)
+    score = images.new_zeros(len(images))
     for top, left, mirrored in places:
         crop = images[..., top : top + height, left : left + width]
         values, gradient = input_gradient(classifier, _flip(crop, mirrored), target, batch_size=batch_size)

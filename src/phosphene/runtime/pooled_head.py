@@ -204,7 +204,7 @@ def _read(maps: Iterable[tuple[_Where, Tensor]], images: Tensor) -> dict[_Where,
         cells = spatial_map(value.detach(), where[1], images, where[2]).float().flatten(2)
         if cells.shape[2] > 1:
             extremes = torch.stack([cells.square().mean(2), cells.amin(2), cells.amax(2)], dim=2)
-            weights = torch.linspace(1, 2, cells.shape[2], device=cells.device).square()
+            weights = torch.linspace(1, 2, cells.shape[2], dtype=cells.dtype, device=cells.device).square()
             found[where] = _Told(cells.mean(2), extremes, cells @ weights)
     return found
 

@@ -17,7 +17,7 @@ from phosphene.graph import LayerName, layer_before
 from phosphene.images import Picture, to_pil
 from phosphene.registry import Spec, entry, format_spec, make_spec, parse_spec
 from phosphene.render import Sheet, Tile, shown_as
-from phosphene.runtime import Prepared, activations, prepare
+from phosphene.runtime import Prepared, activations, plain_mode, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Source, open_pictures
 from phosphene.store import PinnedFacet, read_pinned
@@ -413,20 +413,22 @@ def _drawn_layer(
     progress: Progress | None,
 ) -> LayerFeatures:
     start = clock(classifier.device)
-    images = _seen(classifier, collected, [facet.exemplars for facet in found.facets])
-    given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
-    streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
     recipe = entry("recipe", spec.name)
     losses: list[dict[str, Tensor]] = []
     kept: list[Tensor] = []
     last: Tensor | None = None
-    for step in recipe.function(classifier, given, streams, recipe.configured(spec)):
-        last = step.images
-        losses.append(step.extras)
-        if step.index == 1 or step.index * frames // step.steps > (step.index - 1) * frames // step.steps:
-            kept.append(step.images.cpu())
-        if progress is not None:
-            progress(step.index, step.steps, f"{layer}")
+    # (What is made of the pictures goes into gradients, as nothing made in inference mode does.)
+    with plain_mode(classifier.device, gradients=False):
+        images = _seen(classifier, collected, [facet.exemplars for facet in found.facets])
+        given = Exemplars(layer, images, tuple(facet.weights for facet in found.facets), previous)
+        streams = Streams.of(seed, [f"{layer} facet {index}" for index in range(len(images))])
+        for step in recipe.function(classifier, given, streams, recipe.configured(spec)):
+            last = step.images
+            losses.append(step.extras)
+            if step.index == 1 or step.index * frames // step.steps > (step.index - 1) * frames // step.steps:
+                kept.append(step.images.cpu())
+            if progress is not None:
+                progress(step.index, step.steps, f"{layer}")
     assert last is not None
     drawn = _Drawn(classifier, collected, layer, found, given, spec)
     shape = next(item.shape for item in classifier.layers if item.name == layer)

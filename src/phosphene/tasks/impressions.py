@@ -14,7 +14,7 @@ from phosphene.devices import clock
 from phosphene.errors import CancelledError, OptionError
 from phosphene.labels import class_list
 from phosphene.registry import Entry, Spec, entry, make_spec, parse_spec
-from phosphene.runtime import Prepared, prepare
+from phosphene.runtime import Prepared, plain_mode, prepare
 from phosphene.runtime.prepare import Precision
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.staged import DrawingOptions
@@ -256,8 +256,10 @@ class _Making:
         """The impressions when all steps are done, or what there is of them when that is stopped."""
         begun, stopped = clock(self.classifier.device), None
         try:
-            for step in self._steps():
-                self._note(step)
+            # (What a recipe makes between the steps goes into their gradients, as nothing made in inference mode does.)
+            with plain_mode(self.classifier.device, gradients=False):
+                for step in self._steps():
+                    self._note(step)
         except CancelledError as stop:
             stopped = stop
         seconds = (clock(self.classifier.device) - begun) / len(self.jobs)
