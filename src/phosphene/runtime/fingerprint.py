@@ -57,7 +57,7 @@ class Fingerprint:
     def __init__(self, classifier: Classifier) -> None:
         self._fields = _fields(classifier)
         modules, outside, self._tensors = _reached(classifier.module)
-        self._kinds = [(child, *_kind(child)) for child in modules]
+        self._kinds = [(child, _kind(child)) for child in modules]
         self._surroundings = Surroundings(modules)
         # Compared by identity where they hold the same objects, so without a look into these.
         tables = [vars(child) for child in modules]
@@ -96,7 +96,7 @@ class Fingerprint:
 
     def _holds(self) -> bool:
         """Whether modules, attributes, parts and hooks are what they were."""
-        if any(_kind(child) != (kind, forward) for child, kind, forward in self._kinds):
+        if any(_kind(child) != kind for child, kind in self._kinds):
             return False
         if not self._surroundings.holds():
             return False
@@ -122,8 +122,10 @@ def _hung(tensor: Tensor) -> dict[str, Any]:
     return vars(tensor) if is_plain(tensor) else {}
 
 
-def _kind(module: nn.Module) -> tuple[type, Any]:
-    return type(module), getattr(type(module), "forward", None)
+def _kind(module: nn.Module) -> tuple[Any, ...]:
+    """The class, and its methods that a layer runs by."""
+    kind = type(module)
+    return kind, getattr(kind, "forward", None), getattr(kind, "_conv_forward", None)
 
 
 def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any], list[Tensor]]:

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
 from phosphene.runtime.comparable import CONTAINERS, comparable, is_settings, is_settings_class
 
-# Nobody changes the code of these between two calls but by naming it anew, which is seen where it is named.
+# Nobody changes the code of these between two calls but by naming it anew, which is seen where it is named: their
+# functions are looked at by identity and not followed.
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "timm", "torchvision", "transformers"}
 # How far functions are followed that call functions.
 _DEPTH = 3
@@ -43,6 +45,7 @@ class Surroundings:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         reader = _Reader()
         reader.read(modules)
+        reader.read_functional()
         self._classes = [(space, len(space)) for space in reader.classes.values()]
         # By identity; what can be filled anew is looked into.
         self._named = list(reader.named.values())
@@ -90,6 +93,11 @@ class _Reader:
                 for name in self.mentioned & space.keys():
                     self._note(space, name)
 
+    def read_functional(self) -> None:
+        """What layers of PyTorch call, whose own code is not followed."""
+        for name in [name for name, value in vars(F).items() if callable(value)]:
+            self._note(vars(F), name)
+
     def _note(self, space: Mapping[str, Any] | types.CellType, name: str, depth: int = _DEPTH) -> None:
         read = partial(_content, space) if isinstance(space, types.CellType) else partial(space.get, name)
         if isinstance(value := read(), Classifier):  # (whoever holds the fingerprint would keep it alive)
@@ -107,11 +115,13 @@ class _Reader:
         for name in globals_read(function) & function.__globals__.keys():
             found = function.__globals__[name]
             if isinstance(found, types.ModuleType | type):
-                if _is_library(found.__name__ if isinstance(found, types.ModuleType) else found.__module__):
-                    continue
+                library = _is_library(found.__name__ if isinstance(found, types.ModuleType) else found.__module__)
                 inner = vars(found)
                 for attribute in {name for code in codes for name in code.co_names} & inner.keys():
-                    self._note(inner, attribute, depth - 1)
+                    if not library or callable(inner[attribute]):
+                        self._note(inner, attribute, depth - 1)
+                if library:
+                    continue
             self._note(function.__globals__, name, depth - 1)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
             if name != "__class__":
