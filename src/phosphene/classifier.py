@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phosphene.devices import CPU
+from phosphene.devices import CPU, in_fake_mode
 from phosphene.errors import ModelError, OptionError, PhospheneError, warn
 from phosphene.fixed_inputs import FixedInputs, InputsLike, fixed_inputs, lacking_inputs, open_inputs
 from phosphene.geometry import center_view, whole_view
@@ -447,11 +447,13 @@ class Classifier:
             OptionError: naming the shape that was got and the one expected.
         """
         channels = self.preprocess.channels
+        if isinstance(images, Tensor) and images.is_nested:
+            raise OptionError("images as a nested tensor; give those of each size as a tensor of their own")
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or 0 in images.shape:
             got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
             axes = images.ndim if isinstance(images, Tensor) else 0
             hint = VOLUMES if axes == 5 else ""
-            if axes == 4 and self.preprocess == _as_it_is(channels):
+            if axes == 4 and images.shape[1] != channels and self.preprocess == _as_it_is(channels):
                 hint = (
                     "; if it is the first convolution that takes these and not the network, say so: "
                     "Preprocess(None, None, mean, std) with as many means as the images have channels"
@@ -465,8 +467,8 @@ class Classifier:
         if images.layout != torch.strided or images.is_complex():
             what = "complex" if images.is_complex() else "sparse"
             raise OptionError(f"images as a {what} tensor; give a dense one of real numbers in [0, 1]")
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(images) or type(images).__name__ == "FakeTensor"
-        if wrapped or images.device.type == "meta":
+        faked = type(images).__name__ == "FakeTensor" or in_fake_mode()
+        if faked or torch._C._functorch.is_functorch_wrapped_tensor(images) or images.device.type == "meta":
             raise OptionError(
                 "images without values of their own (of torch.func, FakeTensorMode or the device 'meta'); call "
                 "outside of the transformation, with a tensor that holds them"

@@ -45,6 +45,16 @@ def wide(values: Tensor) -> Tensor:
     return values.double() if has_float64(values.device) else values.cpu().double()
 
 
+def in_fake_mode() -> bool:
+    """Whether PyTorch computes shapes alone here: inside of FakeTensorMode.
+
+    Example:
+        >>> in_fake_mode()
+        False
+    """
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
 @contextmanager
 def own_random_state() -> Iterator[None]:
     """The global generators of PyTorch, NumPy and Python are afterwards as they were."""

@@ -294,6 +294,8 @@ def _item(item: Any, channels: int | None, scale: Scale | None, place: int) -> l
 def _given_pil(image: Image.Image, channels: int | None, scale: Scale | None = None) -> Picture:
     name = f"a picture of PIL mode {image.mode}"
     scale = scale if image.mode.startswith("I") else None
+    if 0 in image.size:
+        raise InputError(f"{name}: has no pixels, {image.height} x {image.width}")
     try:
         return _finished(_from_pil(image, channels, name, scale), channels, scale)
     except (ValueError, OSError, SyntaxError) as error:  # some modes become nothing else; a lazy one may be damaged

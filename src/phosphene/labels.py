@@ -180,7 +180,11 @@ def class_list(value: Any) -> list[Any]:
         raise OptionError("a target that is a set has no order; give a list with one class for each image")
     if isinstance(value, Mapping | bytes) or callable(value):
         raise OptionError(f"a target of type {type(value).__name__}; give a class, or a list with one for each image")
-    values = value.tolist() if hasattr(value, "tolist") else value
+    try:
+        values = value.tolist() if hasattr(value, "tolist") else value
+    except (RuntimeError, TypeError) as error:  # a tensor without values of its own: of the device meta, of torch.func
+        reason = str(error).strip().split("\n", 1)[0]
+        raise OptionError(f"a target that cannot be read ({reason}); give whole numbers") from None
     if isinstance(values, Iterable):
         found = list(values)
         if any(isinstance(item, list | tuple) or getattr(item, "ndim", 0) for item in found):

@@ -653,7 +653,10 @@ def class_target(classes: Any, labels: Labels) -> ClassTarget:
         >>> class_target(["tabby", 1], Labels(("tabby", "lynx"))).classes
         (0, 1)
     """
-    return ClassTarget(tuple(labels.find(item) for item in class_list(classes)))
+    found = class_list(classes)
+    if not found:
+        raise OptionError("a target of no classes; name one for all images or one for each, or None for the best")
+    return ClassTarget(tuple(labels.find(item) for item in found))
 
 
 def of_each(

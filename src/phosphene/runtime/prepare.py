@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from phosphene.classifier import Classifier, HeadKind
-from phosphene.devices import own_random_state
+from phosphene.devices import in_fake_mode, own_random_state
 from phosphene.errors import ModelError, OptionError, PhospheneError
 from phosphene.graph import LayerName, LinearHead, check_inside, layer_name, with_values
 from phosphene.hooks import Edit, ValueHooks, capture
@@ -496,7 +496,7 @@ def prepare(classifier: Classifier, keep: Sequence[LayerName] = (), precision: P
         >>> prepare(classifier) is prepare(classifier)
         True
     """
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+    if in_fake_mode():
         raise ModelError("nothing is computed inside of FakeTensorMode; explain the network outside of it")
     if not isinstance(classifier, Classifier):
         raise OptionError(
