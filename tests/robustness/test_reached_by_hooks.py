@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import phosphene
 from phosphene.classifier import Classifier
+from tests.comparing import map_error
 
 
 def net() -> nn.Sequential:
@@ -183,3 +186,55 @@ def test_a_loss_before_the_logits_is_no_score():
     for head in ("score", "sigmoid", "softmax"):
         found = phosphene.attribute(Classifier.of(module, head=head), images, 0, "saliency")
         assert torch.allclose(found.score, module(images)[1][:, 0], atol=1e-6)
+
+
+class Features(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.layer, self.kept = way, nn.Conv2d(3, 6, 3), None
+
+    def forward(self, x: Tensor) -> Any:
+        maps = F.silu(self.layer(x))
+        pooled = maps.mean((2, 3))
+        if self.way == "an attribute":
+            self.kept = pooled
+        return (maps, pooled) if self.way == "a second output" else maps
+
+
+class Extractor(nn.Module):
+    """Features whose mean the head is given by another way than what they return: as feature extractors do."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.body, self.rest = Features(way), nn.Conv2d(6, 6, 3)
+        self.head, self.second = nn.Linear(6, 5), nn.Linear(6, 5)
+        self.noted: dict[str, Tensor] = {}
+        if way == "a hook":
+            self.body.register_forward_hook(lambda _module, _given, output: self.noted.update(features=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.body(x)
+        maps = found[0] if isinstance(found, tuple) else found
+        pooled = {
+            "a hook": lambda: self.noted["features"].mean((2, 3)),
+            "an attribute": lambda: self.body.kept,
+            "a second output": lambda: found[1],
+        }[self.body.way]()
+        return self.head(pooled) + self.second(F.silu(self.rest(maps)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["body", None])
+@pytest.mark.parametrize("way", ["a hook", "an attribute", "a second output"])
+def test_what_the_score_reads_past_the_output_of_a_layer_counts(way, layer):
+    torch.manual_seed(0)
+    module, images = Extractor(way).eval(), torch.rand(2, 3, 12, 12)
+    result = phosphene.attribute(Classifier.of(module), images, 1, "grad_cam:layer=body" if layer else "hires_cam")
+    kept = []
+    handle = module.get_submodule(result.layer).register_forward_hook(
+        lambda _module, _given, output: kept.append(output[0] if isinstance(output, tuple) else output)
+    )
+    score = module(images.clone().requires_grad_())[:, 1].sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, kept)
+    weights = gradient.mean((2, 3), keepdim=True) if layer else gradient
+    assert map_error(result.maps, (weights * kept[0]).sum(1).detach()) <= 1e-5

@@ -16,7 +16,7 @@ from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size
 from phosphene.hooks import Edit, capture, is_scripted
 from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved, middle_of
-from phosphene.runtime.trials import gradients_of, trial
+from phosphene.runtime.trials import gradients_of, near, trial
 from phosphene.types import Layer, Layout, Size
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _FLAT = 1e-3
 # Of how many images of each kind it is seen which layers run for them.
 _ROUTED = 2
+# Of a gradient at a layer: by no more do two records of it differ that are one.
+_SAME = 1e-4
 
 
 class LayerLooks:
@@ -43,6 +45,7 @@ class LayerLooks:
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
         self._passed_by: dict[str, float] = {}
+        self._read_around: dict[tuple[str, ...], bool] = {}
         self._moved: dict[str, Moved | None] = {}
         self._seeing: dict[str, bool] = {}
         self._image = torch.Size((self.classifier.preprocess.channels, *size))
@@ -208,13 +211,33 @@ class LayerLooks:
         fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
         return next(fed, layer)
 
+    def read_around(self, layers: Sequence[str]) -> bool:
+        """Whether the score reads what the layers make by other ways than what they return first.
+
+        A hook or an attribute keeps it, or a second output is made of it: nothing but their own record, from the image
+        on, leads back to them from there. Tried out once, on noise.
+        """
+        key = tuple(layers)
+        if key not in self._read_around:
+            whole, cut = (
+                self._noise_gradients(layers, lambda logits, _: logits.float().square().sum(), first_leaf, recorded=one)
+                for one in (True, False)
+            )
+            self._read_around[key] = any(name not in cut or not near(cut[name], whole[name], _SAME) for name in whole)
+        return self._read_around[key]
+
     def _noise_gradients(
-        self, layers: Sequence[str], score: Callable[[Tensor, dict[str, Tensor]], Tensor], edit: Edit | None = None
+        self,
+        layers: Sequence[str],
+        score: Callable[[Tensor, dict[str, Tensor]], Tensor],
+        edit: Edit | None = None,
+        *,
+        recorded: bool = True,
     ) -> dict[str, Tensor]:
-        """The gradient of a score of noise at each of the layers that it reaches."""
+        """The gradient of a score of noise at each of the layers that it reaches, recorded from the image on or not."""
         # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
         with self.network.lock, trial(self.classifier.device, gradients=True):
-            images = self.network.noise(self._image)[:1].requires_grad_()
+            images = self.network.noise(self._image)[:1].requires_grad_(recorded)
             with capture(self.network.module, layers, edit, tokens_first=self.tokens_first(layers)) as found:
                 logits = self.network.rows(images)
             value = score(logits, found)

@@ -386,15 +386,15 @@ def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
     """Whether the way up to the layers is recorded too.
 
     It is then run as written, so that what a ReLU above the layers sees has the original's last bits; and hooks that
-    the network lays on what its layers give, where that has a gradient, run, and code that asks for one finds it.
+    the network lays on what its layers give, where that has a gradient, run, and code that asks for one finds it. What
+    the score reads of the layers by other ways than their first output counts as well.
     """
     if prepared.first_look.whole:
         return True
-    if prepared.precision != "exact":
-        return False
     order = {layer.name: layer.order for layer in prepared.layers}
     lowest = min((order.get(name, -1) for name in layers), default=-1)
-    return any(layer.kind in ("ReLU", "ReLU6", "Hardtanh") and layer.order > lowest for layer in prepared.layers)
+    kinks = (layer.kind in ("ReLU", "ReLU6", "Hardtanh") and layer.order > lowest for layer in prepared.layers)
+    return (prepared.precision == "exact" and any(kinks)) or prepared.looks.read_around(layers)
 
 
 def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> Tensor:
