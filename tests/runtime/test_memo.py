@@ -52,6 +52,7 @@ def test_maps_have_the_same_bits_as_alone(precision: Any) -> None:
 def test_one_pass_serves_all_that_look_at_the_last_layer() -> None:
     classifier, images = _counted(), torch.rand(2, 3, 16, 16)  # (of three one more would be run alone)
     prepare(classifier).remembering(images).default_layer  # noqa: B018  (known from here on)
+    assert not prepare(classifier).remembering(images).looks.read_around(["3"])
     alone = head_features(classifier, images)
     Counted.runs = 0
     remembering = prepare(classifier).remembering(images)
