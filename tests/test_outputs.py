@@ -175,6 +175,20 @@ def test_labels_tell_the_first_of_several_outputs():
         forward(classifier_of(Heads("tuple").eval(), labels=list("abcde")), IMAGES)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [lambda x: x[:, :2], lambda x: x.mean(dim=(1, 2, 3)), lambda x: x.flatten(2)],
+    ids=["maps", "numbers", "tokens"],
+)
+def test_what_stands_before_the_scores_is_not_read_as_them(before):
+    """Numbers, one for each image, were; of features nothing said which output to name."""
+    both = Returns(lambda scores, x: (before(x), scores))
+    with pytest.raises(ModelError, match=r"returns several outputs \(0 .*, 1 \(4, 5\)\); say .*output=1"):
+        forward(classifier_of(both), IMAGES)
+    named = forward(classifier_of(both, output=1), IMAGES)
+    assert torch.allclose(named, forward(classifier_of(pooled()), IMAGES), atol=1e-5)
+
+
 Named = namedtuple("Named", "logits aux")
 
 

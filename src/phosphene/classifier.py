@@ -646,7 +646,7 @@ class Classifier:
         return scores
 
     def _refuse_several(self, output: Any, scores: Tensor) -> None:
-        """Refuse the first of several outputs that could each be the scores: rows, or maps where these are asked for.
+        """Refuse the first of several outputs where another could be the scores: rows, or maps where these are asked for.
 
         One that has not as many classes as there are labels could not; a field of a tuple is not refused where its name
         says that it holds them.
@@ -660,7 +660,8 @@ class Classifier:
             return alike and len(value) == len(scores) and len(self.labels) in (0, self._count(value.shape[1]))
 
         first, *others = (part for part in output if part is not None)
-        if first is scores and scores.ndim == axes and any(map(fits, others)):
+        is_row = axes == 2 and scores.ndim > 2 and scores.shape[2:].numel() == 1  # (N, classes, 1, 1)
+        if first is scores and not is_row and any(map(fits, others)):
             raise several_outputs(self.name, output)
 
     def _count(self, columns: int) -> int:
