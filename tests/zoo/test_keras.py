@@ -131,3 +131,21 @@ def test_a_file_that_divides_bytes_by_itself_is_given_bytes(tmp_path, nested):
 def test_a_file_that_does_not_divide_is_given_what_it_was(tmp_path):
     with pytest.warns(PhospheneWarning, match=r"sees them in \[0, 1\] at 16 x 16 pixels"):
         load_classifier(f"keras:{written(tmp_path / 'net.keras')}")
+
+
+def test_what_augments_pictures_or_computes_before_the_first_scaling_is_looked_past_or_believed(tmp_path):
+    keras = source._keras()
+    layers = keras.layers
+
+    def white(*first: Any) -> float:
+        given = keras.Input((16, 16, 3))
+        found = given
+        for step in (*first, layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()):
+            found = step(found)
+        keras.Model(given, layers.Dense(3)(found)).save(tmp_path / "net.keras")
+        with pytest.warns(PhospheneWarning):
+            return load_classifier(f"keras:{tmp_path / 'net.keras'}").preprocess.scale
+
+    assert white(keras.Sequential([keras.Input((16, 16, 3)), layers.RandomFlip()]), layers.RandomRotation(0.1)) == 255
+    assert white(lambda images: images * 255.0) == 1
+    assert white(layers.Normalization(mean=[0.0] * 3, variance=[1 / 255**2] * 3)) == 1

@@ -64,16 +64,21 @@ class ChannelsFirst(nn.Module):
         return self.model(images.permute(0, 2, 3, 1) if self.last else images, training=False)
 
 
-def _divides_bytes(keras: Any, model: Any) -> bool:
-    """Whether the first of its layers that computes anything scales 0 to 255 down, as Rescaling(1 / 255) does."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            return _divides_bytes(keras, layer)
-        if isinstance(layer, keras.layers.Rescaling):
-            return bool(np.max(np.abs(layer.scale)) < 1 / 64)
-        if layer.weights:
+def _divides_bytes(keras: Any, model: Any) -> bool | None:
+    """Whether the first of its steps that computes anything scales 0 to 255 down, as Rescaling(1 / 255) does.
+
+    None where there is no such step, as in a part that augments pictures.
+    """
+    for step in getattr(model, "operations", model.layers):
+        if isinstance(step, keras.Model):
+            found = _divides_bytes(keras, step)
+            if found is not None:
+                return found
+        elif isinstance(step, keras.layers.Rescaling):
+            return bool(np.max(np.abs(step.scale)) < 1 / 64)
+        elif not isinstance(step, keras.layers.Layer) or isinstance(step, keras.layers.Normalization) or step.weights:
             return False
-    return False
+    return None
 
 
 def _keras() -> Any:
