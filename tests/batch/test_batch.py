@@ -512,6 +512,28 @@ def test_yes_and_no_of_one_class_are_no_labels(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_zero_and_one_of_the_second_of_two_classes_and_no_label_at_all_are_no_yes_and_no(tmp_path):
+    place = photos(tmp_path / "photos", 2)
+    names = [f"photos/{path.name}" for path in sorted(place.iterdir())]
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    two = phosphene.Classifier(network, phosphene.Preprocess((32, 32), 32), ["benign", "malignant"])
+    for column, labels, expected in [
+        ("malignant", "01", [0, 1]),
+        ("malignant", ["", ""], [None, None]),
+        ("benign", "01", None),
+    ]:
+        rows = "".join(f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+        (tmp_path / "truth.csv").write_text(f"path,{column}\n{rows}")
+        given = (two, tmp_path / "truth.csv", tmp_path / "out")
+        options = {"method": "saliency", "label_column": column, "overwrite": True}
+        if expected is None:
+            with pytest.raises(OptionError, match="says of one class whether it is there"):
+                phosphene.batch(*given, **options)
+        else:
+            phosphene.batch(*given, **options)
+            assert [row["label_index"] for row in table(tmp_path / "out")] == expected
+
+
 def test_where_no_picture_can_be_used_the_first_reason_is_told(tmp_path):
     (tmp_path / "truth.csv").write_text("path\nnowhere/a.png\nnowhere/b.png\n")
     words = r"no picture could be used; the first: .*a\.png: no such file; paths in .*truth\.csv are relative to"

@@ -440,9 +440,15 @@ def _listed(source: Source, classifier: Prepared, out: str, overwrite: bool) -> 
 
 
 def _check_labels(source: Source, classifier: Prepared, labels: Iterable[str]) -> None:
-    """Refuse yes and no of one class, which would be read as the numbers of the first two classes."""
-    column = getattr(source, "label_column", None)
-    if column and set(labels) <= {"0", "1", "0.0", "1.0"} and find_class(classifier, column) is not None:
+    """Refuse yes and no of one class, which would be read as the numbers of the first two classes.
+
+    Of the second of two classes they are these numbers.
+    """
+    column, given = getattr(source, "label_column", None), set(labels)
+    if not (column and given and given <= {"0", "1", "0.0", "1.0"}):
+        return
+    index = find_class(classifier, column)
+    if index is not None and (index, len(classifier.labels)) != (1, 2):
         raise OptionError(
             f"the column '{column}' says of one class whether it is there, and 0 and 1 would be read as the first two "
             "classes; give a column of class names (several of one picture as A|B): label_column=, --label-column"

@@ -132,7 +132,9 @@ def _check_range(low: float, high: float, bands: Bands) -> None:
         return
     if low < 0:
         mine = (
-            "phosphene.attribute takes normalised tensors" if bands.name.startswith("a picture of") else _way_out(bands)
+            "normalised tensors go to phosphene.attribute with the bare network, or Classifier.of(network)"
+            if bands.name.startswith("a picture of")
+            else _way_out(bands)
         )
         advice = f"pass values in [0, 1], not normalised (the classifier normalises by itself); {mine}"
     elif high <= 255:
