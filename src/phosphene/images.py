@@ -318,6 +318,8 @@ def _from_array(array: np.ndarray[Any, Any], channels: int | None, scale: Scale 
 
 
 def _from_tensor(tensor: Tensor, channels: int | None, scale: Scale | None) -> list[Picture]:
+    if tensor.is_nested:
+        raise InputError("pictures as a nested tensor; pass a list of them: list(tensor.unbind())")
     if tensor.ndim not in (3, 4) or 0 in tensor.shape:
         hint = VOLUMES if tensor.ndim == 5 else ""
         if tensor.ndim < 2 and not tensor.is_floating_point():

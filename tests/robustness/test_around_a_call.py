@@ -121,6 +121,12 @@ def test_what_has_no_values_is_refused() -> None:
     nested = torch.nested.nested_tensor(list(pictures()), layout=torch.jagged)
     with pytest.raises(OptionError, match="nested"):
         phosphene.attribute(network, nested, 1, "saliency")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (of PyTorch, which finds this layout old)
+        strided = torch.nested.nested_tensor(list(pictures()), layout=torch.strided)
+    for given in (nested, strided, [strided]):
+        with pytest.raises(InputError, match=r"pictures as a nested tensor; pass a list of them"):
+            phosphene.explain(classifier_of(network, SIZE), given, "saliency", target=1)
     with pytest.raises(OptionError, match="a target that cannot be read"):
         phosphene.attribute(network, pictures(), torch.zeros(3, dtype=torch.long, device="meta"), "saliency")
     with pytest.raises(OptionError, match="a target of no classes"):
