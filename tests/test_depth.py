@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import warnings
 import zlib
 from dataclasses import replace
 
@@ -18,6 +20,7 @@ from phosphene import explain, read_image
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import InputError, OptionError, PhospheneWarning
 from phosphene.images import as_pictures, preprocess, to_pil, to_tensor
+from phosphene.sources import open_source
 from tests.pictures import scene
 
 
@@ -626,3 +629,21 @@ def test_the_place_of_a_picture_that_cannot_be_used_is_told():
     good = fine()
     assert refused([good, good.astype(np.int32)]).startswith("picture 2: ")
     assert "meta" in refused(torch.zeros(3, 4, 4, device="meta"))
+
+
+def test_threads_that_read_at_once_leave_the_filters_of_warnings_as_they_were(tmp_path):
+    for index in range(16):
+        tifffile.imwrite(tmp_path / f"{index}.tif", np.full((16, 16, 3), 60000, np.uint16), photometric="rgb")
+    silenced = logging.getLogger("PIL.TiffImagePlugin")
+    for _ in range(20):
+        before = list(warnings.filters)
+        assert all(item.error is None for item in open_source(tmp_path).items(threads=8))
+        assert (warnings.filters, silenced.disabled, silenced.filters) == (before, False, [])
+
+
+def test_a_warning_that_filters_make_an_error_of_is_no_damage(tmp_path):
+    tifffile.imwrite(tmp_path / "dark.tif", np.full((8, 8), 3000, np.uint16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhospheneWarning)
+        with pytest.raises(PhospheneWarning, match="nearly black"):
+            read_image(tmp_path / "dark.tif")

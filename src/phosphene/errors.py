@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -49,6 +49,23 @@ def warn(message: str) -> None:
         if frame.f_code.co_filename.startswith(_OWN):
             outermost = level
     warnings.warn(message, PhospheneWarning, stacklevel=outermost + 1)
+
+
+def as_lines() -> Callable[..., None]:
+    """What takes the place of `warnings.showwarning` in a command: one line for a warning and all that are alike.
+
+    Example:
+        >>> show = as_lines()
+    """
+    told = set[str]()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        line = f"phosphene: {message}"
+        if line not in told:
+            told.add(line)
+            print(line, file=sys.stderr)
+
+    return show
 
 
 class InputError(PhospheneError):

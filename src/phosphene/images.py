@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from phosphene.errors import InputError, OptionError
+from phosphene.errors import InputError, OptionError, PhospheneWarning
 from phosphene.pixels import (
     Bands,
     Scale,
@@ -37,6 +36,7 @@ from phosphene.pixels import (
     starts_like_npy,
     starts_like_tiff,
     stated_scale,
+    unwarned,
     upright,
 )
 from phosphene.run_mark import MANIFEST, MANIFEST_HEAD, is_manifest_of_run
@@ -109,11 +109,10 @@ def _from_file(path: Path, channels: int | None, scale: Scale | None) -> Picture
     _check_file(path)
     try:
         # Pillow turns some damage into warnings; what it can still read is fine by us. (Ours come after it.)
-        with warnings.catch_warnings(), silent("PIL.TiffImagePlugin"):
-            warnings.simplefilter("ignore")
+        with unwarned(), silent("PIL.TiffImagePlugin"):
             stored = _read(path, channels, scale)
         return _finished(stored, channels, scale)
-    except (InputError, OptionError):
+    except (InputError, OptionError, PhospheneWarning):  # (the warning where filters make errors of these)
         raise
     except Image.DecompressionBombError:
         raise InputError(f"{path}: claims more than {MAX_PIXELS:,} pixels; make a smaller copy") from None

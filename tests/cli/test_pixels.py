@@ -110,6 +110,20 @@ def test_pictures_are_shown_as_the_network_saw_them(tmp_path):
     assert phosphene("features", tmp_path / "in", *few, *scale, "--out", tmp_path / "features").code == 0
 
 
+@pytest.mark.filterwarnings("always::phosphene.errors.PhospheneWarning")
+def test_what_all_pictures_of_a_folder_have_is_told_once_in_one_line(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    (tmp_path / "dark").mkdir()
+    for index in range(8):
+        Image.fromarray(rng.integers(0, 3000, (32, 32), np.uint16)).save(tmp_path / "dark" / f"{index}.png")
+    for command in (("predict",), ("batch", "predict", "--out", tmp_path / "run")):
+        outcome = phosphene(*command, tmp_path / "dark")
+        assert outcome.code == 0, outcome.err
+        told = outcome.err + capfd.readouterr().err  # (a worker writes by itself)
+        assert told.count("16 bits") == 1
+        assert "PhospheneWarning" not in told
+
+
 def _mean(file):
     with Image.open(file) as picture:
         return np.asarray(picture.convert("RGB")).mean()

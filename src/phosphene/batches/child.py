@@ -14,11 +14,12 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
-from phosphene.errors import CancelledError, ModelError, OptionError, PhospheneError
+from phosphene.errors import CancelledError, ModelError, OptionError, PhospheneError, as_lines
 
 # As the command does: memory is kept before PyTorch is loaded.
 _OTHER_END = (
@@ -152,6 +153,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a network prints is no answer
+    warnings.showwarning = as_lines()
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, waiting), daemon=True).start()
     begin = waiting.get()

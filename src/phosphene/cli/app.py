@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from phosphene import __version__
-from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, OutputError, PhospheneError, printable
+from phosphene.errors import TYPED_WRONG, CancelledError, OptionError, OutputError, PhospheneError, as_lines, printable
 from phosphene.runs.common_options import Announce, CommonOptions
 from phosphene.targets import CommandOption, Target, kinds
 
@@ -303,7 +303,7 @@ def _one_line_errors(as_json: bool, *, resumable: bool) -> Iterator[None]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"phosphene: {message}", file=sys.stderr)
+            warnings.showwarning = as_lines()
             yield
     except PhospheneError as error:
         print(f"phosphene: {error}", file=sys.stderr)

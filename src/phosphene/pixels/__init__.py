@@ -3,7 +3,7 @@
 from phosphene.pixels.bands import Alpha, Bands, Scale, eight_bits, fitted, in_unit, stated_scale
 from phosphene.pixels.npy import read_npy, starts_like_npy
 from phosphene.pixels.png import deep_png, is_deep_png, upright
-from phosphene.pixels.quiet import silent
+from phosphene.pixels.quiet import silent, unwarned
 from phosphene.pixels.tiff import needs_whole_tiff, read_tiff, starts_like_tiff
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "starts_like_npy",
     "starts_like_tiff",
     "stated_scale",
+    "unwarned",
     "upright",
 ]
