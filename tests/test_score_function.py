@@ -87,17 +87,22 @@ def test_a_function_is_given_batches_unless_its_answer_changes_with_them():
     def mixed(images: np.ndarray) -> np.ndarray:
         return apart(images - images.mean(0, keepdims=True) * (len(images) > 1))
 
+    def asking(images: np.ndarray) -> np.ndarray:
+        return apart(images) * (2 if images.min() > 0 else 1)  # as "does any of these hold a dark place?"
+
     images, kept = torch.rand(1, 3, 16, 16), {}
-    for function in (apart, mixed):
+    for function in (apart, mixed, asking):
         sizes.clear()
         box = ScoreFunction(function, Preprocess((16, 16), None, MEAN, STD), takes="array")
         kept[function] = attribute(box, images, 1, "occlusion:window=4,stride=4"), max(sizes)
-    (found, most), (other, trial) = kept[apart], kept[mixed]
+    (found, most), (other, trial), (asked, tried) = kept.values()
     assert most > 2
     assert not any("one by one" in note for note in found.notes)
     assert trial == 2
     assert any("one by one" in note for note in other.notes)
     assert torch.allclose(found.maps, other.maps, atol=1e-6)
+    assert tried == 2
+    assert any("one by one" in note for note in asked.notes)
 
 
 def seen_by(takes: str, preprocess: Preprocess | None = None) -> list[object]:

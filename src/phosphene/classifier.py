@@ -646,7 +646,7 @@ class Classifier:
         return scores
 
     def _refuse_several(self, output: Any, scores: Tensor) -> None:
-        """Refuse the first of several outputs where another could be the scores: rows, or maps where these are asked for.
+        """Refuse the first of several outputs where another could be the scores: rows, or maps where those are meant.
 
         One that has not as many classes as there are labels could not; a field of a tuple is not refused where its name
         says that it holds them.

@@ -18,8 +18,9 @@ class ScoreFunction(Classifier):
 
     Methods that need scores alone work on it: occlusion, RISE, captum's feature ablation, LIME, kernel SHAP and Shapley
     value sampling, localization from their maps, insertion, deletion and average drop. What needs a gradient or a layer
-    is refused in one line. Before the first map the function is asked about ten times with one or two images of noise:
-    whether it returns probabilities, whether its answer for an image changes with the rest of the batch.
+    is refused in one line. Before the first map the function is asked some 15 times with one or two images, of noise,
+    black and white: whether it returns probabilities, whether its answer for an image changes with the rest of the
+    batch.
 
     Args:
         function: called with a batch of pictures as `takes` says; returns a row of scores for each, (N, K), as an

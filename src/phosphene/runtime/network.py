@@ -447,6 +447,15 @@ class Network:
         if self.first_look is not None and self.first_look.reads:  # (it would have to be tried with every value)
             return False
         images = self.noise(image, count)
+        alike = self._are_alike(images)
+        if not alike or not isinstance(self.module, FunctionModule):
+            return alike is None or (alike and not self._are_mixed(images))
+        # Whether a function asks something of the whole batch (is it dark?) is not seen of noise alone.
+        images[0], images[-1] = 0.0, 1.0
+        return self._are_alike(images) is not False
+
+    def _are_alike(self, images: Tensor) -> bool | None:
+        """Whether the first and the last image have the same scores alone and together; None if nothing can be told."""
         with trial(images.device):
             try:
                 alone = [self.rows(end) for end in (images[:1], images[-1:], images[:1])]
@@ -455,14 +464,13 @@ class Network:
                         given = self.classifier.run(self.module, follow.name(images, "NCPP"))
                 except ModelError:  # it takes one image and no batch
                     return False
-                together = self.classifier.rows(given, count)[[0, -1]]
+                together = self.classifier.rows(given, len(images))[[0, -1]]
             except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
-                return True
+                return None
         if not torch.equal(alone[0], alone[2]):  # (a network that draws random numbers: nothing can be told)
-            return True
+            return None
         single = torch.cat(alone[:2])
-        alike = together.shape == single.shape and within(together, single, _SAME)
-        return alike and not follow.joins and not self._are_mixed(images)
+        return together.shape == single.shape and within(together, single, _SAME) and not follow.joins
 
     def _are_mixed(self, images: Tensor) -> bool:
         """Whether the scores of an image have a gradient at another one: none at all, unless they see it.
