@@ -471,9 +471,14 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     paths = sorted(path for path in found if not any(path.is_relative_to(run) for run in runs))
     if not paths:
-        kinds = ", ".join(sorted(EXTENSIONS))
-        raise InputError(f"{folder}: holds no picture file ({kinds})")
+        raise no_picture(folder)
     return paths
+
+
+def no_picture(folder: str | os.PathLike[str]) -> InputError:
+    """The error of a folder without pictures."""
+    kinds = ", ".join(sorted(EXTENSIONS))
+    return InputError(f"{folder}: holds no picture file ({kinds}; arrays are named, as in 'tiles/*.npy')")
 
 
 def _is_run(folder: Path) -> bool:

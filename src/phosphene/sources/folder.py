@@ -8,7 +8,7 @@ from functools import partial
 
 from phosphene.errors import InputError
 from phosphene.files import is_folder, is_run, is_url, join, names_in
-from phosphene.images import EXTENSIONS
+from phosphene.images import no_picture
 from phosphene.run_mark import MANIFEST
 from phosphene.sources.decode import broken, is_picture_name, is_shard_name, load_place
 from phosphene.sources.item import Entry
@@ -63,7 +63,7 @@ class Folder(Source):
             empty = False
             yield entry
         if empty:
-            raise InputError(f"{self.place}: holds no picture file ({', '.join(sorted(EXTENSIONS))})")
+            raise no_picture(self.place)
 
 
 def _below(folder: str, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
