@@ -14,10 +14,11 @@ demo: $(VENV)/.core
 atlas-demo: $(VENV)/.core
 	$(BIN)/python docs/make_atlas.py --out atlas-demo
 
-# (Two workers' OpenMP threads that spin while they wait take each other's cores: the notebooks five times as long. And
-# hundreds of commands are started: each would compile the sources again where Python is told to write no bytecode.)
+# (Three workers for two cores: a worker waits for the commands, kernels and browsers that it starts. Their OpenMP threads,
+# where they spin while they wait, take each other's cores: the notebooks five times as long. And hundreds of commands are
+# started: each would compile the sources again where Python is told to write no bytecode.)
 test: $(VENV)/.test
-	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=3000 $(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=3000 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Random networks against plain float64 autograd, FUZZ of them; the seed is printed. `make test` looks at 200.
 FUZZ ?= 2000

@@ -32,5 +32,5 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_configure() -> None:
-    """One thread per worker: two workers share two cores, and more threads only wait for each other."""
+    """One thread per worker: three workers share two cores, and more threads only wait for each other."""
     torch.set_num_threads(1)
