@@ -48,8 +48,9 @@ NOTHING = 1e-2
 MORE_THAN_EAGER = 5
 # Weights times -1/2 change scores by far more than rounding does, also that of a norm of what is all but constant.
 STALE = 1e-2
-# A map that is by so much smaller than what is summed up in it is known no better than that.
-CANCELED = 0.1
+# A map that is by so much smaller than what is summed up in it is known no better than that. (A weight of Grad-CAM that
+# is MOST_OF_SMOOTH of its gradients' magnitude counts as what rounding leaves: there all of it stands beside the map.)
+CANCELED, CANCELED_WEIGHTS = 0.1, 1.0
 
 Images = Tensor
 Wanted = Callable[[Eager, Images], Tensor]
@@ -64,12 +65,14 @@ class Way:
         ours: what the library gives.
         plain: what plain autograd gives.
         summands: magnitudes of what is summed up in it, (N, ...); None for what is no sum.
+        canceled: a map that is by so much smaller than these is known no better than that.
     """
 
     name: str
     ours: Callable[[Classifier, Images], Tensor]
     plain: Wanted
     summands: Wanted | None = None
+    canceled: float = CANCELED
 
     def error(self, got: Tensor, wanted: Tensor, truth: Eager, images: Tensor) -> float:
         """The largest difference of an image, as a part of the largest value or of what is summed up there."""
@@ -77,7 +80,7 @@ class Way:
             return 0.0 if torch.equal(torch.isfinite(got), torch.isfinite(wanted)) else float("inf")
         scale = wanted.abs().flatten(1).amax(1)
         if self.summands is not None:
-            scale = scale.maximum(CANCELED * self.summands(truth, images).abs().flatten(1).amax(1))
+            scale = scale.maximum(self.canceled * self.summands(truth, images).abs().flatten(1).amax(1))
         return float(((got - wanted).abs().flatten(1).amax(1) / scale.clamp(min=NOTHING)).max())
 
 
@@ -195,11 +198,12 @@ class Trial:
         yield Way("occlusion", _covered, _of_classes(Eager.occlusion, boxes=boxes(self.net.size, WINDOW, STRIDE)))
         if self.layer is not None:
             summands = self._layer_summands
-            for name, method, plain in (
-                ("grad_cam", grad_cam, Eager.grad_cam),
-                ("hires_cam", hires_cam, Eager.hires_cam),
+            for name, method, plain, canceled in (
+                ("grad_cam", grad_cam, Eager.grad_cam, CANCELED_WEIGHTS),
+                ("hires_cam", hires_cam, Eager.hires_cam, CANCELED),
             ):
-                yield Way(name, _maps(method, layer=self.layer), _of_classes(plain, name=self.layer), summands)
+                ours, wanted = _maps(method, layer=self.layer), _of_classes(plain, name=self.layer)
+                yield Way(name, ours, wanted, summands, canceled)
         if self.net.head == "pool" and self._pools_places:
             yield Way("cam", _maps(cam), _of_classes(Eager.cam, pool="pool", head="head"))
         if self.net.rectified:
