@@ -82,7 +82,7 @@ def same_question(row: Row, other: Row) -> bool:
 
 
 def _question(row: Row) -> tuple[object, ...]:
-    return row["source"], row["recipe"], tuple(row.get("asked", ())), tuple(row["judges"])
+    return row["source"], row["recipe"], tuple(row.get("asked", ())), tuple(row["judges"]), row.get("batch_size")
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -174,6 +174,7 @@ def main() -> None:
     command.add_argument("--map", default="MobileNetV2", metavar="NAME", help="judge whose maps say how many objects")
     command.add_argument("--classes", type=Path, default=CLASSES, help="a file with a class a line")
     command.add_argument("--pairs", type=int, nargs=2, default=(24, 0), metavar=("NUMBER", "SEED"))
+    command.add_argument("--batch-size", type=int, help="pictures drawn side by side; 1 as a class by itself is drawn")
     command.add_argument("--precision", default="fast", choices=["fast", "exact"])
     command.add_argument("--out", type=Path, required=True, help="a folder for rows.jsonl and the sheets")
     given = command.parse_args()
@@ -190,14 +191,16 @@ def main() -> None:
                 asked = jobs(source, recipe, seed, classes, given.pairs)
                 row: Row = {"source": source.name, "recipe": recipe, "seed": seed}
                 row |= {"asked": [job.name for job in asked], "judges": dict.fromkeys(judge.name for judge in others)}
+                row |= {} if given.batch_size is None else {"batch_size": given.batch_size}
                 if any(seed == old["seed"] and same_question(row, old) for old in rows):
                     continue
-                found = measure_impressions(source, asked, recipe, others)
+                found = measure_impressions(source, asked, recipe, others, batch_size=given.batch_size)
                 row |= {"fused": len(asked[0].target.classes) > 1, **figures(found, given.map)}
                 rows.append(row)
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 name = re.sub(r"[^\w.-]+", "-", f"{source.name}-{recipe}-seed{seed}")
+                name += "" if given.batch_size is None else f"-by-{given.batch_size}"
                 sheet(source, found, given.out / f"{name}.png")
                 print(table([row]).splitlines()[-1], flush=True)
     print()
