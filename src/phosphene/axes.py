@@ -28,6 +28,7 @@ FREQUENCIES = "F"
 
 # (from, to) along the rows and along the columns of a picture, as shares of them.
 Part = tuple[tuple[float, float], tuple[float, float]]
+Sides = tuple[float, ...]
 WHOLE: Part = ((0.0, 1.0), (0.0, 1.0))
 
 
@@ -152,22 +153,24 @@ class Follow(Operations):
         self._known: Any = WeakTensorKeyDictionary()
         self._followed: Any = WeakTensorKeyDictionary()
         self._seen: Any = WeakTensorKeyDictionary()
-        self._sides: tuple[int, ...] = ()  # of the picture
+        self._sides: Any = WeakTensorKeyDictionary()  # of the whole picture, in places of a value that has its pixels
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
 
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""
         self._known[value] = named(value.shape, names)
+        if value not in self._followed:
+            self._seen[value] = WHOLE
+            self._sides[value] = tuple(side for side, name in zip(value.shape, names, strict=True) if name == PLACES)
         self._followed[value] = True
-        self._seen[value] = WHOLE
-        self._sides = tuple(side for side, name in zip(value.shape, names, strict=True) if name == PLACES)
         return value
 
     def seen(self, value: Tensor) -> Part:
-        """The part of the picture that a value is made of, as far as slices of whole pixels left some out.
+        """The part of the picture that a value is made of: slices of whole pixels leave some out, frames add to them.
 
-        What is cut off of features mostly takes back what was put around them, and is not counted.
+        Resized pixels count too. What is cut off of features mostly takes back what was put around them, and is not
+        counted.
 
         Example:
             >>> with Follow() as follow:
@@ -210,6 +213,8 @@ class Follow(Operations):
             self._followed.update(dict.fromkeys(tensors_in((output,)), True))
             parts = [self._seen[item] for item in values if item in self._seen]
             self._seen.update(dict.fromkeys(tensors_in((output,)), _together(parts)))
+            sides = next((self._sides[item] for item in values if item in self._sides), ())
+            self._sides.update(dict.fromkeys(tensors_in((output,)), sides))
         if given and not isinstance(func, HigherOrderOperator):  # (of attention that is made of a function)
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
@@ -217,7 +222,7 @@ class Follow(Operations):
             self.moves = self.moves or known.moves_places()
             self.around |= known.put_around()
             for place, value in enumerate(made):
-                self._seen[value] = known.part(place, self.seen(value), self._sides)
+                self._seen[value], self._sides[value] = known.part(place, value, self.seen(value), self._sides[value])
                 axes = known.axes(value)
                 if axes is not None and _fits(axes, value.shape):
                     self._known[value] = axes
@@ -298,28 +303,35 @@ class _Call:
             return kept != places
         return False
 
-    def part(self, place: int, part: Part, sides: Sequence[int]) -> Part:
-        """What one output has of the part of the picture that its arguments have, of a picture with these sides."""
+    def part(self, place: int, output: Tensor, part: Part, sides: Sides) -> tuple[Part, Sides]:
+        """(what one output has of the picture, the sides of all of it in its pixels) where its arguments have these."""
         axes = self.of(0)
         rows_and_columns = [at for at, axis in enumerate(axes or ()) if {name for name, _ in axis} == {PLACES}]
         if axes is None or len(rows_and_columns) != 2 or len(sides) != 2:
-            return part
-        found = list(part)
+            return part, sides
+        found, whole = list(part), list(sides)
         for side, at in enumerate(rows_and_columns):
             length = _length(axes[at])
             low, high = part[side]
             if round((high - low) * sides[side]) != length:  # no place for each pixel any more
                 continue
-            start, stop = self._cut(place, at, length, len(axes))
+            if self.name.startswith("upsample"):
+                whole[side] *= output.shape[at] / length
+                continue
+            around = max(0.0, -low) * sides[side], max(0.0, high - 1) * sides[side]
+            start, stop = self._cut(place, at, length, len(axes), around)
             found[side] = (low + (high - low) * start / length, low + (high - low) * stop / length)
-        return found[0], found[1]
+        return (found[0], found[1]), tuple(whole)
 
-    def _cut(self, place: int, at: int, length: int, count: int) -> tuple[int, int]:
-        """(first, end) of what one output has of an axis of `count`."""
-        if self.name in ("constant_pad_nd", "pad"):  # (by less than nothing: what is put around is not counted)
+    def _cut(self, place: int, at: int, length: int, count: int, around: tuple[float, float]) -> tuple[float, float]:
+        """(first, end) of what one output has of an axis of `count`, of which so much was put around the picture."""
+        if self.name in ("constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d"):
             pads, last = list(self.argument(1, "pad", ())), 2 * (count - 1 - at)
             before, behind = pads[last : last + 2] if len(pads) > last + 1 else (0, 0)
-            return max(0, -before), length - max(0, -behind)
+            return -before, length + behind
+        if (reach := self._reach(at - count)) >= 0:  # (what was put around for a convolution it takes back)
+            before, behind = (one if one <= reach + 0.5 else reach for one in around)
+            return before, length - behind
         if self.name not in _CUTTING or int(self.argument(_CUTTING[self.name], "dim", 0)) % count != at:
             return 0, length
         if self.name == "slice":
@@ -330,6 +342,18 @@ class _Call:
         if isinstance(sizes, int):
             return place * sizes, min(length, (place + 1) * sizes)
         return sum(sizes[:place]), sum(sizes[: place + 1])
+
+    def _reach(self, at: int) -> float:
+        """How many pixels on each side a convolution or a pooling of windows that overlap leaves out; else -1."""
+        dilation = [1]
+        if self.name == "convolution" and not self.args[6]:
+            size, (stride, padding, dilation) = self.args[1].shape[2:], self.args[3:6]
+        elif self.name in ("max_pool2d_with_indices", "avg_pool2d"):
+            size, stride, padding = self.args[1], self.argument(2, "stride", []), self.argument(3, "padding", [0])
+        else:
+            return -1.0
+        kernel, step, pad, apart = (one[at if len(one) > 1 else 0] for one in (size, stride or size, padding, dilation))
+        return float(max(0, apart * (kernel - 1) / 2 - pad)) if kernel > step else -1.0
 
     def put_around(self) -> dict[int, tuple[int, int]]:
         """The length of an axis of places to which others' values were put, and how many before and behind."""

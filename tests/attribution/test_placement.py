@@ -134,6 +134,10 @@ def test_the_map_of_what_is_cut_out_lies_there(method):
     assert found.offset == (6.0, 10.0)
 
 
+def resized(images, side):
+    return F.interpolate(images, (side, side))
+
+
 CUTS = {
     "slices": (lambda images: images[:, :, 8:-8, 8:-8], (8, 8, 8, 8)),
     "one side": (lambda images: images[:, :, :32], (0, 16, 0, 0)),
@@ -143,6 +147,8 @@ CUTS = {
     "chunks": (lambda images: images.chunk(2, dim=2)[1], (24, 0, 0, 0)),
     "every second": (lambda images: images[:, :, ::2, ::2], (0, 0, 0, 0)),
     "a cut of a cut": (lambda images: images[:, :, 4:-4][:, :, 4:-4], (8, 8, 0, 0)),
+    "a cut of the picture resized": (lambda images: resized(images, 96)[:, :, 16:-16, 32:-32], (8, 8, 16, 16)),
+    "a cut of the picture made smaller": (lambda images: resized(images, 24)[:, :, 2:-4], (4, 8, 0, 0)),
 }
 
 
@@ -164,6 +170,36 @@ def test_what_a_network_cuts_off_is_followed_exactly(what, bias):
         assert not seen[:above].any()
         assert not seen[SIZE - below :].any()
         assert not seen[:, :left].any()
+
+
+FRAMES = {
+    "on two sides": (lambda images: F.pad(images, (8, 8, 0, 0)), (0, 0, 8, 8)),
+    "up to a multiple": (lambda images: F.pad(images, (0, 16, 0, 16)), (0, 16, 0, 16)),
+    "of what lies there": (lambda images: F.pad(images, (0, 0, 12, 4), mode="reflect"), (12, 4, 0, 0)),
+    "of the picture resized": (lambda images: F.pad(resized(images, 64), (0, 0, 16, 16)), (12, 12, 0, 0)),
+    "that a convolution takes back": (
+        lambda images: F.conv2d(F.pad(images, (2,) * 4), torch.ones(3, 3, 5, 5)),
+        (0,) * 4,
+    ),
+    "that a pooling takes back": (lambda images: F.max_pool2d(F.pad(images, (0, 1, 0, 1)), 3, 2), (0,) * 4),
+}
+
+
+@pytest.mark.parametrize("what", FRAMES)
+def test_what_a_network_puts_around_the_picture_is_followed_too(what):
+    step, (above, below, left, right) = FRAMES[what]
+    (top, bottom), (start, end) = prepare(classifier(step)).placement("features.4", (SIZE, SIZE)).seen
+    expected = (-above, SIZE + below, -left, SIZE + right)
+    assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
+
+
+def test_the_map_of_a_picture_in_a_frame_lies_on_the_picture():
+    """As that of the framed picture where the frame is the user's."""
+    images = torch.rand(1, 3, 24, SIZE, generator=torch.Generator().manual_seed(1))
+    inside = Classifier(Wrapped(lambda images: F.pad(images, (0, 0, 12, 12))).eval(), Preprocess((24, SIZE)))
+    found = explain(inside, images, "grad_cam", target=1)
+    framed = explain(classifier(lambda images: images), F.pad(images, (0, 0, 12, 12)), "grad_cam", target=1)
+    torch.testing.assert_close(found.upsampled(), framed.upsampled()[:, 12:-12], atol=1e-5, rtol=1e-4)
 
 
 def test_a_network_of_any_size_is_looked_at_in_each():
