@@ -31,11 +31,13 @@ class Step:
         run: what it does.
         weight: None for a step without weights (a sum, a mean).
         bias: None for none.
+        axis: of the weight, along which the output's channels lie.
     """
 
     run: Run
     weight: Tensor | None = None
     bias: Tensor | None = None
+    axis: int = 0
 
 
 class Rule(Protocol):
@@ -399,7 +401,7 @@ class _Relevance(TorchFunctionMode):
         values, *rest = args if args else (kwargs.get("input"),)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("inplace", *(() if args else ("input",)))}
         if name in _CONVOLUTIONS or name == "linear":
-            return self._layer(func, values, rest, kwargs, name != "linear")
+            return self._layer(func, values, rest, kwargs, name)
         if name == "batch_norm":
             if len(rest) == 8:  # the operator's own order, as exported networks call it: weight and bias first
                 rest = [*rest[2:4], *rest[:2], *rest[4:7]]
@@ -420,9 +422,7 @@ class _Relevance(TorchFunctionMode):
             return self._weighted(Step(F.linear, weight, values), rest[0], dense=True)
         return self._of_attention(name, values, rest, kwargs) if self.rules.attention else None
 
-    def _layer(
-        self, func: Run, values: Tensor, rest: list[Any], kwargs: Mapping[str, Any], convolution: bool
-    ) -> Tensor | None:
+    def _layer(self, func: Run, values: Tensor, rest: list[Any], kwargs: Mapping[str, Any], name: str) -> Tensor | None:
         """A convolution or a linear layer."""
         weight, bias, more = (*rest, *(None,) * (2 - len(rest)))[0], None, tuple(rest[2:])
         if len(rest) > 1:
@@ -431,17 +431,12 @@ class _Relevance(TorchFunctionMode):
         if _is_feature(weight) or _is_feature(bias) or not _is_feature(values):
             return None
         options = {key: value for key, value in kwargs.items() if key not in ("weight", "bias")}
-        before = _note(values, "_padded_from")
-        if before is None:
-            return self._weighted(
-                Step(lambda given, w, b: func(given, w, b, *more, **options), weight, bias), values, not convolution
-            )
-        source, pads = before
-        return self._weighted(
-            Step(lambda given, w, b: func(F.pad(given, pads), w, b, *more, **options), weight, bias),
-            source,
-            not convolution,
-        )
+        source, pads = _note(values, "_padded_from") or (values, None)
+
+        def run(given: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+            return func(given if pads is None else F.pad(given, pads), w, b, *more, **options)  # type: ignore[no-any-return]
+
+        return self._weighted(Step(run, weight, bias, int("transpose" in name)), source, name == "linear")
 
     def _weighted(self, step: Step, values: Tensor, dense: bool) -> Tensor:
         rule = self.rules.dense if dense else self.rules.convolution
@@ -468,11 +463,12 @@ class _Relevance(TorchFunctionMode):
         shift = -running_mean * scale
         shift = shift if bias is None else bias + shift
         before = _note(values, "_made_by")
-        if before is not None and before[0].weight is not None and before[0].weight.shape[0] == len(scale):
-            step, source, dense = before
-            folded = step.weight * scale.view(-1, *(1,) * (step.weight.ndim - 1))
+        step, source, dense = before or (Step(torch.clone), values, False)
+        # (Of tokens a linear layer has its channels last, and a norm behind it those of axis 1.)
+        if step.weight is not None and step.weight.shape[step.axis] == len(scale) and not (dense and values.ndim > 2):
+            folded = step.weight * scale.view(*(1,) * step.axis, -1, *(1,) * (step.weight.ndim - 1 - step.axis))
             moved = shift if step.bias is None else shift + step.bias * scale
-            return self._weighted(Step(step.run, folded, moved), source, dense)
+            return self._weighted(replace(step, weight=folded, bias=moved), source, dense)
         across = (1, -1, *(1,) * (values.ndim - 2))
         return self._scaled(values, lambda given: given * scale.view(across), shift.view(across))
 

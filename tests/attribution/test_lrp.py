@@ -191,6 +191,45 @@ def test_a_batch_norm_is_folded_into_the_layer_before_it(images):
         assert torch.allclose(one.maps, other.maps, atol=1e-4 * float(one.maps.abs().max()))
 
 
+class NormOfTokens(nn.Module):
+    """A linear layer along the tokens of a picture, and a norm of their channels, of which there are as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.along, self.norm, self.last = (
+            nn.Conv2d(3, 4, 3, 3),
+            nn.Linear(4, 4),
+            nn.BatchNorm1d(4),
+            nn.Linear(4, 5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.along(self.first(x).relu().flatten(2))).relu()
+        return self.last(tokens.mean(dim=2))  # type: ignore[no-any-return]
+
+
+def behind_a_transposed_convolution() -> nn.Module:
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2, 2), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 5))
+
+
+@pytest.mark.parametrize("make", [behind_a_transposed_convolution, NormOfTokens])
+def test_a_norm_scales_the_channels_that_are_its_own(make, images):
+    """Of a network of ReLUs the epsilon rule without an epsilon is gradient times input."""
+    torch.manual_seed(0)
+    network = make()
+    norm = next(child for child in network.modules() if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d))
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 5)
+    nn.init.uniform_(norm.weight, 0.1, 3)
+    classifier = classifier_of(network.eval(), (6, 6))
+    found = lrp(classifier, images, Target.of(1), composite="epsilon", epsilon=0)
+    pixels = classifier.preprocess.normalize(images).requires_grad_()
+    (gradient,) = torch.autograd.grad(network(pixels)[:, 1].sum(), pixels)
+    expected = (gradient * pixels.detach()).sum(dim=1)
+    assert torch.allclose(found.maps, expected, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_a_unit_and_one_class_versus_another(images):
     classifier = classifier_of(dense_layers(), (6, 6))
     one, other, both = (
