@@ -96,15 +96,27 @@ class Gamma:
 
 @dataclass(frozen=True)
 class Box:
-    """The z-box rule, for a first layer: what a pixel could have been, from `low` to `high`, is taken off."""
+    """The z-box rule, for a first layer: what a pixel could have been, from `low` to `high`, is taken off.
+
+    Refused where what the layer sees leaves the box by more than `room`, as a share of its width: it is no pixel then.
+    """
 
     low: Tensor
     high: Tensor
+    room: float = 0.1
 
     def __call__(self, step: Step, values: Tensor, relevance: Tensor) -> Tensor:
         if values.ndim != 4 or values.shape[1] != self.low.shape[1]:
             raise ModelError(
                 "the z-box rule is for a first layer on the pixels themselves, and here it sees something else; use "
+                "composite=epsilon_plus_flat"
+            )
+        room = self.room * (self.high - self.low)
+        if bool(((values < self.low - room) | (values > self.high + room)).any()):
+            low, high, least, most = map(float, (self.low.min(), self.high.max(), *values.aminmax()))
+            raise ModelError(
+                f"the z-box rule of the first layer is for pixels of {low:.3g} to {high:.3g}, and it sees {least:.3g} "
+                f"to {most:.3g}: they are normalized in the network or were before; let a Preprocess do that, or use "
                 "composite=epsilon_plus_flat"
             )
         parts = [

@@ -230,6 +230,30 @@ def test_a_norm_scales_the_channels_that_are_its_own(make, images):
     assert torch.allclose(found.maps, expected, atol=1e-4 * float(expected.abs().max()))
 
 
+class Normalizing(nn.Module):
+    """A network that normalizes its pictures itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - 0.45) / 0.22)  # type: ignore[no-any-return]
+
+
+def test_the_box_rule_is_refused_where_the_first_layer_sees_no_pixels(images):
+    bare = Classifier(Normalizing(dense_layers()), Preprocess((6, 6)))
+    with pytest.raises(
+        ModelError, match=r"pixels of 0 to 1, and it sees -2\.\d+ to 2\.\d+: .* use composite=epsilon_plus_flat"
+    ):
+        lrp(bare, images, Target.of(1))
+    assert lrp(bare, images, Target.of(1), composite="epsilon_plus_flat").maps.isfinite().all()
+    with pytest.raises(ModelError, match="are normalized in the network or were before; let a Preprocess do that"):
+        attribute(Classifier.of(dense_layers()), (images - 0.45) / 0.22, 1, "lrp")
+    told = Classifier(dense_layers(), Preprocess((6, 6), None, (0.45,) * 3, (0.22,) * 3))
+    assert attribute(told, images, 1, "smoothgrad(lrp):samples=2").maps.isfinite().all()
+
+
 def test_a_unit_and_one_class_versus_another(images):
     classifier = classifier_of(dense_layers(), (6, 6))
     one, other, both = (

@@ -88,7 +88,7 @@ def lrp(
         raise OptionError(f"lrp: epsilon={epsilon} and gamma={gamma} must be 0 or more")
     prepare(classifier)  # (which refuses what has no values)
     with plain_mode(classifier.device, gradients=False):
-        rules = _composite(classifier, composite, epsilon, gamma)
+        rules = _composite(classifier, images, composite, epsilon, gamma)
     return propagated(classifier, images, target, replace(rules, biases=biases == "share"))
 
 
@@ -106,13 +106,16 @@ def propagated(classifier: Classifier, images: Tensor, target: Target, rules: Co
     )
 
 
-def _composite(classifier: Classifier, name: Rules, epsilon: float, gamma: float) -> Composite:
+def _composite(classifier: Classifier, images: Tensor, name: Rules, epsilon: float, gamma: float) -> Composite:
     dense = Epsilon(epsilon)
     if name == "epsilon":
         return Composite(dense, dense)
     if name == "epsilon_gamma_box":
         mean = classifier.mean_image
         low, high = (classifier.preprocess.normalize(end[None]) for end in (mean.new_zeros(mean.shape), mean * 0 + 1))
-        return Composite(Gamma(gamma), dense, Box(low, high))
+        # (Noise may put pixels beyond [0, 1]; where nothing says how they are normalized, they may be so already.)
+        told = bool((low != 0).any() or (high != 1).any())
+        beyond = max(0.0, -float(images.min()), float(images.max()) - 1) if told else 0.0
+        return Composite(Gamma(gamma), dense, Box(low, high, Box.room + beyond))
     convolution = AlphaBeta(2, 1) if "alpha2_beta1" in name else AlphaBeta(1, 0)
     return Composite(convolution, dense, Flat() if name.endswith("flat") else None)
