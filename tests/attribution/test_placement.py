@@ -202,6 +202,22 @@ def test_the_map_of_a_picture_in_a_frame_lies_on_the_picture():
     torch.testing.assert_close(found.upsampled(), framed.upsampled()[:, 12:-12], atol=1e-5, rtol=1e-4)
 
 
+def glimpse(images):
+    """The part of each picture that is brightest."""
+    rows = [int(image.mean(0).mean(1).argmax().clamp(12, SIZE - 12)) for image in images]
+    parts = [image[:, row - 12 : row + 12] for row, image in zip(rows, images, strict=True)]
+    return F.interpolate(torch.stack(parts), (SIZE, SIZE))
+
+
+def test_a_part_that_is_another_of_each_picture_is_refused():
+    network, image = classifier(glimpse), torch.rand(1, 3, SIZE, SIZE)
+    for method in ("grad_cam", "grad_cam:layer=features.2", "eigen_cam"):
+        with pytest.raises(
+            ModelError, match="sees the picture cut out at a place that it says itself, so that its map"
+        ):
+            explain(network, image, method)
+
+
 def test_a_network_of_any_size_is_looked_at_in_each():
     network = Classifier(Wrapped(lambda images: images[:, :, 8:-8, 8:-8]).eval(), Preprocess(None))
     for side in (48, 96, 48):

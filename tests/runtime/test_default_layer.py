@@ -277,6 +277,42 @@ def test_tokens_that_were_picked_out_have_no_grid() -> None:
         reordered.placement("norm", (32, 32))
 
 
+class WithClassToken(nn.Module):
+    """Keeps the tokens that weigh most beside the class's, or merges the others into those, and mixes them."""
+
+    def __init__(self, kept: int, *, merges: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.first, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.token, self.kept, self.merges = nn.Parameter(torch.randn(1, 1, 8)), kept, merges
+        self.mixed = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = self.first(torch.cat([self.token.expand(len(x), -1, -1), tokens], dim=1))
+        own, places = tokens[:, :1], tokens[:, 1:]
+        chosen = places.square().sum(2).topk(self.kept, dim=1).indices[..., None].expand(-1, -1, 8)
+        kept = places[:, ::2].gather(1, chosen // 2) if self.merges else places.gather(1, chosen)
+        others = [places[:, 1::2].scatter_reduce(1, chosen // 2, kept, "mean")] if self.merges else []
+        tokens = torch.cat([own, kept, *others], dim=1)
+        return self.head(self.norm(tokens + self.mixed(tokens, tokens, tokens)[0]).mean(1))
+
+
+@pytest.mark.parametrize(("kept", "merges"), [(16, False), (4, False), (4, True)])
+def test_nor_beside_a_class_token_nor_where_others_are_merged_into_them(kept: int, merges: bool) -> None:
+    """However few they are, and however much attention makes one see all of the picture."""
+    classifier = Classifier(WithClassToken(kept, merges=merges).eval(), Preprocess((32, 32)))
+    assert prepare(classifier).default_layer == "first"
+    with pytest.raises(ModelError, match=r"layer 'norm' .* sees the picture in another order"):
+        explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm")
+
+
+def test_who_says_that_tokens_are_places_is_believed() -> None:
+    classifier = Classifier(WithClassToken(4).eval(), Preprocess((32, 32)), layouts={"norm": "NTC:1+0"})
+    assert explain(classifier, torch.rand(1, 3, 32, 32), "eigen_cam", layer="norm").maps.shape == (1, 2, 2)
+
+
 class _Routed(nn.Module):
     """One of three experts for each picture, by how bright it is."""
 

@@ -42,6 +42,7 @@ class LayerLooks:
         self.network, self.size = network, size
         self.classifier = network.classifier
         self._default: str | None = None
+        self._ran: list[list[Layer]] | None = None
         self._flat: dict[str, bool] = {}
         self._of_units: dict[str, str] = {}
         self._passed_by: dict[str, float] = {}
@@ -79,22 +80,26 @@ class LayerLooks:
             return self._default
 
     def _always_run(self) -> list[Layer]:
-        """The layers without those that code which reads values, such as a router of experts, passes by for some image.
+        """The layers without those that code which reads values, such as a router of experts, passes by for some."""
+        ran = [{found.name for found in layers} for layers in self._on_images()]
+        return [found for found in self.layers if all(found.name in names for names in ran)]
 
-        Tried out on a few images of noise, fine and coarse, dark and bright; one that the code refuses says nothing.
+    def _on_images(self) -> list[list[Layer]]:
+        """The layers as they run on several images, where code reads values; of other code all images are alike.
+
+        On noise, fine and coarse, dark and bright; an image that the code refuses says nothing.
         """
         look = self.network.first_look
         if look is None or not look.reads:
-            return self.layers
-        fine = self.network.noise(self._image, _ROUTED)
-        coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
-        images = [image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)]
-        layers = self.layers
-        for image in images:
-            with suppress(Exception):  # code of the network's own may raise anything
-                ran = {found.name for found in self.network.survey_of(image[None])}
-                layers = [found for found in layers if found.name in ran]
-        return layers
+            return []
+        if self._ran is None:
+            self._ran = []
+            fine = self.network.noise(self._image, _ROUTED)
+            coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
+            for image in (image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)):
+                with suppress(Exception):  # code of the network's own may raise anything
+                    self._ran.append(self.network.survey_of(image[None]))
+        return self._ran
 
     @property
     def candidate_layers(self) -> list[str]:
@@ -152,9 +157,7 @@ class LayerLooks:
         """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
         own = next((found for found in self.layers if found.name == layer), None)
         if layer not in self._moved:
-            frequencies = own is not None and own.frequencies
-            moved = self._how_moved(layer) if own is not None and own.moved and not frequencies else None
-            self._moved[layer] = "as frequencies" if frequencies else moved
+            self._moved[layer] = None if own is None else self._how_lies(own)
         seen = {found.name: found.seen for found in self._surveyed(size)}
         return Placement(seen.get(layer, WHOLE), self._moved[layer])
 
@@ -162,6 +165,18 @@ class LayerLooks:
         """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
         alike = self.network.cuts_nothing and all(found.seen == WHOLE for found in self.layers)
         return self.layers if alike or size == self.size else self.network.survey(size)
+
+    def _how_lies(self, layer: Layer) -> Moved | None:
+        """How a layer's places lie otherwise than the picture's; None where they do not, or nothing says."""
+        if layer.frequencies:
+            return "as frequencies"
+        if any(one.name == layer.name and one.seen != layer.seen for layers in self._on_images() for one in layers):
+            return "cut out at a place that it says itself"
+        # (Tokens that were picked out, or merged: of two by two of them no quarter could be told.)
+        tokens = len(layer.shape) == 2 and layer.layout is not None and layer.name not in self.classifier.layouts
+        if layer.moved and tokens and not layer.placed:
+            return "in another order"
+        return self._how_moved(layer.name) if layer.moved else None
 
     def _how_moved(self, layer: str) -> Moved | None:
         """How a layer sees noise turned, by the gradients of four of its cells; each by itself, to spare memory."""
