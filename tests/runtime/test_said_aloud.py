@@ -153,6 +153,7 @@ MADE_OF_PROBABILITIES = {
     "mean of an ensemble": lambda x: twice(x).sigmoid().mean(0),
     "greatest of instances": lambda x: twice(x).sigmoid().amax(0),
     "any of instances": lambda x: 1 - (1 - twice(x).sigmoid()).prod(0),
+    "any of instances by logarithms": lambda x: 1 - (-twice(x).sigmoid()).log1p().sum(0).exp(),
     "hierarchy": lambda x: torch.cat([x[:, :1].sigmoid(), x[:, :1].sigmoid() * x[:, 1:].sigmoid()], dim=1),
     "hard": F.hardsigmoid,
 }
@@ -169,7 +170,13 @@ def test_what_is_made_of_probabilities_is_one(kind, images):
 
 
 def test_logarithms_of_probabilities_are_no_scores_of_a_sigmoid(images):
-    for after in (F.logsigmoid, lambda x: x.log_softmax(1), lambda x: F.logsigmoid(x)[:, :4]):
+    for after in (
+        F.logsigmoid,
+        lambda x: x.log_softmax(1),
+        lambda x: F.logsigmoid(x)[:, :4],
+        lambda x: (x.sigmoid() + 1e-8).log(),
+        lambda x: torch.log1p(-x.sigmoid()),
+    ):
         with pytest.raises(ModelError, match=r"logarithms of probabilities.*head='softmax'"):
             forward(classifier_of(Then(after=after), head="sigmoid"), images)
 
@@ -240,6 +247,24 @@ def test_pictures_that_are_divided_twice_are_told(images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         forward(Classifier(OfBytes(), Preprocess(fed.size, scale=255.0)), images)
+
+
+class Partial(nn.Module):
+    """Weighs the border of its first map by how many pixels a window holds there, which a mask of ones tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = pooled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = F.conv2d(torch.ones_like(x[:, :1]), x.new_ones(1, 1, 3, 3), padding=1)
+        return self.network[1:](self.network[0](x) * 9 / inside)
+
+
+def test_a_mask_is_no_picture_that_is_dark(images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forward(classifier_of(Partial()), images)
 
 
 @pytest.mark.parametrize("kind", NOISY)

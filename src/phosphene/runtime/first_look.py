@@ -34,6 +34,7 @@ _COINS = 4
 # by weights: behind that they are scores.
 _BOUNDED = {"Softmax", "Sigmoid", "Hardsigmoid", "Exp"}
 _LOGARITHMS = {"LogSoftmax", "LogSigmoid"}
+_LOGS = {"Log", "Log1P"}
 _WEIGHING = ("Convolution", "Addmm", "Mm", "Bmm", "Addbmm", "Baddbmm", "Mv", "Linear")
 
 
@@ -134,7 +135,7 @@ def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook 
     nodes = set(map(node_kind, graph_nodes(plain)))
     last_alone = not image.is_contiguous()
     last_ones = (alike or (drawn and last is not None)) and not any(map(_takes_statistics, graph_nodes(plain)))
-    found, why = _head(head, seen, _last_steps(plain), name)
+    found, why = _head(head, seen, _last_steps(plain.grad_fn), name)
     dark = (
         f"{name} scales pictures down that were scaled down before: places of a picture of noise differ by no more "
         f"than {watch.spread:.1g} at its first convolution; if it takes bytes and divides by 255 itself, say "
@@ -198,10 +199,12 @@ class _Watch(Operations):  # type: ignore[no-untyped-call]
         self.draws = self.draws or torch.Tag.nondeterministic_seeded in _tags(func)
         self.reads = self.reads or (followed and _shows_values(func, args))
         if followed and func is torch.ops.aten.convolution.default and not self._convolved:
-            self._convolved = True
+            spread = inf
             if args[0].shape[2:] == self._size and self._size.numel() > 1:
                 least, most = args[0].detach().flatten(2).aminmax(dim=2)
-                self.spread = float((most - least).max())
+                spread = float((most - least).max())
+            self._convolved = spread > 0  # (a mask of ones in its size is no image)
+            self.spread = spread if self._convolved else inf
         output = func(*args, **(kwargs or {}))
         for value in tensors_in((output,)) if followed else ():
             self.follow(value)
@@ -309,12 +312,16 @@ def norms_by_batch(node: Any) -> bool:
     )
 
 
-def _last_steps(rows: Tensor) -> set[str]:
+def _last_steps(end: Any) -> set[str]:
     """What the scores were made of: on each way back to the image the first step that bounds them, or weighs them.
 
-    A mean, a part, a maximum, a product or a change of type of several probabilities are probabilities as well.
+    A mean, a part, a maximum, a product or a change of type of several probabilities are probabilities as well, and
+    their logarithm is one however it is written.
+
+    Args:
+        end: the node of the graph that made the scores.
     """
-    found, waiting, seen = set(), [rows.grad_fn], set()
+    found, waiting, seen = set(), [end], set()
     while waiting:
         node = waiting.pop()
         if node in seen:
@@ -325,6 +332,8 @@ def _last_steps(rows: Tensor) -> set[str]:
         open_exponential = kind == "Exp" and not {node_kind(one) for one in below} <= _LOGARITHMS
         if (kind in _BOUNDED | _LOGARITHMS and not open_exponential) or kind.startswith(_WEIGHING) or not below:
             found.add(kind)
+        elif kind in _LOGS and "Exp" not in map(node_kind, filter(None, seen)) and _last_steps(below[0]) <= _BOUNDED:
+            found.add("LogSigmoid")
         else:
             waiting += below
     return found
