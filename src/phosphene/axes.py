@@ -228,7 +228,24 @@ class Follow(Operations):
                     self._known[value] = axes
                 elif value in self._known:  # written in place by what is not known
                     del self._known[value]
+                if value._base is not None and value in self._known and func._schema.is_mutable:
+                    self._fill(value._base, value)
         return output
+
+    def _fill(self, whole: Tensor, part: Tensor) -> None:
+        """Let what was empty, and is written into in part, have the part's axes: the rest lies around it as a frame."""
+        if whole in self._known or whole.ndim != part.ndim or not whole.is_contiguous():
+            return
+        pads: list[int] = []
+        for at in reversed(range(whole.ndim)):
+            first = (part.storage_offset() - whole.storage_offset()) // whole.stride(at) % whole.shape[at]
+            apart = part.shape[at] > 1 and part.stride(at) != whole.stride(at)
+            pads += [0, 0] if apart else [first, whole.shape[at] - first - part.shape[at]]
+        call = _Call("constant_pad_nd", (part, pads), {}, {part: self._known[part]})
+        self._followed[whole] = True
+        self._seen[whole], self._sides[whole] = call.part(0, whole, self._seen[part], self._sides[part])
+        if (axes := call.resized(whole)) is not None:
+            self._known[whole] = axes
 
 
 def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:

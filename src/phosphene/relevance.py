@@ -446,7 +446,7 @@ class _Relevance(TorchFunctionMode):
         source, pads = _note(values, "_padded_from") or (values, None)
 
         def run(given: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-            return func(given if pads is None else F.pad(given, pads), w, b, *more, **options)  # type: ignore[no-any-return]
+            return func(given if pads is None else F.pad(given, pads), w, b, *more, **options)
 
         return self._weighted(Step(run, weight, bias, int("transpose" in name)), source, name == "linear")
 

@@ -172,7 +172,14 @@ def test_what_a_network_cuts_off_is_followed_exactly(what, bias):
         assert not seen[:, :left].any()
 
 
+def on_a_canvas(images):
+    canvas = images.new_full((len(images), 3, 64, SIZE), 0.5)
+    canvas[:, :, 4:-12] = images
+    return canvas
+
+
 FRAMES = {
+    "as a canvas": (on_a_canvas, (4, 12, 0, 0)),
     "on two sides": (lambda images: F.pad(images, (8, 8, 0, 0)), (0, 0, 8, 8)),
     "up to a multiple": (lambda images: F.pad(images, (0, 16, 0, 16)), (0, 16, 0, 16)),
     "of what lies there": (lambda images: F.pad(images, (0, 0, 12, 4), mode="reflect"), (12, 4, 0, 0)),

@@ -62,6 +62,13 @@ def last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def written(x: Tensor, *where: slice, shape: tuple[int, ...]) -> Tensor:
+    """Into a part of what was empty."""
+    found = x.new_zeros(len(x), *shape)
+    found[:, *where] = x
+    return found
+
+
 # What happens to (N, 8, 8, 8), all axes as long as each other, and what it is then.
 STEPS = {
     "as it is": (lambda x: x, "NCHW"),
@@ -96,6 +103,8 @@ STEPS = {
     ),
     "best of": (lambda x: x - x.amax(dim=1, keepdim=True) + x.max(dim=2, keepdim=True).values, "NCHW"),
     "in place": (lambda x: last(x).contiguous().relu_().add_(1), "NHWC"),
+    "written into more": (lambda x: written(x, slice(None), *[slice(1, -1)] * 2, shape=(8, 10, 10)), "NCHW"),
+    "every second row written": (lambda x: written(last(x), slice(None, None, 2), shape=(16, 8, 8)), "NHWC"),
     "convolved": (lambda x: F.conv2d(last(x), torch.eye(8)[..., None, None]), "NCHW"),
 }
 
