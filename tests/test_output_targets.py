@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,54 @@ def test_masks_are_given_for_all_or_for_each(images):
         attribute(classifier, images, Region(1, masks=(Mask.of(torch.zeros(16, 16)),)), "saliency")
     with pytest.raises(OptionError, match="give \\(height, width\\)"):
         Mask.of(torch.zeros(3))
+
+
+AS_PEOPLE_HAVE_THEM = {
+    "a list": lambda: Region(2, [3, 5, 9, 12]),  # type: ignore[arg-type]
+    "an array": lambda: Region(2, np.array([3, 5, 9, 12])),  # type: ignore[arg-type]
+    "a tensor": lambda: Region(np.int64(2), torch.tensor([3, 5, 9, 12])),  # type: ignore[arg-type]
+    "a mask": lambda: Region(2, masks=Mask.of(box_of_ones())),  # type: ignore[arg-type]
+    "an array of ones": lambda: Region(2, masks=box_of_ones().numpy()),  # type: ignore[arg-type]
+    "ones for each image": lambda: Region(2, masks=box_of_ones().expand(2, -1, -1).bfloat16()),  # type: ignore[arg-type]
+    "a list of masks": lambda: Region(2, masks=[box_of_ones().requires_grad_()]),  # type: ignore[arg-type]
+}
+
+
+def box_of_ones() -> Tensor:
+    found = torch.zeros(16, 16)
+    found[5:12, 3:9] = 1
+    return found
+
+
+@pytest.mark.parametrize("how", AS_PEOPLE_HAVE_THEM)
+@pytest.mark.parametrize("method", ["saliency", "grad_cam"])
+def test_a_region_may_be_given_as_a_list_or_an_array(how, method, images):
+    expected = attribute(segmenter(), images, Region(2, (3, 5, 9, 12)), method)
+    found = attribute(segmenter(), images, AS_PEOPLE_HAVE_THEM[how](), method)
+    assert torch.allclose(found.maps, expected.maps, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: Mask.of([[1, 2], [3]]), "give \\(height, width\\)"),
+        (lambda: Mask.of([["a", "b"]]), "give \\(height, width\\)"),
+        (lambda: Mask.of(torch.ones(0, 3)), "give \\(height, width\\)"),
+        (lambda: Region(3.5), "class 3.5 is no index"),
+        (lambda: Region(True), "class True is no index"),
+        (lambda: Region(1, ("a", "b")), "give \\(row, column\\)"),
+        (lambda: Region(1, (math.nan, 1)), "give \\(row, column\\)"),
+        (lambda: Region(1, "ab"), "give \\(row, column\\)"),
+        (lambda: Region(1, None), "give \\(row, column\\)"),
+        (lambda: Region(1, masks=3), "a mask of shape|masks of type int"),
+        (lambda: Detected(1, None), "give \\(x0, y0, x1, y1\\)"),
+        (lambda: Detected(None, (0, 0, 1, 1)), "class None is no index"),
+        (lambda: Similar((math.nan, 1.0)), "similar to what"),
+    ],
+)
+def test_what_is_no_region_object_or_mask_is_said_in_one_line(wrong, said):
+    with pytest.raises(OptionError, match=said):
+        wrong()
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "layer_saliency", "eigen_cam", "score_cam", "captum:layer_conductance"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,9 +42,14 @@ class Mask:
         """The mask of an array, tensor or nested lists (H, W)."""
         import numpy as np
 
-        found = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-        if found.ndim != 2:
-            raise OptionError(f"a mask of shape {found.shape}; give (height, width)")
+        if hasattr(values, "detach"):
+            values = values.detach().cpu().to_dense().float().numpy()
+        try:
+            found = np.asarray(values)
+        except ValueError:  # rows of several lengths
+            found = np.asarray(None)
+        if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            raise OptionError(f"a mask of shape {found.shape}; give (height, width) numbers, 0 where it is not")
         return cls((int(found.shape[0]), int(found.shape[1])), (found != 0).astype("uint8").tobytes())
 
     def weights(self, size: tuple[int, int]) -> Tensor:
@@ -71,7 +77,7 @@ class Region(
     Args:
         category: the class, by index, or by name until a network says which it is.
         at: (row, column) of a pixel, or (x0, y0, x1, y1) of a box, in pixels of what the network sees; empty for all.
-        masks: the part as a mask, one for all images or one for each; empty for what `at` says.
+        masks: the part as a mask or an array (H, W), one for all images or one for each; empty for what `at` says.
 
     Example:
         >>> Region.parse("15@40,60")
@@ -83,8 +89,12 @@ class Region(
     masks: tuple[Mask, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.at) not in (0, 2, 4) or (self.at and self.masks):
+        object.__setattr__(self, "category", _category(self.category))
+        object.__setattr__(self, "masks", _masks(self.masks))
+        at = _numbers(self.at)
+        if at is None or len(at) not in (0, 2, 4) or (at and self.masks):
             raise OptionError(f"region {self.at}: give (row, column), (x0, y0, x1, y1), masks, or nothing for all")
+        object.__setattr__(self, "at", at)
         if len(self.at) == 4 and not (self.at[0] < self.at[2] and self.at[1] < self.at[3]):
             raise OptionError(f"box {self.at} is empty or turned round; give x0 < x1 and y0 < y1")
 
@@ -175,8 +185,11 @@ class Detected(
     box: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
-        if len(self.box) != 4 or not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+        object.__setattr__(self, "category", _category(self.category))
+        box = _numbers(self.box)
+        if box is None or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
             raise OptionError(f"box {self.box} of an object: give (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        object.__setattr__(self, "box", box)
 
     def __str__(self) -> str:
         return f"{self.category}@{','.join(f'{value:g}' for value in self.box)}"
@@ -230,11 +243,10 @@ class Similar(
         if isinstance(self.reference, str | os.PathLike):
             object.__setattr__(self, "path", os.fspath(self.reference))
             object.__setattr__(self, "reference", ())
-        try:
-            values = self.reference.tolist() if hasattr(self.reference, "tolist") else self.reference
-            object.__setattr__(self, "reference", tuple(float(value) for value in values))
-        except (TypeError, ValueError) as error:
-            raise OptionError("similar to what? the output for a picture is one row of numbers, (D,)") from error
+        reference = _numbers(self.reference)
+        if reference is None:
+            raise OptionError("similar to what? the output for a picture is one row of numbers, (D,)")
+        object.__setattr__(self, "reference", reference)
         if not self.reference and not self.path:
             raise OptionError("similar to what? give the output for a picture, or the path of one")
 
@@ -355,6 +367,37 @@ def _class_and_numbers(text: str, counts: tuple[int, ...]) -> tuple[int | str, t
         wanted = " or ".join(str(count) for count in counts)
         raise OptionError(f"{text}: write CLASS@ and {wanted} numbers with commas, in pixels")
     return int(name) if name.isdigit() else name, numbers
+
+
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    """A row of finite numbers, of whatever holds them; None for what is none."""
+    try:
+        row = values.tolist() if hasattr(values, "tolist") else values
+        numbers = () if isinstance(row, str) else tuple(float(value) for value in row)
+    except (TypeError, ValueError):
+        return None
+    return numbers if not isinstance(row, str) and all(map(math.isfinite, numbers)) else None
+
+
+def _category(of: Any) -> int | str:
+    """The index or the name of a class."""
+    if isinstance(of, str):
+        return of
+    if isinstance(of, bool) or not hasattr(of, "__index__"):
+        raise OptionError(f"class {of!r} is no index and no name; give a whole number, or its name")
+    return operator.index(of)
+
+
+def _masks(given: Any) -> tuple[Mask, ...]:
+    """Masks, of which one stands for all images, also as arrays."""
+    if isinstance(given, Mask) or getattr(given, "ndim", 3) != 3:
+        given = (given,)
+    try:
+        return tuple(one if isinstance(one, Mask) else Mask.of(one) for one in given)
+    except TypeError:
+        raise OptionError(
+            f"masks of type {type(given).__name__}; give one (height, width), or one for each image"
+        ) from None
 
 
 def _found(of: int | str, labels: Labels) -> int:
