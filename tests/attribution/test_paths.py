@@ -177,8 +177,8 @@ def test_expected_gradients_come_near_completeness(images):
 
 def test_what_makes_no_sense_is_refused(images, tmp_path):
     classifier = classifier_of(pooled())
-    for method in ("blur_ig:steps=0", "blur_ig:sigma=0", "guided_ig:fraction=0", "guided_ig:distance=2",
-                   "expected_gradients:samples=0"):  # fmt: skip
+    for method in ("blur_ig:steps=0", "blur_ig:sigma=0", "blur_ig:sigma=inf", "guided_ig:fraction=0",
+                   "guided_ig:distance=2", "expected_gradients:samples=0"):  # fmt: skip
         with pytest.raises(OptionError, match=r"must be|above"):
             attribute(classifier, images, 1, method)
     with pytest.raises(InputError, match="no such folder"):

@@ -124,7 +124,7 @@ def test_pictures_of_other_channels(channels):
 
 
 def test_what_makes_no_sense_is_refused(images):
-    for method in ("steps=0", "least=0", "scales=50x0", "dilation=-1"):
+    for method in ("steps=0", "least=0", "scales=50x0", "dilation=-1", "dilation=inf"):
         with pytest.raises(OptionError, match="xrai: "):
             attribute(classifier_of(pooled()), images, 1, f"xrai:{method}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -77,8 +78,8 @@ def blur_ig(
     sigma = (
         sigma if sigma is not None else float(min(in_proportion(50, (int(images.shape[-2]), int(images.shape[-1])))))
     )
-    if steps < 1 or not sigma > 0:
-        raise OptionError(f"blur_ig: steps={steps} must be at least 1 and sigma={sigma} above 0")
+    if steps < 1 or not 0 < sigma < math.inf:
+        raise OptionError(f"blur_ig: steps={steps} must be at least 1, sigma={sigma} above 0 and finite")
     classifier = prepare(classifier).settled()
     classifier.check_images(images)
     target = target.expand(len(images))

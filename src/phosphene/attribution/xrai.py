@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,10 +88,10 @@ def xrai(
     References:
         kapishnikov2019, section 3 and algorithm 1; felzenszwalb2004.
     """
-    if steps < 1 or not scales or not min(scales) > 0 or dilation < 0 or least < 1:
+    if steps < 1 or not scales or not min(scales) > 0 or not 0 <= dilation < math.inf or least < 1:
         raise OptionError(
             f"xrai: steps={steps} and least={least} must be at least 1, scales={scales} above 0 and "
-            f"dilation={dilation} at least 0"
+            f"dilation={dilation} at least 0 and finite"
         )
     classifier = prepare(classifier).settled()
     classifier.check_images(images)
