@@ -174,7 +174,7 @@ def _shared(
         leaves = [values.detach().requires_grad_() for values, _, _ in parts]
         outputs = [step.run(leaf, weight, bias) for leaf, (_, weight, bias) in zip(leaves, parts, strict=True)]
     whole = sum(sign * output.detach() for sign, output in zip(signs, outputs, strict=True))
-    share = relevance / _stabilized(whole, epsilon)
+    share = torch.where(relevance == 0, 0.0, relevance / _stabilized(whole, epsilon))  # (of nothing nothing is shared)
     found = torch.autograd.grad(outputs, leaves, [share] * len(outputs))
     total = sum(sign * leaf.detach() * one for sign, leaf, one in zip(signs, leaves, found, strict=True))
     return torch.as_tensor(total)

@@ -191,6 +191,17 @@ def test_a_batch_norm_is_folded_into_the_layer_before_it(images):
         assert torch.allclose(one.maps, other.maps, atol=1e-4 * float(one.maps.abs().max()))
 
 
+def test_without_an_epsilon_what_is_nothing_gets_nothing(images):
+    """Where a picture is black, as a network without biases sees it."""
+    layers = [nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU(), nn.Flatten()]
+    classifier = Classifier(nn.Sequential(*layers, nn.Linear(16, 5, bias=False)), Preprocess((6, 6)))
+    half = images.clone()
+    half[..., :4] = 0
+    found = lrp(classifier, half, Target.of(1), composite="epsilon", epsilon=0)
+    assert not found.maps[..., :4].any()
+    assert torch.allclose(found.maps.sum(dim=(1, 2)), found.score, rtol=1e-3)
+
+
 class NormOfTokens(nn.Module):
     """A linear layer along the tokens of a picture, and a norm of their channels, of which there are as many."""
 
