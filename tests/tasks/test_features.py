@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.errors import InputError, NotFoundError, OptionError
 from phosphene.images import list_images
@@ -135,6 +137,27 @@ def test_the_layer_before_is_found_named_or_left_out(tmp_path: Path) -> None:
     first = features(classifier, tmp_path, "0", facets=1, exemplars=3, recipe=QUICK)[0]
     assert first.previous is None
     assert "no layer ran before 0" in first.notes[0]
+
+
+class Generated(nn.Module):
+    """Its convolution's weights are made by a linear layer, which sees no picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.code, self.last = nn.Conv2d(3, 6, 3), nn.Parameter(torch.randn(4)), nn.Conv2d(8, 8, 1)
+        self.maker, self.head = nn.Linear(4, 8 * 6 * 9), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.stem(x).relu()
+        found = F.conv2d(found, self.maker(self.code).view(8, 6, 3, 3)).relu()
+        return self.head(self.last(found).mean((2, 3)))
+
+
+def test_a_layer_that_makes_weights_is_none_before(tmp_path: Path) -> None:
+    classifier = networks.classifier_of(Generated().eval())
+    drawn = features(classifier, folder_of(tmp_path), "last", facets=1, exemplars=3, recipe=QUICK)[0]
+    assert drawn.previous == "stem"
 
 
 def test_a_broken_file_is_a_record_and_the_others_count(tmp_path: Path) -> None:

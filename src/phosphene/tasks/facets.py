@@ -398,7 +398,13 @@ def _pinned_rows(collected: Collected, pin: tuple[PinnedFacet, ...]) -> list[tup
 def _previous(classifier: Prepared, layer: str, previous: str) -> str | None:
     if previous == "none":
         return None
-    return layer_before(classifier.layers, layer) if previous == "auto" else classifier.layer_name(previous)
+    if previous != "auto":
+        return classifier.layer_name(previous)
+    layers = list(classifier.layers)
+    # (What makes a weight, or goes over learned prompts, is of no picture.)
+    while (found := layer_before(layers, layer)) is not None and not classifier.looks.changes_with_picture(found):
+        layers = [one for one in layers if one.name != found]
+    return found
 
 
 def _drawn_layer(
