@@ -556,7 +556,8 @@ class Classifier:
             reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
             if not isinstance(error, RuntimeError | AssertionError | ValueError):
                 reason = f"{type(error).__name__}: {reason}"
-            if "BFloat16" in reason or "Half" in reason:
+            mixed = "dtype" in reason and torch.is_autocast_enabled(images.device.type)  # (not all name the types)
+            if "BFloat16" in reason or "Half" in reason or mixed:
                 reason += (
                     " (weights of 16 bits run in float32 here, and precision='fast' runs in bfloat16: let the forward "
                     "take the type of its weights, and say precision='exact' for steps that know no other)"

@@ -102,6 +102,23 @@ def test_a_network_that_names_a_type_of_16_bits_is_told_why_that_does_not_fit() 
         forward(classifier_of(made(CastsTo16Bits).bfloat16(), SIZE), pictures())
 
 
+class Votes(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        classes = torch.arange(found.shape[1]).expand_as(found) // 2
+        return x.new_zeros(found.shape).scatter_add(1, classes, found)
+
+
+def test_that_types_are_mixed_in_16_bits_is_told_though_nobody_names_them() -> None:
+    classifier = classifier_of(made(Votes), SIZE)
+    assert classifier.logits(pictures()).isfinite().all()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ModelError, match="say precision='exact' for steps that know no other"),
+    ):
+        classifier.logits(pictures())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_network_is_explained_as_it_is_given() -> None:
     count = torch.export.Dim("count", min=1, max=64)

@@ -13,7 +13,7 @@ from torch import nn
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import InputError, OptionError, PhospheneWarning
 from phosphene.images import to_pil
-from phosphene.runtime import prepare
+from phosphene.runtime import precision, prepare
 from phosphene.synthesis import companions as module
 from phosphene.synthesis import staged
 from phosphene.synthesis.companions import Companions, companions
@@ -51,6 +51,21 @@ def drawn(classifier: Classifier, classes: list[int], **options: object) -> torc
     given = ClassImpressionOptions.of("best", steps=8, **options)
     steps = list(class_impression(classifier, Target.of(classes), Streams.of(0, classes), given))
     return steps[-1].images
+
+
+class Votes(nn.Sequential):
+    """Adds its scores up in pairs, by a step that takes values of one type alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().forward(x) @ torch.eye(4)
+        return torch.zeros(len(x), 4).scatter_add(1, torch.tensor([[0, 0, 1, 1]]).expand(len(x), -1), found)
+
+
+def test_they_are_drawn_of_a_network_that_knows_no_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: True)
+    classifier = Classifier(Votes(*normed().module).eval(), normed().preprocess)  # type: ignore[misc]
+    with pytest.warns(PhospheneWarning, match="16 companion pictures are drawn once"):
+        assert drawn(classifier, [1]).isfinite().all()
 
 
 def test_they_are_drawn_once_and_kept_by_the_weights() -> None:

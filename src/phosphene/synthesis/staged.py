@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
+from phosphene.errors import ModelError, OptionError
 from phosphene.options import Options, option
-from phosphene.runtime import prepare
+from phosphene.runtime import forward, prepare
 from phosphene.synthesis.ascent import Optimizer, Step, ascend, part_of
 from phosphene.synthesis.augment import Affine, Augmentation, Flip, in_turn
 from phosphene.synthesis.canvas import noisy_mean, takes_size
@@ -221,9 +221,13 @@ def apart(
 
     def draw_all(classes: list[int], penalty: Objective) -> Iterator[Step]:
         # In one precision whatever the pictures' own is: what is kept must not hang on who came first.
-        fast = prepare(classifier, precision="fast")
-        streams, goal = Streams.of(0, classes), raised(fast, Target.of(classes))
+        fast, streams = prepare(classifier, precision="fast"), Streams.of(0, classes)
         start = noisy_mean(fast, streams, START_NOISE, "normal")
+        try:
+            forward(fast, start[:1])
+        except ModelError:  # (its code may know no 16 bits)
+            fast = prepare(classifier, precision="exact")
+        goal = raised(fast, Target.of(classes))
         for step in draw(
             fast, goal - _COMPANY * penalty, start, streams, _COMPANION_STEPS, _COMPANIONS,
             batch_size=len(classes), stage="companions",
