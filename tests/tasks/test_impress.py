@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
-from phosphene.errors import CancelledError, InputError, OptionError, PhospheneWarning
+from phosphene.classifier import Classifier, Preprocess
+from phosphene.errors import CancelledError, InputError, ModelError, OptionError, PhospheneWarning
 from phosphene.images import to_pil
 from phosphene.runs import impress as module
 from phosphene.runs.common_options import CommonOptions
@@ -41,6 +44,26 @@ def test_impress_draws_units_and_other_recipes() -> None:
     unit = impress(tiny(), Target(unit=Unit("2", 3)), "class_model", preset="paper", steps=4)[0]
     assert (unit.spec, unit.preset, unit.probabilities) == ("class_model:preset=paper,steps=4", "paper", ())
     assert unit.scores[-1] > unit.scores[0]
+
+
+class Nearest(nn.Sequential):
+    """Votes of the features that lie nearest, which say nothing of how to come nearer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().forward(x)
+        bank = torch.linspace(-1, 1, 9 * found.shape[1]).view(9, -1)
+        return F.one_hot(torch.cdist(found, bank).topk(3, largest=False).indices % 3, 3).float().mean(1)
+
+
+@pytest.mark.filterwarnings("ignore:Nearest returns probabilities")
+@pytest.mark.parametrize("recipe", ["sci", "class_model", "class_impression"])
+def test_of_a_network_without_a_gradient_nothing_is_drawn(recipe: str) -> None:
+    """Where norms remember statistics these alone would draw a picture."""
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    classifier = Classifier(Nearest(*layers).eval(), Preprocess((16, 16)))
+    with pytest.raises(ModelError, match="no gradient reaches the pictures: Nearest cuts it off"):
+        impress(classifier, 1, recipe, steps=2)
+    assert impress(classifier, Target(unit=Unit("0", 1)), "class_model", steps=2)[0].image.isfinite().all()
 
 
 def test_fuse_takes_one_group_or_several() -> None:

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from phosphene.classifier import Classifier
 from phosphene.errors import NotFoundError, OptionError
 from phosphene.graph import spatial_map
+from phosphene.runtime import Prepared
+from phosphene.runtime.backward import no_gradient
 from phosphene.targets import Outputs, Target, Unit, check_classes
 from phosphene.types import Layout, Score
 
@@ -45,6 +47,18 @@ class StepOutputs:
         """The same as targets look at it."""
         assert self.reader is not None
         return Outputs(self.reader, None, len(self.logits), self.images, self.activations, self.layouts, self.logits)
+
+    @property
+    def raised(self) -> Tensor:
+        """The logits as what is raised: a penalty beside them would draw a picture of nothing by itself.
+
+        Raises:
+            ModelError: if no gradient comes back from them to the images.
+        """
+        asked = self.images.requires_grad and torch.is_grad_enabled()
+        if asked and not self.logits.requires_grad and isinstance(self.reader, Prepared):
+            raise no_gradient(self.reader)
+        return self.logits
 
     def rows(self, values: Tensor) -> Tensor:
         """The rows of per-image data (N, ...) that belong to this batch; one row serves all."""
@@ -110,8 +124,8 @@ def class_score(classifier: Classifier, target: Target, score: Score = "logit") 
     def value(step: StepOutputs) -> Tensor:
         own = _own(target, step)
         if (target.score or score) == "probability" and not own.versus:
-            return _log_probability(classifier, step.logits, own)
-        return classifier.score(step.logits, own, score)
+            return _log_probability(classifier, step.raised, own)
+        return classifier.score(step.raised, own, score)
 
     return Objective(value)
 
@@ -125,8 +139,8 @@ def posterior(classifier: Classifier, target: Target) -> Objective:
 
     def value(step: StepOutputs) -> Tensor:
         if target.versus:
-            return classifier.score(step.logits, _own(target, step), "probability")
-        return _log_probability(classifier, step.logits, _own(target, step)).exp()
+            return classifier.score(step.raised, _own(target, step), "probability")
+        return _log_probability(classifier, step.raised, _own(target, step)).exp()
 
     return Objective(value)
 
@@ -164,7 +178,7 @@ def saturating(classifier: Classifier, target: Target, temperature: float) -> Ob
         return Objective(lambda step: temperature * nn.functional.logsigmoid(score(step) / temperature))
 
     def value(step: StepOutputs) -> Tensor:
-        return _log_probability(classifier, step.logits, _own(target, step), temperature)
+        return _log_probability(classifier, step.raised, _own(target, step), temperature)
 
     return Objective(value)
 
@@ -199,7 +213,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]], temperat
     index = _group_index(classifier, groups)
 
     def value(step: StepOutputs) -> Tensor:
-        logs = _logarithms(classifier, step.logits, temperature)
+        logs = _logarithms(classifier, step.raised, temperature)
         return logs.gather(1, step.rows(index)).mean(dim=1)
 
     return Objective(value)
@@ -208,7 +222,7 @@ def even_share(classifier: Classifier, groups: Sequence[Sequence[int]], temperat
 def all_scores(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Objective:
     """The mean logit of several classes, which knows no even share but says far from the classes where to go."""
     index = _group_index(classifier, groups)
-    return Objective(lambda step: step.logits.gather(1, step.rows(index)).mean(dim=1))
+    return Objective(lambda step: step.raised.gather(1, step.rows(index)).mean(dim=1))
 
 
 def _group_index(classifier: Classifier, groups: Sequence[Sequence[int]]) -> Tensor:
