@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -147,6 +149,8 @@ class Follow(Operations):
     """Whether one value was made of several images, by a sum or a sort over their axis."""
     moves = False
     """Whether an operation may have put places where others were."""
+    resamples = False
+    """Whether a grid may have taken pixels of the picture from elsewhere than where they went."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -220,6 +224,7 @@ class Follow(Operations):
             known = _Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or known.joins_images()
             self.moves = self.moves or known.moves_places()
+            self.resamples = self.resamples or (known.name.startswith("grid_sampler_2d") and self._takes_pixels(args))
             self.around |= known.put_around()
             for place, value in enumerate(made):
                 self._seen[value], self._sides[value] = known.part(place, value, self.seen(value), self._sides[value])
@@ -231,6 +236,18 @@ class Follow(Operations):
                 if value._base is not None and value in self._known and func._schema.is_mutable:
                     self._fill(value._base, value)
         return output
+
+    def _takes_pixels(self, args: Any) -> bool:
+        """Whether a grid takes pixels that is made of the picture, or is not the grid of its pixels."""
+        values, grid = args[:2]
+        pixels = [
+            round((high - low) * side)
+            for (low, high), side in zip(self.seen(values), self._sides.get(values, ()), strict=False)
+        ]
+        if pixels != list(values.shape[2:]):
+            return False
+        plain = F.affine_grid(torch.eye(2, 3)[None].to(grid), [1, 1, *grid.shape[1:3]], align_corners=bool(args[4]))
+        return grid in self._followed or bool((grid - plain).abs().amax() > _ELSEWHERE)
 
     def _fill(self, whole: Tensor, part: Tensor) -> None:
         """Let what was empty, and is written into in part, have the part's axes: the rest lies around it as a frame."""
@@ -582,6 +599,9 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
         found.append(tuple(axis))
     return None if waiting else tuple(found)
 
+
+# Of the half of a side: by less a grid only looks a pixel or two around.
+_ELSEWHERE = 0.1
 
 # What runs along one axis and leaves its length, and where that axis is named.
 _ALONG = {

@@ -145,6 +145,7 @@ class Layer:
         moved: whether an operation up to it may have put places where others were.
         frequencies: whether its places are frequencies of the picture's rows or columns.
         seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
+        resampled: whether a grid of the network's own may have taken the pixels before it from elsewhere.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Layer:
     moved: bool = False
     frequencies: bool = False
     seen: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
+    resampled: bool = False
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,34 @@ def test_a_part_that_is_another_of_each_picture_is_refused():
             explain(network, image, method)
 
 
+def steered(images):
+    """Zooms in by as much as a picture is bright, as spatial transformers do."""
+    zoom = (0.9 + 0.1 * images.mean((1, 2, 3)))[:, None, None] * torch.eye(2, 3)
+    return F.grid_sample(images, F.affine_grid(zoom, images.shape, align_corners=False), align_corners=False)
+
+
+@pytest.mark.parametrize("step", [steered, lambda images: by_grid(images, 0.5)])
+def test_that_pixels_are_taken_by_a_grid_of_its_own_is_said(step):
+    found = explain(classifier(step), torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1)
+    assert any("sees the picture through a grid of the network's own" in note for note in found.notes)
+
+
+def wobbling(maps):
+    """Samples features around where they are, as deformable convolutions do."""
+    plain = F.affine_grid(torch.eye(2, 3).expand(len(maps), -1, -1), maps.shape, align_corners=False)
+    return F.grid_sample(maps, plain + 0.05 * maps.mean(1)[..., None].tanh(), align_corners=False)
+
+
+@pytest.mark.parametrize("step", [lambda images: images, lambda images: by_grid(images, 1.0)])
+def test_but_not_of_features_around_where_they_are(step):
+    class Wobbles(Wrapped):
+        def forward(self, images):
+            return self.head(self.features[2:](wobbling(self.features[:2](self.step(images)))).relu().mean(dim=(2, 3)))
+
+    network = Classifier(Wobbles(step).eval(), Preprocess((SIZE, SIZE)))
+    assert not explain(network, torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1).notes
+
+
 def test_a_network_of_any_size_is_looked_at_in_each():
     network = Classifier(Wrapped(lambda images: images[:, :, 8:-8, 8:-8]).eval(), Preprocess(None))
     for side in (48, 96, 48):

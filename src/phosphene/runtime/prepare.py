@@ -459,10 +459,20 @@ class Prepared(Classifier):
             layers: names of those that were looked at, joined by +; None for none.
         """
         names = layers.split("+") if layers else []
-        repeated = [found for found in self.layers if found.calls > 1 and found.name in names] if names else []
+        seen = [found for found in self.layers if found.name in names] if names else []
         return (
             *self.notes,
-            *(f"layer {one.name} runs {one.calls} times for each image: its last output is meant" for one in repeated),
+            *(
+                f"layer {one.name} runs {one.calls} times for each image: its last output is meant"
+                for one in seen
+                if one.calls > 1
+            ),
+            *(
+                f"layer {one.name} sees the picture through a grid of the network's own (grid_sample), and its map is "
+                "laid on it as if that left all where it is"
+                for one in seen
+                if one.resampled
+            ),
         )
 
 
