@@ -220,19 +220,36 @@ def test_a_card_without_a_size_leaves_the_one_that_the_source_states(tmp_path):
     assert found == Preprocess((16, 20), mean=(0.5, 0.5, 0.5))
 
 
+def test_the_card_that_is_proposed_has_a_mean_for_each_channel_of_the_network(tmp_path):
+    (tmp_path / "gray.py").write_text("from torch import nn\ndef network():\n    return nn.Conv2d(1, 2, 3)\n")
+    with pytest.warns(UserWarning, match=r'"mean": \[0.5\], "std": \[0.5\]'):
+        load_classifier(f"{tmp_path / 'gray.py'}:network")
+
+
 def test_labels_from_a_file(tmp_path):
     (tmp_path / "list.json").write_text('["ant", "bee"]')
     (tmp_path / "dict.json").write_text('{"1": "bee", "0": "ant"}')
     (tmp_path / "names.json").write_text('{"bee": 1, "ant": 0}')
     (tmp_path / "holes.json").write_text('{"10": "bee", "2": "ant"}')
     (tmp_path / "none.txt").touch()
-    for name in ("list.json", "dict.json", "names.json"):
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbfant\r\nbee\r\n")  # as editors on Windows write it
+    (tmp_path / "column.csv").write_text("name\nant\nbee\n")
+    (tmp_path / "bare.csv").write_text("ant\nbee\n")
+    (tmp_path / "both.csv").write_text("index,name\n1,bee\n0,ant\n")
+    (tmp_path / "bare.tsv").write_text("ant\t0\nbee\t1\n")
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfindex;name\r\n0;ant\r\n1;bee\r\n")
+    (tmp_path / "wide.csv").write_text("0,ant,Formicidae\n1,bee,Apidae\n")
+    (tmp_path / "twice.csv").write_text("0,ant\n0,bee\n")
+    tables = ("column.csv", "bare.csv", "both.csv", "bare.tsv", "excel.csv")
+    for name in ("list.json", "dict.json", "names.json", "marked.txt", *tables):
         labels = load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name).labels
         assert labels.names == ("ant", "bee")
     for name, message in (
         ("none.txt", "holds no class names"),
         ("nowhere.txt", "cannot be read"),
         ("holes.json", "class 0 has no name"),
+        ("wide.csv", "no table of class names; give one a line, or two columns"),
+        ("twice.csv", "no table of class names"),
     ):
         with pytest.raises(InputError, match=message):
             load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name)

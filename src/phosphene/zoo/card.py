@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from phosphene.zoo.weights import first_line
 
 _PREPROCESS = tuple(field.name for field in fields(Preprocess) if field.name != "mean_picture")
 _KEYS = (*_PREPROCESS, "labels", "head", "output", "layouts")
+# What stands above a column of class names.
+_HEADINGS = ("name", "names", "label", "labels", "class", "classes", "class_name")
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,19 @@ def read_card(path: Path) -> Card:
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Class names from a file: a JSON list, a JSON object index -> name or name -> index, or one name a line.
+    """Class names from a file.
+
+    Args:
+        path: a JSON list, a JSON object index -> name or name -> index; a table (.csv, .tsv) of names, or of indices and
+            names; any other file has one name a line.
 
     Raises:
         InputError: if the file cannot be read or holds no names.
     """
     path = Path(path)
-    if path.suffix == ".json":
-        found = _read_json(path)
+    ending = path.suffix.lower()
+    if ending in (".json", ".csv", ".tsv"):
+        found = _read_json(path) if ending == ".json" else _names_in_table(path)
         try:
             names = as_labels(found if isinstance(found, list | dict) else None).names
         except OptionError as error:
@@ -120,9 +128,32 @@ def read_labels(path: str | Path) -> Labels:
     return Labels(names)
 
 
+def _names_in_table(path: Path) -> Sequence[str] | Mapping[str, str]:
+    """The names in the only column of a table, or by the index in the other of two; a line of headings is passed over.
+
+    Raises:
+        InputError: for a table of other columns.
+    """
+    lines = _read_text(path).splitlines()
+    separator = max(",;\t", key="".join(lines[:1]).count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
+    widths = {len(row) for row in rows}
+    if widths == {1}:
+        names = [name for (name,) in rows]
+        return names[names[0].casefold() in _HEADINGS :]
+    if widths == {2}:
+        for index in (0, 1):
+            told = rows if rows[0][index].isdecimal() else rows[1:]
+            if told and all(row[index].isdecimal() for row in told):
+                by_index = {row[index]: row[1 - index] for row in told}
+                if len(by_index) == len(told):
+                    return by_index
+    raise InputError(f"{path}: is no table of class names; give one a line, or two columns, the index and the name")
+
+
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # (programs for tables put a mark before the text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})") from None
 

@@ -92,10 +92,12 @@ def load_classifier(
     if given != Card():
         found = given.applied_to(found)
     if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
+        channels = found.preprocess.channels
+        mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if channels == 3 else ([0.5] * channels,) * 2
         how = (
             "put a JSON card beside the file of the same name (net.json beside net.py), such as "
-            '{"size": [224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], '
-            '"labels": "labels.txt"}, or in Python pass preprocess=Preprocess(...)'
+            f'{{"size": [224, 224], "mean": {mean}, "std": {std}, "labels": "labels.txt", "head": "softmax"}}, '
+            "or in Python pass preprocess=Preprocess(...)"
         )
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
