@@ -177,6 +177,14 @@ def test_a_full_disk_behind_standard_output_is_one_line(capfd):
     assert capfd.readouterr().err == said
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_service_without_standard_output_or_error_is_served(tmp_path, closed):
+    model = made_with_labels(tmp_path, ["cat", "dog"])
+    script = f"{sys.executable} -m phosphene classes --model {model} {closed}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def made_with_labels(folder, labels):
     (folder / "net.py").write_text(
         "from phosphene import Classifier\nfrom torch import nn\n"

@@ -107,8 +107,8 @@ def read_labels(path: str | Path) -> Labels:
     """Class names from a file.
 
     Args:
-        path: a JSON list, a JSON object index -> name or name -> index; a table (.csv, .tsv) of names, or of indices and
-            names; any other file has one name a line.
+        path: a JSON list, a JSON object index -> name or name -> index; a table (.csv, .tsv) of names, or of indices
+            and names; any other file has one name a line.
 
     Raises:
         InputError: if the file cannot be read or holds no names.
