@@ -118,7 +118,10 @@ def test_a_stop_keeps_what_is_finished_and_ends_the_workers(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "phosphene: stopped; what was finished is kept"
+    out = tmp_path / "run"
+    assert errors.splitlines()[-1] == (
+        f"phosphene: stopped; what was finished is kept in {out}; the same command with --out {out} --resume goes on"
+    )
     assert "Traceback" not in errors
     assert not any(map(alive, workers))
     status = batch_status(tmp_path / "run")

@@ -23,7 +23,7 @@ from phosphene.batches.ray_data import RayData, cluster
 from phosphene.batches.work import Made, Work, cut
 from phosphene.cancel import Cancel
 from phosphene.classifier import Classifier
-from phosphene.errors import InputError, OptionError, reason, warn
+from phosphene.errors import CancelledError, InputError, OptionError, reason, warn
 from phosphene.runtime import Prepared
 from phosphene.runtime.prepare import Precision
 from phosphene.sources import Entry, Source, open_source
@@ -338,6 +338,9 @@ def run_batch(
                 for one in engine.run(crew, shards, tally.tell, cancel):
                     made.append(one)
                     tally.made(one)
+            except CancelledError as stop:
+                stop.place = place
+                raise
             finally:
                 facts = _facts(tally.done, made, time.perf_counter() - started, len(finished) + len(made))
                 manifest |= facts | {"complete": tally.done.pictures == len(keys)}

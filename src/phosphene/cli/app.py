@@ -120,10 +120,10 @@ def command(
 
         @wraps(function)
         def run(*args: Any, **given: Any) -> None:
-            as_json = given.pop("json")
+            as_json, resumable = given.pop("json"), "resume" in given
             if shared is not None:
                 args = ({key: given.pop(key) for key in shared}, *args)
-            with _one_line_errors(as_json, resumable="resume" in given):
+            with _one_line_errors(as_json, resumable=resumable):
                 if takes_target:
                     given["target"] = _target(given)
                 if common:
