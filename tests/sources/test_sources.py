@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
+import tempfile
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phosphene.errors import InputError, NotFoundError, OptionError, PhospheneWarning
+from phosphene.errors import InputError, NotFoundError, OptionError, PhospheneWarning, ResourceError
 from phosphene.sources import COLUMN_TYPES, Files, Folder, Item, Table, Uploads, open_source
 from phosphene.store import RunFolder
 from tests.pictures import HOSTILE, save
@@ -424,6 +426,23 @@ def test_uploads_are_named_but_never_looked_for(tmp_path):
     assert [item.key for item in found] == ["C:/photos/a.jpg", "etc/passwd.jpg", "a.jpg", "a.jpg#2", "unnamed"]
     assert [item.error is None for item in found] == [True, False, True, False, False]
     assert "a.jpg: is empty (0 bytes)" in found[3].error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+def test_no_room_for_temporary_files_ends_the_run_and_leaves_none(tmp_path, monkeypatch):
+    """The pictures are sound: rows with errors would count as done."""
+    made = tempfile.NamedTemporaryFile
+
+    def full(**options):
+        file = made(dir=tmp_path, **options)
+        with open("/dev/full", "wb") as device:
+            os.dup2(device.fileno(), file.fileno())
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(ResourceError, match=r"a\.jpg: no temporary file can be written \(No space left on device\)"):
+        list(Uploads([("a.jpg", jpeg())]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_entries_travel_to_other_processes(tmp_path):

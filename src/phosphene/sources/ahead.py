@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image
 
 from phosphene.cancel import Cancel
-from phosphene.errors import InputError, OptionError, printable
+from phosphene.errors import InputError, OptionError, ResourceError, printable
 from phosphene.images import Picture
 from phosphene.sources.item import Entry, Item
 
@@ -63,7 +63,7 @@ def _generated(
 
 
 def load_entry(entry: Entry, **reading: Any) -> Item:
-    """The item of an entry, read now; whatever its reading raises is the item's error, but for OptionError.
+    """The item of an entry, read now; whatever its reading raises is the item's error, unless it is about all of them.
 
     Example:
         >>> load_entry(Entry("a.jpg", "a.jpg", lambda: 1 / 0)).error
@@ -74,7 +74,7 @@ def load_entry(entry: Entry, **reading: Any) -> Item:
         return Item(picture=entry.load(**reading), **known)
     except InputError as error:
         return Item(error=str(error), **known)
-    except OptionError:
+    except (OptionError, ResourceError):
         raise  # the same for every picture
     except MemoryError:
         return Item(error=f"{printable(entry.path)}: too large for this machine's memory", **known)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from phosphene.errors import InputError
+from phosphene.errors import InputError, ResourceError
 from phosphene.files import is_url, read_file
 from phosphene.images import EXTENSIONS, Picture, read_image
 
@@ -25,16 +25,28 @@ def load_listed(place: str, list_name: str, **reading: Any) -> Picture:
 
 
 def load_bytes(name: str, content: bytes, **reading: Any) -> Picture:
-    """The picture in the bytes of a file; `name` is what an error says."""
+    """The picture in the bytes of a file; `name` is what an error says.
+
+    Raises:
+        ResourceError: if there is no room for temporary files.
+    """
     # Through a file: read_image is the one place that knows how pictures break.
-    with tempfile.NamedTemporaryFile(delete=False) as file:
-        file.write(content)
+    place = None
     try:
-        return read_image(file.name, **reading)
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            place = Path(file.name)
+            file.write(content)
+        return read_image(place, **reading)
     except InputError as error:
-        raise InputError(str(error).replace(file.name, name)) from None
+        raise InputError(str(error).replace(str(place), name)) from None
+    except OSError as error:
+        raise ResourceError(
+            f"{name}: no temporary file can be written ({error.strerror or error}); free space, or name another "
+            "folder in TMPDIR"
+        ) from None
     finally:
-        Path(file.name).unlink()
+        if place is not None:
+            place.unlink()
 
 
 def load_range(place: str, start: int, stop: int, name: str, **reading: Any) -> Picture:
