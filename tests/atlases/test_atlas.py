@@ -411,13 +411,14 @@ def test_without_pictures_and_without_a_linear_head(tmp_path):
         (lambda: classifier_of(pooled(), None), "5"),
         (lambda: classifier_of(pooled(1), (8, 8), head="score"), "2"),
         (lambda: one_channel((8, 8)), "0"),
+        (lambda: classifier_of(pooled(1), (8, 8), labels=["no", "yes"], head="sigmoid"), "5"),
     ],
-    ids=["tokens", "any size", "plain scores", "gray"],
+    ids=["tokens", "any size", "plain scores", "gray", "one output of two classes"],
 )
 def test_networks_of_other_kinds(site, tmp_path, classifier, layer):
     made = classifier()
     folder = site[0].parent / "photos"
-    least = {**FEW, "classes": [0], "channels": 1, "seeds": 1, "grid": 2}
+    least = {**FEW, "classes": [len(made.labels) - 1 if made.labels else 0], "channels": 1, "seeds": 1, "grid": 2}
     if made.preprocess.size is None:  # is drawn at 224 x 224, which takes the recipe that draws companions long
         least["recipe"] = "class_model:preset=paper"
     answer = phosphene.atlas(made, folder, tmp_path / "site", layers=[layer], limit=2, **least)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from phosphene.atlases.look import Answers, field_side, joined_answers, looks
@@ -147,7 +148,11 @@ class Desk:
             _, head = self.classifier.linear_head
         except ModelError:
             return None
-        return None if head.weight is None else (head.layer, head.weight.detach().float().cpu())
+        if head.weight is None:
+            return None
+        weights = head.weight.detach().float().cpu()
+        binary = len(weights) == 1 and len(self.classifier.labels) == 2  # one output read as (-z, z)
+        return head.layer, torch.cat([-weights, weights]) if binary else weights
 
     def head_weights(self, layer: str) -> Tensor | None:
         """(K, k): how much each channel of a layer adds to each class; None for a layer that is not the last."""
