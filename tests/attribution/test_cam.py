@@ -69,6 +69,21 @@ def test_binary_head_of_one_output_has_maps_of_both_classes():
     assert float(yes.score) == pytest.approx(float(module(images).detach()), abs=1e-6)
 
 
+def test_a_score_near_zero_may_differ_by_the_rounding_of_what_it_is_the_sum_of():
+    """An undecided picture of a binary network: its only score has no digit that two sums agree in."""
+    module = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1))
+    images = torch.rand(1, 3, 24, 24)
+    for _ in range(3):
+        with torch.no_grad():
+            module[-1].bias -= module(images)[0]
+    for scale in (1.0, 1000.0):
+        with torch.no_grad():
+            module[-1].weight *= scale
+            module[-1].bias *= scale
+        got = cam(Classifier(module, Preprocess((24, 24)), ["no", "yes"], "sigmoid"), images, Target.of(1))
+        assert float(got.maps.mean() + module[-1].bias.detach()) == pytest.approx(0, abs=1e-5 * scale)
+
+
 @pytest.mark.parametrize("make", [vgg_f, linear])
 def test_other_networks_are_refused_with_a_way_out(make):
     with pytest.raises(ModelError, match="use grad_cam"):

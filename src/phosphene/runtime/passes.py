@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _AT_ONCE = 8
 # Of scores, as a share: as far as two forms of one network may differ in float32, or in bfloat16.
 _SAME: dict[Precision, float] = {"exact": 1e-3, "fast": 0.1}
+# Or as a share of this part of the terms that they are the sums of: a score near zero has the rounding of its terms.
+_TERMS = 0.1
 
 
 class LayerPass(NamedTuple):
@@ -116,6 +118,7 @@ def head_features(
     prepared = prepare(classifier)
     prepared.check_images(images)
     graph, head = prepared.linear_head
+    again: Tensor | None = None
     records = _shared(prepared, images, batch_size, [head.layer])
     if records is not None:
         logits, values = _recorded_logits(prepared, records), joined([record.start for record in records])
@@ -129,20 +132,23 @@ def head_features(
             return prepared.read(output, stop - start), value
 
         logits, values = in_parts(prepared, images, run, forward_size(batch_size, prepared.device), gradients=False)
-        drawn = prepared.first_look.draws or prepared.first_look.seeds
-        if not drawn and not near(logits[:1], forward(prepared, images[:1], batch_size=1), _SAME[prepared.precision]):
-            raise ModelError(
-                f"{prepared.name} gives other scores than when it was first looked at: its code reads something that "
-                "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
-            )
+        if not (prepared.first_look.draws or prepared.first_look.seeds):
+            again = forward(prepared, images[:1], batch_size=1)
     features = spatial_map(values, f"the output of {head.layer}", images, head.layout)
     means = features.mean(dim=(2, 3))
     bias = None if head.bias is None else head.bias.float()
     with torch.autocast(means.device.type, enabled=False):  # (inside of the caller's own it would be rounded)
         scores = means if head.weight is None else torch.nn.functional.linear(means, head.weight.float(), bias)
+        terms = means if head.weight is None else means.abs() @ head.weight.float().abs().T
     if scores.shape[1] == 1 and logits.shape[1] == 2:  # one output read as (-z, z)
         scores = torch.cat([-scores, scores], dim=1)
-    if not near(scores, logits, _SAME[prepared.precision]):
+    room, least = _SAME[prepared.precision], _TERMS * float(terms.nan_to_num(0, 0, 0).square().mean().sqrt())
+    if again is not None and not near(logits[:1], again, room, least):
+        raise ModelError(
+            f"{prepared.name} gives other scores than when it was first looked at: its code reads something that "
+            "changed since (a variable of the environment, an attribute of a function); call classifier.refresh()"
+        )
+    if not near(scores, logits, room, least):
         raise ModelError(
             f"no class activation map: the mean of {head.layer} gives other scores than {prepared.name} for these "
             "pictures; give pictures of its own size, or use grad_cam"

@@ -41,11 +41,18 @@ def trial(device: torch.device, *, gradients: bool = False) -> Iterator[None]:
         yield
 
 
-def near(found: Tensor, expected: Tensor, room: float) -> bool:
-    """Whether values differ from those expected by no more than a part of these, in the root mean square."""
+def near(found: Tensor, expected: Tensor, room: float, least: float = 1e-12) -> bool:
+    """Whether values differ from those expected by no more than a part of these, in the root mean square.
+
+    Args:
+        found: of any shape.
+        expected: of the same.
+        room: which part.
+        least: of the values, where rounding has another measure than they have.
+    """
     alike, one, other = finite_pairs(found, expected)
     difference = (one - other).float().square().mean().sqrt()
-    return bool(alike & (difference <= room * other.float().square().mean().sqrt().clamp(min=1e-12)))
+    return bool(alike & (difference <= room * other.float().square().mean().sqrt().clamp(min=least)))
 
 
 def within(found: Tensor, expected: Tensor, room: float) -> bool:
