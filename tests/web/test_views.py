@@ -162,6 +162,20 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "_DRAWING", "class_impression:steps=3")
 
 
+def test_of_one_output_each_class_is_spoken_for_by_the_channels_that_add_to_it():
+    from phosphene import Classifier, Preprocess, prepare
+
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 1)
+    )
+    with torch.no_grad():
+        module[-1].weight.copy_(torch.tensor([[-2.0, 1.0, 3.0, -0.5]]))
+    classifier = prepare(Classifier(module, Preprocess((8, 8)), ["dog", "wolf"], "sigmoid"))
+    speaks_for = import_module("phosphene.web.views.place")._speaks_for
+    assert speaks_for(classifier, "0", 0) == [{"label": "dog", "weight": 2.0}, {"label": "wolf", "weight": -2.0}]
+    assert speaks_for(classifier, "0", 2) == [{"label": "wolf", "weight": 3.0}, {"label": "dog", "weight": -3.0}]
+
+
 def test_a_place_shows_the_channels_that_are_strongest_there(desk, cat, job, quick):
     ask = ExplainAsk(layer="blocks.5", at=(0.5, 0.5))
     first = Answer(next(views.place(desk, ask, cat, job)))

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-import torch
 from torch import Tensor
 
 from phosphene.atlases.look import Answers, field_side, joined_answers, looks
@@ -148,11 +147,8 @@ class Desk:
             _, head = self.classifier.linear_head
         except ModelError:
             return None
-        if head.weight is None:
-            return None
-        weights = head.weight.detach().float().cpu()
-        binary = len(weights) == 1 and len(self.classifier.labels) == 2  # one output read as (-z, z)
-        return head.layer, torch.cat([-weights, weights]) if binary else weights
+        weights = head.class_weights(len(self.classifier.labels))
+        return None if weights is None else (head.layer, weights)
 
     def head_weights(self, layer: str) -> Tensor | None:
         """(K, k): how much each channel of a layer adds to each class; None for a layer that is not the last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from phosphene.types import Layout
@@ -29,6 +30,13 @@ class LinearHead:
     weight: Tensor | None
     bias: Tensor | None
     linear: str | None = None
+
+    def class_weights(self, classes: int) -> Tensor | None:
+        """(classes, k) how much each channel adds to each class, on the CPU; one output of two is read as (-z, z)."""
+        if self.weight is None:
+            return None
+        weights = self.weight.detach().float().cpu()
+        return torch.cat([-weights, weights]) if (len(weights), classes) == (1, 2) else weights
 
 
 def nearest_module(node: fx.Node) -> str:

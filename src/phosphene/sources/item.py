@@ -17,8 +17,8 @@ class Entry:
         key: what the picture is called in the run: stable, unique within its source, with its folders and ending.
         path: where it lies, for people and for a later look.
         load: reads and decodes it; takes the keywords of read_image as well, if any are given to `items`. InputError
-            says in one line why that is impossible; any other exception becomes an error of this picture as well, but for
-            OptionError and ResourceError, which are about all pictures. Called in a thread of its own.
+            says in one line why that is impossible; any other exception becomes an error of this picture as well, but
+            for OptionError and ResourceError, which are about all pictures. Called in a thread of its own.
         label: the true class as the source tells it: an index, a WordNet id or a name.
         columns: what else the source tells of it.
     """

@@ -181,8 +181,9 @@ def _speaks_for(classifier: Prepared, layer: str, channel: int) -> list[dict[str
         _, head = classifier.linear_head
     except ModelError:
         return []
-    if head.weight is None or not (layer == head.layer or head.layer.startswith(f"{layer}.")):
+    of_each = head.class_weights(len(classifier.labels))
+    if of_each is None or not (layer == head.layer or head.layer.startswith(f"{layer}.")):
         return []
-    weights = head.weight[:, channel].float().cpu()
+    weights = of_each[:, channel]
     best = weights.argsort(descending=True)[:_CLASSES].tolist()
     return [{"label": classifier.labels[index], "weight": float(weights[index])} for index in best]
