@@ -123,6 +123,14 @@ def test_files_are_taken_evenly(tmp_path):
         names(-1)
 
 
+def test_arrays_are_named_by_a_pattern_as_elsewhere(tmp_path):
+    for name in ("a.npy", "b.npy", "c.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in chosen_files([str(tmp_path / "*.npy")], 0)] == ["a.npy", "b.npy"]
+    with pytest.raises(InputError, match=r"\*\.tif: no picture fits this pattern"):
+        chosen_files([str(tmp_path / "*.tif")], 0)
+
+
 def test_nothing_to_measure_is_an_error(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="no picture could be read"):

@@ -9,10 +9,11 @@ import numpy as np
 
 from phosphene.errors import InputError, OptionError
 from phosphene.images import expand_paths, list_images
+from phosphene.sources.pattern import Glob, is_pattern
 
 
 def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
-    """The files of some paths and folders, at most `limit`, taken evenly from all; 0 takes all.
+    """The files of some paths, folders and patterns, at most `limit`, taken evenly from all; 0 takes all.
 
     Evenly, so that folders that are sorted by class are sampled fairly.
 
@@ -22,13 +23,17 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
     """
     if limit < 0:
         raise OptionError(f"--limit {limit}: give how many pictures, or 0 for all")
-    files = expand_paths(list(images))
+    files = expand_paths([place for image in images for place in _of_pattern(image)])
     if not files:
         raise InputError("no pictures were given; name files or folders with --images")
     refuse_missing(files)
     if limit == 0 or limit >= len(files):
         return files
     return [files[index] for index in np.linspace(0, len(files) - 1, limit).round().astype(int)]
+
+
+def _of_pattern(image: str) -> list[str]:
+    return [entry.path for entry in Glob(image).entries()] if is_pattern(image) else [image]
 
 
 def refuse_missing(files: Sequence[Path]) -> None:
