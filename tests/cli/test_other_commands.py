@@ -196,7 +196,7 @@ def made_with_labels(folder, labels):
 
 
 def test_the_command_is_light_until_it_works():
-    """Help imports neither torch nor numpy; a reader of a pipe who has had enough costs no traceback."""
+    """Help imports neither torch nor numpy; a reader of a pipe who has had enough is no failure."""
     code = (
         "import sys; from phosphene.cli import app\n"
         "try: app(['explain', '--help'])\n"
@@ -205,6 +205,10 @@ def test_the_command_is_light_until_it_works():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+    for more in ("", "--json"):
+        unread = f"{sys.executable} -m phosphene methods {more} | true"
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", unread], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
     script = f"{sys.executable} -m phosphene classes | head -1"
     piped = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
     assert "Traceback" not in piped.stderr

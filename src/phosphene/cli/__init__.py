@@ -29,11 +29,7 @@ def main() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     keep_freed_memory()
-    try:
-        app(prog_name="phosphene")
-    except BrokenPipeError:  # the reader of a pipe has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    app(prog_name="phosphene")
 
 
 __all__ = ["app", "main"]

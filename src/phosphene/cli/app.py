@@ -274,12 +274,11 @@ def _print(answer: Answer, as_json: bool) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _put(answer, as_json)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         # (What is left in the buffer would fail once more at the end.)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(f"standard output: {error.strerror}") from error
+        if not isinstance(error, BrokenPipeError):  # the reader of a pipe may have had enough
+            raise OutputError(f"standard output: {error.strerror}") from error
 
 
 def _put(answer: Answer, as_json: bool) -> None:

@@ -251,7 +251,8 @@ def _run(common: CommonOptions, source: str, task: PictureTask, shared: Mapping[
         report = write_report(answer["run"], common.report)
         answer |= {"report": None if report is None else str(report)}
     text = (
-        f"{answer['pictures']} pictures, {answer['rows']} rows in {counted(answer['shards'], 'shard')}, "
+        f"{counted(answer['pictures'], 'picture')}, {counted(answer['rows'], 'row')} in "
+        f"{counted(answer['shards'], 'shard')}, "
         f"{answer['failed']} failed; {answer['pictures_per_second']:.1f} pictures/s\n{answer['run']}"
     )
     return Answer(answer, text, failed=answer["failed"] > 0)
