@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -196,6 +197,23 @@ def test_what_is_said_of_the_last_layer_is_in_the_heads_weights(site):
     cosines = torch.cosine_similarity(weight[others], weight[3:4])
     assert one["confused"]["head"][0]["index"] == others[int(cosines.argmax())]
     assert one["confused"]["head"][0]["cosine"] == pytest.approx(float(cosines.max()), abs=1e-6)
+
+
+def test_of_few_classes_those_are_read_beside_one_that_its_own_photographs_have(site):
+    """Each of five classes is among the five best of every photograph."""
+    folder, _ = site
+    photographs = json.loads((folder / "index.json").read_text("utf-8"))["pictures"]
+    for index in range(5):
+        own = [dict(map(itemgetter("index", "probability"), one["predicted"])) for one in photographs]
+        own = [one for one in own if max(one, key=one.get) == index]
+        beside = json.loads((folder / "class" / f"{index}.json").read_text("utf-8"))["confused"]["pictures"]
+        text = (folder / "class" / f"{index}.html").read_text("utf-8")
+        assert {one["index"] for one in beside} == ({*range(5)} - {index} if own else set())
+        for one in beside:
+            mean = sum(shares[one["index"]] for shares in own) / len(own)
+            assert one["probability"] == pytest.approx(mean, abs=1e-5)
+            assert f'<rect width="{round(100 * mean, 1)}"' in text  # a bar is full at 1
+        assert ("are read as" if own else "is read as") in text
 
 
 def test_other_layers_speak_by_gradient_times_activation_and_are_strongest_where_told(site):

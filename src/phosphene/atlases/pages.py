@@ -25,6 +25,8 @@ SCHEMA = 1
 # Of the value of the channel that speaks most for a class; what is less is not shown.
 _FAINT = 0.1
 _NEAREST, _CHANNELS, _CLASSES, _RELATED = 6, 12, 6, 6
+# Up to so many classes a network has few; the template says so too.
+_FEW = 10
 _ASSETS = ("atlas.css", "atlas.js")
 
 Entry = dict[str, Any]
@@ -161,11 +163,17 @@ def _near_in_head(desk: Desk, index: int) -> list[Entry]:
 
 
 def _seen_beside(desk: Desk, index: int) -> list[Entry]:
-    """What else the network reads in the pictures that have this class among their best: mean probabilities."""
+    """What else the network reads in the pictures that have this class among their best: mean probabilities.
+
+    Of few classes every picture has most among its five best: there it is those that are read as this class.
+    """
     if not desk.work.keys:
         return []
+    count = 1 if 0 < len(desk.classifier.labels) <= _FEW else None
     rows = [
-        row for row, picture in enumerate(desk.answers.pictures) if index in [int(best) for best, _ in picture["best"]]
+        row
+        for row, picture in enumerate(desk.answers.pictures)
+        if index in [int(best) for best, _ in picture["best"][:count]]
     ]
     if not rows:
         return []
