@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phosphene import images as module
-from phosphene.errors import InputError, OptionError
+from phosphene.errors import InputError, OptionError, PhospheneWarning
 from phosphene.geometry import center_view, whole_view
 from phosphene.images import as_pictures, expand_paths, list_images, preprocess, read_image, to_pil, to_tensor
 from phosphene.types import View
@@ -279,11 +279,19 @@ def test_classes_among_pictures_are_told_where_they_go():
 
 def test_channels():
     assert to_tensor(torch.rand(1, 4, 4)).shape == (3, 4, 4)
-    assert to_tensor(Image.fromarray(scene()), 1).shape == (1, 24, 36)
+    assert to_tensor(Image.fromarray(scene()).convert("L"), 1).shape == (1, 24, 36)
     assert to_tensor(torch.rand(5, 4, 4), 5).shape == (5, 4, 4)
     assert to_tensor(Image.new("L", (4, 4)), 3).shape == (3, 4, 4)
     with pytest.raises(InputError, match="5 channels for a network of 3"):
         to_tensor(torch.rand(5, 4, 4))
+
+
+@pytest.mark.parametrize("as_given", [lambda picture: picture, to_tensor], ids=["picture", "tensor"])
+def test_lost_color_is_told_and_gray_in_three_channels_is_none(as_given):
+    gray = scene()[..., :1] // 2 + np.uint8([10, 13, 7])  # as JPEG leaves it
+    assert to_tensor(as_given(Image.fromarray(gray)), 1).shape == (1, 24, 36)
+    with pytest.warns(PhospheneWarning, match="in color is shown to a network of one channel by its brightness alone"):
+        assert to_tensor(as_given(Image.fromarray(scene())), 1).shape == (1, 24, 36)
 
 
 def test_to_pil_is_the_inverse_of_to_tensor():

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from phosphene.errors import InputError, OptionError, PhospheneWarning
+from phosphene.errors import InputError, OptionError, PhospheneWarning, warn
 from phosphene.pixels import (
     Bands,
     Scale,
@@ -56,6 +56,8 @@ _PIL_FILTERS = {
 MAX_PIXELS = 180_000_000
 # A picture of 1 x 10000 pixels would be enlarged to more than this before its centre is cut out.
 _MAX_RESIZED = 16_000_000
+# Mean difference of red, green and blue that is more than what saving a gray picture as JPEG leaves.
+_COLORED = 0.04
 # Red, green and blue in a grey picture, as Pillow weighs them.
 _LUMA = (0.299, 0.587, 0.114)
 VOLUMES = ", of a volume its slices and of a film its frames: they are the N pictures of a batch"
@@ -375,6 +377,7 @@ def to_tensor(picture: Picture, channels: int = 3) -> Tensor:
     picture = _eight_or_tensor(picture, channels)
     if isinstance(picture, Image.Image):
         if channels == 1:
+            _tell_of_color(np.moveaxis(np.asarray(picture, np.float32) / 255, -1, 0))
             picture = picture.convert("L")
         array = np.asarray(picture)
         tensor = torch.from_numpy(np.array(array if array.ndim == 3 else array[..., None])).movedim(-1, 0)
@@ -385,8 +388,18 @@ def to_tensor(picture: Picture, channels: int = 3) -> Tensor:
     if picture.shape[0] == 1 and channels == 3:
         return picture.expand(3, -1, -1)
     if picture.shape[0] == 3 and channels == 1:
+        _tell_of_color(picture.detach().cpu().numpy())
         return (picture * picture.new_tensor(_LUMA).view(3, 1, 1)).sum(0, keepdim=True)
     raise InputError(f"a picture of {picture.shape[0]} channels for a network of {channels}; pass {channels} channels")
+
+
+def _tell_of_color(bands: np.ndarray[Any, Any]) -> None:
+    """Say that the color of a picture (3, H, W) in [0, 1] is lost, if it has any to speak of."""
+    if bands.ndim == 3 and len(bands) == 3 and float(np.ptp(bands, axis=0).mean()) > _COLORED:
+        warn(
+            "a picture in color is shown to a network of one channel by its brightness alone; of values that were "
+            "drawn with a color map, as spectrograms are, save the values themselves, in gray"
+        )
 
 
 def preprocess(picture: Picture, view: View, *, channels: int = 3, interpolation: Interpolation = "bicubic") -> Tensor:

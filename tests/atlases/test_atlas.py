@@ -422,6 +422,7 @@ def test_without_pictures_and_without_a_linear_head(tmp_path):
         assert all((path.parent / unquote(name)).is_file() for name in page.images)
 
 
+@pytest.mark.filterwarnings("ignore:a picture in color is shown to a network of one channel")
 @pytest.mark.parametrize(
     ("classifier", "layer"),
     [
