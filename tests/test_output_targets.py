@@ -26,6 +26,7 @@ from phosphene import (
     Similar,
     attribute,
     explain,
+    impress,
 )  # fmt: skip
 from phosphene.errors import PhospheneWarning
 from phosphene.targets import kinds
@@ -411,6 +412,26 @@ def test_a_picture_that_the_output_is_like_may_be_a_file(tmp_path):
         found = ask(classifier, images, target=Similar(tmp_path / "cat.png"), method="saliency")
         expected = ask(classifier, images, target=Similar(reference), method="saliency")
         torch.testing.assert_close(found.maps, expected.maps)
+
+
+@pytest.mark.parametrize("recipe", ["sci", "class_impression", "class_model"])
+def test_regions_objects_and_likenesses_are_drawn(recipe):
+    """A picture is made to do to the whole output what a map of it explains."""
+    segments, detects = segmenter(), classifier_of(Detr().eval(), labels=LABELS, head="boxes")
+    with torch.no_grad():
+        x, y, width, height = Detr()(normalized(torch.full((1, 3, 16, 16), 0.5)))["pred_boxes"][0, 0].tolist()
+    box = (16 * (x - width / 2), 16 * (y - height / 2), 16 * (x + width / 2), 16 * (y + height / 2))
+    for classifier, target in (
+        (segments, Region("dog")),
+        (segments, Region("dog", (3, 5, 9, 12))),
+        (detects, Detected("dog", box)),
+        (classifier_of(pooled()), Similar((0.0, 0.0, 1.0, 0.0, 0.0))),
+    ):
+        (made,) = impress(classifier, target, recipe, steps=30)
+        start = classifier.mean_picture((16, 16))
+        goal = target.found_in(classifier)
+        score = attribute(classifier, torch.stack([start, made.image]), goal, "saliency").score
+        assert score[1] > score[0] + 1e-3, (target, score)
 
 
 def test_how_they_are_written():

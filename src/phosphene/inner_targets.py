@@ -99,6 +99,9 @@ class Token(
     def found_in(self, network: Named) -> Token:
         return replace(self, layer=network.layer_name(self.layer))
 
+    def placed_in(self, network: Named) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Direction(
@@ -226,6 +229,10 @@ class Direction(
 
     def found_in(self, network: Named) -> Direction:
         return replace(self, layer=network.layer_name(self.layer))
+
+    def placed_in(self, network: Named) -> bool:
+        shapes = [layer.shape for layer in network.layers if layer.name == self.layer]
+        return any(len(shape) > 1 and len(self.vector) == math.prod(shape) for shape in shapes)
 
 
 def _row_count(outputs: Outputs) -> int:

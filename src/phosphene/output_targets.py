@@ -158,6 +158,9 @@ class Region(
     def found_in(self, network: Named) -> Region:
         return replace(self, category=_found(self.category, network.labels))
 
+    def placed_in(self, network: Named) -> bool:
+        return bool(self.at or self.masks)
+
 
 @dataclass(frozen=True)
 class Detected(
@@ -216,6 +219,9 @@ class Detected(
 
     def found_in(self, network: Named) -> Detected:
         return replace(self, category=_found(self.category, network.labels))
+
+    def placed_in(self, network: Named) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

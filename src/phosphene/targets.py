@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from phosphene.discovery import load_plugins
 from phosphene.errors import NotFoundError, OptionError
 from phosphene.labels import Labels, class_index, class_list
-from phosphene.types import Layout, Score
+from phosphene.types import Layer, Layout, Score
 
 if TYPE_CHECKING:  # (the command builds its options from the kinds, and answers without PyTorch)
     from torch import Tensor
@@ -48,6 +48,10 @@ class Named(Protocol):
     @property
     def labels(self) -> Labels:
         """Of the classes."""
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """That run, each with the shape of its output for one image."""
 
     def layer_name(self, layer: str) -> str:
         """The dotted name of a layer."""
@@ -259,6 +263,10 @@ class Target(metaclass=_MadeOfParts):
             NotFoundError: for a layer or class that there is not.
         """
         return self
+
+    def placed_in(self, network: Named) -> bool:
+        """Whether it looks at places of a picture, which are others where the picture is moved or smaller."""
+        return False
 
 
 # Where the kinds are that are not below.
@@ -502,6 +510,9 @@ class Unit(
 
     def found_in(self, network: Named) -> Unit:
         return replace(self, layer=network.layer_name(self.layer))
+
+    def placed_in(self, network: Named) -> bool:
+        return self.place is not None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from tests.oracles import synthesis as oracle
 from tests.synthesis.test_ascent import tiny
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
@@ -33,6 +34,7 @@ from phosphene.synthesis.step_rules import StepState, carried
 from phosphene.synthesis.streams import Streams
 from phosphene.synthesis.weights import saliency_weight
 from phosphene.targets import Target, Unit
+from phosphene.tasks.impressions import impress
 
 # As in the paper: the disc is where the pre-CI changed most, and stays there.
 FOUND: dict[str, object] = {"activation": "change", "place": "found", "kept": 0.2}
@@ -101,6 +103,19 @@ def test_nothing_fades_what_a_unit_fills_its_frame_with(monkeypatch: pytest.Monk
     assert [side for side, _ in after_the_pre_ci] == [8] * 14 + [11] * 12 + [16] * 10
     assert all(later <= earlier for (_, earlier), (_, later) in pairwise(after_the_pre_ci))
     assert after_the_pre_ci[-1][1] < 0.1 * after_the_pre_ci[0][1]
+
+
+@pytest.mark.parametrize("recipe", ["sci", "class_impression", "class_model"])
+@pytest.mark.parametrize("place", [(2, 13), (14, 9)])
+def test_a_unit_with_a_place_is_drawn_there(recipe: str, place: tuple[int, int]) -> None:
+    """Neither in a smaller picture, where the place is another or none, nor mirrored."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = Classifier(net, Preprocess((128, 128)))
+    (made,) = impress(classifier, Unit("0", 1, place), recipe, steps=30)
+    drawn = F.avg_pool2d((made.image - made.image.mean()).abs().sum(dim=0)[None], 8)[0]
+    row, column = divmod(int(drawn.argmax()), 16)
+    assert abs(row - place[0]) < 2 > abs(column - place[1])  # (but for moves of some pixels)
 
 
 def test_the_class_model_starts_from_the_mean_image_and_counts_its_norm() -> None:

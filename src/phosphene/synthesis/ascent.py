@@ -211,10 +211,10 @@ class _Pass:
     def __call__(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(objective (N,), logits (N, K), gradient like the parameters)."""
         count = len(parameters)
-        if count * self.views_per_step > 1:
-            # As many as the largest pass has: what a batch of views gives is a sum, and cannot be compared by images.
+        if count > 1:
+            # As many as the largest pass has: what several views give is a sum, and cannot be compared by images.
             most = min(count, usual_size(self.batch_size, parameters.device))
-            self.prepared.network.images_are_independent(self.image, most * self._together(most))
+            self.prepared.network.images_are_independent(self.image, most)
         parts = self.prepared.in_batches(
             lambda start, stop: self._rows(parameters, start, stop), count, self.batch_size, self.image, None
         )
@@ -224,48 +224,34 @@ class _Pass:
         return value, logits, gradient
 
     def _rows(self, parameters: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of some images: as many views at once as a batch has room for."""
+        """The same of some images: the mean over their views."""
         leaf = parameters[start:stop].detach().requires_grad_()
-        draws = [replace(own, rows=(start, stop)) for own in self._draws()]
-        together = self._together(len(leaf))
-        parts = self.prepared.in_batches(
-            lambda first, last: self._views(leaf, start, draws[first:last]), len(draws), together, self.image, None
-        )
-        value, logits, gradient = (sum(column) / len(draws) for column in zip(*parts, strict=True))
+        parts = [self._view(leaf, start, replace(own, rows=(start, stop))) for own in self._draws()]
+        value, logits, gradient = (sum(column) / len(parts) for column in zip(*parts, strict=True))
         return value, logits, gradient
-
-    def _together(self, images: int) -> int:
-        """Views of each of so many images that go through the network at once."""
-        # A captured layer need not have the batch first, so that it could not be told apart by views.
-        room = 1 if self.objective.layers else usual_size(self.batch_size, self.prepared.device)
-        return min(self.views_per_step, max(1, room // images))
 
     def _draws(self) -> Iterator[Draws]:
         yield self.draws
         for view in range(1, self.views_per_step):
             yield self.draws.under(f"look {view}")  # (another name would draw other numbers, and other pictures)
 
-    def _views(self, leaf: Tensor, start: int, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
-        """(objective, logits, gradient), each the sum over some views."""
+    def _view(self, leaf: Tensor, start: int, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """(objective, logits, gradient) of one view of each."""
         with self.prepared.passing(gradients=True):
             images = self.parametrization.decode(leaf)
-            seen = torch.cat([augmented(images, self.augmentations, own) for own in draws])
+            seen = augmented(images, self.augmentations, draws)
             seen = seen.contiguous(memory_format=self.prepared.first_look.memory_format)
             layouts = {layer: self.prepared.layout(layer) for layer in self.objective.layers}
             with self.prepared.capture(self.objective.layers) as found, self.branches.scaled():
-                logits = self.prepared.logits(seen).float()
-                values = sum(
-                    self.objective(
-                        StepOutputs(answer, found, images, start, draws[0].step, self.steps, layouts, self.prepared)
-                    )
-                    for answer in logits.chunk(len(draws))
+                raw = self.prepared.run(self.prepared.module, seen)
+                logits = self.prepared.read(raw, len(seen)).float()
+                values = self.objective(
+                    StepOutputs(logits, found, images, start, draws.step, self.steps, layouts, self.prepared, raw)
                 )
-                assert isinstance(values, Tensor)
                 # While the layers are watched: what is checkpointed runs again on the way back, and has to run alike.
                 (gradient,) = gradients(self.prepared, values, [leaf])
         gradient = torch.zeros_like(leaf) if gradient is None else gradient
-        logits = torch.stack(logits.detach().chunk(len(draws))).sum(dim=0)
-        return values.detach().float(), logits, gradient.float().contiguous()
+        return values.detach().float(), logits.detach(), gradient.float().contiguous()
 
 
 def _own_copy(images: Tensor, device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class StepOutputs:
         steps: how many there are.
         layouts: per captured layer, which axis of its output holds the channels, as far as known.
         reader: the classifier, which knows how the logits are read.
+        raw: whatever the network returned, of which the logits were read.
     """
 
     logits: Tensor
@@ -41,12 +43,15 @@ class StepOutputs:
     steps: int = 1
     layouts: Mapping[str, Layout | None] = field(default_factory=dict)
     reader: Classifier | None = None
+    raw: Any = None
 
     @property
     def outputs(self) -> Outputs:
         """The same as targets look at it."""
         assert self.reader is not None
-        return Outputs(self.reader, None, len(self.logits), self.images, self.activations, self.layouts, self.logits)
+        return Outputs(
+            self.reader, self.raw, len(self.logits), self.images, self.activations, self.layouts, self.logits
+        )
 
     @property
     def raised(self) -> Tensor:

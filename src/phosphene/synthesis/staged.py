@@ -46,6 +46,8 @@ _LOGIT, _LOGIT_UNTIL, _LOGIT_LEFT = 0.1, 0.35, 0.001
 _BRIGHTNESS = (0.4, 0.58)
 # Of the disc in the middle where the first stage draws, in shorter sides: radius and width of the edge.
 _MIDDLE, _EDGE = 0.4, 0.3
+# Of what is at a place: pictures of one size, and moves by some pixels.
+_PLACED = {"stages": ((1.0, 1.0),), "rotation": 0.0, "scale": (1.0, 1.0), "shift": 0.02, "flips": False}
 # The weight of the norms' statistics beside the saturating loss; the same while companions are drawn, and their steps.
 STATISTICS, _COMPANY, _COMPANION_STEPS = 2.0, 5.0, 300
 
@@ -149,8 +151,9 @@ class DrawingOptions(Options):
         "keep",
     )
 
-    def photographs(self, **given: object) -> Prior:
-        """The prior of photographs with these options."""
+    def photographs(self, placed: bool = False, **given: object) -> Prior:
+        """The prior of photographs with these options; of what is `placed` in the picture at one size, hardly moved."""
+        given |= _PLACED if placed else {}
         return Prior(rate=self.rate, color=self.color, contrast=self.contrast, **given)  # type: ignore[arg-type]
 
     def apart(

@@ -107,7 +107,7 @@ class ImpressConfig:
         if self.fused:
             return [class_target(typed_names(self.classes, classifier.labels), classifier.labels)]
         if self.target is not None:
-            return [self.target.found_in(classifier)]
+            return single_targets(classifier, self.target)
         return single_targets(classifier, typed_names(self.classes, classifier.labels))
 
     def described(self, jobs: Sequence[Job]) -> dict[str, Any]:

@@ -181,13 +181,14 @@ def configured(recipe: str | Spec, preset: str | None, steps: int | None, **opti
     return spec
 
 
-def single_targets(classifier: Classifier, target: Target | int | str | Sequence[int | str]) -> list[Target]:
+def single_targets(classifier: Prepared, target: Target | int | str | Sequence[int | str]) -> list[Target]:
     """One Target per image to be made.
 
     Raises:
         NotFoundError: for a class that does not exist.
     """
-    return (target if isinstance(target, Target) else class_target(target, classifier.labels)).singles()
+    found = target.found_in(classifier) if isinstance(target, Target) else class_target(target, classifier.labels)
+    return found.singles()
 
 
 def synthesize(

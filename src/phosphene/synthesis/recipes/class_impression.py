@@ -12,6 +12,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import OptionError
 from phosphene.options import option
 from phosphene.registry import register_recipe
+from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Step, adam, ascend
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, noisy_mean, probability_of
@@ -105,7 +106,7 @@ def class_impression(
     if options.prior == "photographs":
         if options.early_stop:
             raise OptionError("early_stop is of the published generator; set prior=none, or early_stop=false")
-        prior = options.photographs(middle=not target.layers)
+        prior = options.photographs(target.placed_in(prepare(classifier)), middle=not target.layers)
         run = draw(
             classifier, goal, start, streams, options.steps, prior, watch=held.see, after=calm, stage="class impression"
         )  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.options import option
 from phosphene.registry import register_recipe
+from phosphene.runtime import prepare
 from phosphene.synthesis.ascent import Optimizer, Step
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size
@@ -96,7 +97,9 @@ def class_model(
         whole.expand(len(streams), -1, -1, -1),
         streams,
         options.steps,
-        options.photographs(middle=False) if drawn else Prior.none(rate=options.rate),
+        options.photographs(target.placed_in(prepare(classifier)), middle=False)
+        if drawn
+        else Prior.none(rate=options.rate),
         rate=None if drawn else lambda _step, _steps: options.rate,
         optimizer=_optimizer(options.optimizer),
         watch=held.see,

@@ -12,7 +12,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.options import option
 from phosphene.registry import register_recipe
-from phosphene.runtime import input_gradient
+from phosphene.runtime import input_gradient, prepare
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.background import Held
 from phosphene.synthesis.canvas import canvas_size, half_side, moved_to_middle, noisy_mean
@@ -152,7 +152,8 @@ def sci(
         addepalli2020; olah2017 for the preconditioning; fel2023 for the accumulated gradient as alpha.
     """
     size, target, drawn = canvas_size(classifier), target.expand(len(streams)), options.prior == "photographs"
-    whole = drawn and bool(target.layers)
+    placed = target.placed_in(prepare(classifier))
+    whole = drawn and (bool(target.layers) or placed)
     if whole:  # (a channel responds everywhere: it fills the frame, and has no surroundings that should fade)
         options = replace(options, mask="none", weight="none", tv=0.0)
     begin = (
@@ -164,7 +165,8 @@ def sci(
     alone = drawn and apart is NOTHING
     goal = raised(classifier, target, options.score, options.temperature or (_ALONE if alone else _BESIDE)) - apart
     # (TV is a rule of its own here: the paper's part, on the whole image, also where the mask lets nothing else be.)
-    prior = options.photographs(middle=False, tv=Prior.tv if whole else 0.0) if drawn else Published.none()
+    tv = Prior.tv if whole else 0.0
+    prior = options.photographs(placed, middle=False, tv=tv) if drawn else Published.none()
     first = min(options.pre_steps, options.steps // 3)
 
     last = begin
