@@ -92,10 +92,11 @@ def test_batches_depend_on_the_list_alone() -> None:
     assert sizes == [2, 2, 1, 1]
 
 
-def test_frames_are_kept_along_the_way() -> None:
-    made = impress(tiny(), 1, steps=12, frames=4)[0]
+@pytest.mark.parametrize(("steps", "kept"), [(12, (1, 3, 6, 9, 12)), (11, (1, 2, 4, 6, 8, 10, 11))])
+def test_frames_are_kept_along_the_way_the_finished_image_among_them(steps: int, kept: tuple[int, ...]) -> None:
+    made = impress(tiny(), 1, steps=steps, frames=4)[0]
     assert made.frames is not None
-    assert made.frame_steps == (1, 3, 6, 9, 12)
+    assert made.frame_steps == kept
     torch.testing.assert_close(made.frames[-1], (made.image * 255).round().to(torch.uint8))
 
 

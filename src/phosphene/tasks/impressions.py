@@ -265,6 +265,8 @@ class _Making:
             stopped = stop
         seconds = (clock(self.classifier.device) - begun) / len(self.jobs)
         if self.last is not None:
+            if self.frames and self.pictures[-1][0] < self.last.index:
+                self._keep(self.last)
             for index in range(len(self.jobs)):
                 made = self._impression(index, self.last)
                 yield replace(made, seconds=seconds, stopped=stopped is not None)
@@ -297,16 +299,17 @@ class _Making:
         shares = self._own_probabilities(step.logits)
         if shares is not None:
             self.probabilities.append(shares)
-        if self.frames:
-            interval = max(1, step.steps // self.frames)
-            if step.index == 1 or step.index % interval == 0:
-                self.pictures.append((step.index, (step.images * 255).round().to(torch.uint8).cpu()))
+        if self.frames and (step.index == 1 or step.index % max(1, step.steps // self.frames) == 0):
+            self._keep(step)
         if self.progress is not None:
             whole = self.total * step.steps
             done = min(whole, self.before * step.steps + step.index * len(self.jobs))
             self.progress(done, whole, self._line(step, shares))
         if self.watch is not None:
             self.watch(step)
+
+    def _keep(self, step: Step) -> None:
+        self.pictures.append((step.index, (step.images * 255).round().to(torch.uint8).cpu()))
 
     def _own_probabilities(self, logits: Tensor) -> Tensor | None:
         """(N, classes) of the target's classes at this step's augmented image; None for a target without classes."""
