@@ -93,6 +93,12 @@ def test_without_norms_convolutions_are_measured_but_for_the_one_that_gives_the_
         torch.testing.assert_close(found[layer].deviation, flat.std(dim=1, correction=0), rtol=1e-4, atol=1e-5)
 
 
+def test_of_a_segmenter_too_the_convolution_that_gives_the_classes_is_left_out() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1))
+    classifier = Classifier(layers, Preprocess((8, 8), mean=(0.5,) * 3, std=(0.5,) * 3), head="maps")
+    assert list(measured_memories(classifier, [torch.rand(2, 3, 8, 8)])) == ["0"]
+
+
 def test_of_a_network_with_norms_these_are_measured() -> None:
     classifier = small(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     assert list(measured_memories(classifier, [torch.rand(2, 3, 8, 8)])) == ["1"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import OptionError
+from phosphene.errors import NotFoundError, OptionError
 from phosphene.registry import entries, entry, parse_spec
 from phosphene.runtime import forward, input_gradient
 from phosphene.synthesis import ascent, staged, step_rules
@@ -466,10 +466,15 @@ def test_places_are_spread_on_a_circle_and_every_pixel_has_one() -> None:
 
 @pytest.mark.parametrize(
     ("groups", "message"),
-    [([(1,)], "two classes or more"), ([(1, 1)], "not all different"), ([(0, 1), (0, 1, 2)], "the same number")],
+    [
+        ([(1,)], "two classes or more"),
+        ([(1, 1)], "not all different"),
+        ([(0, 1), (0, 1, 2)], "the same number"),
+        ([(0, 1), (0, 4)], "no class 4; Sequential has 4 classes, 0 to 3"),
+    ],
 )
 def test_wrong_groups_are_refused(groups: list[tuple[int, ...]], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises((OptionError, NotFoundError), match=message):
         list(fuse(tiny(), groups, Streams.of(0, groups), FuseOptions(steps=3)))
 
 

@@ -219,6 +219,15 @@ def test_fusing_random_pairs_writes_a_table_of_labels(tmp_path: Path) -> None:
     assert shares == pytest.approx([one["probability"] for one in answer["impressions"][0]["classes"]], abs=1e-5)
 
 
+def test_random_pairs_are_of_the_classes_that_the_network_scores(tmp_path: Path) -> None:
+    """Not of what its last layer gives: the width of a map, or the scores of another output."""
+    maps = Classifier(nn.Conv2d(3, 3, 1), Preprocess((16, 24)), head="maps")
+    config = ImpressConfig(fused=True, recipe="fuse", steps=3, count=6)
+    options = CommonOptions(model=maps, out=str(tmp_path / "run"))  # type: ignore[arg-type]
+    rows = impress_images(config, options)["impressions"]
+    assert {share["index"] for row in rows for share in row["classes"]} == {0, 1, 2}
+
+
 def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="one or more classes, or --unit"):
         impress_images(ImpressConfig(), common(tmp_path))

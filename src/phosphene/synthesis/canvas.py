@@ -16,6 +16,11 @@ def canvas_size(classifier: Classifier) -> Size:
     return classifier.preprocess.size or (224, 224)
 
 
+def class_count(classifier: Classifier) -> int:
+    """How many scores the network gives for an image."""
+    return forward(classifier, classifier.mean_image.expand(1, -1, *canvas_size(classifier))).shape[1]
+
+
 def noisy_mean(classifier: Classifier, streams: Streams, noise: float, kind: str = "uniform") -> Tensor:
     """(N, C, H, W) the mean image, with each value off by uniform [-noise, noise] or Gaussian noise, kept in [0, 1].
 

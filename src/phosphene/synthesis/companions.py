@@ -19,9 +19,10 @@ from torch import Tensor
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import warn
 from phosphene.files import cache_folder
-from phosphene.runtime import forward, prepare
+from phosphene.runtime import prepare
 from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import keep_table, read_table
+from phosphene.synthesis.canvas import class_count
 from phosphene.synthesis.norms import Memory, distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.photographs import Photographs
@@ -161,8 +162,7 @@ def _joining(classifier: Classifier, memory: Mapping[str, Memory], sums: Mapping
 
 def _classes(classifier: Classifier) -> list[int]:
     """Classes from all over the list, so that the company is a mixed one."""
-    size = classifier.preprocess.size or (224, 224)
-    count = forward(classifier, classifier.mean_image.expand(1, -1, *size)).shape[1]
+    count = class_count(classifier)
     return [int((index + 0.5) * count / _COUNT) if count >= _COUNT else index % count for index in range(_COUNT)]
 
 

@@ -13,6 +13,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import wide
 from phosphene.errors import ModelError
 from phosphene.runtime import activations, prepare
+from phosphene.synthesis.canvas import class_count
 
 # A channel further off than five deviations pulls no more: single rare features must not outweigh all others. Ours.
 _FARTHEST = 25.0
@@ -121,7 +122,7 @@ def measured_memories(classifier: Classifier, pictures: Iterable[Tensor]) -> Map
     prepared = prepare(classifier)
     modules, ran = dict(prepared.module.named_modules()), {layer.name: layer.shape for layer in prepared.layers}
     maps = {name: shape[0] for name, shape in ran.items() if len(shape) == 3}
-    classes = prepared.layers[-1].shape[-1]
+    classes = class_count(prepared)
     norms = {name: width for name, width in maps.items() if isinstance(modules[name], nn.BatchNorm2d)}
     convolutions = {
         name: width for name, width in maps.items() if isinstance(modules[name], nn.Conv2d) and width != classes

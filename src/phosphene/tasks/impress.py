@@ -19,6 +19,7 @@ from phosphene.maps import disc
 from phosphene.registry import Spec, entry
 from phosphene.runtime import Prepared
 from phosphene.store import Asset, Curve, ImpressionRow, JudgeRow, Row, file_stem
+from phosphene.synthesis.canvas import class_count
 from phosphene.synthesis.photographs import Photographs
 from phosphene.targets import Target, class_target, typed_names
 from phosphene.tasks.impressions import Job, Watch, configured, single_targets, synthesize
@@ -99,8 +100,8 @@ class ImpressConfig:
                 raise OptionError(f"--statistics {self.statistics}: rename it, recipes hold no commas or brackets")
         seeds = range(self.seed, self.seed + self.count)
         if self.fused and not self.classes:
-            classes = len(classifier.labels) or classifier.layers[-1].shape[-1]
-            return tuple(Job(Target.of(pair), self.seed) for pair in random_pairs(classes, self.count, self.seed))
+            pairs = random_pairs(class_count(classifier), self.count, self.seed)
+            return tuple(Job(Target.of(pair), self.seed) for pair in pairs)
         return tuple(Job(target, seed) for target in self._targets(classifier) for seed in seeds)
 
     def _targets(self, classifier: Prepared) -> list[Target]:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier
-from phosphene.errors import OptionError
+from phosphene.errors import NotFoundError, OptionError
 from phosphene.options import option
 from phosphene.registry import register_recipe
 from phosphene.synthesis.ascent import Step
 from phosphene.synthesis.augment import Augmentation, Close
 from phosphene.synthesis.background import Held
-from phosphene.synthesis.canvas import canvas_size, noisy_mean
+from phosphene.synthesis.canvas import canvas_size, class_count, noisy_mean
 from phosphene.synthesis.objectives import Objective, all_scores, class_score, even_share, in_turn
 from phosphene.synthesis.published import Published
 from phosphene.synthesis.schedules import Schedule, linear
@@ -125,7 +125,7 @@ def fuse(
     References:
         addepalli2020, section 4.1.
     """
-    count, size = _checked(groups), canvas_size(classifier)
+    count, size = _checked(groups, classifier), canvas_size(classifier)
     places = spread_places(streams, count, size, options.distance * min(size))
     drawn = options.prior == "photographs"
     images = (
@@ -316,8 +316,8 @@ def _disc(centers: Tensor, size: Size, options: FuseOptions, turn: Turn) -> Mask
     return discs((centers + 0.5) / sides, lambda step: radii(turn.before + step - turn.first, turn.steps), options.soft)
 
 
-def _checked(groups: Sequence[Sequence[int]]) -> int:
-    """How many classes each image has."""
+def _checked(groups: Sequence[Sequence[int]], classifier: Classifier) -> int:
+    """How many classes each image has, all of them among the network's."""
     lengths = {len(group) for group in groups}
     if len(lengths) != 1:
         raise OptionError(f"groups of {sorted(lengths)} classes in one run; give every image the same number")
@@ -327,6 +327,9 @@ def _checked(groups: Sequence[Sequence[int]]) -> int:
     for group in groups:
         if len(set(group)) != count:
             raise OptionError(f"the classes {tuple(group)} of a fused image are not all different")
+    known, last = class_count(classifier), max(map(max, groups))
+    if last >= known:
+        raise NotFoundError(f"no class {last}; {classifier.name} has {known} classes, 0 to {known - 1}")
     return count
 
 
