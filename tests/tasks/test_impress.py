@@ -152,6 +152,32 @@ def test_a_judge_of_another_size_and_order_of_classes() -> None:
         same_class(judge, maker, 1)
 
 
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (lambda: tiny(classes=3), "the judge Sequential has 3 classes, no 3"),
+        (lambda: tiny(channels=6), "a picture of 3 channels for a network of 6"),
+        (lambda: Classifier(tiny().module, tiny().preprocess, ["elk", "fox", "gnu", "hen"]), "has no class 'dog'"),
+    ],
+    ids=["classes", "channels", "names"],
+)
+def test_a_judge_that_cannot_read_the_pictures_is_refused_before_they_are_drawn(
+    judge: Any, message: str, tmp_path: Path
+) -> None:
+    maker = tiny()
+    maker.labels = type(maker.labels)(("ant", "bee", "cat", "dog") if "dog" in message else ())
+    with pytest.raises((OptionError, InputError), match=message):
+        impress_images(
+            ImpressConfig(classes=("3",), steps=2),
+            CommonOptions(model=maker, out=str(tmp_path / "run")),  # type: ignore[arg-type]
+            judge=judge(),
+        )
+    assert not (tmp_path / "run").exists()
+    made = impress(maker, 3, steps=2)
+    with pytest.raises((OptionError, InputError), match=message):
+        judge_impressions(judge(), made, maker)
+
+
 def test_a_run_writes_pictures_readings_and_a_report(tmp_path: Path) -> None:
     config = ImpressConfig(classes=("1", "2"), steps=6, count=2, frames=True)
     answer = impress_images(config, common(tmp_path))

@@ -21,6 +21,7 @@ from phosphene.store import Asset, FolderSink, ImpressionRow, asset_bytes, open_
 from phosphene.synthesis.ascent import Step
 from phosphene.tasks.impress import ImpressConfig, job_key
 from phosphene.tasks.impressions import Job, Watch, batched
+from phosphene.tasks.read_impressions import check_judge
 from phosphene.zoo import load_classifier
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -58,6 +59,8 @@ def impress_images(
     config = replace(config, seed=common.seed)
     jobs = config.jobs(classifier)
     reader = load_judge(judge, common)
+    if reader is not None:
+        check_judge(reader, classifier, [job.target for job in jobs])
     options = {**config.described(jobs), "judge": None if reader is None else reader.name}
     keys = tuple(job_key(number, job, classifier.labels) for number, job in enumerate(jobs))
     plan = row_plan("fuse" if config.fused else "impress", keys, common, classifier, options)

@@ -15,7 +15,7 @@ from phosphene.runs.impress import load_judge
 from phosphene.runs.measurement import Measurement
 from phosphene.store import file_stem
 from phosphene.tasks.impressions import Job, configured, single_targets
-from phosphene.tasks.read_impressions import Judgement, OwnReading
+from phosphene.tasks.read_impressions import Judgement, OwnReading, check_judge
 
 
 def evaluate_impressions(
@@ -46,6 +46,8 @@ def evaluate_impressions(
     specs = [configured(recipe, None, None) for recipe in recipes]
     loaded = [load_judge(one, common) for one in ([judge] if isinstance(judge, str) else judge)]
     readers = [one for one in loaded if one is not None]
+    for reader in readers:
+        check_judge(reader, classifier, targets)
     with Measurement(
         "impressions",
         common,

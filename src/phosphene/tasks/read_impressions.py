@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.metrics.single_object import coverage, entropy, object_count, positive_evidence, single_object_index
 from phosphene.runtime import forward, input_gradient
+from phosphene.synthesis.canvas import canvas_size
 from phosphene.targets import Target
 from phosphene.types import Impression, Prediction
 
@@ -101,6 +102,19 @@ def _shares(classifier: Classifier, logits: Tensor, classes: Sequence[int]) -> t
     return tuple(Prediction(index, classifier.labels[index], values[index]) for index in classes)
 
 
+def check_judge(judge: Classifier, classifier: Classifier, targets: Iterable[Target]) -> None:
+    """Refuse a judge before anything is drawn for it.
+
+    Raises:
+        InputError: if it takes no pictures of so many channels.
+        OptionError: if it does not know a class.
+    """
+    classes = sorted({index for target in targets for index in target.classes})
+    if classes:
+        seen = _seen(judge, classifier.mean_picture(canvas_size(classifier)))
+        _wanted(judge, classifier, classes, forward(judge, seen))
+
+
 def judge_impressions(
     judge: Classifier, impressions: Sequence[Impression], classifier: Classifier, *, objects: bool = False
 ) -> list[Judgement | None]:
@@ -121,10 +135,9 @@ def judge_impressions(
 def _judgement(judge: Classifier, made: Impression, classifier: Classifier, objects: bool) -> Judgement | None:
     if not made.target.classes:
         return None
-    picture = eight_bits(made.image)
-    seen = judge.preprocessed([picture], judge.views([picture], "whole"))
+    seen = _seen(judge, eight_bits(made.image))
     logits = forward(judge, seen)
-    wanted = [same_class(judge, classifier, index) for index in made.target.classes]
+    wanted = _wanted(judge, classifier, made.target.classes, logits)
     best = tuple(judge.predictions(logits)[0])
     shares = _shares(judge, logits, wanted)
     places = class_map(judge, seen, wanted[0]) if objects and len(wanted) == 1 else None
@@ -138,6 +151,21 @@ def _judgement(judge: Classifier, made: Impression, classifier: Classifier, obje
         coverage=None if places is None else float(coverage(places)),
         object_count=None if places is None else int(object_count(places, sigma=_MAP_SMOOTH)),
     )
+
+
+def _seen(judge: Classifier, picture: Tensor) -> Tensor:
+    """The whole frame as the judge sees it."""
+    return judge.preprocessed([picture], judge.views([picture], "whole"))
+
+
+def _wanted(judge: Classifier, classifier: Classifier, classes: Sequence[int], logits: Tensor) -> list[int]:
+    """The judge's indices of the classifier's classes, all of which it has scores for."""
+    wanted, count = [same_class(judge, classifier, index) for index in classes], logits.shape[1]
+    if max(wanted) >= count:
+        raise OptionError(
+            f"the judge {judge.name} has {count} classes, no {max(wanted)}; choose one with the same classes"
+        )
+    return wanted
 
 
 # A class activation map is smooth already: blurred once more by as much as the sides of its cells.
