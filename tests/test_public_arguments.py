@@ -16,9 +16,10 @@ from tests.networks import classifier_of, pooled
 KNOWN = classifier_of(pooled(), labels=list("abcde"))
 IMAGES = torch.rand(2, 3, 16, 16)
 
+ODD_MANY = 10**30
 ODD = (
     *(None, 5, -1, 0, 1.5, True, "", "x", "nope.png", b"x", [], [None], [5], {}, {"a": 1}, object(), float("nan")),
-    *(np.zeros(3), np.zeros((4, 4), bool), np.array(["a"]), np.int64(3), 10**30, range(3), (1, 2, 3), ["a", "zz"]),
+    *(np.zeros(3), np.zeros((4, 4), bool), np.array(["a"]), np.int64(3), ODD_MANY, range(3), (1, 2, 3), ["a", "zz"]),
     *(torch.zeros(0), torch.rand(2, 2), torch.rand(2, 4, 16, 16), torch.full((3, 16, 16), float("nan")), lambda: 1),
     torch.tensor(2),
 )
@@ -39,8 +40,15 @@ CALLS = {
     "impress recipe": lambda odd: phosphene.impress(KNOWN, 0, odd, steps=1),
     "impress steps": lambda odd: None if odd in (None, 10**30) else phosphene.impress(KNOWN, 0, steps=odd),
     "impress seed": lambda odd: phosphene.impress(KNOWN, 0, steps=1, seed=odd),
+    "impress count": lambda odd: None if odd is ODD_MANY else phosphene.impress(KNOWN, 0, steps=1, count=odd),
+    "impress frames": lambda odd: phosphene.impress(KNOWN, 0, steps=1, frames=odd),
+    "impress batch_size": lambda odd: phosphene.impress(KNOWN, 0, steps=1, batch_size=odd),
     "fuse groups": lambda odd: phosphene.fuse(KNOWN, odd, steps=1),
     "locate images": lambda odd: phosphene.locate(KNOWN, odd),
+    "features facets": lambda odd: phosphene.features(KNOWN, "nope", facets=odd),
+    "features exemplars": lambda odd: phosphene.features(KNOWN, "nope", exemplars=odd),
+    "features seed": lambda odd: phosphene.features(KNOWN, "nope", seed=odd),
+    "features pin": lambda odd: phosphene.features(KNOWN, pin=odd),
     "features pictures": lambda odd: phosphene.features(KNOWN, odd, layers=["0"]),
     "Classifier module": lambda odd: phosphene.Classifier(odd),
     "Classifier preprocess": lambda odd: phosphene.explain(phosphene.Classifier(pooled(), odd), IMAGES),
@@ -64,6 +72,8 @@ CALLS = {
     "Unit layer": lambda odd: phosphene.explain(KNOWN, IMAGES, "saliency", target=phosphene.Unit(odd, 1)),
     "Unit channel": lambda odd: phosphene.explain(KNOWN, IMAGES, "saliency", target=phosphene.Unit("0", odd)),
     "Unit place": lambda odd: phosphene.explain(KNOWN, IMAGES, "saliency", target=phosphene.Unit("0", 1, odd)),
+    "Region at": lambda odd: phosphene.Region(1, odd),
+    "Detected box": lambda odd: phosphene.Detected(1, odd),
     "logits": lambda odd: KNOWN.logits(odd),
     "load_classifier": lambda odd: phosphene.load_classifier(odd),
     "prepare": lambda odd: phosphene.prepare(odd),

@@ -128,6 +128,35 @@ def seed_number(seed: Any) -> int:
     return number
 
 
+def short_seed(seed: int) -> int:
+    """The seed as NumPy and scikit-learn take it: its last 32 bits.
+
+    Example:
+        >>> short_seed(7), short_seed(2**32 + 7)
+        (7, 7)
+    """
+    return seed % (1 << 32)
+
+
+def whole_number(value: Any, name: str, least: int = 1) -> int:
+    """A whole number of any library.
+
+    Raises:
+        OptionError: for what is none, or too small.
+
+    Example:
+        >>> whole_number(3, "count")
+        3
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise OptionError(f"{name}={value!r} must be a whole number, at least {least}")
+    return number
+
+
 @dataclass(frozen=True)
 class Layer:
     """A named module that ran.

@@ -112,7 +112,7 @@ def test_the_vector_is_that_of_the_fit_to_all_values():
     rows, truth = np.concatenate([concept, others]), np.repeat([1, 0], 30)
     fitted, held, told, asked = train_test_split(rows, truth, test_size=1 / 3, random_state=2, stratify=truth)
     model = SGDClassifier(alpha=0.01, max_iter=1000, tol=1e-3, random_state=2).fit(fitted, told)
-    vector, accuracy = concept_vector(concept, others, 2)
+    vector, accuracy = concept_vector(concept, others, 2**62 + 2)
     np.testing.assert_allclose(vector, model.coef_[0] / np.linalg.norm(model.coef_[0]), atol=1e-6)
     assert accuracy == model.score(held, asked)
 

@@ -127,3 +127,9 @@ def test_every_facet_has_channels_of_its_own() -> None:
     assert strongest_channels(target, 50).shape == (2, 4)
     with pytest.raises(OptionError, match="top-k 0"):
         strongest_channels(target, 0)
+
+
+def test_a_long_seed_is_taken() -> None:
+    """scikit-learn takes 32 bits of it."""
+    found = find_facets(kinds(12, 9), 2, exemplars=3, seed=2**62 + 5)
+    assert torch.equal(found.points, find_facets(kinds(12, 9), 2, exemplars=3, seed=5).points)

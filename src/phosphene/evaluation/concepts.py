@@ -27,7 +27,7 @@ from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.deep_features import deep_feature_layer
 from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
-from phosphene.types import Record, Shown
+from phosphene.types import Record, Shown, short_seed
 
 Floats = NDArray[np.float32]
 Place = str | os.PathLike[str]
@@ -448,12 +448,13 @@ def concept_vector(concept: Floats, others: Floats, seed: int = 0) -> tuple[Floa
     rows = np.concatenate([concept, others])
     truth = np.repeat([1, 0], [len(concept), len(others)])
     fitted, held, fitted_truth, held_truth = train_test_split(
-        rows, truth, test_size=_HELD_OUT, random_state=seed, stratify=truth
+        rows, truth, test_size=_HELD_OUT, random_state=short_seed(seed), stratify=truth
     )
     # The fit never leaves the span of the rows; there are far fewer of these than values in each.
     basis = np.linalg.qr(fitted.T.astype(np.float64)).Q  # (D, n)
     # The authors' settings, with ten times their steps at most: some fits want more.
-    model = SGDClassifier(alpha=0.01, max_iter=10_000, tol=1e-3, random_state=seed).fit(fitted @ basis, fitted_truth)
+    model = SGDClassifier(alpha=0.01, max_iter=10_000, tol=1e-3, random_state=short_seed(seed))
+    model.fit(fitted @ basis, fitted_truth)
     vector = basis @ model.coef_[0]
     length = float(np.linalg.norm(vector))
     if not (np.isfinite(length) and length > 0):

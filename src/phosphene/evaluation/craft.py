@@ -29,7 +29,7 @@ from phosphene.runtime import Copies, Prepared, activations, forward, replaced_s
 from phosphene.targets import Target, TargetLike
 from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
-from phosphene.types import Record, Shown, View
+from phosphene.types import Record, Shown, View, short_seed
 
 Wide = NDArray[np.float64]
 Rows = tuple[int, int, int, int]
@@ -448,7 +448,7 @@ def factorized(rows: Wide, count: int, seed: int = 0) -> tuple[Wide, Wide]:
     with own_random_state():  # (what is loaded with it draws numbers)
         from sklearn.decomposition import NMF
 
-    model = NMF(count, init="nndsvda", max_iter=_ROUNDS, random_state=seed)
+    model = NMF(count, init="nndsvda", max_iter=_ROUNDS, random_state=short_seed(seed))
     amounts, vectors = model.fit_transform(rows), model.components_
     lengths = np.linalg.norm(vectors, axis=1)
     lengths = np.where(lengths > 0, lengths, 1.0)

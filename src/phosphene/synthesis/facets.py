@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phosphene.devices import own_random_state, wide
 from phosphene.errors import InputError, NumericalError, OptionError
+from phosphene.types import short_seed
 
 Floats = NDArray[np.float64]
 
@@ -246,14 +247,14 @@ def embedded(activations: Floats, components: int = 50, perplexity: float = 30.0
     if count == 1:
         return np.zeros((1, 2))
     kept = min(components, count, channels)
-    reduced: Floats = PCA(kept, svd_solver="full", random_state=seed).fit_transform(activations)
+    reduced: Floats = PCA(kept, svd_solver="full", random_state=short_seed(seed)).fit_transform(activations)
     if count < 4:
         points = np.zeros((count, 2))
         points[:, : min(2, kept)] = reduced[:, :2]
         return points
     near = min(perplexity, (count - 1) / 3)
     start = "pca" if kept >= 2 and reduced[:, 1].std() > 1e-9 * reduced[:, 0].std() else "random"
-    embedding: Floats = TSNE(2, perplexity=near, init=start, random_state=seed).fit_transform(reduced)
+    embedding: Floats = TSNE(2, perplexity=near, init=start, random_state=short_seed(seed)).fit_transform(reduced)
     return embedding.astype(np.float64)
 
 
@@ -262,7 +263,7 @@ def _clusters(points: Floats, facets: int, seed: int) -> tuple[NDArray[np.int64]
     with own_random_state():  # (what is loaded with it draws numbers)
         from sklearn.cluster import KMeans
 
-    fitted = KMeans(facets, n_init=10, random_state=seed).fit(points)
+    fitted = KMeans(facets, n_init=10, random_state=short_seed(seed)).fit(points)
     return fitted.labels_.astype(np.int64), fitted.cluster_centers_.astype(np.float64)
 
 

@@ -34,7 +34,7 @@ from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.streams import Streams
 from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import Pictures, as_source, no_answer, stream
-from phosphene.types import Prediction, Record, Results, Shown
+from phosphene.types import Prediction, Record, Results, Shown, seed_number, whole_number
 from phosphene.zoo import load_classifier
 
 # Called with (steps done, steps in all, what is being done).
@@ -166,6 +166,8 @@ def pin_of(classifier: Prepared, pin: str | os.PathLike[str] | None) -> Pin:
         InputError: for a run or a file that holds no facets.
         NotFoundError: for what is neither there nor a layer.
     """
+    if not isinstance(pin, str | os.PathLike | None):
+        raise OptionError(f"pin={pin!r} is no layer, run or file of facets; give its name")
     if pin is None or not (isinstance(pin, os.PathLike) or os.path.exists(pin) or pin.endswith(".json")):
         return None if pin is None else classifier.layer_name(None if pin == "default" else pin)
     return read_pinned(pin)
@@ -225,7 +227,9 @@ def features(
         >>> [facet.image.shape for facet in found[0].facets]
         [torch.Size([3, 16, 16]), torch.Size([3, 16, 16])]
     """
-    progress = told(progress)
+    progress, seed = told(progress), seed_number(seed)
+    facets = whole_number(facets, "facets")
+    exemplars = None if exemplars is None else whole_number(exemplars, "exemplars")
     prepared = prepare(load_classifier(classifier), precision=precision)
     spec = drawing_spec(recipe)
     one = layers is None or isinstance(layers, str) or not isinstance(layers, Sequence)

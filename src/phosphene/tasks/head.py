@@ -20,7 +20,7 @@ from phosphene.errors import InputError, ModelError, OptionError
 from phosphene.images import EXTENSIONS, list_images
 from phosphene.runtime import head_features, prepare
 from phosphene.tasks.stream import stream
-from phosphene.types import Record, counted
+from phosphene.types import Record, counted, short_seed
 from phosphene.zoo.head import with_head
 
 Progress = Callable[[int, int], None]
@@ -251,7 +251,7 @@ def _logistic(features: Floats, truth: Indices, seed: int) -> tuple[Tensor, Tens
     spread[spread == 0] = 1
     standard = (features - center) / spread
     models = [LogisticRegression(C=strength, max_iter=5000) for strength in STRENGTHS]
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=short_seed(seed))
     losses = [-cross_val_score(model, standard, truth, scoring="neg_log_loss", cv=folds) for model in models]
     found = models[_simplest(losses)].fit(standard, truth)
     weight = found.coef_ / spread

@@ -21,7 +21,7 @@ from phosphene.synthesis.staged import DrawingOptions
 from phosphene.synthesis.streams import Streams
 from phosphene.targets import Target, class_target
 from phosphene.tasks.notebook import told
-from phosphene.types import Impression, Results, seed_number
+from phosphene.types import Impression, Results, seed_number, whole_number
 from phosphene.zoo import load_classifier
 
 # Called with (image-steps done, image-steps in all, what is being done).
@@ -97,7 +97,7 @@ def impress(
     """
     prepared = prepare(load_classifier(classifier), precision=precision)
     spec, seed = configured(recipe, preset, steps), seed_number(seed)
-    jobs = [Job(each, seed + number) for each in single_targets(prepared, target) for number in range(count)]
+    jobs = _jobs(single_targets(prepared, target), count, seed)
     return Results(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=told(progress)))
 
 
@@ -152,9 +152,15 @@ def fuse(
     if not any(isinstance(group, list | tuple) for group in given):
         nested = [[name for group in nested for name in group]]
     targets = [class_target(group, prepared.labels) for group in nested]
-    jobs = [Job(target, seed + number) for target in targets for number in range(count)]
+    jobs = _jobs(targets, count, seed)
     spec = configured(recipe, preset, steps)
     return Results(synthesize(prepared, jobs, spec, frames=frames, batch_size=batch_size, progress=told(progress)))
+
+
+def _jobs(targets: Sequence[Target], count: int, seed: int) -> list[Job]:
+    """Each target with one seed after another."""
+    seeds = range(seed, seed + whole_number(count, "count"))
+    return [Job(target, each) for target in targets for each in seeds]
 
 
 def configured(recipe: str | Spec, preset: str | None, steps: int | None, **options: Any) -> Spec:
@@ -208,6 +214,7 @@ def synthesize(
     """
     spec = parse_spec(recipe, "recipe")
     _check_jobs(jobs, entry("recipe", spec.name))
+    frames = whole_number(frames, "frames", 0)
     done = 0
     for batch in batched(jobs, classifier, batch_size):
         making = _Making(classifier, batch, spec, frames, len(jobs), done, progress, watch)
@@ -217,7 +224,8 @@ def synthesize(
 
 def batched(jobs: Sequence[Job], classifier: Prepared, batch_size: int | None = None) -> list[list[Job]]:
     """The jobs in the batches in which they are made: neighbours of one kind, the same whatever is left to do."""
-    limit = batch_size or (_CPU_BATCH if classifier.device.type == "cpu" else _GPU_BATCH)
+    usual = _CPU_BATCH if classifier.device.type == "cpu" else _GPU_BATCH
+    limit = usual if batch_size is None else whole_number(batch_size, "batch_size")
     batches: list[list[Job]] = []
     for job in jobs:
         if batches and len(batches[-1]) < limit and batches[-1][0].target.alike() == job.target.alike():
