@@ -15,12 +15,13 @@ from phosphene.synthesis.norms import Memory, distance, measured_memories, memor
 
 
 class Norms(nn.Module):
-    """A norm that runs, one that does not, one without statistics."""
+    """A norm that runs, one that does not, one without statistics, one that never saw an image."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.once = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
         self.idle, self.bare = nn.BatchNorm2d(5), nn.BatchNorm2d(5, track_running_stats=False)
+        self.new = nn.BatchNorm2d(5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.once(self.first(x)))
@@ -35,6 +36,7 @@ def _network() -> Norms:
         network.once.bias.normal_()
         network.once.running_mean.normal_()
         network.once.running_var.uniform_(0.5, 2)
+        network.idle.running_mean.normal_()
     return network
 
 
@@ -57,6 +59,7 @@ def test_first_last_and_narrow_norms_count() -> None:
     widths = [4, 8, 4, 8, 8]
     layers = [nn.Sequential(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b)) for a, b in zip([3, *widths], widths, strict=False)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
+    network.train()(torch.rand(4, 3, 1, 1))
     assert list(memories(Classifier(network))) == ["0.1", "2.1", "4.1"]
 
 

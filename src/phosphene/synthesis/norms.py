@@ -92,19 +92,28 @@ def memories(classifier: Classifier) -> Mapping[str, Memory]:
 
     A narrow norm has fewer channels than the one before, as where a block of a network projects its many channels on
     few, which no activation follows. Without such norms all count. A network without batch norms that keep
-    statistics has none.
+    statistics has none; nor has one that was never trained, whose norms still have those that they were made with.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> list(memories(Classifier(net)))
+        []
+        >>> _ = net.train()(torch.rand(2, 3, 8, 8))
         >>> list(memories(Classifier(net)))
         ['1']
     """
     norms = {
         name: module
         for name, module in prepare(classifier).module.named_modules()
-        if type(module) is nn.BatchNorm2d and module.running_mean is not None
+        if type(module) is nn.BatchNorm2d and _has_seen(module)
     }
     return {name: Memory.of(norms[name]) for name in _telling({name: norms[name].num_features for name in norms})}
+
+
+def _has_seen(norm: nn.BatchNorm2d) -> bool:
+    """Whether a norm's statistics are of any images: none are there, or they are as they were made."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and not (bool((mean == 0).all()) and bool((variance == 1).all()))
 
 
 def measured_memories(classifier: Classifier, pictures: Iterable[Tensor]) -> Mapping[str, Memory]:
