@@ -85,6 +85,17 @@ def test_they_are_drawn_once_and_kept_by_the_weights() -> None:
     assert len(list(module.cache_folder().iterdir())) == 2
 
 
+def test_they_are_of_the_classes_that_are_read() -> None:
+    """The same weights read in another way are drawn into another company, whoever came first."""
+    with pytest.warns(PhospheneWarning, match="16 companion pictures are drawn once"):
+        drawn(normed(), [1])
+    other = normed()
+    other.head = "sigmoid"
+    with pytest.warns(PhospheneWarning, match="16 companion pictures are drawn once"):
+        drawn(other, [1])
+    assert len(list(module.cache_folder().iterdir())) == 2
+
+
 def test_without_statistics_or_norms_none_are_drawn() -> None:
     drawn(normed(), [1], statistics=0.0)
     plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), normed().preprocess)

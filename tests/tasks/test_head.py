@@ -87,7 +87,9 @@ def test_the_folded_weights_are_the_logistic_regression_itself(tmp_path):
 
 def test_the_split_is_the_seeds_and_stratified(tmp_path):
     folder = paint(tmp_path / "p", TWO)
-    names = [[record.path for record in fit_head(color_network(), folder, seed=seed).held_out] for seed in (2**62, 2**62, 1)]
+    names = [
+        [record.path for record in fit_head(color_network(), folder, seed=seed).held_out] for seed in (2**62, 2**62, 1)
+    ]
     assert names[0] == names[1] != names[2]
     assert sum("blue" in name for name in names[0]) == sum("red" in name for name in names[0]) == 4
 

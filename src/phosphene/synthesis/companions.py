@@ -19,6 +19,7 @@ from torch import Tensor
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import warn
 from phosphene.files import cache_folder
+from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import prepare
 from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import keep_table, read_table
@@ -167,11 +168,14 @@ def _classes(classifier: Classifier) -> list[int]:
 
 
 def _key(classifier: Classifier, pictures: Photographs | None = None) -> str:
-    """What the sums hang on: the network's weights, its input, how companions are drawn, and pictures if given."""
+    """What the sums hang on: the network's weights, its inputs, its classes, and pictures if given."""
     found = hashlib.sha256(f"({_VERSION}, {_fed(classifier.preprocess)})".encode())
-    for name, values in prepare(classifier).source.module.state_dict().items():
+    source = prepare(classifier).source
+    for name, values in [*source.module.state_dict().items(), *tensors_of(source.inputs)]:
         found.update(name.encode())  # (a module may keep what is no tensor, such as packed weights)
         found.update(stored_bytes(values) if isinstance(values, Tensor) else repr(values).encode())
+    if (source.head, source.output) != ("softmax", None):  # (of others the key stays what it was)
+        found.update(f"{source.head} {source.output} {class_count(classifier)}".encode())
     found.update(b"" if pictures is None else pictures.key.encode())
     return found.hexdigest()[:16]
 
