@@ -191,12 +191,22 @@ def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) ->
     )
 
 
+def _kept_steps(steps: int) -> list[int]:
+    """The steps whose images `draw_layers` keeps.
+
+    Example:
+        >>> _kept_steps(160), _kept_steps(5)
+        ([1, 23, 46, 69, 92, 115, 138, 160], [1, 2, 3, 4, 5])
+    """
+    return sorted({1, *(-(-number * steps // _STRIP) for number in range(1, _STRIP + 1))})
+
+
 def _facet_row(
     stem: str, number: int, facet: DrawnFacet, drawn: LayerFeatures, thumbnails: Mapping[int, Image.Image]
 ) -> FacetRow:
     frames = [to_pil(frame) for frame in facet.frames]
-    steps = [1, *(round(index * drawn.steps / _STRIP) for index in range(1, _STRIP + 1))][-len(frames) :]
-    strip = side_by_side([to_pil(facet.start), *frames], ["start", *(f"step {step}" for step in steps)], height=128)
+    labels = ["start", *(f"step {step}" for step in _kept_steps(drawn.steps))]
+    strip = side_by_side([to_pil(facet.start), *frames], labels, height=128)
     chosen = zip(
         facet.exemplars,
         facet.facet.exemplars,
