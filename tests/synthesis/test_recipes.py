@@ -105,6 +105,18 @@ def test_nothing_fades_what_a_unit_fills_its_frame_with(monkeypatch: pytest.Monk
     assert after_the_pre_ci[-1][1] < 0.1 * after_the_pre_ci[0][1]
 
 
+@pytest.mark.parametrize(
+    ("mean", "low", "high"), [(0.12, 0.0, 0.25), (0.45, 0.35, 0.6), (0.9, 0.75, 1.0), (0.0, 0.3, 0.6)]
+)
+def test_pictures_are_as_bright_as_the_networks_own(mean: float, low: float, high: float) -> None:
+    """Digits on black are no photographs; of a network that says nothing of its pictures they are taken for some."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    classifier = Classifier(net, Preprocess((28, 28), mean=(mean,), std=(0.3,)))
+    (made,) = impress(classifier, 1, "class_impression", steps=40)
+    assert low < made.image.mean() < high
+
+
 @pytest.mark.parametrize("recipe", ["sci", "class_impression", "class_model"])
 @pytest.mark.parametrize("place", [(2, 13), (14, 9)])
 def test_a_unit_with_a_place_is_drawn_there(recipe: str, place: tuple[int, int]) -> None:

@@ -320,8 +320,8 @@ def _no_gradient(row: int, zero: bool, streams: Streams, index: int, stage: str)
     if zero:
         return NumericalError(
             f"the gradient is zero everywhere ({where}): the objective does not change with the image there; "
-            "start from another image or seed, raise the logit instead of a probability, or choose another unit, such as "
-            "that of the layer before a ReLU"
+            "start from another image or seed, raise the logit instead of a probability, or choose another unit, such "
+            "as that of the layer before a ReLU"
         )
     return NumericalError(
         f"the gradient holds NaN or infinity ({where}): look for NaN among the network's weights or for an operation "

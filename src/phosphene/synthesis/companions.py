@@ -23,10 +23,11 @@ from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import prepare
 from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import keep_table, read_table
-from phosphene.synthesis.canvas import class_count
+from phosphene.synthesis.canvas import canvas_size, class_count
 from phosphene.synthesis.norms import Memory, distance, memories
 from phosphene.synthesis.objectives import Objective, StepOutputs
 from phosphene.synthesis.photographs import Photographs
+from phosphene.synthesis.priors import tones_of
 
 # How many are drawn; parts of a drawing that each have their own sums.
 _COUNT, _PARTS = 16, 20
@@ -176,6 +177,11 @@ def _key(classifier: Classifier, pictures: Photographs | None = None) -> str:
         found.update(stored_bytes(values) if isinstance(values, Tensor) else repr(values).encode())
     if (source.head, source.output) != ("softmax", None):  # (of others the key stays what it was)
         found.update(f"{source.head} {source.output} {class_count(classifier)}".encode())
+    tones, usual = (
+        tones_of(float(classifier.preprocess.mean_at(canvas_size(classifier)).clamp(0, 1).mean())),
+        tones_of(0),
+    )
+    found.update(b"" if tones == usual else f"{tones}".encode())
     found.update(b"" if pictures is None else pictures.key.encode())
     return found.hexdigest()[:16]
 

@@ -54,7 +54,27 @@ def total_variation_step(images: Tensor, rate: float) -> Tensor:
     return moved
 
 
-def natural_tones(images: Tensor, contrast: float, brightness: tuple[float, float], saturated: float) -> Tensor:
+# The mean of a photograph stays between these.
+_BRIGHTNESS = (0.4, 0.58)
+
+
+def tones_of(mean: float) -> tuple[float, tuple[float, float]]:
+    """(the value about which pictures lie, lowest and highest mean of one), by the mean of all: of most, photographs'.
+
+    Example:
+        >>> tones_of(0.45), tones_of(0.0)  # photographs, and what nobody said anything about
+        ((0.5, (0.4, 0.58)), (0.5, (0.4, 0.58)))
+        >>> tones_of(0.25)  # digits on black
+        (0.25, (0.2, 0.38))
+    """
+    if mean <= 0 or _BRIGHTNESS[0] <= mean <= _BRIGHTNESS[1]:
+        return 0.5, _BRIGHTNESS
+    return mean, (mean - 0.05, mean + 0.13)
+
+
+def natural_tones(
+    images: Tensor, contrast: float, brightness: tuple[float, float], saturated: float, middle: float = 0.5
+) -> Tensor:
     """The images with half of what their contrast and brightness exceed taken back, and extremes pulled in.
 
     Each channel keeps its mean but for a shift of brightness that all channels share, so hues stay.
@@ -64,6 +84,7 @@ def natural_tones(images: Tensor, contrast: float, brightness: tuple[float, floa
         contrast: largest standard deviation about the channels' means.
         brightness: lowest and highest mean.
         saturated: a value v loses ``saturated * (2v - 1)^5``.
+        middle: the value that loses nothing; (v - middle) / max(middle, 1 - middle) stands for 2v - 1.
 
     Example:
         >>> dark = torch.zeros(1, 3, 4, 4)
@@ -75,4 +96,4 @@ def natural_tones(images: Tensor, contrast: float, brightness: tuple[float, floa
     spread = off.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     kept = (contrast / spread.clamp(min=1e-6)).clamp(max=1)
     toned = images + 0.5 * (off * (kept - 1) + mean.clamp(*brightness) - mean)
-    return toned - saturated * (2 * toned - 1) ** 5
+    return toned - saturated * ((toned - middle) / max(middle, 1 - middle)) ** 5

@@ -26,7 +26,7 @@ from phosphene.synthesis.companions import companions
 from phosphene.synthesis.masks import disc
 from phosphene.synthesis.objectives import NOTHING, Objective, of_target, saturating, scheduled
 from phosphene.synthesis.parametrization import Enlarged
-from phosphene.synthesis.priors import natural_tones, total_variation_step
+from phosphene.synthesis.priors import natural_tones, tones_of, total_variation_step
 from phosphene.synthesis.schedules import Schedule, cosine, linear
 from phosphene.synthesis.step_rules import StepRule, StepState, clip, multiply, preconditioned, unit_rms
 from phosphene.synthesis.streams import Streams
@@ -42,8 +42,6 @@ _LAST_RATE = 0.08
 # The logit's weight beside the saturating loss at first, the share of the steps over which it falls, and what is left
 # of it: far from the class the loss alone hardly says where to go, and of a network that is altogether sure nothing.
 _LOGIT, _LOGIT_UNTIL, _LOGIT_LEFT = 0.1, 0.35, 0.001
-# The mean of a picture stays between these.
-_BRIGHTNESS = (0.4, 0.58)
 # Of the disc in the middle where the first stage draws, in shorter sides: radius and width of the edge.
 _MIDDLE, _EDGE = 0.4, 0.3
 # Of what is at a place: pictures of one size, and moves by some pixels.
@@ -109,14 +107,16 @@ class Prior:
             moves.append(Affine(self.rotation, self.scale, self.shift * min(size), padding="reflection"))
         return moves
 
-    def after(self, rate: Schedule) -> list[StepRule]:
-        """What is taken back after a step of that rate."""
+    def after(self, rate: Schedule, mean: float = 0.5) -> list[StepRule]:
+        """What is taken back after a step of that rate; `mean` of the network's pictures, 0 where nobody said."""
+        middle, brightness = tones_of(mean)
 
         def calmed(images: Tensor, state: StepState) -> Tensor:
             return total_variation_step(images, self.tv * rate(state.step, state.steps))
 
         def toned(images: Tensor, state: StepState) -> Tensor:
-            return natural_tones(images, self.contrast, _BRIGHTNESS, self.saturated * rate(state.step, state.steps))
+            saturated = self.saturated * rate(state.step, state.steps)
+            return natural_tones(images, self.contrast, brightness, saturated, middle)
 
         return [*([calmed] if self.tv > 0 else []), *([toned] if self.contrast > 0 else []), clip]
 
@@ -333,6 +333,7 @@ def draw(
         True
     """
     full, images = (int(begin.shape[-2]), int(begin.shape[-1])), begin
+    mean = float(classifier.preprocess.mean_at(full).clamp(0, 1).mean())
     whole = cosine(prior.rate, _LAST_RATE * prior.rate) if rate is None else rate
     for part in parts(full, steps, prior.stages, first, last):
         images = resized(images, part.size)
@@ -359,7 +360,7 @@ def draw(
                 *_masked(own_mask, scaled, weight, part),
                 *([] if watch is None else [watch]),
             ],
-            after=[*after, *prior.after(own_rate)],
+            after=[*after, *prior.after(own_rate, mean)],
             residual=prior.residual,
             batch_size=batch_size,
             stage=stage if part.size == full else f"{stage}, {min(part.size)} px",
