@@ -24,6 +24,7 @@ from phosphene.runtime import prepare
 from phosphene.targets import Target, Unit
 from phosphene.tasks.impress import ImpressConfig, random_pairs
 from phosphene.tasks.impressions import Job, batched, configured, fuse, impress, synthesize
+from phosphene.tasks.predict import predict
 from phosphene.tasks.read_impressions import judge_impressions, read_impressions, same_class
 from tests.synthesis.test_ascent import tiny
 
@@ -282,6 +283,20 @@ def test_a_transparent_background_is_an_alpha_channel(tmp_path: Path) -> None:
         assert picture.mode == "RGBA"
         low, high = picture.getchannel("A").getextrema()
     assert low < high
+
+
+@pytest.mark.parametrize("white", [None, 10000.0])
+def test_of_many_bands_all_are_kept_as_the_network_reads_them(white: float | None, tmp_path: Path) -> None:
+    """The picture for people has three of them; what was measured is what a file holds."""
+    maker = tiny(channels=6)
+    scale = 1.0 if white is None else white
+    maker.preprocess = Preprocess((16, 16), mean=(0.5 * scale,) * 6, std=(0.25 * scale,) * 6, scale=scale, white=white)
+    options = CommonOptions(model=maker, out=str(tmp_path / "run"))  # type: ignore[arg-type]
+    (row,) = impress_images(ImpressConfig(classes=("1",), steps=6), options)["impressions"]
+    assert np.load(row["bands"]).shape == (16, 16, 6)
+    (read,) = predict(maker, row["bands"])
+    shares = {one.index: one.probability for one in read}
+    assert shares[1] == pytest.approx(row["classes"][0]["probability"], abs=1e-6)
 
 
 def test_a_preview_grows_while_images_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,7 @@ class ImpressionRow(Row):
     center: tuple[int, int] | None = None
     radius: float | None = None
     data_free: bool = True
+    bands: File | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True)

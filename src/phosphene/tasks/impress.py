@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phosphene.classifier import Classifier
+from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import OptionError
 from phosphene.images import to_pil
 from phosphene.labels import Labels
@@ -23,7 +23,7 @@ from phosphene.synthesis.canvas import class_count
 from phosphene.synthesis.photographs import Photographs
 from phosphene.targets import Target, class_target, typed_names
 from phosphene.tasks.impressions import Job, Watch, configured, single_targets, synthesize
-from phosphene.tasks.read_impressions import judge_impressions, read_impressions
+from phosphene.tasks.read_impressions import eight_bits, judge_impressions, read_impressions
 from phosphene.tasks.task import Progress
 from phosphene.types import Background, Impression
 
@@ -166,8 +166,18 @@ class ImpressConfig:
             strip=_strip(key, made),
             data_free=not spec.keywords.get("statistics_of"),
             animation=_animation(key, made) if self.frames else None,
+            bands=_bands(key, made, classifier.preprocess),
             **_shown_extras(key, made),
         )
+
+
+def _bands(key: str, made: Impression, preprocess: Preprocess) -> Asset | None:
+    """All bands (H, W, C) of what is no picture of one or three, as read_image reads them for the network."""
+    if len(made.image) in (1, 3):
+        return None
+    values, black = eight_bits(made.image).movedim(0, -1), preprocess.black or 0.0
+    stored = values if preprocess.white is None else black + (preprocess.white - black) * values
+    return Asset(f"{key}.npy", stored.numpy())
 
 
 def _finished(made: Impression) -> Image.Image:
