@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.errors import InputError, NotFoundError, OptionError
-from phosphene.images import list_images
-from phosphene.runtime import activations, prepare
+from phosphene.images import list_images, to_pil
+from phosphene.runtime import prepare
 from phosphene.tasks.facets import collect, drawing_spec, features
 from tests import networks
 from tests.oracles import features as oracle
@@ -99,15 +99,16 @@ def test_pins_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         features(classifier)
 
 
-def test_the_cosine_is_of_the_finished_image_with_the_exemplars_mean(tmp_path: Path) -> None:
+def test_the_cosine_is_of_the_finished_image_as_saved_with_the_exemplars_mean(tmp_path: Path) -> None:
     classifier = networks.classifier_of(networks.pooled())
     facet = features(classifier, folder_of(tmp_path), "4", facets=2, exemplars=4, recipe=QUICK)[0].facets[0]
     rows = collect(prepare(classifier), [Path(path) for path in facet.exemplars], ["4"]).pooled["4"]
     target = oracle.weighted_sum(list(rows), facet.facet.weights.tolist())
-    _, found = activations(classifier, facet.image[None], ["4"])
-    reached = found["4"].mean(dim=(2, 3))[0].double()
+    to_pil(facet.image).save(tmp_path / "drawn.png")
+    reached = collect(prepare(classifier), [tmp_path / "drawn.png"], ["4"]).pooled["4"][0].double()
     expected = float(reached @ target / (reached.norm() * target.norm()))
-    assert facet.target_cosine == pytest.approx(expected, abs=1e-5)
+    assert facet.target_cosine == pytest.approx(expected, abs=1e-7)
+    assert facet.reached == pytest.approx(reached[list(facet.channels)].tolist(), abs=1e-6)
 
 
 def test_pooled_activations_do_not_depend_on_the_batches(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from phosphene.synthesis.matching import channel_values
 from phosphene.synthesis.recipes.minds_eye import Exemplars
 from phosphene.synthesis.streams import Streams
 from phosphene.tasks.notebook import told
+from phosphene.tasks.read_impressions import eight_bits
 from phosphene.tasks.stream import Pictures, as_source, no_answer, stream
 from phosphene.types import Prediction, Record, Results, Shown, seed_number, whole_number
 from phosphene.zoo import load_classifier
@@ -52,13 +53,13 @@ class DrawnFacet:
         exemplars: paths of the exemplars, nearest to the center first.
         channels: the channels of the layer that DM looked at, strongest first.
         wanted: (k,) what the exemplars make of these channels, the target activation.
-        reached: (k,) what the drawn image makes of them.
-        target_cosine: cosine of the drawn image's pooled activation with the target, over all channels.
+        reached: (k,) what the drawn image, in 8 bits as it is saved, makes of them.
+        target_cosine: cosine of its pooled activation with the target, over all channels.
         start_cosine: the same of the weighted sum of the exemplars' pictures.
         exemplar_cosines: the same of each exemplar.
         losses: per term its value at each step.
         frames: some images on the way, the first and the last among them.
-        predicted: what the classifier says of the drawn image.
+        predicted: what the classifier says of it.
     """
 
     image: Tensor
@@ -485,7 +486,7 @@ class _Drawn:
         pooled = self.collected.pooled[self.layer]
         target = torch.stack([facet.mean(pooled) for facet in self.map.facets])
         channels = strongest_channels(target, int(self.spec.keywords.get("top_k", _top_k(self.spec))))
-        logits, reached = self._pooled(images)
+        logits, reached = self._pooled(eight_bits(images))
         begin = self.exemplars.start()
         _, of_start = self._pooled(begin)
         predicted = self.classifier.predictions(logits)
