@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types as builtin_types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -34,13 +35,22 @@ class Option:
         return self.presets.get(preset or "", self.default)
 
 
-def option(doc: str, default: Any = MISSING, /, *, at_least: float | None = None, **presets: Any) -> Any:
+def option(
+    doc: str,
+    default: Any = MISSING,
+    /,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **presets: Any,
+) -> Any:
     """A field of an Options class: its help and its value, either one for all presets or one for each.
 
     Args:
         doc: one line of help.
         default: value in all presets; left out where each has its own.
         at_least: smaller values are refused.
+        at_most: larger values are refused.
         **presets: value by preset; the first is the default one.
 
     Raises:
@@ -57,7 +67,7 @@ def option(doc: str, default: Any = MISSING, /, *, at_least: float | None = None
     if bool(presets) == (default is not MISSING):
         raise OptionError(f"option '{doc}': give one default, or a value for each preset")
     first = next(iter(presets.values())) if presets else default
-    return field(default=first, metadata={"doc": doc, "presets": presets, "at_least": at_least})
+    return field(default=first, metadata={"doc": doc, "presets": presets, "at_least": at_least, "at_most": at_most})
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,14 @@ class Options:
     def __post_init__(self) -> None:
         kinds = get_type_hints(type(self))
         for item in fields(self):
-            value, low = getattr(self, item.name), item.metadata.get("at_least")
+            value = getattr(self, item.name)
+            low, high = item.metadata.get("at_least"), item.metadata.get("at_most")
             if not _fits(value, kinds[item.name]):
                 raise OptionError(f"{item.name}={value!r} is not {_wanted(kinds[item.name])}")
             if low is not None and value < low:
                 raise OptionError(f"{item.name}={value}; give at least {low}")
+            if high is not None and value > high:
+                raise OptionError(f"{item.name}={value}; give at most {high}")
 
     @classmethod
     def of(cls, preset: str | None = None, **given: Any) -> Self:
@@ -126,7 +139,8 @@ def _fits(value: Any, kind: Any) -> bool:
         each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         return len(each) == len(value) and all(map(_fits, value, each))
     if kind in (int, float):
-        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool) and value == value
+        is_kind = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return is_kind and value == value and abs(value) != math.inf
     return isinstance(value, kind) if isinstance(kind, type) else True
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from phosphene.classifier import Classifier, Preprocess
-from phosphene.errors import NotFoundError
+from phosphene.errors import NotFoundError, OptionError
 from phosphene.evaluation.impressions import measure_impressions
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.impressions import evaluate_impressions
@@ -86,6 +86,8 @@ def test_units_are_measured_without_a_judge() -> None:
 
 def test_the_run_writes_a_sheet_per_recipe_and_a_table(tmp_path: Path) -> None:
     common = CommonOptions(model=tiny(), out=str(tmp_path / "run"))
+    with pytest.raises(OptionError, match="--count=0 must be a whole number, at least 1"):
+        evaluate_impressions(["0"], ["sci:steps=4"], common, count=0)
     answer = evaluate_impressions(
         ["0", "1"], ["sci:steps=4", "class_model:steps=3"], common, count=2, judge=["none", "auto"]
     )

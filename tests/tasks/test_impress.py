@@ -269,7 +269,18 @@ def test_wishes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("recipe", "message"), [("sci:steps=0", "steps=0"), ("class_model:preset=worst", "worst")])
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("sci:steps=0", "steps=0"),
+        ("class_model:preset=worst", "worst"),
+        ("sci:radius=-1", "radius=-1.0; give at least 0"),
+        ("class_impression:rate=-1", "rate=-1.0; give at least 0"),
+        ("class_impression:temperature=0", "give at least 0.01"),
+        ("class_model:contrast=inf", "is not a number"),
+        ("fuse:even=3", "even=3.0; give at most 1"),
+    ],
+)
 def test_options_that_do_not_fit_are_refused_before_anything_is_made(recipe: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         configured(recipe, None, None)

@@ -16,6 +16,7 @@ from phosphene.runs.measurement import Measurement
 from phosphene.store import file_stem
 from phosphene.tasks.impressions import Job, configured, single_targets
 from phosphene.tasks.read_impressions import Judgement, OwnReading, check_judge
+from phosphene.types import whole_number
 
 
 def evaluate_impressions(
@@ -41,6 +42,7 @@ def evaluate_impressions(
         The JSON answer of the command: {"run", "report", "rows": [...]}.
     """
     classifier = common.load()
+    whole_number(count, "--count")
     targets = single_targets(classifier, list(classes))
     jobs = [Job(target, common.seed + number) for target in targets for number in range(count)]
     specs = [configured(recipe, None, None) for recipe in recipes]

@@ -126,19 +126,20 @@ class DrawingOptions(Options):
     """What a user may turn of every drawing; see Prior."""
 
     steps: int = option("number of steps", 200, at_least=1)
-    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.02)
+    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.02, at_least=0)
     prior: Literal["photographs", "none"] = option(
         "photographs, their spectrum, colors and contrast in stages of resolution; or none, plain pixels",
         best="photographs",
         paper="none",
     )
-    color: float = option("of the prior: power of the natural colors' covariance on the gradient", 0.8)
-    contrast: float = option("of the prior: largest standard deviation of a picture, in [0, 1] units", 0.2)
+    color: float = option("of the prior: power of the natural colors' covariance on the gradient", 0.8, at_least=0)
+    contrast: float = option("of the prior: largest standard deviation of a picture, in [0, 1] units", 0.2, at_least=0)
     statistics: float = option(
         "of the prior: weight of the statistics of the network's batch norms, which a picture joins in the company of "
         "others (synthesis.companions), drawn once per network; it makes nothing of a network without such norms",
         best=STATISTICS,
         paper=0.0,
+        at_least=0,
     )
     statistics_of: str = option(
         "of the prior: a folder of pictures whose statistics stand in for the norms', also of networks without norms; "

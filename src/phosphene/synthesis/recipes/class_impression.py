@@ -35,6 +35,7 @@ class ClassImpressionOptions(DrawingOptions):
         "step size at first, in [0, 1] units: root mean square of a step, or Adam's rate where there is no prior",
         best=0.06,
         paper=_RATE,
+        at_least=0,
     )
     score: DrawnScore = option(
         "saturating, a log-probability that pulls less the surer the network is; logit, probability (its logarithm) "
@@ -42,13 +43,15 @@ class ClassImpressionOptions(DrawingOptions):
         best="saturating",
         paper="logit",
     )
-    temperature: float = option("of the saturating score: the higher, the later it is satisfied", 1.6)
+    temperature: float = option("of the saturating score: the higher, the later it is satisfied", 1.6, at_least=0.01)
     early_stop: bool = option("whether an image is done when its softmax passes its threshold", best=False, paper=True)
     random_crop: bool = option("without a prior: crop at a random place instead of the middle", False)
     tv: float = option(
-        "size of a step down the total variation after a step up the score, in [0, 1] units; 0 for none", 0.0
+        "size of a step down the total variation after a step up the score, in [0, 1] units; 0 for none",
+        0.0,
+        at_least=0,
     )
-    tv_every: int = option("once in so many steps; 0 never", 1)
+    tv_every: int = option("once in so many steps; 0 never", 1, at_least=0)
 
 
 @register_recipe(title="Class impression", paper="mopuri2018")

@@ -30,8 +30,10 @@ class ClassModelOptions(DrawingOptions):
     """Options of `class_model`."""
 
     steps: int = option("number of steps", 200, at_least=1)
-    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.01)
-    penalty: float = option("weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4)
+    rate: float = option("root mean square of the first step, in [0, 1] units", best=0.06, paper=0.01, at_least=0)
+    penalty: float = option(
+        "weight of the squared norm of I, summed over pixels and channels", best=5e-5, paper=1e-4, at_least=0
+    )
     score: ModelScore = option(
         "logit, probability (its logarithm), posterior (the probability itself) or margin", "logit"
     )

@@ -44,12 +44,16 @@ class FuseOptions(DrawingOptions):
     """Options of `fuse`."""
 
     steps: int = option("number of steps in all", best=240, paper=300, at_least=1)
-    even: float = option("share of the steps, the last, that raise all the classes at once", best=1.0, paper=0.0)
+    even: float = option(
+        "share of the steps, the last, that raise all the classes at once", best=1.0, paper=0.0, at_least=0, at_most=1
+    )
     close: float = option(
         "part of the side that is seen by those looks of them that are at the place of one class, and raise that class "
         "alone: each class in turn, twice, then all in the whole image; 1 for all in the whole image at each",
         best=0.65,
         paper=1.0,
+        at_least=0,
+        at_most=1,
     )
     turn: int = option(
         "one by one: steps of a class, about, before it is the next one's turn; 0 for all of its steps in one turn",
@@ -66,18 +70,22 @@ class FuseOptions(DrawingOptions):
         "one by one: size of a step down the total variation of the class's own region, in [0, 1] units; 0 for none",
         best=0.0,
         paper=0.004,
+        at_least=0,
     )
     settle: int = option(
         "how many of these, the last, see the image as it is, without augmentation, and are small, so that the shares "
         "are even in the finished picture too",
         best=30,
         paper=0,
+        at_least=0,
     )
-    temperature: float = option("of the classes' log-probabilities under a prior", best=2.5, paper=1.6)
-    distance: float = option("of the places from the center, as a fraction of the shorter side", best=0.175, paper=0.25)
-    radius: float = option("final radius of each disc, likewise", 150 / 224)
-    first_radius: float = option("radius at the first step, likewise", 1 / 224)
-    soft: float = option("width of the discs' edge, likewise", 0.0)
+    temperature: float = option("of the classes' log-probabilities under a prior", best=2.5, paper=1.6, at_least=0.01)
+    distance: float = option(
+        "of the places from the center, as a fraction of the shorter side", best=0.175, paper=0.25, at_least=0
+    )
+    radius: float = option("final radius of each disc, likewise", 150 / 224, at_least=0)
+    first_radius: float = option("radius at the first step, likewise", 1 / 224, at_least=0)
+    soft: float = option("width of the discs' edge, likewise", 0.0, at_least=0)
 
 
 @register_recipe(title="Fused image", paper="addepalli2020", groups=True)

@@ -72,15 +72,18 @@ class MindsEyeOptions(Options):
 
     steps: int = option("number of steps", best=160, paper=2001, at_least=1)
     terms: Terms = option("full, dot (DM alone) or distance (AD alone)", "full")
-    top_k: int = option("channels of the target that DM looks at, the strongest of each facet", 50)
-    side: int = option("shorter side of the image in pixels; 0 for that of the exemplars", best=0, paper=512)
-    rate: float = option("step size at first, see `unit`", best=0.03, paper=0.5)
-    last_rate: float = option("at the last step; linear between", best=0.004, paper=0.08)
-    momentum: float = option("of Nesterov's steps; 0 for plain ones", best=0.0, paper=0.9)
+    top_k: int = option("channels of the target that DM looks at, the strongest of each facet", 50, at_least=1)
+    side: int = option(
+        "shorter side of the image in pixels; 0 for that of the exemplars", best=0, paper=512, at_least=0
+    )
+    rate: float = option("step size at first, see `unit`", best=0.03, paper=0.5, at_least=0)
+    last_rate: float = option("at the last step; linear between", best=0.004, paper=0.08, at_least=0)
+    momentum: float = option("of Nesterov's steps; 0 for plain ones", best=0.0, paper=0.9, at_least=0)
     precondition: float = option(
         "power of 1/f on the gradient, which is halved in residual branches; 0 for the plain gradient",
         best=1.0,
         paper=0.0,
+        at_least=0,
     )
     unit: bool = option(
         "whether the direction has a root mean square of 1, so that `rate` is a step of pixels in [0, 1]",
@@ -103,34 +106,40 @@ class MindsEyeOptions(Options):
         "whether distance and dot product are in units of the target's own length", best=True, paper=False
     )
     maps: bool = option("whether activations are compared place by place instead of as means", False)
-    distance_weight: float = option("of AD", 1.0)
-    dot_weight: float = option("of DM", best=0.3, paper=1.0)
+    distance_weight: float = option("of AD", 1.0, at_least=0)
+    dot_weight: float = option("of DM", best=0.3, paper=1.0, at_least=0)
     previous: Literal["norm", "match", "none"] = option(
         "norm, L1 of the layer before; match, its distance to the exemplars'; or none", best="match", paper="norm"
     )
-    previous_weight: float = option("lambda at first", best=0.5, paper=1e-3)
-    last_previous_weight: float = option("lambda at the last step; linear between", best=0.5, paper=1e-4)
-    smooth_every: int = option("once in so many steps the image is blurred and denoised; 0 never", best=0, paper=10)
-    blur: float = option("sigma at first, as a fraction of the shorter side", best=0.0, paper=0.9 / 512)
-    last_blur: float = option("at the last step; linear between", best=0.0, paper=0.2 / 512)
-    denoise: float = option("weight of the denoising at first; 0 for none", best=0.0, paper=2.0)
-    last_denoise: float = option("at the last step; linear between", best=0.0, paper=8.0)
+    previous_weight: float = option("lambda at first", best=0.5, paper=1e-3, at_least=0)
+    last_previous_weight: float = option("lambda at the last step; linear between", best=0.5, paper=1e-4, at_least=0)
+    smooth_every: int = option(
+        "once in so many steps the image is blurred and denoised; 0 never", best=0, paper=10, at_least=0
+    )
+    blur: float = option("sigma at first, as a fraction of the shorter side", best=0.0, paper=0.9 / 512, at_least=0)
+    last_blur: float = option("at the last step; linear between", best=0.0, paper=0.2 / 512, at_least=0)
+    denoise: float = option("weight of the denoising at first; 0 for none", best=0.0, paper=2.0, at_least=0)
+    last_denoise: float = option("at the last step; linear between", best=0.0, paper=8.0, at_least=0)
     mask: float = option(
         "sigma of the center-biased mask at first, as a fraction of the shorter side; 0 for none",
         best=0.0,
         paper=70 / 512,
+        at_least=0,
     )
-    last_mask: float = option("at the last step; linear between", best=0.0, paper=57 / 512)
-    rotation: float = option("augmentation: degrees", best=8.0, paper=0.0)
+    last_mask: float = option("at the last step; linear between", best=0.0, paper=57 / 512, at_least=0)
+    rotation: float = option("augmentation: degrees", best=8.0, paper=0.0, at_least=0)
     scale: tuple[float, float] = option("augmentation: low and high", best=(0.9, 1.1), paper=(1.0, 1.0))
-    shift: float = option("augmentation: fraction of the shorter side", best=16 / 224, paper=0.0)
-    settle: float = option("share of the steps, at the end, without augmentation", best=0.25, paper=0.0)
+    shift: float = option("augmentation: fraction of the shorter side", best=16 / 224, paper=0.0, at_least=0)
+    settle: float = option(
+        "share of the steps, at the end, without augmentation", best=0.25, paper=0.0, at_least=0, at_most=1
+    )
     tv: float = option(
         "size of the step down the total variation that follows each step, at first, in [0, 1] units",
         best=0.0015,
         paper=0.0,
+        at_least=0,
     )
-    last_tv: float = option("at the last step; linear between", best=0.0003, paper=0.0)
+    last_tv: float = option("at the last step; linear between", best=0.0003, paper=0.0, at_least=0)
 
 
 @register_recipe(title="The Mind's Eye", paper="stergiou2021", family="features")

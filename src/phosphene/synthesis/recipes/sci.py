@@ -41,9 +41,13 @@ class SciOptions(DrawingOptions):
     """Options of `sci`."""
 
     steps: int = option("number of steps in all", best=200, paper=400, at_least=1)
-    rate: float = option("root mean square inside the mask of the first step after the pre-CI", best=0.06, paper=0.02)
-    pre_steps: int = option("how many of them make the pre-CI; at most a third", best=24, paper=20)
-    pre_rate: float = option("root mean square of a step of the pre-CI, in [0, 1] units", best=0.1, paper=0.1)
+    rate: float = option(
+        "root mean square inside the mask of the first step after the pre-CI", best=0.06, paper=0.02, at_least=0
+    )
+    pre_steps: int = option("how many of them make the pre-CI; at most a third", best=24, paper=20, at_least=0)
+    pre_rate: float = option(
+        "root mean square of a step of the pre-CI, in [0, 1] units", best=0.1, paper=0.1, at_least=0
+    )
     score: DrawnScore = option(
         "saturating, a log-probability that pulls less the surer the network is; logit, probability (its logarithm) "
         "or margin",
@@ -75,22 +79,27 @@ class SciOptions(DrawingOptions):
         "radius of the disc of equation 5, as a fraction of the shorter side, at most half of it",
         best=0.3,
         paper=48 / 224,
+        at_least=0,
     )
     mask: Literal["growing", "fixed", "none"] = option("growing or fixed disc, or none", "growing")
     first_radius: float = option(
-        "radius at the first step, as a fraction of the shorter side", best=0.15, paper=1 / 224
+        "radius at the first step, as a fraction of the shorter side",
+        best=0.15,
+        paper=1 / 224,
+        at_least=0,
     )
-    radius: float = option("final radius, likewise", best=0.6, paper=150 / 224)
-    grow: int = option("steps over which the disc grows", best=90, paper=150)
-    soft: float = option("width of the disc's edge, likewise", best=0.2, paper=0.0)
+    radius: float = option("final radius, likewise", best=0.6, paper=150 / 224, at_least=0)
+    grow: int = option("steps over which the disc grows", best=90, paper=150, at_least=0)
+    soft: float = option("width of the disc's edge, likewise", best=0.2, paper=0.0, at_least=0)
     weight: WeightKind = option("map of step sizes by equations 2-4, reading A or B, or none", "A")
     tv: float = option(
         "size of a step down the total variation on the whole image, in [0, 1] units; it falls with the rate, anew at "
         "each stage of resolution",
         best=0.003,
         paper=0.004,
+        at_least=0,
     )
-    tv_every: int = option("once in so many iterations; 0 never", 1)
+    tv_every: int = option("once in so many iterations; 0 never", 1, at_least=0)
 
 
 # The weight of equations 2-4 under the prior: its limit; its blur, over regions, as it turns pixels into speckles; and
