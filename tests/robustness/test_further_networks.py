@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phosphene import explain
+from phosphene import explain, impress
 from phosphene.attribution.ablation_cam import ablated_scores
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError, OptionError, PhospheneWarning
@@ -127,6 +127,15 @@ def default_type(kind: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("recipe", ["sci", "sci:background=fade", "class_impression", "class_model"])
+def test_drawings_do_not_hang_on_the_default_type(recipe: str) -> None:
+    classifier = classifier_of(made(Body), SIZE)
+    usual = impress(classifier, 1, recipe, steps=6)[0].image
+    with default_type(torch.float64):
+        found = impress(classifier, 1, recipe, steps=6)[0].image
+    torch.testing.assert_close(found, usual, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("spec", ["smoothgrad:samples=3", "rise:masks=6", "expected_gradients:samples=3"])

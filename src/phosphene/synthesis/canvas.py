@@ -33,7 +33,7 @@ def noisy_mean(classifier: Classifier, streams: Streams, noise: float, kind: str
     if kind == "range":
         return draws.field("noise", shape).to(classifier.device)
     drawn = draws.normal_field("noise", shape) if kind == "normal" else 2 * draws.field("noise", shape) - 1
-    return (classifier.mean_picture(size) + noise * drawn.to(classifier.device)).clamp(0, 1)
+    return (classifier.mean_picture(size) + noise * drawn.to(classifier.device)).clamp(0, 1).float()
 
 
 def half_side(size: Size, fraction: float) -> int:
