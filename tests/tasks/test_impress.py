@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from phosphene.classifier import Classifier, Preprocess
+from phosphene.cli.impress import drawn
 from phosphene.errors import CancelledError, InputError, ModelError, OptionError, PhospheneWarning
 from phosphene.images import to_pil
 from phosphene.runs import impress as module
@@ -136,6 +137,15 @@ def test_heads_without_probabilities_and_units_have_no_index() -> None:
     assert (own.single_object_index, own.entropy) == (None, None)
     unit = read_impressions(tiny(), impress(tiny(), Target(unit=Unit("2", 3)), steps=4))[0]
     assert (unit.classes, unit.single_object_index) == ((), None)
+
+
+def test_scores_are_not_told_as_percent(tmp_path: Path) -> None:
+    options = CommonOptions(model=tiny(head="score"), out=str(tmp_path / "run"))  # type: ignore[arg-type]
+    answer = impress_images(ImpressConfig(classes=("1",), steps=4), options)
+    assert "%" not in drawn(answer).text
+    usual = impress_images(ImpressConfig(classes=("1",), steps=4), common(tmp_path / "usual"))
+    assert "class 1 " in drawn(usual).text
+    assert "%" in drawn(usual).text
 
 
 def test_a_judge_of_another_size_and_order_of_classes() -> None:

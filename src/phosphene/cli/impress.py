@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -102,7 +103,12 @@ def drawn(answer: Mapping[str, Any]) -> Answer:
     """The answer for people: one line per image."""
     lines = []
     for row in answer["impressions"]:
-        classes = [Prediction(share["index"], share["label"], share["probability"]) for share in row["classes"]]
+        # (plain scores, of which alone a picture of one class has no index, are no probabilities)
+        scored = row["single_object_index"] is None and len(row["classes"]) == 1
+        classes = [
+            Prediction(share["index"], share["label"], math.nan if scored else share["probability"])
+            for share in row["classes"]
+        ]
         what = " + ".join(map(str, classes)) or row["unit"]
         facts = []
         if row["single_object_index"] is not None:
