@@ -15,7 +15,9 @@ from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.features import draw_features
 from phosphene.store import read_manifest
 from phosphene.tasks import FeaturesConfig
+from phosphene.tasks.predict import predict
 from tests import networks
+from tests.synthesis.test_ascent import tiny
 from tests.tasks.test_features import QUICK, folder_of
 
 
@@ -47,6 +49,17 @@ def test_the_answer_has_the_contracts_keys_and_the_files_are_there(tmp_path: Pat
     for text in ("Layers side by side", "Facet", "Top channels", "broken.png", "layer before: 3"):
         assert text in report
     assert 'src="/' not in report
+
+
+def test_of_many_bands_all_are_kept(tmp_path: Path) -> None:
+    classifier, generator = tiny(channels=6), np.random.default_rng(0)
+    for number in range(6):
+        np.save(tmp_path / f"{number}.npy", generator.random((16, 16, 6), np.float32))
+    config = FeaturesConfig(("2",), facets=1, exemplars=3, recipe="minds_eye:steps=3,top_k=3")
+    options = CommonOptions(model=classifier, out=str(tmp_path / "run"))  # type: ignore[arg-type]
+    (facet,) = draw_features([str(tmp_path / "*.npy")], config, options)["layers"][0]["facets"]
+    (read,) = predict(classifier, facet["bands"])
+    assert read[0].probability == pytest.approx(facet["predicted"][0]["probability"], abs=1e-6)
 
 
 def test_too_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:

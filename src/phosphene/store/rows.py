@@ -289,6 +289,7 @@ class FacetRow:
     activations: Mapping[str, tuple[float, ...]] | None = field(default=None, metadata=ABSENT)
     start_cosine: float | None = field(default=None, metadata=ABSENT)
     predicted: tuple[Prediction, ...] | None = field(default=None, metadata=ABSENT)
+    bands: File | None = field(default=None, metadata=ABSENT)
 
 
 @row_kind("features", "layers")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from phosphene.classifier import Preprocess
 from phosphene.images import to_pil
 from phosphene.registry import Spec
 from phosphene.render import facet_spokes, group_color, side_by_side, thumbnail, thumbnail_map
@@ -25,6 +26,7 @@ from phosphene.tasks.facets import (
     layer_names,
     pin_of,
 )
+from phosphene.tasks.impress import bands_of
 from phosphene.tasks.task import Progress
 
 # Beyond so many pictures the map shows the others as dots.
@@ -140,7 +142,7 @@ class FeaturesConfig:
             progress=progress,
         )
         for layer in drawn:
-            yield _layer_row(layer, collected, thumbnails)
+            yield _layer_row(layer, collected, thumbnails, classifier.preprocess)
 
 
 class _Thumbnails:
@@ -159,7 +161,7 @@ class _Thumbnails:
         return self._made
 
 
-def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) -> FeatureRow:
+def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails, preprocess: Preprocess) -> FeatureRow:
     stem = file_stem(drawn.layer)
     front = {row for facet in drawn.facets for row in facet.facet.exemplars}
     shown = front | set(range(min(_THUMBNAILS, len(collected.paths))))
@@ -176,7 +178,7 @@ def _layer_row(drawn: LayerFeatures, collected: Collected, made: _Thumbnails) ->
         drawn.layer,
         drawn.layer,
         facets=tuple(
-            _facet_row(f"{stem}/facet-{number}", number, facet, drawn, thumbnails)
+            _facet_row(f"{stem}/facet-{number}", number, facet, drawn, thumbnails, preprocess)
             for number, facet in enumerate(drawn.facets)
         ),
         previous=drawn.previous,
@@ -202,7 +204,12 @@ def _kept_steps(steps: int) -> list[int]:
 
 
 def _facet_row(
-    stem: str, number: int, facet: DrawnFacet, drawn: LayerFeatures, thumbnails: Mapping[int, Image.Image]
+    stem: str,
+    number: int,
+    facet: DrawnFacet,
+    drawn: LayerFeatures,
+    thumbnails: Mapping[int, Image.Image],
+    preprocess: Preprocess,
 ) -> FacetRow:
     frames = [to_pil(frame) for frame in facet.frames]
     labels = ["start", *(f"step {step}" for step in _kept_steps(drawn.steps))]
@@ -247,4 +254,5 @@ def _facet_row(
         activations={"target": tuple(facet.wanted), "image": tuple(facet.reached)},
         start_cosine=facet.start_cosine,
         predicted=tuple(facet.predicted),
+        bands=bands_of(stem, facet.image, preprocess),
     )

@@ -166,18 +166,18 @@ class ImpressConfig:
             strip=_strip(key, made),
             data_free=not spec.keywords.get("statistics_of"),
             animation=_animation(key, made) if self.frames else None,
-            bands=_bands(key, made, classifier.preprocess),
+            bands=bands_of(key, made.image, classifier.preprocess),
             **_shown_extras(key, made),
         )
 
 
-def _bands(key: str, made: Impression, preprocess: Preprocess) -> Asset | None:
+def bands_of(stem: str, image: Tensor, preprocess: Preprocess) -> Asset | None:
     """All bands (H, W, C) of what is no picture of one or three, as read_image reads them for the network."""
-    if len(made.image) in (1, 3):
+    if len(image) in (1, 3):
         return None
-    values, black = eight_bits(made.image).movedim(0, -1), preprocess.black or 0.0
+    values, black = eight_bits(image).movedim(0, -1), preprocess.black or 0.0
     stored = values if preprocess.white is None else black + (preprocess.white - black) * values
-    return Asset(f"{key}.npy", stored.numpy())
+    return Asset(f"{stem}.npy", stored.numpy())
 
 
 def _finished(made: Impression) -> Image.Image:
