@@ -111,7 +111,7 @@ def check_judge(judge: Classifier, classifier: Classifier, targets: Iterable[Tar
     """
     classes = sorted({index for target in targets for index in target.classes})
     if classes:
-        seen = _seen(judge, classifier.mean_picture(canvas_size(classifier)))
+        seen = _seen(judge, classifier.mean_picture(canvas_size(classifier)).cpu())  # (as finished pictures are)
         _wanted(judge, classifier, classes, forward(judge, seen))
 
 
