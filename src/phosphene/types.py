@@ -431,13 +431,25 @@ def _some(names: Sequence[str]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent; what is rounded to nothing is less than one, not none.
+    """A share in whole percent; what is rounded to nothing is less than one, not none; a plain score is none.
 
     Example:
-        >>> percent(0.52), percent(0.0001)
-        ('52 %', '<1 %')
+        >>> percent(0.52), percent(0.0001), percent(-11.04)
+        ('52 %', '<1 %', '-11')
     """
-    return "<1 %" if 0 <= share < 0.005 else f"{100 * share:.0f} %"
+    if is_score(share):
+        return f"{share:.3g}"
+    return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def is_score(value: float) -> bool:
+    """Whether what should be a share is none, as of a network whose head gives plain scores.
+
+    Example:
+        >>> is_score(-11.0), is_score(3.2), is_score(1.0000001)
+        (True, True, False)
+    """
+    return not -1e-3 <= value <= 1.001
 
 
 def counted(count: int, what: str) -> str:

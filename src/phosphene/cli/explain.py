@@ -10,6 +10,7 @@ import typer
 from phosphene.cancel import cancelled_by_interrupt
 from phosphene.cli.app import Answer, app, command
 from phosphene.errors import reason
+from phosphene.types import is_score
 
 if TYPE_CHECKING:
     from phosphene.runs.common_options import CommonOptions
@@ -138,4 +139,8 @@ def predicted_lines(image: Mapping[str, Any]) -> list[str]:
     """A picture and its best classes, or why there are none."""
     if image["status"] == "error":
         return [image["path"], f"  failed: {reason(image['error'], image['path'])}"]
-    return [image["path"], *(f"  {best['probability']:6.1%}  {best['label']}" for best in image["predicted"])]
+    return [image["path"], *(f"  {_sure(best['probability'])}  {best['label']}" for best in image["predicted"])]
+
+
+def _sure(value: float) -> str:
+    return f"{value:6.3g}" if is_score(value) else f"{value:6.1%}"

@@ -21,6 +21,7 @@ from phosphene.files import is_url
 from phosphene.report.sharded import sharded_report
 from phosphene.store import Run, RunFolder, open_run, read_manifest
 from phosphene.types import ReportMode as ReportMode
+from phosphene.types import is_score
 
 # Bytes of the pictures in one file, as text: browsers open more only slowly, and mail takes it no longer.
 LARGEST = 20_000_000
@@ -291,6 +292,8 @@ def _sure(row: Mapping[str, Any]) -> float:
 def _percent(value: float | None) -> str:
     if value is None:  # NaN, where it was computed
         return "-"
+    if is_score(value):
+        return f"{value:.3g}"
     # The space before the sign does not break.
     return f"{100 * value:.1f}\u00a0%" if value >= 0.001 or value == 0 else "<\u00a00.1\u00a0%"
 

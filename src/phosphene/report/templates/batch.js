@@ -96,7 +96,7 @@ const phosphene = (() => {
     return frame;
   }
 
-  const percent = value => value == null ? "-" : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
+  const percent = value => value == null ? "-" : value < 0 || value > 1.001 ? String(+value.toPrecision(3)) : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
   const short = text => text.length > 90 ? text.slice(0, 90).replace(/\s+\S*$/, "") + " ..." : text;
   const called = found => found.key.split("/").slice(-2).join("/");
   const mark = found => found.correct == null ? "" : make("span", { className: "mark " + (found.correct ? "right" : "wrong"), title: found.correct ? "right" : "wrong" });

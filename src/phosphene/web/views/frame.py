@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from phosphene.files import text_bytes
 from phosphene.store import Asset, File, Grid, MapRow, Versus
-from phosphene.types import View
+from phosphene.types import View, is_score
 from phosphene.web.asks import Ask
 from phosphene.web.shelf import Shelf
 
@@ -143,6 +143,8 @@ def _templates() -> Environment:
 
 
 def _percent(value: float) -> str:
+    if is_score(value):
+        return f"{value:.3g}"
     if value <= 0:
         return "0 %"
     return f"{value:.1%}".replace("%", " %") if value >= 0.001 else "< 0.1 %"
