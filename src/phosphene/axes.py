@@ -428,11 +428,12 @@ class _Call:
     def resized(self, output: Tensor) -> Axes | None:
         """Axes of an operation that makes axes longer or shorter, but leaves each what it is."""
         fitting = [axes for axes in self.given.values() if len(axes) == output.ndim]
-        # (Of several that are joined those with places: a class's token goes with those of the patches, unless there
-        # are tokens that were picked out.)
+        # Of several that are joined those with places: a class's token goes with those of the patches; but not where
+        # tokens beside it were picked out.
+        first = next(filter(has_places, fitting), fitting[0] if fitting else None)
         along = int(self.argument(1, "dim", 0)) if self.name == "cat" else None
-        picked = (axes for axes in fitting if along is not None and any(not name and n > 1 for name, n in axes[along]))
-        first = next(picked, None) or next(filter(has_places, fitting), fitting[0] if fitting else None)
+        if first is not None and along is not None and {name for name, _ in first[along]} == {PLACES}:
+            first = next((axes for axes in fitting if any(not name and n > 1 for name, n in axes[along])), first)
         return None if first is None else tuple(map(_of_length, first, output.shape))
 
     def attended(self, output: Tensor) -> Axes | None:

@@ -308,6 +308,27 @@ def test_nor_beside_a_class_token_nor_where_others_are_merged_into_them(kept: in
         explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm")
 
 
+class Scanned(nn.Module):
+    """Goes from token to token, behind channels in another order: all of them stay, and none is moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x[:, [2, 1, 0]]).flatten(2).transpose(1, 2)
+        state, found = torch.zeros_like(tokens[:, 0]), []
+        for place in range(tokens.shape[1]):
+            state = 0.5 * state + tokens[:, place]
+            found.append(state)
+        return self.head(self.norm(torch.stack(found, dim=1)).mean(1))
+
+
+def test_tokens_of_which_none_was_left_out_may_be_named() -> None:
+    classifier = Classifier(Scanned().eval(), Preprocess((32, 32)))
+    assert explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm").maps.shape == (1, 8, 8)
+
+
 def test_who_says_that_tokens_are_places_is_believed() -> None:
     classifier = Classifier(WithClassToken(4).eval(), Preprocess((32, 32)), layouts={"norm": "NTC:1+0"})
     assert explain(classifier, torch.rand(1, 3, 32, 32), "eigen_cam", layer="norm").maps.shape == (1, 2, 2)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from phosphene.axes import WHOLE, is_tokens_first
 from phosphene.errors import ModelError, PhospheneError
-from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size
+from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size, token_axis
 from phosphene.hooks import Edit, capture, is_scripted
 from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved, middle_of
 from phosphene.runtime.trials import gradients_of, near, trial
@@ -174,9 +174,17 @@ class LayerLooks:
             return "cut out at a place that it says itself"
         # (Tokens that were picked out, or merged: of two by two of them no quarter could be told.)
         tokens = len(layer.shape) == 2 and layer.layout is not None and layer.name not in self.classifier.layouts
-        if layer.moved and tokens and not layer.placed:
+        left_out = tokens and layer.shape[token_axis(layer.layout) - 1] not in self._numbers_of_places()
+        if layer.moved and left_out and not layer.placed:
             return "in another order"
         return self._how_moved(layer.name) if layer.moved else None
+
+    def _numbers_of_places(self) -> set[int]:
+        """How many places the layers have that are known to have some, without and with the tokens of none."""
+        placed = [one for one in self.layers if one.placed]
+        grids = [spatial_size(one.shape, self.size, one.layout) for one in placed]
+        tokens = {one.shape[token_axis(one.layout) - 1] for one in placed if len(one.shape) == 2}
+        return tokens | {math.prod(grid) for grid in grids if grid is not None}
 
     def _how_moved(self, layer: str) -> Moved | None:
         """How a layer sees noise turned, by the gradients of four of its cells; each by itself, to spare memory."""
