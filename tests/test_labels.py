@@ -87,6 +87,11 @@ def test_misses_are_named(query, message):
         LABELS.find(query)
 
 
+def test_of_few_classes_a_miss_names_all():
+    with pytest.raises(NotFoundError, match=r"^no class 'cat'; there are beagle, wolf$"):
+        Labels(("beagle", "wolf")).find("cat")
+
+
 @given(st.text(max_size=20))
 def test_any_text_is_a_class_or_a_clear_error(text):
     try:

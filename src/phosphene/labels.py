@@ -13,6 +13,8 @@ from typing import Any, SupportsIndex
 from phosphene.errors import NotFoundError, OptionError, suggest
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+# So many classes are listed where a name is none of them.
+_FEW = 12
 # Whatever holds names as lists, arrays and the columns of tables do, or by index, or indices by name.
 LabelsLike = Any
 
@@ -101,7 +103,8 @@ class Labels:
         if not self.names:
             raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")
         names = [*self.names, *(name for names in self.synonyms for name in names)]
-        raise NotFoundError(f"no class '{text}'{suggest(text, names)}")
+        all_of_few = f"; there are {', '.join(self.names)}" if len(self.names) <= _FEW else ""
+        raise NotFoundError(f"no class '{text}'{suggest(text, names) or all_of_few}")
 
     def _only(self, matches: Sequence[int], text: str) -> int:
         if len(matches) == 1:

@@ -59,7 +59,10 @@ def sources(place):
 def test_three_kinds_of_files_give_the_same_boxes(folder, tmp_path):
     images = sorted(folder.iterdir())
     expected = [Truth(path, 1, (Box(90, 30, 150, 80),), (120, 200)) for path in images]
-    for source in sources(tmp_path):
+    table, *others = sources(tmp_path)
+    german = tmp_path / "german.csv"
+    german.write_text("\ufeff" + table.read_text().replace(",", ";"), encoding="utf-8")
+    for source in (table, german, *others):
         assert read_truth(source, images, LABELS) == expected
 
 

@@ -78,6 +78,8 @@ def test_a_factory_in_a_file_and_in_the_current_folder(tmp_path, monkeypatch):
         ("tests.zoo.models:a_number", ModelError, "is a int, neither a factory nor a classifier"),
         ("nowhere.py:make", NotFoundError, r"nowhere\.py: no such file"),
         ("embeded", NotFoundError, "did you mean 'embedded'"),
+        ("timn:resnet-50", NotFoundError, "did you mean 'timm'"),
+        ("heads", NotFoundError, r"no model 'heads' \(there are: .* a folder of phosphene head\)"),
         ("photo.jpg", NotFoundError, "'photo.jpg', which is named like a picture; the classifier comes first"),
         ("embedded:lite7", NotFoundError, "no embedded classifier 'lite7'"),
         ("nowhere.pt2", ModelError, "no such file"),

@@ -56,10 +56,10 @@ def read_truth(
     """The true boxes of the pictures that are there, one Truth per picture and class, in the order of the pictures.
 
     Args:
-        source: a CSV file with the columns file, class_index (or wnid, or class), x0, y0, x1, y1 and perhaps width
-            and height, in pixels, half-open, one row per instance; a folder of ILSVRC (Pascal VOC) XML files, whose
-            corners are counted from 1 and belong to the box; or COCO JSON, whose categories are named by class name
-            or WordNet id.
+        source: a CSV file, of commas, semicolons or tabs, with the columns file, class_index (or wnid, or class), x0,
+            y0, x1, y1 and perhaps width and height, in pixels, half-open, one row per instance; a folder of ILSVRC
+            (Pascal VOC) XML files, whose corners are counted from 1 and belong to the box; or COCO JSON, whose
+            categories are named by class name or WordNet id.
         images: picture files; matched by their paths within `folder`, with or without their endings: of a picture's
             path and the name in the file one has to be the end of the other, folder by folder.
         labels: of the classifier.
@@ -140,7 +140,9 @@ def _lines(source: Path) -> Iterator[_Line]:
 
 def _csv_lines(source: Path) -> Iterator[_Line]:
     with source.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        head = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
         columns = reader.fieldnames or []
         category = next((name for name in ("class_index", "wnid", "class") if name in columns), None)
         missing = [name for name in _COLUMNS if name not in columns]

@@ -160,7 +160,7 @@ def _source(spec: str) -> Callable[[Weights], Classifier]:
         raise NotFoundError(f"{spec}: {of_python_file(Path(spec))}")
     if Path(spec).suffix.lower() in EXTENSIONS:
         raise NotFoundError(f"no model '{spec}', which is named like a picture; the classifier comes first")
-    near = suggest(name, SOURCES)
+    near = suggest(name, SOURCES if ":" in spec else ("embedded",))
     if not near and _BARE_NAME.fullmatch(spec):
         near = f"; {of_bare_name(spec)}"
     if not near:
