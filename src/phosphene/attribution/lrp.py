@@ -71,7 +71,8 @@ def lrp(
 
     Raises:
         ModelError: for a step that has no rule (softmax, a norm of the values' own statistics, a product of two
-            features), naming it and its layer.
+            features), naming it and its layer; for the box where the first layer sees no pixels, as of a network that
+            normalizes them itself.
         OptionError: for a negative epsilon or gamma, or a probability as the target's score.
 
     Example:
