@@ -100,6 +100,8 @@ def test_the_page_tells_the_numbers(audited):
     assert "<b>30</b><span>pictures" in page
     assert "Where the evidence lies" in page
     assert "What is taken for what" in page
+    # (By its own color: the ink is dark on a light page and light on a dark one.)
+    assert '<span class="key"></span> Pictures that were taken for something else.' in page
     assert "http" not in re.sub(r"http://www\.w3\.org\S*", "", page)
 
 
