@@ -23,6 +23,8 @@ from phosphene.images import as_pictures, preprocess, to_pil, to_tensor
 from phosphene.sources import open_source
 from tests.pictures import scene
 
+pytestmark = pytest.mark.filterwarnings("ignore:a picture in color is shown to a network of one channel")
+
 
 def fine(height: int = 30, width: int = 44, bands: int = 3, seed: int = 0) -> np.ndarray:
     """(H, W, C) uint16 with structure and noise far below an eighth bit."""
