@@ -106,7 +106,8 @@ class Box:
     room: float = 0.1
 
     def __call__(self, step: Step, values: Tensor, relevance: Tensor) -> Tensor:
-        if values.ndim != 4 or values.shape[1] != self.low.shape[1]:
+        shape = self.low.shape[1:]
+        if values.shape[1:] != shape and (values.ndim != 4 or (values.shape[1], 1, 1) != shape):
             raise ModelError(
                 "the z-box rule is for a first layer on the pixels themselves, and here it sees something else; use "
                 "composite=epsilon_plus_flat"

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from phosphene import Classifier, ModelError, OptionError, Preprocess, ScoreFunction, Target, Unit, attribute
 from phosphene.attribution.attn_lrp import attn_lrp
-from phosphene.attribution.lrp import lrp
+from phosphene.attribution.lrp import lrp, propagated
+from phosphene.relevance import Box, Composite, Epsilon, Gamma
 from tests.networks import MEAN, STD, classifier_of, pooled, smooth, vgg_f
 from tests.transformers import FORMS, VisionTransformer
 
@@ -483,3 +484,14 @@ def test_hooks_for_gradients_are_none_for_relevance(hook):
     found = attribute(classifier_of(Hooked(*plain)), images, 1, "lrp")
     torch.testing.assert_close(found.maps, expected.maps)
     assert max(found.checks["conservation_error"]) < 1e-3
+
+
+def test_the_box_of_a_mean_picture_is_that_of_each_pixel(images):
+    """As if the picture of means were taken off by hand, from the picture and from what a pixel could have been."""
+    mean = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(5))
+    network = dense_layers()
+    found = lrp(Classifier(network, Preprocess((6, 6), None, mean)), images, Target.of(1))
+    rules = Composite(Gamma(0.25), Epsilon(EPSILON), Box(-mean[None], 1 - mean[None]))
+    bare = Classifier(network, Preprocess((6, 6)))
+    expected = propagated(bare, images - mean, Target.of(1), rules)
+    torch.testing.assert_close(found.maps, expected.maps)

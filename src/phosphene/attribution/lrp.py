@@ -112,8 +112,9 @@ def _composite(classifier: Classifier, images: Tensor, name: Rules, epsilon: flo
     if name == "epsilon":
         return Composite(dense, dense)
     if name == "epsilon_gamma_box":
-        mean = classifier.mean_image
-        low, high = (classifier.preprocess.normalize(end[None]) for end in (mean.new_zeros(mean.shape), mean * 0 + 1))
+        # (Of each pixel, where each has a mean of its own.)
+        shape = images[:1].shape if classifier.preprocess.mean_picture is not None else (1, images.shape[1], 1, 1)
+        low, high = (classifier.preprocess.normalize(images.new_full(shape, end)) for end in (0.0, 1.0))
         # (Noise may put pixels beyond [0, 1]; where nothing says how they are normalized, they may be so already.)
         told = bool((low != 0).any() or (high != 1).any())
         beyond = max(0.0, -float(images.min()), float(images.max()) - 1) if told else 0.0
