@@ -242,6 +242,8 @@ def test_labels_from_a_file(tmp_path):
     (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfindex;name\r\n0;ant\r\n1;bee\r\n")
     (tmp_path / "wide.csv").write_text("0,ant,Formicidae\n1,bee,Apidae\n")
     (tmp_path / "twice.csv").write_text("0,ant\n0,bee\n")
+    (tmp_path / "commas.csv").write_text("tench, Tinca tinca\nray, Rajiformes\n")
+    (tmp_path / "quote.csv").write_text('ant\n"bee\nwasp\n')
     tables = ("column.csv", "bare.csv", "both.csv", "bare.tsv", "excel.csv")
     for name in ("list.json", "dict.json", "names.json", "marked.txt", *tables):
         labels = load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name).labels
@@ -252,6 +254,8 @@ def test_labels_from_a_file(tmp_path):
         ("holes.json", "class 0 has no name"),
         ("wide.csv", "no table of class names; give one a line, or two columns"),
         ("twice.csv", "no table of class names"),
+        ("commas.csv", "names that hold ',' stand in quotes, or one a line in a file .txt"),
+        ("quote.csv", "is no table .*write a quote that is in a name twice"),
     ):
         with pytest.raises(InputError, match=message):
             load_classifier("tests.zoo.models:network", preprocess=FED, labels=tmp_path / name)

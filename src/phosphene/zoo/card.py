@@ -136,7 +136,11 @@ def _names_in_table(path: Path) -> Sequence[str] | Mapping[str, str]:
     """
     lines = _read_text(path).splitlines()
     separator = max(",;\t", key="".join(lines[:1]).count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
+    try:
+        read = list(csv.reader(lines, delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: is no table ({error}); write a quote that is in a name twice") from None
+    rows = [[cell.strip() for cell in row] for row in read if any(row)]
     widths = {len(row) for row in rows}
     if widths == {1}:
         names = [name for (name,) in rows]
@@ -148,7 +152,10 @@ def _names_in_table(path: Path) -> Sequence[str] | Mapping[str, str]:
                 by_index = {row[index]: row[1 - index] for row in told}
                 if len(by_index) == len(told):
                     return by_index
-    raise InputError(f"{path}: is no table of class names; give one a line, or two columns, the index and the name")
+    raise InputError(
+        f"{path}: is no table of class names; give one a line, or two columns, the index "
+        f"and the name; names that hold '{separator}' stand in quotes, or one a line in a file .txt"
+    )
 
 
 def _read_text(path: Path) -> str:
