@@ -20,6 +20,7 @@ from phosphene import (
     Unit,
     attribute,
     impress,
+    prepare,
 )  # fmt: skip
 from phosphene.targets import kinds
 from tests.batch.small import photos
@@ -72,6 +73,12 @@ def same(found, expected):
 def test_scores_and_gradients_are_those_of_the_formula(target, score, images):
     classifier = vit()
     same(attribute(classifier, images, target, "input_x_gradient"), by_hand(classifier.module, BLOCK, images, score))
+
+
+def test_the_class_token_is_at_no_place_but_those_of_patches_are():
+    network = prepare(vit())
+    placed = [Token(BLOCK, token).placed_in(network) for token in (0, 1, 16)]
+    assert placed == [False, True, True]
 
 
 def test_a_direction_in_a_convolution_is_the_weighted_sum_of_its_units(images):

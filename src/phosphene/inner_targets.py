@@ -100,6 +100,12 @@ class Token(
         return replace(self, layer=network.layer_name(self.layer))
 
     def placed_in(self, network: Named) -> bool:
+        from phosphene.graph import extra_tokens, token_axis
+
+        for layer in network.layers:
+            if layer.name == self.layer and (around := extra_tokens(layer.layout)) is not None:
+                count = layer.shape[token_axis(layer.layout) - 1]
+                return around[0] <= self.token < count - around[1]  # (a class's token is at no place)
         return True
 
 
