@@ -177,6 +177,10 @@ def box_of_ones() -> Tensor:
     return found
 
 
+def test_no_masks_may_be_said_so():
+    assert Region(2, masks=None) == Region(2)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("how", AS_PEOPLE_HAVE_THEM)
 @pytest.mark.parametrize("method", ["saliency", "grad_cam"])
 def test_a_region_may_be_given_as_a_list_or_an_array(how, method, images):

@@ -396,6 +396,8 @@ def _category(of: Any) -> int | str:
 
 def _masks(given: Any) -> tuple[Mask, ...]:
     """Masks, of which one stands for all images, also as arrays."""
+    if given is None:
+        return ()
     if isinstance(given, Mask) or getattr(given, "ndim", 3) != 3:
         given = (given,)
     try:
