@@ -157,6 +157,7 @@ class Follow(Operations):
         self._known: Any = WeakTensorKeyDictionary()
         self._followed: Any = WeakTensorKeyDictionary()
         self._seen: Any = WeakTensorKeyDictionary()
+        self._filled: Any = WeakTensorKeyDictionary()  # what is seen of what was empty, by the first part of it
         self._sides: Any = WeakTensorKeyDictionary()  # of the whole picture, in places of a value that has its pixels
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
@@ -173,8 +174,8 @@ class Follow(Operations):
     def seen(self, value: Tensor) -> Part:
         """The part of the picture that a value is made of: slices of whole pixels leave some out, frames add to them.
 
-        Resized pixels count too. What is cut off of features mostly takes back what was put around them, and is not
-        counted.
+        Resized pixels count too. What is cut off of features counts as far as it takes back what was put around the
+        picture; mostly it takes back what was put around them.
 
         Example:
             >>> with Follow() as follow:
@@ -251,7 +252,8 @@ class Follow(Operations):
 
     def _fill(self, whole: Tensor, part: Tensor) -> None:
         """Let what was empty, and is written into in part, have the part's axes: the rest lies around it as a frame."""
-        if whole in self._known or whole.ndim != part.ndim or not whole.is_contiguous():
+        known = whole in self._known and whole not in self._filled
+        if known or whole.ndim != part.ndim or not whole.is_contiguous():
             return
         pads: list[int] = []
         for at in reversed(range(whole.ndim)):
@@ -259,8 +261,17 @@ class Follow(Operations):
             apart = part.shape[at] > 1 and part.stride(at) != whole.stride(at)
             pads += [0, 0] if apart else [first, whole.shape[at] - first - part.shape[at]]
         call = _Call("constant_pad_nd", (part, pads), {}, {part: self._known[part]})
+        seen, sides = call.part(0, whole, self._seen[part], self._sides[part])
+        if whole in self._filled:  # the next part: it lies where it did, or was moved
+            self.moves = self.moves or not _alike(seen, self._filled[whole])
+            return
         self._followed[whole] = True
-        self._seen[whole], self._sides[whole] = call.part(0, whole, self._seen[part], self._sides[part])
+        self._filled[whole] = self._seen[whole] = seen
+        self._sides[whole] = sides
+        for at, axis in enumerate(self._known[part]):
+            before, behind = pads[-2 - 2 * at], pads[-1 - 2 * at]
+            if part.ndim == 3 and before + behind and {name for name, _ in axis} == {PLACES}:
+                self.around[whole.shape[at]] = before, behind
         if (axes := call.resized(whole)) is not None:
             self._known[whole] = axes
 
@@ -282,6 +293,11 @@ def _together(parts: Sequence[Part]) -> Part:
     for (first, last), (start, end) in parts[1:]:
         top, bottom, left, right = min(top, first), max(bottom, last), min(left, start), max(right, end)
     return (top, bottom), (left, right)
+
+
+def _alike(one: Part, other: Part) -> bool:
+    """Whether two parts are about the same: features shifted by little, or around a picture that goes on, are."""
+    return all(abs(a - b) < _FAR for a, b in zip((*one[0], *one[1]), (*other[0], *other[1]), strict=True))
 
 
 def _fits(axes: Axes, shape: Sequence[int]) -> bool:
@@ -347,13 +363,16 @@ class _Call:
         for side, at in enumerate(rows_and_columns):
             length = _length(axes[at])
             low, high = part[side]
-            if round((high - low) * sides[side]) != length:  # no place for each pixel any more
-                continue
-            if self.name.startswith("upsample"):
+            pixels = round((high - low) * sides[side]) == length
+            if pixels and self.name.startswith("upsample"):
                 whole[side] *= output.shape[at] / length
+            if self.name.startswith("upsample") or not (pixels or self.name in _CUTTING):
                 continue
-            around = max(0.0, -low) * sides[side], max(0.0, high - 1) * sides[side]
-            start, stop = self._cut(place, at, length, len(axes), around)
+            before, behind = (max(0.0, one) * length / (high - low) for one in (-low, high - 1))
+            start, stop = self._cut(place, at, length, len(axes), (before, behind))
+            if not pixels:  # a cut of features takes back what was put around, or nothing that counts
+                start = min(start, before) if start <= before + 0.5 else 0
+                stop = max(stop, length - behind) if stop >= length - behind - 0.5 else length
             found[side] = (low + (high - low) * start / length, low + (high - low) * stop / length)
         return (found[0], found[1]), tuple(whole)
 
@@ -603,6 +622,8 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 # Of the half of a side: by less a grid only looks a pixel or two around.
 _ELSEWHERE = 0.1
+# Of a side of the picture: by less features are only shifted.
+_FAR = 0.25
 
 # What runs along one axis and leaves its length, and where that axis is named.
 _ALONG = {

@@ -188,6 +188,14 @@ FRAMES = {
         lambda images: F.conv2d(F.pad(images, (2,) * 4), torch.ones(3, 3, 5, 5)),
         (0,) * 4,
     ),
+    "that a cut of features takes back": (
+        lambda images: F.max_pool2d(F.pad(images, (8, 8, 8, 8)), 4)[:, :, 2:-2, 2:-2],
+        (0,) * 4,
+    ),
+    "that a cut of features takes back in part": (
+        lambda images: F.max_pool2d(F.pad(images, (0, 0, 8, 8)), 4)[:, :, 1:],
+        (4, 8, 0, 0),
+    ),
     "that a pooling takes back": (lambda images: F.max_pool2d(F.pad(images, (0, 1, 0, 1)), 3, 2), (0,) * 4),
 }
 
@@ -198,6 +206,19 @@ def test_what_a_network_puts_around_the_picture_is_followed_too(what):
     (top, bottom), (start, end) = prepare(classifier(step)).placement("features.4", (SIZE, SIZE)).seen
     expected = (-above, SIZE + below, -left, SIZE + right)
     assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
+
+
+def halves_swapped(images):
+    """Each half is written where the other was."""
+    canvas, half = torch.zeros(images.shape), images.shape[2] // 2
+    canvas[:, :, :half] = images[:, :, half:]
+    canvas[:, :, half:] = images[:, :, :half]
+    return canvas
+
+
+def test_parts_that_are_written_where_they_were_not_are_no_frame():
+    with pytest.raises(ModelError, match="so that its map cannot be laid on it"):
+        explain(classifier(halves_swapped), torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1)
 
 
 def test_the_map_of_a_picture_in_a_frame_lies_on_the_picture():

@@ -228,6 +228,12 @@ def test_tokens_that_are_no_places_may_be_told(generator):
     )
 
 
+@pytest.mark.parametrize(("where", "layout"), [(slice(64), "NTC:0+2"), (slice(2, None), "NTC:2+0")])
+def test_tokens_beside_those_that_are_written_into_what_was_empty_are_no_places(where, layout):
+    found = made(lambda x: written(x.flatten(2).mT, where, shape=(66, 8)))
+    assert prepare(found).layout("here") == layout
+
+
 def test_a_size_that_was_never_told_is_that_of_the_images():
     module = nn.Sequential(nn.Conv2d(3, 16, 2, 2), nn.Flatten(), nn.Linear(16 * 64, 2))
     classifier = Classifier(module, Preprocess(None))
