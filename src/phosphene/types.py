@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeVar, overload
 
@@ -442,14 +442,18 @@ def percent(share: float) -> str:
     return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
-def is_score(value: float) -> bool:
+def is_score(value: float, among: Iterable[float | None] = ()) -> bool:
     """Whether what should be a share is none, as of a network whose head gives plain scores.
 
+    Args:
+        value: the share.
+        among: those of the same network beside it: if one is none, all are none.
+
     Example:
-        >>> is_score(-11.0), is_score(3.2), is_score(1.0000001)
-        (True, True, False)
+        >>> is_score(-11.0), is_score(3.2), is_score(1.0000001), is_score(0.5, [3.2, 0.5])
+        (True, True, False, True)
     """
-    return not -1e-3 <= value <= 1.001
+    return not all(-1e-3 <= one <= 1.001 for one in (value, *among) if one is not None)
 
 
 def counted(count: int, what: str) -> str:

@@ -56,16 +56,18 @@ def test_plain_scores_are_told_as_they_are(folder, tmp_path):
     (tmp_path / "ages.py").write_text(
         "import torch\nfrom torch import nn\nfrom phosphene import Classifier, Preprocess\n\n"
         "def model():\n"
-        "    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
         "    nn.init.zeros_(net[0].weight)\n"
-        "    net[0].bias.data = torch.tensor([-11.0, 37.0])\n"
-        "    return Classifier(net, Preprocess((32, 32)), ['change', 'age'], head='score')\n"
+        "    net[0].bias.data = torch.tensor([-11.0, 37.0, 0.5])\n"
+        "    return Classifier(net, Preprocess((32, 32)), ['change', 'age', 'size'], head='score')\n"
     )
     run = tmp_path / "run"
     outcome = phosphene("predict", folder / "0.png", "--model", f"{tmp_path / 'ages.py'}:model", "--out", run)
     assert "    37  age" in outcome.out
     assert "   -11  change" in outcome.out
+    assert "   0.5  size" in outcome.out
     page = (run / "report.html").read_text()
     assert ">37<" in page
+    assert "size 0.5" in page
     assert "change -11" in page
     assert "%" not in page[page.index("<table") : page.index("</table")]

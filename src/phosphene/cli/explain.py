@@ -139,8 +139,9 @@ def predicted_lines(image: Mapping[str, Any]) -> list[str]:
     """A picture and its best classes, or why there are none."""
     if image["status"] == "error":
         return [image["path"], f"  failed: {reason(image['error'], image['path'])}"]
-    return [image["path"], *(f"  {_sure(best['probability'])}  {best['label']}" for best in image["predicted"])]
-
-
-def _sure(value: float) -> str:
-    return f"{value:6.3g}" if is_score(value) else f"{value:6.1%}"
+    shares = [best["probability"] for best in image["predicted"]]
+    how = "6.3g" if any(map(is_score, shares)) else "6.1%"
+    return [
+        image["path"],
+        *(f"  {share:{how}}  {best['label']}" for share, best in zip(shares, image["predicted"], strict=True)),
+    ]

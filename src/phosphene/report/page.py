@@ -289,10 +289,10 @@ def _sure(row: Mapping[str, Any]) -> float:
     return float(first[0]["probability"] or 0.0) if first else 0.0
 
 
-def _percent(value: float | None) -> str:
+def _percent(value: float | None, among: Sequence[float | None] = ()) -> str:
     if value is None:  # NaN, where it was computed
         return "-"
-    if is_score(value):
+    if is_score(value, among):
         return f"{value:.3g}"
     # The space before the sign does not break.
     return f"{100 * value:.1f}\u00a0%" if value >= 0.001 or value == 0 else "<\u00a00.1\u00a0%"

@@ -96,7 +96,7 @@ const phosphene = (() => {
     return frame;
   }
 
-  const percent = value => value == null ? "-" : value < 0 || value > 1.001 ? String(+value.toPrecision(3)) : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
+  const percent = (value, among = []) => value == null ? "-" : [value, ...among].some(one => one < 0 || one > 1.001) ? String(+value.toPrecision(3)) : value >= 0.001 || value === 0 ? (100 * value).toFixed(1) + "\u00a0%" : "<\u00a00.1\u00a0%";
   const short = text => text.length > 90 ? text.slice(0, 90).replace(/\s+\S*$/, "") + " ..." : text;
   const called = found => found.key.split("/").slice(-2).join("/");
   const mark = found => found.correct == null ? "" : make("span", { className: "mark " + (found.correct ? "right" : "wrong"), title: found.correct ? "right" : "wrong" });
@@ -137,8 +137,8 @@ const phosphene = (() => {
       make("a", { textContent: "close", href: "#" + new URLSearchParams(without) }));
     const bars = make("ol", { className: "bars" }, ...found.predicted.map(([label, probability]) => {
       const fill = make("span", { className: "fill" });
-      fill.style.width = 100 * (probability || 0) + "%";
-      return make("li", {}, make("span", { className: "row" }, make("span", { className: "label", textContent: label }), make("span", { className: "value", textContent: percent(probability) })),
+      fill.style.width = 100 * Math.min(1, Math.max(0, probability || 0)) + "%";
+      return make("li", {}, make("span", { className: "row" }, make("span", { className: "label", textContent: label }), make("span", { className: "value", textContent: percent(probability, found.predicted.map(best => best[1])) })),
         make("span", { className: "track" }, fill));
     }));
     const facts = make("dl", { className: "facts" });

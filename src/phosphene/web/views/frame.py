@@ -142,8 +142,8 @@ def _templates() -> Environment:
     return found
 
 
-def _percent(value: float) -> str:
-    if is_score(value):
+def _percent(value: float, among: Sequence[float] = ()) -> str:
+    if is_score(value, among):
         return f"{value:.3g}"
     if value <= 0:
         return "0 %"
