@@ -112,18 +112,19 @@ class Box:
                 "the z-box rule is for a first layer on the pixels themselves, and here it sees something else; use "
                 "composite=epsilon_plus_flat"
             )
-        room = self.room * (self.high - self.low)
-        if bool(((values < self.low - room) | (values > self.high + room)).any()):
-            low, high, least, most = map(float, (self.low.min(), self.high.max(), *values.aminmax()))
+        low, high = self.low.to(values), self.high.to(values)
+        room = self.room * (high - low)
+        if bool(((values < low - room) | (values > high + room)).any()):
+            least, most = map(float, values.aminmax())
             raise ModelError(
-                f"the z-box rule of the first layer is for pixels of {low:.3g} to {high:.3g}, and it sees {least:.3g} "
-                f"to {most:.3g}: they are normalized in the network or were before; let a Preprocess do that, or use "
+                f"the z-box rule of the first layer is for pixels of {low.min():.3g} to {high.max():.3g}, and it sees "
+                f"{least:.3g} to {most:.3g}: they are normalized in the network or were before; let a Preprocess do that, or use "
                 "composite=epsilon_plus_flat"
             )
         parts = [
             (values, step.weight, step.bias),
-            (self.low.to(values).expand_as(values), _clamped(step.weight, min=0), _clamped(step.bias, min=0)),
-            (self.high.to(values).expand_as(values), _clamped(step.weight, max=0), _clamped(step.bias, max=0)),
+            (low.expand_as(values), _clamped(step.weight, min=0), _clamped(step.bias, min=0)),
+            (high.expand_as(values), _clamped(step.weight, max=0), _clamped(step.bias, max=0)),
         ]
         return _shared(step, parts, relevance, signs=(1, -1, -1))
 
