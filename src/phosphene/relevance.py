@@ -118,8 +118,8 @@ class Box:
             least, most = map(float, values.aminmax())
             raise ModelError(
                 f"the z-box rule of the first layer is for pixels of {low.min():.3g} to {high.max():.3g}, and it sees "
-                f"{least:.3g} to {most:.3g}: they are normalized in the network or were before; let a Preprocess do that, or use "
-                "composite=epsilon_plus_flat"
+                f"{least:.3g} to {most:.3g}: they are normalized in the network or were before; let a Preprocess do "
+                "that, or use composite=epsilon_plus_flat"
             )
         parts = [
             (values, step.weight, step.bias),
