@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from phosphene.errors import InputError, NotFoundError, OptionError, PhospheneWarning, ResourceError
-from phosphene.sources import COLUMN_TYPES, Files, Folder, Item, Table, Uploads, open_source
+from phosphene.sources import COLUMN_TYPES, Files, Folder, Item, Table, Uploads, open_pictures, open_source
 from phosphene.store import RunFolder
 from tests.pictures import HOSTILE, save
 
@@ -93,6 +93,13 @@ def test_a_folder_that_cannot_be_listed_is_an_item(tmp_path, monkeypatch):
     found = list(Folder(tmp_path))
     assert [item.key for item in found] == ["a.jpg", "secret/", "z.jpg"]
     assert "Permission denied" in found[1].error
+
+
+@pytest.mark.parametrize("specs", [[""], ["a.jpg", ""]])
+def test_an_empty_name_is_refused_before_anything_is_read(specs):
+    for opened in (open_source, open_pictures):
+        with pytest.raises(OptionError, match="an empty name was given for pictures"):
+            opened(specs)
 
 
 def test_empty_and_missing_folders_are_refused(tmp_path):

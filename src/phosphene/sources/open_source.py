@@ -43,7 +43,7 @@ def open_source(spec: Spec | Iterable[Spec], **options: Any) -> Source:
 
     Raises:
         InputError: if nothing reads the spec, or it cannot be read.
-        OptionError: if several sources could read it, or for an option that the source does not take.
+        OptionError: if several sources could read it, for an option that the source does not take, or an empty name.
 
     Example:
         >>> open_source("photos/cat.jpg").name
@@ -77,7 +77,7 @@ def open_pictures(specs: Sequence[str]) -> Source:
 
     Raises:
         InputError: if none is given.
-        OptionError: if several sources could read a spec.
+        OptionError: if several sources could read a spec, or for an empty one.
 
     Example:
         >>> [item.error for item in open_pictures(["a.jpg", "no folder"])]
@@ -124,6 +124,8 @@ class _Missing(Source):
 
 
 def _opened(spec: str, options: dict[str, Any]) -> Source:
+    if not spec:
+        raise OptionError("an empty name was given for pictures (of an unset variable?); give a picture or a folder")
     kinds = source_kinds()
     name, colon, rest = spec.partition(":")
     if colon and name in kinds and not rest.startswith("//"):
