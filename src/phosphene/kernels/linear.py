@@ -43,8 +43,6 @@ class Linear:
 class _Linear(torch.autograd.Function):
     """A linear layer of frozen weights, and its way back."""
 
-    linear = True
-
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: Linear) -> Tensor:
         ctx.layer, ctx.linear = layer, True
