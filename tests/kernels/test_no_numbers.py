@@ -103,6 +103,7 @@ def test_occlusion_of_a_network_that_takes_a_logarithm():
         (lambda x: torch.sqrt(x), True),
         (lambda x: x / x.sum(), True),
         (lambda x: x.arccos(), True),
+        (lambda x: x.clone().reciprocal_(), True),
         (lambda x: x**-1, True),
         (lambda x: x**2, False),
         (lambda x: x / 2, False),

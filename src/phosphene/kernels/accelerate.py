@@ -14,51 +14,12 @@ from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.linear import GlobalPool, Linear
 
 # What of finite numbers may make NaN, or an infinity from which NaN comes: at zero, below it, or beyond one.
-_NO_NUMBERS = frozenset(
-    [
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "log_",
-        "sqrt",
-        "sqrt_",
-        "rsqrt",
-        "rsqrt_",
-        "reciprocal",
-        "pow",
-        "pow_",
-        "exp",
-        "expm1",
-        "float_power",
-        "div",
-        "div_",
-        "truediv",
-        "itruediv",
-        "true_divide",
-        "divide",
-        "fmod",
-        "remainder",
-        "acos",
-        "asin",
-        "atanh",
-        "acosh",
-        "arccos",
-        "arcsin",
-        "arctanh",
-        "arccosh",
-        "tan",
-        "logsumexp",
-        "xlogy",
-        "logit",
-        "lgamma",
-        "digamma",
-        "norm",
-        "normalize",
-        "var",
-        "std",
-    ]
-)
+_NO_NUMBERS = (
+    "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "pow", "exp", "expm1", "float_power", "div",
+    "truediv", "itruediv", "true_divide", "divide", "fmod", "remainder", "acos", "asin", "atanh", "acosh", "arccos",
+    "arcsin", "arctanh", "arccosh", "tan", "logsumexp", "xlogy", "logit", "lgamma", "digamma", "norm", "normalize",
+    "var", "std",
+)  # fmt: skip
 # The part of the convolutions, counted from the end, that few ReLUs follow.
 _LATE = 1 / 3
 
@@ -181,7 +142,7 @@ def _may_make_nan(traced: fx.GraphModule) -> bool:
     for node in traced.graph.nodes:
         if node.op == "placeholder" or computed & set(node.all_input_nodes):
             computed.add(node)
-            name = str(getattr(node.target, "__name__", node.target))
+            name = str(getattr(node.target, "__name__", node.target)).rstrip("_")  # (in place or not)
             # (What is divided by a number, or by what the network holds, is no quotient of two values.)
             by = node.args[1:] if "div" in name else node.all_input_nodes
             whole = "pow" in name and isinstance(node.args[-1], int) and node.args[-1] >= 0
