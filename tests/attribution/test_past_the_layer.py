@@ -53,7 +53,7 @@ def test_what_goes_past_the_last_branch_is_said(join, width, method):
     network = classifier(Branches(join, width))
     assert prepare(network).default_layer == "other"
     (note,) = noted(network, method)
-    share = prepare(network).passed_by("other")
+    share = prepare(network).looks.passed_by("other")
     assert note.startswith(f"{share:.0%} of the gradient goes past layer other")
     assert noted(network, f"{method}:layer=one+other") == []
 
@@ -70,7 +70,7 @@ def test_the_share_is_that_of_the_gradient():
     past, through = (
         float(torch.autograd.grad(part[0, best], images, retain_graph=True)[0].abs().sum()) for part in parts
     )
-    assert prepared.passed_by("other") == pytest.approx(past / (past + through), rel=1e-4)
+    assert prepared.looks.passed_by("other") == pytest.approx(past / (past + through), rel=1e-4)
 
 
 @pytest.mark.parametrize("network", [Branches(Joined(), 12), VisionTransformer(size=32)])

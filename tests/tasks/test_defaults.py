@@ -45,8 +45,8 @@ def test_layer_saliency_looks_where_the_gradient_tells_places_apart():
     arguments = (prepared.layers, prepared.default_layer, (16, 16))
     assert middle_layer(*arguments) == "features.4"
     last = {"features.4", "classifier.0", "classifier.2"}
-    assert prepared.flat_layers(["features.2", "features.3", *sorted(last)]) == last
-    chosen = middle_layer(*arguments, prepared.flat_layers)
+    assert prepared.looks.flat_layers(["features.2", "features.3", *sorted(last)]) == last
+    chosen = middle_layer(*arguments, prepared.looks.flat_layers)
     assert chosen == "features.3"
     images = torch.rand(1, 3, 16, 16)
     found = explain(prepared, images, f"layer_saliency:layer={chosen}")

@@ -33,7 +33,7 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
     prepared = prepare(classifier)
     prepared.check_images(images)  # (layers are looked at with images of this size, where the network takes any)
     if layer is None and target.layers:
-        return (prepared.layer_of_unit(target.layers[0]),)
+        return (prepared.looks.layer_of_unit(target.layers[0]),)
     if layer is None and prepared.head == "boxes":
         return (last_layer_reached(classifier, images, target),)
     # (A name may hold a plus itself, of an nn.ModuleDict's key.)
@@ -180,7 +180,7 @@ def _seen_in_part(prepared: Prepared, target: Target, values: Mapping[str, tuple
     ((name, (output, *_)),) = values.items()
     if target.layers or prepared.head == "boxes" or output.ndim != 4:
         return []
-    past = prepared.passed_by(name)
+    past = prepared.looks.passed_by(name)
     if past < _MUCH:
         return []
     return [

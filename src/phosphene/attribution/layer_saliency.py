@@ -65,7 +65,7 @@ def layer_saliency(
     prepared = prepare(classifier)
     prepared.check_images(images)
     if layer is None and not target.layers and prepared.head != "boxes":
-        layer = middle_layer(prepared.layers, prepared.default_layer, prepared.looks.size, prepared.flat_layers)
+        layer = middle_layer(prepared.layers, prepared.default_layer, prepared.looks.size, prepared.looks.flat_layers)
     return layer_map(_length, classifier, images, target, layer=layer, batch_size=batch_size)
 
 

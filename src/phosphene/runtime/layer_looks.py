@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,12 +23,32 @@ from phosphene.types import Layer, Layout, Size
 if TYPE_CHECKING:
     from phosphene.runtime.network import Network
 
+Asked = ParamSpec("Asked")
+Found = TypeVar("Found")
+
 # Of the largest gradient at a layer: by no more do those of its places differ that say nothing of where they are.
 _FLAT = 1e-3
 # Of how many images of each kind it is seen which layers run for them.
 _ROUTED = 2
 # Of a gradient at a layer: by no more do two records of it differ that are one.
 _SAME = 1e-4
+
+
+def tried_once(
+    method: Callable[Concatenate[LayerLooks, Asked], Found],
+) -> Callable[Concatenate[LayerLooks, Asked], Found]:
+    """The same, which keeps what it found for the names that it was asked about."""
+
+    @wraps(method)
+    def once(self: LayerLooks, /, *asked: Asked.args, **named: Asked.kwargs) -> Found:
+        key = f"{method.__name__}{asked}"
+        with self.network.lock:
+            if key not in self._found:
+                self._found[key] = method(self, *asked, **named)
+            found: Found = self._found[key]
+            return found
+
+    return once
 
 
 class LayerLooks:
@@ -41,14 +62,7 @@ class LayerLooks:
     def __init__(self, network: Network, size: Size) -> None:
         self.network, self.size = network, size
         self.classifier = network.classifier
-        self._default: str | None = None
-        self._ran: list[list[Layer]] | None = None
-        self._flat: dict[str, bool] = {}
-        self._of_units: dict[str, str] = {}
-        self._passed_by: dict[str, float] = {}
-        self._read_around: dict[tuple[str, ...], bool] = {}
-        self._moved: dict[str, Moved | None] = {}
-        self._seeing: dict[str, bool] = {}
+        self._found: dict[str, Any] = {}  # (`tried_once`)
         self._image = torch.Size((self.classifier.preprocess.channels, *size))
 
     @property
@@ -69,15 +83,12 @@ class LayerLooks:
         return frozenset(layer for layer in layers if is_tokens_first(self.layout(layer)))
 
     @property
+    @tried_once
     def default_layer(self) -> str:
         """The layer that CAM methods look at unless told otherwise."""
         self._check_layers()
         self.network.look(self.size)  # (whether its code reads values)
-        with self.network.lock:
-            if self._default is None:
-                name = self.classifier.name
-                self._default = default_layer(self._always_run(), self.size, self._positions_reached, network=name)
-            return self._default
+        return default_layer(self._always_run(), self.size, self._positions_reached, network=self.classifier.name)
 
     def _always_run(self) -> list[Layer]:
         """The layers without those that code which reads values, such as a router of experts, passes by for some."""
@@ -90,16 +101,17 @@ class LayerLooks:
         On noise, fine and coarse, dark and bright; an image that the code refuses says nothing.
         """
         look = self.network.first_look
-        if look is None or not look.reads:
-            return []
-        if self._ran is None:
-            self._ran = []
-            fine = self.network.noise(self._image, _ROUTED)
-            coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
-            for image in (image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)):
-                with suppress(Exception):  # code of the network's own may raise anything
-                    self._ran.append(self.network.survey_of(image[None]))
-        return self._ran
+        return self._on_noise() if look is not None and look.reads else []
+
+    @tried_once
+    def _on_noise(self) -> list[list[Layer]]:
+        found = []
+        fine = self.network.noise(self._image, _ROUTED)
+        coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
+        for image in (image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)):
+            with suppress(Exception):  # code of the network's own may raise anything
+                found.append(self.network.survey_of(image[None]))
+        return found
 
     @property
     def candidate_layers(self) -> list[str]:
@@ -117,33 +129,43 @@ class LayerLooks:
                 "writes it"
             )
 
+    @tried_once
     def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Those of these layers, whose outputs have places, at which the gradient of a class says nothing of them.
 
         There every place that a class's score depends on counts alike, as behind the last layer that is no average: a
         map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
-        """
-        asked = [layer for layer in layers if layer not in self._flat]
-        found = self._in_places(self._noise_gradients(asked, lambda logits, _: logits.amax())) if asked else {}
-        self._flat.update({layer: layer in found and _is_flat(found[layer]) for layer in asked})
-        return frozenset(layer for layer in layers if self._flat[layer])
 
+        Example:
+            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> sorted(prepare(Classifier(net)).looks.flat_layers(["0", "1"]))
+            ['0', '1']
+        """
+        found = self._in_places(self._noise_gradients(layers, lambda logits, _: logits.amax()))
+        return frozenset(layer for layer in layers if layer in found and _is_flat(found[layer]))
+
+    @tried_once
     def passed_by(self, layer: str) -> float:
-        """The share, 0 to 1, of the gradient of the best class of noise that reaches the image past a layer.
+        """The share, 0 to 1, of the gradient of the best class of noise that goes past a layer.
 
-        0 where there is none, or the layer runs several times. Tried out once.
+        Through sums or joins in no module. 0 where there is none, or the layer runs several times.
+
+        Example:
+            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> class Sum(nn.Module):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.one, self.other = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
+            ...     def forward(self, images):
+            ...         return (self.one(images) + self.other(images)).mean(dim=(2, 3))
+            >>> 0.1 < prepare(Classifier(Sum())).looks.passed_by("other") < 0.9
+            True
         """
-        if layer not in self._passed_by:
-            once = all(found.calls == 1 for found in self.layers if found.name == layer)
-            self._passed_by[layer] = self._past(layer) if once else 0.0
-        return self._passed_by[layer]
-
-    def _past(self, layer: str) -> float:
-        with self.network.lock, trial(self.classifier.device, gradients=True):
-            images = self.network.noise(self._image)[:1].requires_grad_()
-            with capture(self.network.module, [layer], tokens_first=self.tokens_first([layer])) as found:
-                value = self.network.rows(images).amax()
-            output = found.get(layer)
+        if any(found.name == layer and found.calls != 1 for found in self.layers):
+            return 0.0
+        with self._watching([layer]) as (images, logits, outputs):
+            value, output = logits.amax(), outputs.get(layer)
             if output is None or not (value.requires_grad and output.requires_grad):
                 return 0.0
             whole, given = gradients_of(value, [images, output], again=True)
@@ -155,19 +177,20 @@ class LayerLooks:
 
     def placement(self, layer: str, size: Size) -> Placement:
         """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
-        own = next((found for found in self.layers if found.name == layer), None)
-        if layer not in self._moved:
-            self._moved[layer] = None if own is None else self._how_lies(own)
         seen = {found.name: found.seen for found in self._surveyed(size)}
-        return Placement(seen.get(layer, WHOLE), self._moved[layer])
+        return Placement(seen.get(layer, WHOLE), self._how_lies(layer))
 
     def _surveyed(self, size: Size) -> list[Layer]:
         """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
         alike = self.network.cuts_nothing and all(found.seen == WHOLE for found in self.layers)
         return self.layers if alike or size == self.size else self.network.survey(size)
 
-    def _how_lies(self, layer: Layer) -> Moved | None:
+    @tried_once
+    def _how_lies(self, name: str) -> Moved | None:
         """How a layer's places lie otherwise than the picture's; None where they do not, or nothing says."""
+        layer = next((found for found in self.layers if found.name == name), None)
+        if layer is None:
+            return None
         if layer.frequencies:
             return "as frequencies"
         if any(one.name == layer.name and one.seen != layer.seen for layers in self._on_images() for one in layers):
@@ -197,11 +220,8 @@ class LayerLooks:
 
     def _answers_to(self, layer: str, quarter: tuple[int, int]) -> Tensor | None:
         """(H, W) how much the cell in the middle of a quarter answers to each pixel; None where nothing says."""
-        with self.network.lock, trial(self.classifier.device, gradients=True):
-            images = self.network.noise(self._image)[:1].requires_grad_()
-            with capture(self.network.module, [layer], tokens_first=self.tokens_first([layer])) as found:
-                self.network.rows(images)
-            output = found.get(layer)
+        with self._watching([layer]) as (images, _, outputs):
+            output = outputs.get(layer)
             places = None if output is None else spatial_size(tuple(output.shape[1:]), self.size, self.layout(layer))
             if output is None or places is None or min(places) < FEWEST or not output.requires_grad or len(output) != 1:
                 return None
@@ -212,16 +232,18 @@ class LayerLooks:
             (gradient,) = gradients_of((values[:, row, column] * weights).sum(), [images])
         return None if gradient is None else gradient.float().square().sum(dim=(0, 1)).cpu()
 
+    @tried_once
     def layer_of_unit(self, layer: str) -> str:
         """Where to look for what a unit of a layer responds to: the last layer with places that ends before it begins.
 
         One that it is computed from, at several places; where there is none, the unit's own layer.
-        """
-        if layer not in self._of_units:
-            self._of_units[layer] = self._layer_of_unit(layer)
-        return self._of_units[layer]
 
-    def _layer_of_unit(self, layer: str) -> str:
+        Example:
+            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1))
+            >>> prepare(Classifier(net)).looks.layer_of_unit("2")
+            '1'
+        """
         names = [found.name for found in self.layers]
         if layer not in names:
             return layer  # (the pass will say so better)
@@ -234,20 +256,30 @@ class LayerLooks:
         fed = (found for found in candidates if found in reached and int(reached[found].any(dim=1).sum()) >= 2)
         return next(fed, layer)
 
+    @tried_once
     def read_around(self, layers: Sequence[str]) -> bool:
         """Whether the score reads what the layers make by other ways than what they return first.
 
         A hook or an attribute keeps it, or a second output is made of it: nothing but their own record, from the image
-        on, leads back to them from there. Tried out once, on noise.
+        on, leads back to them from there. Tried out on noise.
         """
-        key = tuple(layers)
-        if key not in self._read_around:
-            whole, cut = (
-                self._noise_gradients(layers, lambda logits, _: logits.float().square().sum(), first_leaf, recorded=one)
-                for one in (True, False)
-            )
-            self._read_around[key] = any(name not in cut or not near(cut[name], whole[name], _SAME) for name in whole)
-        return self._read_around[key]
+        whole, cut = (
+            self._noise_gradients(layers, lambda logits, _: logits.float().square().sum(), first_leaf, recorded=one)
+            for one in (True, False)
+        )
+        return any(name not in cut or not near(cut[name], whole[name], _SAME) for name in whole)
+
+    @contextmanager
+    def _watching(
+        self, layers: Sequence[str], edit: Edit | None = None, *, recorded: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        """(an image of noise, its scores, what the layers gave), recorded from the image on or not."""
+        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
+        with self.network.lock, trial(self.classifier.device, gradients=True):
+            images = self.network.noise(self._image)[:1].requires_grad_(recorded)
+            with capture(self.network.module, layers, edit, tokens_first=self.tokens_first(layers)) as found:
+                logits = self.network.rows(images)
+            yield images, logits, found
 
     def _noise_gradients(
         self,
@@ -258,11 +290,7 @@ class LayerLooks:
         recorded: bool = True,
     ) -> dict[str, Tensor]:
         """The gradient of a score of noise at each of the layers that it reaches, recorded from the image on or not."""
-        # Locked as `variant` is: a variant made meanwhile would be a copy with the hooks of this look, for good.
-        with self.network.lock, trial(self.classifier.device, gradients=True):
-            images = self.network.noise(self._image)[:1].requires_grad_(recorded)
-            with capture(self.network.module, layers, edit, tokens_first=self.tokens_first(layers)) as found:
-                logits = self.network.rows(images)
+        with self._watching(layers, edit, recorded=recorded) as (_, logits, found):
             value = score(logits, found)
             there = [layer for layer in layers if layer in found and found[layer].requires_grad]
             if not (value.requires_grad and there):
@@ -289,15 +317,13 @@ class LayerLooks:
         once = all(found.calls == 1 for found in known if found.name == layer)
         return (once and not self.classifier.inputs.values) or self.changes_with_picture(layer)
 
+    @tried_once
     def changes_with_picture(self, layer: str) -> bool:
         """Whether a layer gives something else of another image."""
-        with self.network.lock:
-            if layer not in self._seeing:
-                with trial(self.classifier.device):
-                    noise = self.network.noise(self._image)
-                    one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
-                self._seeing[layer] = one is None or other is None or not torch.equal(one, other)
-            return self._seeing[layer]
+        with trial(self.classifier.device):
+            noise = self.network.noise(self._image)
+            one, other = (self._given_by(layer, image) for image in (noise[:1], noise[1:2]))
+        return one is None or other is None or not torch.equal(one, other)
 
     def _given_by(self, layer: str, images: Tensor) -> Tensor | None:
         """The output of a layer; None if it does not run."""

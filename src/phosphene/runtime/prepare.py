@@ -239,41 +239,6 @@ class Prepared(Classifier):
             )
         return found
 
-    def passed_by(self, layer: str) -> float:
-        """The share, 0 to 1, of a class's gradient that goes past a layer: through sums or joins in no module.
-
-        Example:
-            >>> class Sum(nn.Module):
-            ...     def __init__(self):
-            ...         super().__init__()
-            ...         self.one, self.other = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
-            ...     def forward(self, images):
-            ...         return (self.one(images) + self.other(images)).mean(dim=(2, 3))
-            >>> 0.1 < prepare(Classifier(Sum())).passed_by("other") < 0.9
-            True
-        """
-        return self.looks.passed_by(layer)
-
-    def flat_layers(self, layers: Sequence[str]) -> frozenset[str]:
-        """Those of these layers at which the gradient of a class is the same at every place that has any.
-
-        Example:
-            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            >>> sorted(prepare(Classifier(net)).flat_layers(["0", "1"]))
-            ['0', '1']
-        """
-        return self.looks.flat_layers(layers)
-
-    def layer_of_unit(self, layer: str) -> str:
-        """The layer that methods look at, unless told otherwise, for what a unit of a layer responds to.
-
-        Example:
-            >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1))
-            >>> prepare(Classifier(net)).layer_of_unit("2")
-            '1'
-        """
-        return self.looks.layer_of_unit(layer)
-
     @property
     def linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
         """The linear head, and the network as a graph that also returns the features it averages.
