@@ -71,14 +71,10 @@ def forward(
     if records is not None:
         return _recorded_logits(prepared, records)
 
-    def done(stop: int) -> None:
-        if progress is not None:
-            progress(stop, len(images))
-
     def run(start: int, stop: int) -> Tensor:
         return prepared.logits(prepared.ready(images[start:stop]))
 
-    size = forward_size(batch_size, prepared.device)
+    size, done = forward_size(batch_size, prepared.device), copies_done(progress, 0, len(images), 1)
     return in_parts(prepared, images, run, size, gradients=False, done=done)
 
 
@@ -102,7 +98,7 @@ def layer_values(
         return joined(known), {layers[0]: joined([record.start for record in records])}
 
     def score(inputs: Tensor, start: int, stop: int) -> Tensor:
-        return scored(prepared, inputs, target.rows(start, stop), "logit")
+        return scored(prepared, inputs, target.rows(start, stop))
 
     return _watched(prepared, images, layers, batch_size, score)
 
@@ -181,7 +177,6 @@ def rule_gradient(
     rule: ReluRule,
     *,
     to: str | None = None,
-    score: Score = "logit",
     batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
@@ -201,7 +196,7 @@ def rule_gradient(
             else capture_input(prepared.module, to, first_leaf, tokens_first=tokens_first)
         )
         with relu_rule(rule) as check, start_of_graph as found:
-            values = scored(prepared, inputs, target.rows(start, stop), score)
+            values = scored(prepared, inputs, target.rows(start, stop))
             check(values)
             if scripted and to is None:  # (where several steps are joined into one, its ReLUs are not seen to escape)
                 raise ModelError(
@@ -299,6 +294,16 @@ def in_parts(
     """What `run(start, stop)` gives for each micro-batch, made one: tuples and dicts of tensors (N, ...)."""
     with prepared.passing(gradients=gradients):
         return in_one(prepared.in_batches(run, len(images), batch_size, images.shape[1:], done=done))
+
+
+def copies_done(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
+    """Tells, of the copies of one of several images, how many of all are done."""
+
+    def done(stop: int) -> None:
+        if progress is not None:
+            progress(index * count + stop, images * count)
+
+    return done
 
 
 def in_one(parts: Sequence[Result]) -> Result:
@@ -403,7 +408,7 @@ def _records_all(prepared: Prepared, layers: Sequence[str]) -> bool:
     return (prepared.precision == "exact" and any(kinks)) or prepared.looks.read_around(layers)
 
 
-def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score, copies: int = 1) -> Tensor:
+def scored(prepared: Prepared, inputs: Tensor, target: Target, score: Score = "logit", copies: int = 1) -> Tensor:
     """(N,) the target's score of each image of one batch, with the graph to differentiate."""
     return target.scores(run_network(prepared, inputs, target.layers, copies), score)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.runtime.passes import Progress, asked, scored
+from phosphene.runtime.passes import Progress, asked, copies_done, in_parts, scored
 from phosphene.runtime.prepare import Prepared
 from phosphene.runtime.trials import ROUNDED, within
 from phosphene.runtime.windowed import Box, WindowedNetwork, unsupported
@@ -79,8 +78,7 @@ def masked_scores(
         return lambda start, stop: _score(prepared, _covered(image, boxes[start:stop], fill), own, score)
 
     size = batch_size or (_WINDOWS if in_windows else None)
-    with prepared.passing(gradients=False) if in_windows else nullcontext():
-        found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
+    found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
     return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
 
 
@@ -115,16 +113,6 @@ Scores = Callable[[int, int], Tensor]
 """The scores of copies of one image, from one number to another."""
 
 
-def copies_done(progress: Progress | None, index: int, count: int, images: int) -> Callable[[int], None]:
-    """Tells, of the copies of one of several images, how many of all are done."""
-
-    def done(stop: int) -> None:
-        if progress is not None:
-            progress(index * count + stop, images * count)
-
-    return done
-
-
 def _of_copies(
     prepared: Prepared,
     images: Tensor,
@@ -142,19 +130,18 @@ def _of_copies(
         rows = (lambda scores: scores) if compared else None
         return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], rows, done))[None]
 
-    return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
+    return in_parts(prepared, images, row, 1, gradients=False)
 
 
 def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
     def run(start: int, stop: int) -> Tensor:
         return _score(prepared, images[start:stop], target.rows(start, stop), score)
 
-    return torch.cat(prepared.in_batches(run, len(images), 1, images.shape[1:]))
+    return in_parts(prepared, images, run, 1, gradients=False)
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
-    with prepared.passing(gradients=False):
-        return scored(prepared, prepared.ready(images), target, score).float()
+    return scored(prepared, prepared.ready(images), target, score).float()
 
 
 def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:

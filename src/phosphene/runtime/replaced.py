@@ -11,10 +11,8 @@ from torch import Tensor
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.hooks import did_not_run
-from phosphene.runtime.passes import Progress, asked, in_one, scored
-from phosphene.runtime.perturbed import copies_done
+from phosphene.runtime.passes import Progress, asked, copies_done, in_parts, scored
 from phosphene.targets import Target
-from phosphene.types import Score
 
 # Copies of the layer's output per pass, where what comes before it runs but once for all of them.
 _COPIES = 64
@@ -40,7 +38,6 @@ def replaced_scores(
     layer: str,
     copies_of: Callable[[int, Tensor], Copies],
     *,
-    score: Score = "logit",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +54,6 @@ def replaced_scores(
         layer: dotted name.
         copies_of: what replaces the output, given the number of the image and its output (1, ...); of every image
             equally many.
-        score: what of a class.
         batch_size: copies at once; None chooses.
         progress: called with (copies done, in all).
     """
@@ -77,7 +73,7 @@ def replaced_scores(
                 return output if replace is None or len(kept) != len(outputs) else replace(output)
 
             with prepared.capture([layer], edit):
-                return scored(prepared, prepared.ready(images), own, score, rows), kept
+                return scored(prepared, prepared.ready(images), own, copies=rows), kept
 
         def runs_once() -> bool:
             try:
@@ -102,5 +98,4 @@ def replaced_scores(
         scores = torch.cat(prepared.in_batches(part, copies.count, size, images.shape[1:], done=done))
         return clean, scores[None], outputs[-1]
 
-    with prepared.passing(gradients=False):
-        return in_one(prepared.in_batches(row, len(images), 1, images.shape[1:]))
+    return in_parts(prepared, images, row, 1, gradients=False)
