@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import check_inside
+from phosphene.runtime.micro_batches import is_want_of_memory
 from phosphene.runtime.norms import right_norms
 from phosphene.runtime.prepare import Prepared
 
@@ -43,10 +44,8 @@ def gradients(
                 found = _through_checkpoints(values, inputs, again)
             else:
                 found = torch.autograd.grad(values.sum(), list(inputs), allow_unused=True, retain_graph=again)
-    except (torch.OutOfMemoryError, MemoryError, PhospheneError):
-        raise
     except Exception as error:  # code of the network's own runs on the way back
-        if "out of memory" in str(error) or "allocate memory" in str(error):
+        if isinstance(error, PhospheneError) or is_want_of_memory(error):
             raise
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         what = f"checkpointing inside it: {reason}" if "heckpoint" in str(error) else reason

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# What every module has, and where it keeps its hooks.
+BASE = frozenset(vars(nn.Module()))
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # How many items of a container are looked at.
 MOST_ITEMS = 64
 # Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
@@ -61,7 +64,8 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         return id(value)
     if isinstance(value, list | tuple | deque | set | frozenset) and len(value) <= MOST_ITEMS:
         seen.add(id(value))
-        return [comparable(item, seen) for item in value] + _of_subclass(value, seen)
+        own = getattr(value, "__dict__", {})  # (of a list of a class of its own)
+        return [comparable(item, seen) for item in value] + [(key, comparable(one, seen)) for key, one in own.items()]
     if isinstance(value, dict) and len(value) <= MOST_ITEMS:
         seen.add(id(value))
         return [(key, comparable(item, seen)) for key, item in value.items()]
@@ -73,10 +77,10 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         if id(kind) in seen:  # (of many objects of a class what that holds is looked at once)
             return [*found, id(kind)]
         seen.add(id(kind))
-        return found + of_class(kind, seen)
+        return found + _of_class(kind, seen)
     if is_settings_class(value):
         seen.add(id(value))
-        return id(value), of_class(value, seen)
+        return id(value), _of_class(value, seen)
     return id(value)
 
 
@@ -103,11 +107,6 @@ def _of_enumeration_class(kind: enum.EnumMeta, seen: set[int]) -> list[Any]:
     return [
         (key, comparable(item, seen)) for key, item in own if isinstance(item, int | float | str | list | tuple | dict)
     ]
-
-
-def _of_subclass(value: Any, seen: set[int]) -> list[Any]:
-    """The attributes of a list of a class of its own."""
-    return [(key, comparable(item, seen)) for key, item in getattr(value, "__dict__", {}).items()]
 
 
 def attributes(value: object) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def sampling_step(count: int, rows: int, samples: int) -> int:
     return next(one for one in range(step, 0, -1) if math.gcd(one, columns) == 1)
 
 
-def of_class(kind: type, seen: set[int] | None = None) -> list[tuple[str, Any]]:
+def _of_class(kind: type, seen: set[int]) -> list[tuple[str, Any]]:
     """The plain values that a class of settings holds itself, and those of the classes written in it."""
     return [(key, comparable(item, seen)) for key, item in vars(kind).items() if _is_value(kind, key, item)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,23 @@ from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.runtime.comparable import (
+    BASE,
     CONTAINERS,
+    HOOKS,
     MOST_ITEMS,
     SAMPLED,
     attributes,
     comparable,
     glance,
     is_plain,
+    is_readable,
     is_settings,
     is_settings_class,
     sampling_step,
 )
 from phosphene.runtime.surroundings import Surroundings, held
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_PARTS = ("_parameters", "_buffers", "_modules", *_HOOKS)
-
-# What every module has.
-_BASE = frozenset(vars(nn.Module()))
+_PARTS = ("_parameters", "_buffers", "_modules", *HOOKS)
 
 
 class Fingerprint:
@@ -68,7 +67,7 @@ class Fingerprint:
             value
             for own in tables
             for key, value in own.items()
-            if key not in _BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
+            if key not in BASE and (isinstance(value, CONTAINERS) or is_settings(value) or is_settings_class(value))
         )
         self._containers = [(value, _snapshot(value)) for value in filled]
         self._outside = [(value, _snapshot(value)) for value in outside]
@@ -76,7 +75,7 @@ class Fingerprint:
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
         self._states = self._read()
-        self._samples = list(_samples(self._placed))
+        self._samples = _samples(self._placed)
         self._sampled = [_joined(groups) for groups in self._samples]
 
     def matches(self, classifier: Classifier) -> bool:
@@ -147,9 +146,9 @@ def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any], list[Tensor
             parts = (*own.get("_parameters", {}).values(), *own.get("_buffers", {}).values())
             tensors |= {id(part): part for part in parts if part is not None}
             parts = (*parts, *own.get("_modules", {}).values())
-            items = [*parts, *(item for key, item in own.items() if key not in _BASE)]
+            items = [*parts, *(item for key, item in own.items() if key not in BASE)]
             waiting += [(item, False) for item in items]
-            waiting += [(hook, True) for name in _HOOKS for hook in own.get(name, {}).values()]
+            waiting += [(hook, True) for name in HOOKS for hook in own.get(name, {}).values()]
             continue
         others[id(value)] = value if outside and isinstance(value, Tensor | list | dict | set | np.ndarray) else None
         if isinstance(value, types.MethodType | types.FunctionType | functools.partial):
@@ -191,18 +190,17 @@ def _has_memory(tensor: Tensor) -> bool:
         return False
 
 
-def _samples(tensors: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+def _samples(tensors: Sequence[Tensor]) -> list[list[list[Tensor]]]:
     """Values of each tensor, of a large one some of each row, as views of its memory; those of a device together.
 
     Read as whole numbers: of these each equals itself, and all are of types that can be joined.
     """
     groups: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
     for tensor in tensors:
-        odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()
-        if not odd and tensor.numel() and tensor.device.type != "meta" and tensor.dtype.itemsize in _WHOLE:
+        if is_readable(tensor) and tensor.numel() and tensor.dtype.itemsize in _WHOLE:
             found = _sample(tensor.detach())
             groups.setdefault(found.device, {}).setdefault(found.dtype, []).append(found)
-    yield from ([*of_device.values()] for of_device in groups.values())
+    return [[*of_device.values()] for of_device in groups.values()]
 
 
 def _joined(groups: Sequence[list[Tensor]]) -> Tensor:

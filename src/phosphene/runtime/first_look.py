@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.axes import Operations, tensors_in
 from phosphene.classifier import HeadKind
-from phosphene.errors import ModelError, warn
+from phosphene.errors import ModelError
 from phosphene.hooks import ValueHooks
 from phosphene.runtime.trials import trial, within
 
@@ -76,11 +76,6 @@ class FirstLook:
     def whole(self) -> bool:
         """Whether gradients have to be recorded from the image on, wherever they are asked for."""
         return self.hooks or self.recorded
-
-    def say(self) -> None:
-        """Warn of what the user should know about the network."""
-        for note in self.notes:
-            warn(note)
 
 
 def first_look(run: Run, image: Tensor, name: str, head: HeadKind) -> FirstLook | None:

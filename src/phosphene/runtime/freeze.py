@@ -17,12 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
-from phosphene.runtime.comparable import is_plain
+from phosphene.runtime.comparable import BASE, HOOKS, is_plain
 from phosphene.runtime.surroundings import contents, globals_read, held, names_used
-
-# What every module has.
-_BASE = frozenset(vars(nn.Module()))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -46,9 +42,9 @@ def freeze(module: nn.Module) -> nn.Module:
         if tensors and all(tensor.device.type == "meta" for tensor in there):
             raise ModelError(f"the weights of {type(module).__name__} have no values (device 'meta'); load them first")
         # What a graph notes of its nodes (stand-ins for tensors, of an exported network) can be no part of a copy.
-        held = (vars(child).get(name) for child in module.modules() for name in ("graph", "_graph"))
+        graphs = (vars(child).get(name) for child in module.modules() for name in ("graph", "_graph"))
         notes: dict[int, dict[str, Any]] = {
-            id(node.meta): {} for graph in held if isinstance(graph, fx.Graph) for node in graph.nodes
+            id(node.meta): {} for graph in graphs if isinstance(graph, fx.Graph) for node in graph.nodes
         }
         frozen = duplicate(module, {**tensors, **notes})
         # TorchScript copies its weights itself, past the given ones.
@@ -125,9 +121,9 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
         known = dict(tensors)
         for child in module.modules():
             for key, value in vars(child).items():
-                if key not in _BASE:
+                if key not in BASE:
                     _share(value, known)
-                elif key in _HOOKS:  # (an object that is a hook may keep features with their gradient)
+                elif key in HOOKS:  # (an object that is a hook may keep features with their gradient)
                     for hook in value.values():
                         _share(getattr(hook, "__self__", hook), known)
         for value in _attributes_of_themselves(module):
@@ -169,7 +165,7 @@ def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:
             _share(item, known, depth)
     elif isinstance(value, nn.Module):
         for key, item in vars(value).items():
-            if key not in _BASE:
+            if key not in BASE:
                 _share(item, known, depth)
     elif isinstance(error, RuntimeError) and depth and hasattr(value, "__dict__"):
         # An object that keeps a tensor with a gradient, as a hook does that hands features on: a copy of its own.
@@ -214,7 +210,7 @@ class _Own:
             ModelError: for one that cannot be exchanged.
         """
         for key, value in list(vars(child).items()):
-            if key in _HOOKS:
+            if key in HOOKS:
                 for handle, hook in list(value.items()):
                     value[handle] = self._exchanged(hook, f"a hook of {where}")
             elif isinstance(value, types.FunctionType | functools.partial):
@@ -222,7 +218,7 @@ class _Own:
                 vars(child)[key] = self._exchanged(value, f"the attribute '{key}' of {where}")
             elif isinstance(value, weakref.ReferenceType) and isinstance(value(), nn.Module | Tensor):
                 vars(child)[key] = functools.partial(_same, copy.deepcopy(value(), self.known))
-            elif key not in _BASE and (found := self._keyed_anew(value)) is not None:
+            elif key not in BASE and (found := self._keyed_anew(value)) is not None:
                 vars(child)[key] = found
         for kind in type(child).__mro__:
             if kind.__module__.startswith("torch."):
@@ -246,10 +242,8 @@ class _Own:
 
         if isinstance(value, weakref.WeakSet):
             return type(value)(map(mine, value))
-        if isinstance(value, weakref.WeakKeyDictionary):
-            return type(value)({mine(key): item for key, item in value.items()})
-        if isinstance(value, weakref.WeakValueDictionary):
-            return type(value)({key: mine(item) for key, item in value.items()})
+        if isinstance(value, weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
+            return type(value)({mine(key): mine(item) for key, item in value.items()})
         if type(value) in (dict, OrderedDict) and any(type(key) is int and key in self.originals for key in value):
             ids = {key: id(self.known[key]) for key in self.originals if key in self.known}
             return type(value)((ids.get(key, key) if type(key) is int else key, item) for key, item in value.items())

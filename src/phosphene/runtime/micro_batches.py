@@ -64,7 +64,7 @@ def in_batches(
             found.append(run(start, stop))
             start = stop
         except (RuntimeError, MemoryError, ResourceError) as error:  # the last where a part has batches of its own
-            if not _is_want_of_memory(error):
+            if not is_want_of_memory(error):
                 raise
             step = (stop - start) // 2
             if step == 0:
@@ -94,7 +94,8 @@ def forward_size(batch_size: int | None, device: torch.device) -> int:
     return usual_size(batch_size, device) * (1 if batch_size else 2)
 
 
-def _is_want_of_memory(error: Exception) -> bool:
+def is_want_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, by an error's kind or by what it says."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | ResourceError):
         return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error)
+    return "allocate memory" in str(error) or "out of memory" in str(error)

@@ -19,7 +19,7 @@ from phosphene.autograd_graph import graph_nodes
 from phosphene.axes import Follow, is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state, seed_all
-from phosphene.errors import ModelError, PhospheneError
+from phosphene.errors import ModelError, PhospheneError, warn
 from phosphene.fixed_inputs import FixedInputs
 from phosphene.graph import (
     FunctionModule,
@@ -84,9 +84,7 @@ class Network:
         self.compared: set[tuple[object, ...]] = set()
         self.independent: dict[tuple[torch.Size, int], bool] = {}
         self.right_windows: dict[tuple[object, ...], bool] = {}
-        self._looks: dict[Size, LayerLooks] = {}
-        self._sizes: dict[Size, Size] = {}  # by size of images that in which layers are looked at
-        self._cuts_nothing: bool | None = None
+        self._looks: dict[Size, LayerLooks] = {}  # by size of images; several sizes share one
         # By identity of the graph that they end; what is said where there is none, for images of a size.
         self.heads: dict[int, tuple[fx.GraphModule | None, LinearHead]] = {}
         self.without_head: dict[tuple[int, Size], str] = {}
@@ -245,8 +243,8 @@ class Network:
                         self.module.requires_grad_(False)
                 self.moves = self._moves(found)
                 self.first_look = found
-                if found is not None:
-                    found.say()
+                for note in () if found is None else found.notes:
+                    warn(note)
                 if self.as_written:
                     self._restore()
 
@@ -376,14 +374,11 @@ class Network:
         own = self.classifier.preprocess.size
         size = own or size or self.size
         with self.lock:
-            if size not in self._sizes:
-                _make_room(self._sizes)
-                self._sizes[size] = size if own else self._size_near(size)
-            near = self._sizes[size]
-            if near not in self._looks:
+            if size not in self._looks:
+                near = size if own else self._size_near(size)
                 _make_room(self._looks)
-                self._looks[near] = LayerLooks(self, near)
-            return self._looks[near]
+                self._looks[size] = self._looks.setdefault(near, LayerLooks(self, near))
+            return self._looks[size]
 
     def _size_near(self, size: Size) -> Size:
         near = (_near(size[0]), _near(size[1]))
@@ -395,14 +390,12 @@ class Network:
             return size
         return near
 
-    @property
+    @cached_property
     def cuts_nothing(self) -> bool:
         """Whether its code is one graph that cuts nothing, so that no layer sees another share of larger images."""
         with self.lock:
-            if self._cuts_nothing is None:
-                traced = self.own_traced
-                self._cuts_nothing = traced is not None and not any(map(_may_cut, traced.graph.nodes))
-            return self._cuts_nothing
+            traced = self.own_traced
+            return traced is not None and not any(map(_may_cut, traced.graph.nodes))
 
     def survey(self, size: Size) -> list[Layer]:
         """The layers as they run on images of a size, each surveyed once."""

@@ -62,7 +62,7 @@ class State:
         readable = [tensor for key, tensor in written.items() if key not in large and is_readable(tensor)]
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in readable]
         self._large = [(tensor, glance(tensor)) for tensor in large.values()]
-        self._containers = [(value, _filled(value)(value)) for value in containers]
+        self._containers = [(value, _FILLED.get(type(value), dict)(value)) for value in containers]
         self._own_containers = {id(value) for table in tables for value in table.values() if _is_filled(value)}
 
     @property
@@ -194,10 +194,6 @@ def _is_filled(value: Any) -> bool:
     """Whether it is a container that code fills: of Python's own kinds, or settings that are a dict."""
     own = isinstance(value, dict) and type(value) is not OrderedDict and getattr(value, "__dict__", None) is not value
     return type(value) in _FILLED or own
-
-
-def _filled(value: Any) -> Callable[[Any], Any]:
-    return _FILLED.get(type(value), dict)
 
 
 def _alike(value: Any, before: Any) -> bool:
