@@ -9,6 +9,7 @@ as a bit each, so that the way back is one pass too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -23,6 +24,9 @@ from phosphene.kernels.elementwise import Elementwise
 from phosphene.kernels.jit import writer
 from phosphene.kernels.jit.depthwise_kernel import PLACES, POINTERS, TABLES, Spec, address
 from phosphene.kernels.jit.writer import LANES, LINE
+
+Run = Callable[[Tensor, Tensor, Kept], None]
+"""Fills a map from another, with the bits that it reads and those that it writes."""
 
 _LAST = torch.channels_last
 _MOST_TAPS = 49
@@ -130,7 +134,7 @@ class Depthwise:
     dtype: torch.dtype = torch.float32
     widening: Tensor | None = None
     projection: Projection | None = None
-    _plans: dict[tuple[bool, bool], _Plan] = field(default_factory=dict, init=False)
+    _plans: dict[tuple[bool, bool], Run] = field(default_factory=dict, init=False)
 
     @staticmethod
     def takes(convolution: nn.Conv2d, kernel: Kernel, size: torch.Size) -> bool:
@@ -179,13 +183,13 @@ class Depthwise:
         output = self._map(torch.Size((self.size[0], outputs, *self.filtered[2:])))
         before = _bits(self.wide) if keep and self.before.activation is not None else None
         behind = _bits(self.filtered) if keep and self.behind.activation is not None else None
-        self._plan(back=False, keep=keep).run(self._laid(inputs), output, (before, behind))
+        self._plan(back=False, keep=keep)(self._laid(inputs), output, (before, behind))
         return output, (before, behind)
 
     def backward(self, gradient: Tensor, bits: Kept) -> Tensor:
         """The gradient behind the norm before it, from the one behind it all."""
         result = self._map(self.wide)
-        self._plan(back=True, keep=True).run(self._laid(gradient), result, (bits[1], bits[0]))
+        self._plan(back=True, keep=True)(self._laid(gradient), result, (bits[1], bits[0]))
         return result
 
     def _map(self, size: torch.Size) -> Tensor:
@@ -194,12 +198,13 @@ class Depthwise:
     def _laid(self, maps: Tensor) -> Tensor:
         return maps.to(self.dtype).contiguous(memory_format=_LAST)
 
-    def _plan(self, *, back: bool, keep: bool) -> _Plan:
+    def _plan(self, *, back: bool, keep: bool) -> Run:
         if (back, keep) not in self._plans:
             self._plans[back, keep] = self._made(back=back, keep=keep)
         return self._plans[back, keep]
 
-    def _made(self, *, back: bool, keep: bool) -> _Plan:
+    def _made(self, *, back: bool, keep: bool) -> Run:
+        """Everything about a run but the maps."""
         strides, pads = self.kernel.stride, [before for before, _ in self.kernel.pads(self.size[-2:])]
         bits = tuple(keep and part.activation is not None for part in (self.before, self.behind))
         tables = {"limits": torch.cat([self.before.limits, self.behind.limits])}
@@ -237,27 +242,17 @@ class Depthwise:
             items * parts, groups, parts, given[1], self.size[1] if tile else given[1], *given[2:], *size[2:],
             *pads, padded, own, *cell, *steps, ring, outputs or size[1],
         )  # fmt: skip
-        return _Plan(address(spec), {"weights": weights, **tables}, sizes, own * threads, threads)
+        kernel, tables = address(spec), {"weights": weights, **tables}
 
+        def run(source: Tensor, result: Tensor, bits: Kept) -> None:
+            # Of each run its own: others may run at the same time.
+            scratch = torch.zeros(own * threads, dtype=torch.float32, device="cpu")
+            places = [*(source, result, scratch, *bits), *map(tables.get, TABLES)]
+            pointers = [0 if tensor is None else tensor.data_ptr() for tensor in places]
+            assert len(pointers) == len(POINTERS) + len(TABLES)
+            writer.run(kernel, np.array([0, 0, *pointers, *sizes], np.int64), threads)
 
-@dataclass(frozen=True)
-class _Plan:
-    """Everything about a run but the maps."""
-
-    kernel: int
-    tables: dict[str, Tensor]
-    sizes: tuple[int, ...]
-    scratch: int
-    threads: int
-
-    def run(self, source: Tensor, result: Tensor, bits: Kept) -> None:
-        """Fill the result."""
-        # Of each run its own: others may run at the same time.
-        scratch = torch.zeros(self.scratch, dtype=torch.float32, device="cpu")
-        places = [*(source, result, scratch, *bits), *map(self.tables.get, TABLES)]
-        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in places]
-        assert len(pointers) == len(POINTERS) + len(TABLES)
-        writer.run(self.kernel, np.array([0, 0, *pointers, *self.sizes], np.int64), self.threads)
+        return run
 
 
 def _bits(size: torch.Size) -> Tensor:
