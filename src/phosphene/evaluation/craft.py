@@ -384,7 +384,7 @@ def _outputs(classifier: Prepared, images: Tensor, layer: str) -> Tensor:
 def _default_layer(classifier: Prepared, image: Tensor) -> str:
     """The last layer with places whose output for an image is nowhere below zero and that is not the scores' own."""
     classes = int(forward(classifier, image).shape[1])
-    for name in classifier.candidate_layers:
+    for name in classifier.looks.candidate_layers:
         output = activations(classifier, image, [name])[1][name]
         count = output.shape[channel_axis(output, image, classifier.layout(name))]
         if count not in (1, classes) and bool((output >= 0).all()) and bool(output.any()):

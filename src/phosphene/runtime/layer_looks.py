@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from phosphene.axes import WHOLE, is_tokens_first
+from phosphene.axes import WHOLE, Part, is_tokens_first
 from phosphene.errors import ModelError, PhospheneError
 from phosphene.graph import candidate_layers, check_inside, default_layer, spatial_map, spatial_size, token_axis
 from phosphene.hooks import Edit, capture, is_scripted
-from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, Placement, how_moved, middle_of
+from phosphene.runtime.placement import FEWEST, QUARTERS, Moved, how_moved, middle_of
 from phosphene.runtime.trials import gradients_of, near, trial
 from phosphene.types import Layer, Layout, Size
 
@@ -115,7 +115,7 @@ class LayerLooks:
 
     @property
     def candidate_layers(self) -> list[str]:
-        """The layers whose output is a map of the image's places, the last first."""
+        """The layers whose output is a map of the image's places, the last first: what the default is chosen of."""
         self._check_layers()
         return candidate_layers(self.layers, self.size)
 
@@ -175,18 +175,14 @@ class LayerLooks:
             around, inside = (float(part.float().abs().sum()) for part in (whole - through, through))
         return around / (around + inside) if 0 < around + inside < math.inf else 0.0
 
-    def placement(self, layer: str, size: Size) -> Placement:
-        """Where in pictures of a size the places of a layer lie; tried out once where an operation may move them."""
-        seen = {found.name: found.seen for found in self._surveyed(size)}
-        return Placement(seen.get(layer, WHOLE), self._how_lies(layer))
-
-    def _surveyed(self, size: Size) -> list[Layer]:
-        """The layers as they run on pictures of a size: a cut may leave a part of another share of these."""
+    def part_seen(self, layer: str, size: Size) -> Part:
+        """The part that a layer sees of pictures of a size: a cut may leave a part of another share of these."""
         alike = self.network.cuts_nothing and all(found.seen == WHOLE for found in self.layers)
-        return self.layers if alike or size == self.size else self.network.survey(size)
+        layers = self.layers if alike or size == self.size else self.network.survey(size)
+        return next((found.seen for found in layers if found.name == layer), WHOLE)
 
     @tried_once
-    def _how_lies(self, name: str) -> Moved | None:
+    def how_lies(self, name: str) -> Moved | None:
         """How a layer's places lie otherwise than the picture's; None where they do not, or nothing says."""
         layer = next((found for found in self.layers if found.name == name), None)
         if layer is None:

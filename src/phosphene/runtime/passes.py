@@ -253,7 +253,7 @@ def last_layer_reached(classifier: Classifier, images: Tensor, target: Target) -
 
 
 def _last_layer_reached(prepared: Prepared, images: Tensor, target: Target) -> str:
-    candidates = prepared.candidate_layers
+    candidates = prepared.looks.candidate_layers
     for first in range(0, len(candidates), _AT_ONCE):
         left = candidates[first : first + _AT_ONCE]
         for index in range(len(images)):

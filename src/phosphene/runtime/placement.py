@@ -36,11 +36,9 @@ class Placement:
 
     Args:
         seen: (from, to) along rows and columns of the part of the picture that the layer is made of, as shares.
-        moved: how its places lie otherwise than the picture's, or None.
     """
 
     seen: Part = WHOLE
-    moved: Moved | None = None
 
     def grid(self, size: Size, cells: Size) -> tuple[tuple[float, float], tuple[float, float]]:
         """(offset, stride) of cells that divide what is seen of an image evenly.

@@ -205,11 +205,6 @@ class Prepared(Classifier):
         """The layer that CAM methods look at unless told otherwise."""
         return self.looks.default_layer
 
-    @property
-    def candidate_layers(self) -> list[str]:
-        """The layers whose output is a map of the image's places, the last first: what `default_layer` is chosen of."""
-        return self.looks.candidate_layers
-
     def placement(self, layer: str, size: Size) -> Placement:
         """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
 
@@ -228,16 +223,16 @@ class Prepared(Classifier):
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        found = self.looks.placement(layer, size)
-        if found.moved is not None:
+        moved = self.looks.how_lies(layer)
+        if moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
-            how = f"{found.moved} in the last of its {calls} runs" if calls > 1 else found.moved
+            how = f"{moved} in the last of its {calls} runs" if calls > 1 else moved
             raise ModelError(
                 f"layer '{layer}' of {self.name} sees the picture {how}, so that its map cannot be laid on it: "
                 "name a layer before that, give the network pictures that are so already, or use a method that looks "
                 "at input and output alone (saliency, occlusion, rise)"
             )
-        return found
+        return Placement(self.looks.part_seen(layer, size))
 
     @property
     def linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
