@@ -21,13 +21,7 @@ from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state, seed_all
 from phosphene.errors import ModelError, PhospheneError, warn
 from phosphene.fixed_inputs import FixedInputs
-from phosphene.graph import (
-    FunctionModule,
-    LinearHead,
-    graph_module,
-    is_changed,
-    trace,
-)
+from phosphene.graph import FunctionModule, LinearHead, graph_module, is_changed, trace
 from phosphene.hooks import is_scripted, survey
 from phosphene.kernels import Arithmetic, accelerate, restore
 from phosphene.runtime.fingerprint import Fingerprint

@@ -50,11 +50,7 @@ class Prepared(Classifier):
     """
 
     def __init__(
-        self,
-        source: Classifier,
-        network: Network,
-        precision: Precision = "exact",
-        purpose: Purpose = "maps",
+        self, source: Classifier, network: Network, precision: Precision = "exact", purpose: Purpose = "maps"
     ) -> None:
         # A twin around the original's module: the original itself, were it held here, would hold its own cache.
         self.source = source.with_module(source.module)

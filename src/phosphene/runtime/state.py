@@ -181,13 +181,7 @@ def _same(table: dict[str, Any], before: dict[str, Any]) -> bool:
     return len(table) == len(before) and all(map(operator.is_, table.values(), before.values()))
 
 
-_FILLED: dict[type, Callable[[Any], Any]] = {
-    list: list,
-    dict: dict,
-    set: set,
-    deque: list,
-    np.ndarray: np.copy,
-}
+_FILLED: dict[type, Callable[[Any], Any]] = {list: list, dict: dict, set: set, deque: list, np.ndarray: np.copy}
 
 
 def _is_filled(value: Any) -> bool:
