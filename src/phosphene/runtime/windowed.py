@@ -7,7 +7,6 @@ map around it. Where the windows cover most of a map, or an operation is global,
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,13 +58,13 @@ class WindowedNetwork:
     """
 
     def __init__(self, traced: fx.GraphModule, inputs: Tensor) -> None:
-        self.traced = traced
+        self.traced, self.runner = traced, fx.Interpreter(traced)
         self.nodes = [node for node in traced.graph.nodes if node.op != "output"]
-        self.last = fx.Interpreter(traced).user_to_last_uses  # per node those that nobody reads after it
+        self.last = self.runner.user_to_last_uses  # per node those that nobody reads after it
         self._padded: dict[tuple[object, ...], Tensor] = {}
         self.clean: dict[fx.Node, Any] = {}
         for node in self.nodes:
-            self.clean[node] = inputs if node.op == "placeholder" else _run(traced, node, self.clean)
+            self.clean[node] = inputs if node.op == "placeholder" else self._run(node, self.clean)
 
     def output(self, boxes: Sequence[Box], color: Tensor) -> Any:
         """What the network returns for copies of the image in which a box is covered by a color.
@@ -94,6 +93,15 @@ class WindowedNetwork:
             patch[box[0] - top : box[2] - top, box[1] - left : box[3] - left] = color.flatten()
         return Window(_channels_second(patches), tops, lefts)
 
+    def _run(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """One node of the graph on given values, none of which is changed."""
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+        module = _module(self.traced, node)
+        if args and isinstance(args[0], Tensor) and changes_its_input(node, module):
+            # (Where the work is done already, what comes back is the input itself.)
+            args = args if module is not None and is_done(module, args[0]) else (args[0].clone(), *args[1:])
+        return getattr(self.runner, node.op)(node.target, args, kwargs)
+
     def _step(self, node: fx.Node, values: dict[fx.Node, Any], count: int) -> Any:
         """The value of one node: windows where that pays, whole maps otherwise, None where nothing changes."""
         sources = node.all_input_nodes
@@ -104,7 +112,7 @@ class WindowedNetwork:
             if found is not None:
                 return found
         whole = {source: self._as_whole(source, values[source], count) for source in sources}
-        return _run(self.traced, node, whole)
+        return self._run(node, whole)
 
     def _window(self, node: fx.Node, values: dict[fx.Node, Any]) -> Window | None:
         module = _module(self.traced, node)
@@ -158,7 +166,7 @@ class WindowedNetwork:
         grown = {
             source: self._grown(source, values[source], tops, lefts, (height, width)) for source in node.all_input_nodes
         }
-        return Window(_run(self.traced, node, grown), tops, lefts)
+        return Window(self._run(node, grown), tops, lefts)
 
     def _grown(self, node: fx.Node, window: Window | None, tops: Starts, lefts: Starts, size: tuple[int, int]) -> Any:
         """A node's value at windows that hold its own; a constant stays what it is."""
@@ -268,19 +276,6 @@ def unsupported(traced: fx.GraphModule | None) -> str | None:
         if isinstance(first, fx.Node) and len(first.users) > 1 and changes_its_input(node, _module(traced, node)):
             return f"'{node.name}' changes in place what others read"
     return None
-
-
-def _run(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """One node of the graph on given values, none of which is changed."""
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-    if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(traced)
-    module = _module(traced, node)
-    target: Any = node.target if module is None else module
-    # (Where the work is done already, what comes back is the input itself.)
-    if args and isinstance(args[0], Tensor) and changes_its_input(node, module) and not is_done(target, args[0]):
-        args = (args[0].clone(), *args[1:])
-    return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
 
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
