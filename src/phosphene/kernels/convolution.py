@@ -119,8 +119,7 @@ class Convolution:
     @property
     def sums_in_blocks(self) -> bool:
         """Whether it has so many channels to add up that the way in which it does shows in the result."""
-        pointwise = (self.kernel.size, self.kernel.stride, self.kernel.padding) == ((1, 1), (1, 1), (0, 0))
-        return pointwise and self.groups == 1 and self.weight.shape[1] >= _MANY_CHANNELS
+        return self.kernel == Kernel((1, 1)) and self.groups == 1 and self.weight.shape[1] >= _MANY_CHANNELS
 
     def run_in_blocks(self, inputs: Tensor) -> Tensor:
         """The output of a 1 x 1 convolution as a product of matrices, without its activation.

@@ -33,26 +33,23 @@ class Linear:
             if inputs.ndim < 2 or inputs.shape[-1] != self.module.in_features or not is_ordinary(inputs, torch.float32):
                 return nn.Linear.forward(self.module, inputs)
             if inputs.requires_grad and torch.is_grad_enabled():
-                return _Linear.apply(inputs, self)  # type: ignore[no-any-return, no-untyped-call]
-            return self.run(inputs)
-
-    def run(self, inputs: Tensor) -> Tensor:
-        return _product(inputs, self.module.weight, self.module.bias)
+                return _Linear.apply(inputs, self.module)  # type: ignore[no-any-return, no-untyped-call]
+            return _product(inputs, self.module.weight, self.module.bias)
 
 
 class _Linear(torch.autograd.Function):
     """A linear layer of frozen weights, and its way back."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layer: Linear) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, layer: nn.Linear) -> Tensor:
         ctx.layer, ctx.linear = layer, True
-        return layer.run(inputs)
+        return _product(inputs, layer.weight, layer.bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         refuse_second_derivatives()
         with torch.autocast("cpu", enabled=False):
-            return _product(gradient, ctx.layer.module.weight.T, None), None
+            return _product(gradient, ctx.layer.weight.T, None), None
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

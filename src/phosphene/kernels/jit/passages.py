@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from phosphene.graph import Kernel
 from phosphene.kernels.convolution import Convolution, Kept, Link
 from phosphene.kernels.elementwise import Elementwise
 from phosphene.kernels.jit.depthwise import Depthwise, Projection
@@ -46,9 +47,7 @@ class Step:
     @property
     def is_pointwise(self) -> bool:
         """Whether it is a 1 x 1 convolution."""
-        kernel = self.chain.kernel
-        plain = (kernel.size, kernel.stride, kernel.pads((1, 1))) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
-        return plain and self.chain.convolution.groups == 1
+        return self.chain.kernel == Kernel((1, 1)) and self.chain.convolution.groups == 1
 
     @property
     def weight(self) -> Tensor:
