@@ -342,7 +342,7 @@ class LayerLooks:
         # (Not the parts of a picture, as a detector cuts them out.)
         images = self.network.noise(self._image)[:1]
         return {
-            layer: _places_with(gradient, layer, images, self.layout(layer))
+            layer: places_with(gradient, layer, images, self.layout(layer))
             for layer, gradient in found.items()
             if len(gradient) == 1
         }
@@ -360,7 +360,7 @@ def first_leaf(_name: str, output: Tensor) -> Tensor:
     return output if output.requires_grad or not output.is_floating_point() else output.detach().requires_grad_()
 
 
-def _places_with(gradient: Tensor, layer: str, images: Tensor, layout: Layout | None) -> int:
+def places_with(gradient: Tensor, layer: str, images: Tensor, layout: Layout | None) -> int:
     """At how many places a gradient is not zero; 1 where a class token alone has any."""
     if not bool(gradient.any()):
         return 0

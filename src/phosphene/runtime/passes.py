@@ -21,7 +21,7 @@ from phosphene.graph import LinearHead, spatial_map
 from phosphene.hooks import capture_input
 from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
-from phosphene.runtime.layer_looks import first_leaf
+from phosphene.runtime.layer_looks import first_leaf, places_with
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Precision, Prepared, prepare
 from phosphene.runtime.trials import near
@@ -260,17 +260,14 @@ def _last_layer_reached(prepared: Prepared, images: Tensor, target: Target) -> s
             one = slice(index, index + 1)
             if left:
                 found = layer_gradients(prepared, images[one], target.rows(index, index + 1), left).gradients
-                left = [layer for layer in left if _sees_places(found[layer], layer, images[one], prepared)]
+                left = [
+                    name
+                    for name in left
+                    if len(found[name]) == 1 and places_with(found[name], name, images[one], prepared.layout(name)) > 1
+                ]
         if left:
             return left[0]
     return prepared.default_layer
-
-
-def _sees_places(gradient: Tensor, layer: str, image: Tensor, prepared: Prepared) -> bool:
-    """Whether there is a gradient at several places of a layer that gives one map for an image."""
-    if len(gradient) != 1:
-        return False
-    return int(spatial_map(gradient, f"layer {layer}", image, prepared.layout(layer)).any(dim=1).sum()) > 1
 
 
 def asked(
