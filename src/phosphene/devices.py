@@ -1,4 +1,4 @@
-"""What code that runs on any device has to ask of it: numbers of 64 bits, and the time when it is done."""
+"""What code that runs on any device has to ask of it: numbers of 64 bits, their bytes, the time when it is done."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def wide(values: Tensor) -> Tensor:
         torch.float64
     """
     return values.double() if has_float64(values.device) else values.cpu().double()
+
+
+def stored_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor of any kind: a sparse one's as if it were dense, a quantized one's whole numbers.
+
+    Example:
+        >>> stored_bytes(torch.eye(2).to_sparse()) == stored_bytes(torch.eye(2))
+        True
+    """
+    values = tensor.detach()
+    if values.is_nested:
+        values = torch.cat([one.flatten() for one in values.unbind()])
+    if values.is_quantized:
+        values = values.int_repr()
+    values = values if values.layout == torch.strided else values.to_dense()
+    values = values.resolve_conj().resolve_neg().cpu().contiguous()
+    return bytes(values.flatten().view(torch.uint8).numpy().tobytes())
 
 
 def in_fake_mode() -> bool:

@@ -116,23 +116,6 @@ class State:
                     tensor.data.copy_(kept)  # (past PyTorch's counting: what was computed keeps its way back)
 
 
-def stored_bytes(tensor: Tensor) -> bytes:
-    """The values of a tensor of any kind: a sparse one's as if it were dense, a quantized one's whole numbers.
-
-    Example:
-        >>> stored_bytes(torch.eye(2).to_sparse()) == stored_bytes(torch.eye(2))
-        True
-    """
-    values = tensor.detach()
-    if values.is_nested:
-        values = torch.cat([one.flatten() for one in values.unbind()])
-    if values.is_quantized:
-        values = values.int_repr()
-    values = values if values.layout == torch.strided else values.to_dense()
-    values = values.resolve_conj().resolve_neg().cpu().contiguous()
-    return bytes(values.flatten().view(torch.uint8).numpy().tobytes())
-
-
 def _inside(tables: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any], list[Tensor]]:
     """(attributes of objects, containers, tensors) that lie in the attributes of modules, or in one another there."""
     known, parts = set(map(id, tables)), list(tables)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from phosphene.classifier import Classifier, Preprocess
+from phosphene.devices import stored_bytes
 from phosphene.errors import warn
 from phosphene.files import cache_folder
 from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import prepare
-from phosphene.runtime.state import stored_bytes
 from phosphene.synthesis.cached import keep_table, read_table
 from phosphene.synthesis.canvas import canvas_size, class_count
 from phosphene.synthesis.norms import Memory, distance, memories

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from phosphene.classifier import Classifier
+from phosphene.devices import stored_bytes
 from phosphene.errors import OptionError
 from phosphene.fixed_inputs import tensors_of
 from phosphene.runtime import Prepared, prepare
 from phosphene.runtime.prepare import Precision
-from phosphene.runtime.state import stored_bytes
 from phosphene.zoo.card import Card
 from phosphene.zoo.load import load_classifier
 
