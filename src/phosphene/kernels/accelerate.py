@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from phosphene.graph import Kernel, Successor, convolution_kernel, is_plain, keep_weights, pooling_kernel, successors
-from phosphene.kernels.arithmetic import Arithmetic
-from phosphene.kernels.chain import Chain, Follower
+from phosphene.kernels.chain import Arithmetic, Chain, Follower
 from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.linear import GlobalPool, Linear
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.graph import Kernel, any_global_hook, is_hooked, is_swapped
-from phosphene.kernels.arithmetic import Arithmetic
 from phosphene.kernels.convolution import Convolution, Link, folded, is_ordinary, normed_, refuse_second_derivatives
 from phosphene.kernels.elementwise import Activation
 from phosphene.kernels.jit.depthwise import is_wide
@@ -30,6 +29,29 @@ _REMEMBERED = 8
 
 # Set on a tensor: the modules whose work is done in it already.
 _DONE = "_phosphene_done"
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Types of the passes of one variant of a network, and what may be joined.
+
+    Args:
+        forward: of a pass without a gradient.
+        recorded: of the way forward of a pass with one.
+        backward: of its way back. What is large, and the end of the network, goes forward in this type as well.
+        folds_recorded: whether norms are folded into weights on a recorded way forward. Rounded weights are a fifth
+            further from float64 than a norm of its own, and at the kinks of ReLUs that is seen (decision 0007).
+        joined: whether a convolution may do the work of the convolutions behind it. Where the nodes of a graph run
+            one by one, each has to return its own values.
+        repeated: whether so many passes follow that kernels are compiled for a single image as well.
+    """
+
+    forward: torch.dtype = torch.float32
+    recorded: torch.dtype = torch.float32
+    backward: torch.dtype = torch.float32
+    folds_recorded: bool = False
+    joined: bool = True
+    repeated: bool = False
 
 
 @dataclass
@@ -111,11 +133,12 @@ class Chain:
             if follower.is_observed or (sees_activations and Activation.of(follower.module)):
                 return [(self, taken)]
             taken.append(follower.module)
-        if self.then is None or not self.arithmetic.joined or any(map(is_hooked, self.then[1])):
+        if self.then is None or not self.arithmetic.joined:
             return [(self, taken)]
-        if is_swapped(self.then[0].convolution):
+        following, between = self.then
+        if is_swapped(following.convolution) or any(map(is_hooked, between)):
             return [(self, taken)]
-        return [(self, taken), *self.then[0]._steps()]
+        return [(self, taken), *following._steps()]
 
     def _remembered(
         self, steps: list[tuple[Chain, list[nn.Module]]], size: torch.Size, *, recorded: bool
