@@ -10,10 +10,9 @@ from phosphene.runtime.passes import (
     layer_values,
     rule_gradient,
 )
-from phosphene.runtime.perturbed import MaskedScores, blended_scores, masked_scores
+from phosphene.runtime.perturbed import Copies, MaskedScores, blended_scores, masked_scores, replaced_scores
 from phosphene.runtime.placement import Placement
 from phosphene.runtime.prepare import Prepared, prepare
-from phosphene.runtime.replaced import Copies, replaced_scores
 from phosphene.runtime.trials import plain_mode
 
 __all__ = [
