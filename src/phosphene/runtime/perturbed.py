@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +82,8 @@ def masked_scores(
         return lambda start, stop: _score(prepared, _covered(image, boxes[start:stop], fill), own, score)
 
     size = batch_size or (_WINDOWS if in_windows else None)
-    found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
+    with prepared.passing(gradients=False) if in_windows else nullcontext():
+        found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
     return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
 
 
@@ -216,18 +218,19 @@ def _of_copies(
         rows = (lambda scores: scores) if compared else None
         return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], rows, done))[None]
 
-    return in_parts(prepared, images, row, 1, gradients=False)
+    return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
 
 
 def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
     def run(start: int, stop: int) -> Tensor:
-        return _score(prepared, images[start:stop], target.rows(start, stop), score)
+        return scored(prepared, prepared.ready(images[start:stop]), target.rows(start, stop), score)
 
     return in_parts(prepared, images, run, 1, gradients=False)
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
-    return scored(prepared, prepared.ready(images), target, score).float()
+    with prepared.passing(gradients=False):
+        return scored(prepared, prepared.ready(images), target, score).float()
 
 
 def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
