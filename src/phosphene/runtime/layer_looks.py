@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from phosphene.axes import WHOLE, Part, is_tokens_first
@@ -30,6 +32,11 @@ Found = TypeVar("Found")
 _FLAT = 1e-3
 # Of how many images of each kind it is seen which layers run for them.
 _ROUTED = 2
+# What may take a part of a picture in a graph, beside an index.
+_CUTTING = re.compile(
+    "narrow|narrow_copy|(unsafe_)?split|split_with_sizes|(unsafe_)?chunk|tensor_split|[hvd]split|unfold|pad|select|index_select|"
+    "take|gather|masked_select|as_strided|grid_sample|(center_|five_|resized_)?crop"
+)
 # Of a gradient at a layer: by no more do two records of it differ that are one.
 _SAME = 1e-4
 
@@ -177,9 +184,16 @@ class LayerLooks:
 
     def part_seen(self, layer: str, size: Size) -> Part:
         """The part that a layer sees of pictures of a size: a cut may leave a part of another share of these."""
-        alike = self.network.cuts_nothing and all(found.seen == WHOLE for found in self.layers)
-        layers = self.layers if alike or size == self.size else self.network.survey(size)
+        layers = self.layers if size == self.size or self._cuts_nothing() else self.network.survey(size)
         return next((found.seen for found in layers if found.name == layer), WHOLE)
+
+    @tried_once
+    def _cuts_nothing(self) -> bool:
+        """Whether the code is one graph that cuts nothing, so that no layer sees another share of larger images."""
+        traced = self.network.own_traced
+        if traced is None or any(found.seen != WHOLE for found in self.layers):
+            return False
+        return not any(map(_may_cut, traced.graph.nodes))
 
     @tried_once
     def how_lies(self, name: str) -> Moved | None:
@@ -346,6 +360,15 @@ class LayerLooks:
             for layer, gradient in found.items()
             if len(gradient) == 1
         }
+
+
+def _may_cut(node: fx.Node) -> bool:
+    """Whether a node of a graph may take a part of a picture: the part's share hangs on the size of the whole."""
+    if node.target is operator.getitem:
+        items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+        return any(isinstance(item, slice | fx.Node) and item != slice(None) for item in items)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op != "call_module" and _CUTTING.fullmatch(name) is not None
 
 
 def _is_flat(gradient: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,11 +42,6 @@ _NEARLY, _ROUGHLY, KINKS = 1e-4, 0.3, 0.3
 # Of how many sizes of images is kept what was seen of the layers; below how many pixels each size is looked at, and
 # above how many none.
 _SIZES_KEPT, _EXACT, _LARGEST = 256, 16, 448
-# What may take a part of a picture in a graph, beside an index.
-_CUTTING = re.compile(
-    "narrow|narrow_copy|(unsafe_)?split|split_with_sizes|(unsafe_)?chunk|tensor_split|[hvd]split|unfold|pad|select|index_select|"
-    "take|gather|masked_select|as_strided|grid_sample|(center_|five_|resized_)?crop"
-)
 
 
 class Network:
@@ -384,13 +378,6 @@ class Network:
             return size
         return near
 
-    @cached_property
-    def cuts_nothing(self) -> bool:
-        """Whether its code is one graph that cuts nothing, so that no layer sees another share of larger images."""
-        with self.lock:
-            traced = self.own_traced
-            return traced is not None and not any(map(_may_cut, traced.graph.nodes))
-
     def survey(self, size: Size) -> list[Layer]:
         """The layers as they run on images of a size, each surveyed once."""
         with self.lock:
@@ -501,15 +488,6 @@ def _read_as(layout: Layout | None, layer: Layer) -> Layer:
     if is_tokens_first(layout) and not is_tokens_first(layer.layout):  # it was taken for so many rows of one token
         layer = replace(layer, shape=(layer.rows, *layer.shape[1:]), rows=1)
     return replace(layer, layout=layout)
-
-
-def _may_cut(node: fx.Node) -> bool:
-    """Whether a node of a graph may take a part of a picture: the part's share hangs on the size of the whole."""
-    if node.target is operator.getitem:
-        items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-        return any(isinstance(item, slice | fx.Node) and item != slice(None) for item in items)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op != "call_module" and _CUTTING.fullmatch(name) is not None
 
 
 def _near(side: int) -> int:
