@@ -44,11 +44,11 @@ _SAME = 1e-4
 def tried_once(
     method: Callable[Concatenate[LayerLooks, Asked], Found],
 ) -> Callable[Concatenate[LayerLooks, Asked], Found]:
-    """The same, which keeps what it found for the names that it was asked about."""
+    """The same, which keeps what it found of the layers that it was asked about."""
 
     @wraps(method)
     def once(self: LayerLooks, /, *asked: Asked.args, **named: Asked.kwargs) -> Found:
-        key = f"{method.__name__}{asked}"
+        key = f"{method.__name__}{asked}{named}"
         with self.network.lock:
             if key not in self._found:
                 self._found[key] = method(self, *asked, **named)
