@@ -27,17 +27,8 @@ WHOLE, SAMPLED = 4096, 1024
 _OBJECTS = 1000
 _PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (
-    list,
-    dict,
-    set,
-    deque,
-    bytearray,
-    array,
-    np.ndarray,
-    types.MethodType,
-    functools.partial,
-    enum.Enum,
-    enum.EnumMeta,
+    *(list, dict, set, deque, bytearray, array, np.ndarray),
+    *(types.MethodType, functools.partial, enum.Enum, enum.EnumMeta),
 )
 
 
