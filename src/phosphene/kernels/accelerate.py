@@ -44,14 +44,24 @@ def accelerate(module: nn.Module, traced: fx.GraphModule | None, arithmetic: Ari
     if not _is_supported(module):
         return module
     names = {child: name for name, child in module.named_modules()}
-    following = {} if traced is None else successors(traced)
-    cutting = traced is not None and not _may_make_nan(traced)
-    chains = _chains(module, names, following, _late(names, traced), arithmetic, cutting=cutting)
-    for child in names:
-        if type(child) is nn.Linear and is_plain(child) and child.weight.dtype == torch.float32:
+    late, chains = _late(names, traced), dict[str, Chain]()
+    for child, name in names.items():
+        if isinstance(child, nn.Conv2d):
+            kernel = convolution_kernel(child)
+            if kernel is not None and child.weight.dtype == torch.float32:
+                chains[name] = Chain(child, kernel, arithmetic, late=name in late)
+        elif type(child) is nn.Linear and is_plain(child) and child.weight.dtype == torch.float32:
             _replace(child, Linear(child))
         elif type(child) is nn.AdaptiveAvgPool2d and is_plain(child) and child.output_size in (1, (1, 1)):
             _replace(child, GlobalPool(child))
+    following = {} if traced is None else successors(traced)
+    cutting = traced is not None and not _may_make_nan(traced)
+    for name, chain in chains.items():
+        behind = following.get(name, [])
+        chain.followers += _followers(module, chain.convolution, behind, cutting=cutting)
+        rest = behind[len(chain.followers) :]
+        if rest and rest[0].name in chains:
+            chain.then = chains[rest[0].name], _modules(module, rest[0].boundaries)
     for chain in chains.values():
         _replace(chain.convolution, chain)
         for follower in chain.followers:
@@ -90,29 +100,6 @@ def run_valid(module: nn.Module, patches: Tensor) -> Tensor:
     if isinstance(module, nn.MaxPool2d):
         return nn.functional.max_pool2d(patches, module.kernel_size, module.stride, 0, module.dilation)
     return nn.functional.avg_pool2d(patches, module.kernel_size, module.stride)  # type: ignore[arg-type]
-
-
-def _chains(
-    module: nn.Module,
-    names: dict[nn.Module, str],
-    following: dict[str, list[Successor]],
-    late: set[str],
-    arithmetic: Arithmetic,
-    *,
-    cutting: bool,
-) -> dict[str, Chain]:
-    chains: dict[str, Chain] = {}
-    for child, name in names.items():
-        kernel = convolution_kernel(child) if isinstance(child, nn.Conv2d) else None
-        if kernel is not None and isinstance(child, nn.Conv2d) and child.weight.dtype == torch.float32:
-            chains[name] = Chain(child, kernel, arithmetic, late=name in late)
-    for name, chain in chains.items():
-        behind = following.get(name, [])
-        chain.followers += _followers(module, chain.convolution, behind, cutting=cutting)
-        rest = behind[len(chain.followers) :]
-        if rest and rest[0].name in chains:
-            chain.then = chains[rest[0].name], _modules(module, rest[0].boundaries)
-    return chains
 
 
 def _followers(
