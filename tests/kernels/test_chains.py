@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from phosphene.attribution.relu_rules import rule_gradient
 from phosphene.classifier import Classifier
 from phosphene.graph import Kernel, convolution_kernel
 from phosphene.hooks import capture, survey
 from phosphene.images import preprocess
 from phosphene.kernels.convolution import Convolution
 from phosphene.relu_rule import relu_rule
-from phosphene.runtime import forward, input_gradient, layer_gradients, prepare, rule_gradient
+from phosphene.runtime import forward, input_gradient, layer_gradients, prepare
 from phosphene.runtime.precision import compute_dtype
 from phosphene.targets import Target
 from phosphene.zoo import load_classifier

@@ -20,11 +20,11 @@ from phosphene.attribution.hires_cam import hires_cam
 from phosphene.attribution.input_x_gradient import input_x_gradient
 from phosphene.attribution.integrated_gradients import integrated_gradients
 from phosphene.attribution.occlusion import occlusion
+from phosphene.attribution.relu_rules import rule_gradient
 from phosphene.attribution.saliency import saliency
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, PhospheneWarning
 from phosphene.runtime import forward
-from phosphene.runtime.passes import rule_gradient
 from phosphene.runtime.prepare import Prepared
 from phosphene.targets import Target
 from tests.comparing import map_error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.attribution.ablation_cam import ablated_scores
+from phosphene.attribution.relu_rules import rule_gradient
 from phosphene.classifier import Classifier
 from phosphene.errors import ResourceError
 from phosphene.runtime import (
@@ -21,7 +22,6 @@ from phosphene.runtime import (
     layer_gradients,
     masked_scores,
     prepare,
-    rule_gradient,
 )
 from phosphene.targets import Target
 from phosphene.tasks.attributions import explain

@@ -14,13 +14,16 @@ from phosphene.classifier import Classifier
 from phosphene.errors import ModelError, OptionError
 from phosphene.graph import LayerName, extra_tokens, spatial_map, token_axis, token_note
 from phosphene.grids import to_network_size
-from phosphene.runtime import Placement, Prepared, last_layer_reached, layer_gradients, layer_values, prepare
+from phosphene.runtime import Placement, Prepared, layer_gradients, layer_values, prepare
+from phosphene.runtime.layer_looks import places_with
 from phosphene.targets import Target
 from phosphene.types import Attribution, Layout
 
 Layers = LayerName | tuple[str, ...]
 # Of a mean, as a share of the mean magnitude: less is what rounding leaves of values that add up to nothing.
 _ROUNDING = 1e-5
+# Candidates that one pass looks at: more would have to be recorded from further down.
+_AT_ONCE = 8
 # Share of a gradient past a layer from which on the layer's map is said to show a part.
 _MUCH = 0.1
 
@@ -35,7 +38,8 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
     if layer is None and target.layers:
         return (prepared.looks.layer_of_unit(target.layers[0]),)
     if layer is None and prepared.head == "boxes":
-        return (last_layer_reached(classifier, images, target),)
+        key = ("last layer reached", target)
+        return (prepared.once(images, key, lambda: _last_layer_reached(prepared, images, target.expand(len(images)))),)
     # (A name may hold a plus itself, of an nn.ModuleDict's key.)
     several = isinstance(layer, str) and layer not in dict(prepared.source.module.named_modules(remove_duplicate=False))
     given: Sequence[Any] = layer if isinstance(layer, tuple) else str(layer).split("+") if several else [layer]
@@ -44,6 +48,28 @@ def layer_names(classifier: Classifier, layer: Layers | None, target: Target, im
         raise OptionError(f"layer={'+'.join(names)}: name each layer once, and at least one")
     laid_by(prepared, names, images)
     return names
+
+
+def _last_layer_reached(prepared: Prepared, images: Tensor, target: Target) -> str:
+    """The last layer with places at which the score of each image sees a change at several of them.
+
+    The classifier's default layer where there is none: nothing was found, say.
+    """
+    candidates = prepared.looks.candidate_layers
+    for first in range(0, len(candidates), _AT_ONCE):
+        left = candidates[first : first + _AT_ONCE]
+        for index in range(len(images)):
+            one = slice(index, index + 1)
+            if left:
+                found = layer_gradients(prepared, images[one], target.rows(index, index + 1), left).gradients
+                left = [
+                    name
+                    for name in left
+                    if len(found[name]) == 1 and places_with(found[name], name, images[one], prepared.layout(name)) > 1
+                ]
+        if left:
+            return left[0]
+    return prepared.default_layer
 
 
 def laid_by(prepared: Prepared, names: Sequence[str], images: Tensor) -> Placement:

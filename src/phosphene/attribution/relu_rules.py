@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from phosphene.attribution.result import attribution, plain
+from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
+from phosphene.errors import ModelError
 from phosphene.graph import LayerName, spatial_map
+from phosphene.hooks import capture_input
 from phosphene.maps import max_over_channels
-from phosphene.relu_rule import ReluRule
-from phosphene.runtime import prepare, rule_gradient
+from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
+from phosphene.runtime import prepare
+from phosphene.runtime.backward import gradients
+from phosphene.runtime.layer_looks import first_leaf
+from phosphene.runtime.passes import asked, in_parts, scored
 from phosphene.targets import Target
 from phosphene.types import Attribution
 
@@ -61,3 +69,44 @@ def relu_rule_map(
         gradient = spatial_map(gradient, f"the input of layer {end}", images, layout)
     maps = gradient.sum(dim=1) if reduce == "sum" else max_over_channels(gradient)
     return attribution(maps, images, target, score, layer=end, reconstruction=plain(gradient))
+
+
+def rule_gradient(
+    classifier: Classifier,
+    images: Tensor,
+    target: Target,
+    rule: ReluRule,
+    *,
+    to: str | None = None,
+    batch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
+
+    Raises:
+        ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
+    """
+    prepared, target = asked(classifier, images, target, [] if to is None else [to])
+    tokens_first = to is not None and is_tokens_first(prepared.layout(to, fed=True))
+    scripted = [name or "the network" for name, child in prepared.module.named_modules() if hides_relus(child)]
+
+    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
+        start_of_graph = (
+            nullcontext({"": inputs})
+            if to is None
+            else capture_input(prepared.module, to, first_leaf, tokens_first=tokens_first)
+        )
+        with relu_rule(rule) as check, start_of_graph as found:
+            values = scored(prepared, inputs, target.rows(start, stop))
+            check(values)
+            if scripted and to is None:  # (where several steps are joined into one, its ReLUs are not seen to escape)
+                raise ModelError(
+                    f"the ReLU rule does not reach {scripted[0]}, which is TorchScript; pass plain Python modules"
+                )
+            leaf = found.get(to or "")
+            (gradient,) = (None,) if leaf is None else gradients(prepared, values, [leaf])
+        if gradient is None and to is not None:
+            raise ModelError(f"what is explained does not depend on the input of layer {to}; name a layer before it")
+        return values.detach(), torch.zeros_like(inputs) if gradient is None else gradient
+
+    return in_parts(prepared, images, run, batch_size, gradients=True)

@@ -5,10 +5,8 @@ from phosphene.runtime.passes import (
     forward,
     head_features,
     input_gradient,
-    last_layer_reached,
     layer_gradients,
     layer_values,
-    rule_gradient,
 )
 from phosphene.runtime.perturbed import Copies, MaskedScores, blended_scores, masked_scores, replaced_scores
 from phosphene.runtime.placement import Placement
@@ -25,12 +23,10 @@ __all__ = [
     "forward",
     "head_features",
     "input_gradient",
-    "last_layer_reached",
     "layer_gradients",
     "layer_values",
     "masked_scores",
     "plain_mode",
     "prepare",
     "replaced_scores",
-    "rule_gradient",
 ]

@@ -7,21 +7,17 @@ random state as they were.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phosphene.axes import is_tokens_first
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
 from phosphene.graph import LinearHead, spatial_map
-from phosphene.hooks import capture_input
-from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
 from phosphene.runtime.backward import gradients, no_gradient
-from phosphene.runtime.layer_looks import first_leaf, places_with
+from phosphene.runtime.layer_looks import first_leaf
 from phosphene.runtime.micro_batches import forward_size
 from phosphene.runtime.prepare import Precision, Prepared, prepare
 from phosphene.runtime.trials import near
@@ -31,8 +27,6 @@ from phosphene.types import Score
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
-# Candidates that one pass looks at: more would have to be recorded from further down.
-_AT_ONCE = 8
 # Of scores, as a share: as far as two forms of one network may differ in float32, or in bfloat16.
 _SAME: dict[Precision, float] = {"exact": 1e-3, "fast": 0.1}
 # Or as a share of this part of the terms that they are the sums of: a score near zero has the rounding of its terms.
@@ -170,47 +164,6 @@ def input_gradient(
     return prepared.once(images, key, lambda: in_parts(prepared, images, run, batch_size, gradients=True))
 
 
-def rule_gradient(
-    classifier: Classifier,
-    images: Tensor,
-    target: Target,
-    rule: ReluRule,
-    *,
-    to: str | None = None,
-    batch_size: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(score (N,), gradient (N, ...)) where ReLUs pass back by `rule`, at the images or at the input of layer `to`.
-
-    Raises:
-        ModelError: for an activation that no rule covers, or a score that does not depend on that layer.
-    """
-    prepared, target = asked(classifier, images, target, [] if to is None else [to])
-    tokens_first = to is not None and is_tokens_first(prepared.layout(to, fed=True))
-    scripted = [name or "the network" for name, child in prepared.module.named_modules() if hides_relus(child)]
-
-    def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
-        start_of_graph = (
-            nullcontext({"": inputs})
-            if to is None
-            else capture_input(prepared.module, to, first_leaf, tokens_first=tokens_first)
-        )
-        with relu_rule(rule) as check, start_of_graph as found:
-            values = scored(prepared, inputs, target.rows(start, stop))
-            check(values)
-            if scripted and to is None:  # (where several steps are joined into one, its ReLUs are not seen to escape)
-                raise ModelError(
-                    f"the ReLU rule does not reach {scripted[0]}, which is TorchScript; pass plain Python modules"
-                )
-            leaf = found.get(to or "")
-            (gradient,) = (None,) if leaf is None else gradients(prepared, values, [leaf])
-        if gradient is None and to is not None:
-            raise ModelError(f"what is explained does not depend on the input of layer {to}; name a layer before it")
-        return values.detach(), torch.zeros_like(inputs) if gradient is None else gradient
-
-    return in_parts(prepared, images, run, batch_size, gradients=True)
-
-
 def layer_gradients(
     classifier: Classifier,
     images: Tensor,
@@ -240,34 +193,6 @@ def layer_gradients(
             return in_one([_brought_back(prepared, *part, again=True) for part in zip(scores, outputs, strict=True)])
 
     return prepared.once(images, ("layers", target, tuple(layers), score, batch_size), passes)
-
-
-def last_layer_reached(classifier: Classifier, images: Tensor, target: Target) -> str:
-    """The last layer with places at which the score of each image sees a change at several of them.
-
-    The classifier's default layer where there is none: nothing was found, say.
-    """
-    prepared = prepare(classifier)
-    key = ("last layer reached", target)
-    return prepared.once(images, key, lambda: _last_layer_reached(prepared, images, target.expand(len(images))))
-
-
-def _last_layer_reached(prepared: Prepared, images: Tensor, target: Target) -> str:
-    candidates = prepared.looks.candidate_layers
-    for first in range(0, len(candidates), _AT_ONCE):
-        left = candidates[first : first + _AT_ONCE]
-        for index in range(len(images)):
-            one = slice(index, index + 1)
-            if left:
-                found = layer_gradients(prepared, images[one], target.rows(index, index + 1), left).gradients
-                left = [
-                    name
-                    for name in left
-                    if len(found[name]) == 1 and places_with(found[name], name, images[one], prepared.layout(name)) > 1
-                ]
-        if left:
-            return left[0]
-    return prepared.default_layer
 
 
 def asked(
