@@ -72,7 +72,8 @@ class Network:
         self.compared: set[tuple[object, ...]] = set()
         self.independent: dict[tuple[torch.Size, int], bool] = {}
         self.right_windows: dict[tuple[object, ...], bool] = {}
-        self._looks: dict[Size, LayerLooks] = {}  # by size of images; several sizes share one
+        self._looks: dict[Size, LayerLooks] = {}
+        self._sizes: dict[Size, Size] = {}  # by size of images that in which layers are looked at
         # By identity of the graph that they end; what is said where there is none, for images of a size.
         self.heads: dict[int, tuple[fx.GraphModule | None, LinearHead]] = {}
         self.without_head: dict[tuple[int, Size], str] = {}
@@ -362,11 +363,14 @@ class Network:
         own = self.classifier.preprocess.size
         size = own or size or self.size
         with self.lock:
-            if size not in self._looks:
-                near = size if own else self._size_near(size)
+            if size not in self._sizes:
+                _make_room(self._sizes)
+                self._sizes[size] = size if own else self._size_near(size)
+            near = self._sizes[size]
+            if near not in self._looks:
                 _make_room(self._looks)
-                self._looks[size] = self._looks.setdefault(near, LayerLooks(self, near))
-            return self._looks[size]
+                self._looks[near] = LayerLooks(self, near)
+            return self._looks[near]
 
     def _size_near(self, size: Size) -> Size:
         near = (_near(size[0]), _near(size[1]))
