@@ -594,7 +594,10 @@ class Classifier:
                 f"Preprocess(size, mean=..., std=...) or a JSON card with {channels[1]} each"
             )
         of_size = self.preprocess.size is None and _OF_SIZE.search(reason)
-        return "; its Preprocess names no size, give the one it was made for" if of_size else ""
+        told = (
+            "; its Preprocess names no size, give the one it was made for, with a mean for each channel that it takes"
+        )
+        return f"{told} (now {self.preprocess.channels})" if of_size else ""
 
     def _refuse_second_input(self, error: TypeError) -> None:
         """Say of a network that takes more than pictures what it takes."""

@@ -487,13 +487,18 @@ class _Relevance(TorchFunctionMode):
         return self._scaled(values, lambda given: given * scale.view(across), shift.view(across))
 
     def _pad(self, func: Run, values: Tensor, rest: list[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-        """Zeros around: remembered, so that a convolution behind them is one with them."""
+        """A frame: of zeros remembered, so that a convolution behind it is one with it; of others a constant."""
         mode = kwargs.get("mode", rest[1] if len(rest) > 1 and isinstance(rest[1], str) else "constant")
         value = kwargs.get("value", rest[-1] if len(rest) > 1 and not isinstance(rest[-1], str) else None)
-        if mode != "constant" or value not in (None, 0, 0.0):
+        if mode != "constant":
             return None
         pads = tuple(kwargs.get("pad", rest[0] if rest else ()))
-        return _noted(F.pad(values, pads), "_padded_from", (values, pads))
+        padded = F.pad(values, pads)
+        if not value:
+            return _noted(padded, "_padded_from", (values, pads))
+        inside = F.pad(torch.ones_like(values, dtype=torch.bool), pads)
+        padded, frame = self._joined((padded, torch.full_like(padded, value)))
+        return torch.where(inside, padded, frame)
 
     def _joined(self, parts: Any) -> list[Tensor]:
         feature = next(filter(_is_feature, parts))

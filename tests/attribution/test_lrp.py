@@ -466,6 +466,18 @@ def test_attn_lrp_is_its_rules_written_out(form):
     assert found.checks["conservation_error"][0] < 1e-3
 
 
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_what_comes_to_a_frame_around_the_picture_is_counted_as_lost(images, composite, value):
+    class Framed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(F.pad(x, (1, 2, 3, 0), value=value))
+
+    net = Framed(*dense_layers()[:4], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5))
+    found = lrp(classifier_of(net), images, Target.of(2), composite=composite)
+    assert max(found.checks["conservation_error"]) < 1e-3
+
+
 @pytest.mark.parametrize("hook", [lambda g: 0.1 * g, lambda g: g / g.norm(), torch.neg])
 def test_hooks_for_gradients_are_none_for_relevance(hook):
     class Hooked(nn.Sequential):

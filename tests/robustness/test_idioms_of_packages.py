@@ -538,6 +538,13 @@ def test_the_usual_layer_is_not_that_of_a_fixed_picture(method: str, layer: str 
         attribute(classifier, torch.rand(1, 3, 32, 32), 1, method, **({"layer": layer} if layer else {}))
 
 
+def test_a_layer_that_is_dead_is_not_said_to_be_of_another_picture() -> None:
+    shared = nn.Softshrink(100.0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), shared, nn.Conv2d(4, 4, 3), shared, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ModelError, match="or dead: it is the same for every picture"):
+        attribute(Classifier.of(net), torch.rand(1, 3, 32, 32), 1, "grad_cam", layer="1")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
 def test_relus_in_torchscript_are_reached_by_no_rule(method: str) -> None:

@@ -253,6 +253,24 @@ class Perceiver(nn.Module):
         return self.head(self.mlp(queries + found).mean(1))
 
 
+class Repeats(nn.Module):
+    """Pictures of one channel, which it repeats for a body of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.body = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.repeat(1, 3, 1, 1) - self.mean).mean((2, 3))
+
+
+def test_channels_that_were_never_told_are_asked_for_too():
+    with pytest.raises(ModelError, match=r"with a mean for each channel that it takes \(now 3\)"):
+        prepare(Classifier(Repeats())).default_layer  # noqa: B018
+    assert prepare(Classifier(Repeats(), Preprocess((8, 8), None, (0,), (1,)))).default_layer == "body"
+
+
 def test_pixels_go_before_learned_queries() -> None:
     assert prepare(Classifier(Perceiver().eval(), Preprocess((16, 16)))).default_layer == "pixels"
 

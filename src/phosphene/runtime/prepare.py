@@ -279,7 +279,7 @@ class Prepared(Classifier):
         if self.inputs.of_item is None and not self.looks.sees_picture(name):
             raise ModelError(
                 f"the last output of layer '{name}' of {self.name} is of inputs that are fixed, not of the picture "
-                "that is explained; name a layer that the picture goes through"
+                "that is explained, or dead: it is the same for every picture; name one that the picture goes through"
             )
         return name
 
