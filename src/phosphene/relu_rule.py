@@ -40,6 +40,8 @@ def hides_relus(module: nn.Module) -> bool:
 _NO_RULE = (
     *("Silu", "Gelu", "Hardswish", "Mish", "Elu", "Celu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Softplus"),
     *("Softshrink", "Hardshrink", "LogSigmoid", "Tanh", "Erf", "Glu", "Sin", "Cos", "Atan", "Asinh"),
+    # Recurrent layers that run as one operation, with theirs inside.
+    *("MkldnnRnnLayer", "CudnnRnn", "MiopenRnn", "LstmMps", "ThnnFusedLstmCell", "ThnnFusedGruCell"),
 )
 _ESCAPED = ("Relu", "Hardtanh", "Threshold")
 # Activations written out by hand: x * sigmoid(x), x * relu6(x + 3) / 6, x / (1 + |x|).

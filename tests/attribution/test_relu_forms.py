@@ -115,3 +115,20 @@ def test_a_mask_of_a_wider_type_widens_what_comes_out():
     network = _Net(lambda x: (x * (x > 0).double()).float()).eval()
     plain = phosphene.attribute(network, images, 1, "input_x_gradient")
     torch.testing.assert_close(phosphene.attribute(network, images, 1, "guided_backprop").score, plain.score)
+
+
+class _Rows(nn.Module):
+    """A recurrent layer over the rows of a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(24, 4, batch_first=True), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rows(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
+def test_what_a_recurrent_layer_rectifies_inside_is_refused(method):
+    with pytest.raises(ModelError, match="no ReLU rule"):
+        phosphene.attribute(_Rows(), torch.rand(1, 3, 8, 8), 1, method)
