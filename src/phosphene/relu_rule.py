@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from phosphene.autograd_graph import graph_nodes, node_kind, nodes_below
 from phosphene.errors import ModelError
-from phosphene.hooks import is_scripted, running_layer
+from phosphene.hooks import running_layer
 
 ReluRule = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
-
-# What TorchScript calls them, and the activations that no rule covers.
-_IN_SCRIPTS = re.compile(
-    r"aten::(relu6?|hardtanh|threshold|clamp(_min)?|maximum|silu|gelu|hardswish|mish|[sc]?elu|leaky_relu|prelu|rrelu|"
-    r"softplus)_?\("
-)
-
-
-def hides_relus(module: nn.Module) -> bool:
-    """Whether a module is TorchScript in which something is rectified: no rule for ReLUs reaches it.
-
-    Example:
-        >>> hides_relus(nn.ReLU())
-        False
-    """
-    return is_scripted(module) and _IN_SCRIPTS.search(str(module.inlined_graph)) is not None
-
 
 # What the autograd graph calls activations that no rule for ReLUs covers, and ReLUs that escaped the rule.
 _NO_RULE = (
@@ -43,7 +25,9 @@ _NO_RULE = (
     # Recurrent layers that run as one operation, with theirs inside.
     *("MkldnnRnnLayer", "CudnnRnn", "MiopenRnn", "LstmMps", "ThnnFusedLstmCell", "ThnnFusedGruCell"),
 )
-_ESCAPED = ("Relu", "Hardtanh", "Threshold")
+# What was scripted becomes one node once it has run, in which nobody can look.
+_SCRIPT = "torch::jit::(anonymous namespace)::DifferentiableGraph"
+_ESCAPED = ("Relu", "Hardtanh", "Threshold", _SCRIPT)
 # Activations written out by hand: x * sigmoid(x), x * relu6(x + 3) / 6, x / (1 + |x|).
 _GATES = {"Sigmoid", "Hardsigmoid", "Exp", "Abs", "_Rectify"}
 _AFFINE = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Reciprocal"}
@@ -153,8 +137,9 @@ class _ReluRule(TorchFunctionMode):
                     "of ReLUs; use saliency, smoothgrad or integrated_gradients"
                 )
             if node in self.by_parts or _is_escaped(node):
+                what = "code in TorchScript" if kind == _SCRIPT else node.name()
                 raise ModelError(
-                    f"the ReLU rule does not reach {node.name()}: it is cut elsewhere than at 0, is written in parts, "
+                    f"the ReLU rule does not reach {what}: it is cut elsewhere than at 0, is written in parts, "
                     "or runs in scripted or compiled code or in an autograd function of the network's own; pass the "
                     "network as plain Python modules with nn.ReLU"
                 )
@@ -283,7 +268,7 @@ def _is_escaped(node: Any) -> bool:
         return True  # x + |x|
     if any(node_kind(below) == "Abs" for below in nodes_below(node)):  # of a magnitude, as in nn.LPPool2d, it is none
         return False
-    return node_kind(node) in _ESCAPED
+    return kind in _ESCAPED
 
 
 def _is_self_gate(node: Any) -> bool:

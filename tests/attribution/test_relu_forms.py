@@ -132,3 +132,15 @@ class _Rows(nn.Module):
 def test_what_a_recurrent_layer_rectifies_inside_is_refused(method):
     with pytest.raises(ModelError, match="no ReLU rule"):
         phosphene.attribute(_Rows(), torch.rand(1, 3, 8, 8), 1, method)
+
+
+def _added_and_rectified(x: Tensor) -> Tensor:
+    return torch.relu(2 * x + 1) * 0.5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_function_is_refused_however_often_it_ran():
+    net, image = _Net(torch.jit.script(_added_and_rectified)), torch.rand(1, 3, 8, 8)
+    for _ in range(4):  # (from the second on PyTorch runs it as one operation)
+        with pytest.raises(ModelError, match="scripted"):
+            phosphene.attribute(net, image, 1, "guided_backprop")

@@ -599,7 +599,7 @@ def checkpointed_blocks() -> nn.Module:
     return Checkpointed()
 
 
-@case()
+@case(rules=False)
 def a_block_that_was_scripted() -> nn.Module:
     class Gate(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import LayerName, spatial_map
 from phosphene.hooks import capture_input
 from phosphene.maps import max_over_channels
-from phosphene.relu_rule import ReluRule, hides_relus, relu_rule
+from phosphene.relu_rule import ReluRule, relu_rule
 from phosphene.runtime import prepare
 from phosphene.runtime.backward import gradients
 from phosphene.runtime.layer_looks import first_leaf
@@ -87,7 +87,6 @@ def rule_gradient(
     """
     prepared, target = asked(classifier, images, target, [] if to is None else [to])
     tokens_first = to is not None and is_tokens_first(prepared.layout(to, fed=True))
-    scripted = [name or "the network" for name, child in prepared.module.named_modules() if hides_relus(child)]
 
     def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
         inputs = prepared.ready(images[start:stop]).requires_grad_(to is None or prepared.first_look.whole)
@@ -99,10 +98,6 @@ def rule_gradient(
         with relu_rule(rule) as check, start_of_graph as found:
             values = scored(prepared, inputs, target.rows(start, stop))
             check(values)
-            if scripted and to is None:  # (where several steps are joined into one, its ReLUs are not seen to escape)
-                raise ModelError(
-                    f"the ReLU rule does not reach {scripted[0]}, which is TorchScript; pass plain Python modules"
-                )
             leaf = found.get(to or "")
             (gradient,) = (None,) if leaf is None else gradients(prepared, values, [leaf])
         if gradient is None and to is not None:
