@@ -146,6 +146,16 @@ def test_a_change_of_weights_made_in_inference_mode_is_noticed(images):
         assert torch.allclose(forward(classifier, images), before + 1, atol=1e-5)
 
 
+def test_weights_made_in_inference_mode_and_converted_outside_of_it_are_refused(images):
+    with torch.inference_mode():
+        made = pooled()
+    classifier = classifier_of(made)
+    forward(classifier, images)
+    made.double()
+    with pytest.raises(ModelError, match="make it outside of inference mode"):
+        forward(classifier, images)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_are_computed_in_float32(images, dtype):
     rounded = pooled().to(dtype)

@@ -23,6 +23,11 @@ def small() -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
+def exported() -> nn.Module:
+    """It has no eval()."""
+    return torch.export.export(small(), (torch.rand(1, 3, 16, 16),)).module()
+
+
 def ten_classes() -> nn.Module:
     return pooled(classes=10)
 

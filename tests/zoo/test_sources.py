@@ -51,7 +51,11 @@ def test_a_factory_makes_a_classifier_or_a_module():
     assert torch.equal(as_it_is.logits(images), pooled()(images))
     told = load_classifier("tests.zoo.models:network", preprocess=FED, labels=list("abcde"), head="sigmoid")
     assert (told.preprocess, told.head, told.name) == (FED, "sigmoid", "tests.zoo.models:network")
+    models.a_module.train()
     assert load_classifier("tests.zoo.models:a_module", preprocess=FED).module is models.a_module
+    assert models.a_module.training  # (what is explained is a copy in eval mode)
+    exported = load_classifier("tests.zoo.models:exported", preprocess=FED)
+    assert torch.allclose(forward(exported, images[:1]), exported.module(FED.normalize(images[:1])), atol=1e-4)
     with pytest.warns(UserWarning, match="at their own size"):
         assert load_classifier("tests.zoo.models:four_channels").preprocess.channels == 4
 

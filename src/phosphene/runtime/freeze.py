@@ -92,6 +92,13 @@ def duplicate(module: nn.Module, replaced: Mapping[int, Any]) -> nn.Module:
 def _own(tensor: Tensor) -> Tensor:
     if is_lazy(tensor):
         raise ModelError("the network has lazy layers that never ran; run it once on a batch of its own size first")
+    try:
+        tensor.is_inference() or tensor._version  # noqa: B018
+    except RuntimeError:
+        raise ModelError(
+            "the network was made in inference mode and its weights converted outside of it, where PyTorch itself "
+            "cannot run them any more; make it outside of inference mode"
+        ) from None
     fixed = tensor.detach().clone()
     if fixed.dtype in (torch.float16, torch.bfloat16):
         fixed = fixed.float()

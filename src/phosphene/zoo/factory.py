@@ -52,7 +52,6 @@ def load(spec: str, weights: Weights = None) -> Classifier:
             made = made()
     if isinstance(made, nn.Module):
         channels = input_channels(made)
-        made.eval()  # (one of the network's own may return nothing)
         made = Classifier(made, Unstated(None, None, (0.0,) * channels, (1.0,) * channels), name=spec)
     if not isinstance(made, Classifier):
         raise ModelError(f"{spec}() returned a {type(made).__name__}; return a Classifier or a torch.nn.Module")
