@@ -93,7 +93,7 @@ def _own(tensor: Tensor) -> Tensor:
     if is_lazy(tensor):
         raise ModelError("the network has lazy layers that never ran; run it once on a batch of its own size first")
     try:
-        tensor.is_inference() or tensor._version  # noqa: B018
+        tensor.is_inference() or tensor._version
     except RuntimeError:
         raise ModelError(
             "the network was made in inference mode and its weights converted outside of it, where PyTorch itself "
