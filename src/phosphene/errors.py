@@ -54,6 +54,8 @@ def warn(message: str) -> None:
 def as_lines() -> Callable[..., None]:
     """What takes the place of `warnings.showwarning` in a command: one line for a warning and all that are alike.
 
+    What libraries say of their own future is for who writes code, and is left out.
+
     Example:
         >>> show = as_lines()
     """
@@ -61,7 +63,7 @@ def as_lines() -> Callable[..., None]:
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         line = f"phosphene: {message}"
-        if line not in told:
+        if line not in told and not isinstance(message, FutureWarning):
             told.add(line)
             print(line, file=sys.stderr)
 

@@ -12,6 +12,7 @@ import pytest
 import skimage
 
 from phosphene.cli.app import _lines
+from phosphene.errors import as_lines
 
 
 def test_a_line_for_each_thing_and_one_a_second(
@@ -61,3 +62,10 @@ def test_no_threads_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     from phosphene.cli import app
 
     assert CliRunner().invoke(app, ["explain", "a.png", "--threads", "0"]).exit_code == 2
+
+
+def test_what_libraries_say_of_their_future_is_no_line_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    show = as_lines()
+    for message in (FutureWarning("torch.old is deprecated"), UserWarning("said"), UserWarning("said")):
+        show(message, type(message), "net.py", 1)
+    assert capsys.readouterr().err == "phosphene: said\n"
