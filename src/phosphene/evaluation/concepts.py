@@ -14,20 +14,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import InputError, ModelError, OptionError
-from phosphene.evaluation.heat import Progress, nothing_measured
+from phosphene.evaluation.heat import Progress, nothing_measured, several
 from phosphene.evaluation.pieces import Keep, Piece, measured_now
 from phosphene.images import list_images
 from phosphene.render import Sheet, Tile, bar_chart, shown_as
-from phosphene.runtime import Prepared, activations, layer_gradients
+from phosphene.runtime import Prepared, activations, layer_gradients, prepare
 from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.deep_features import deep_feature_layer
 from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
 from phosphene.types import Record, Shown, short_seed
+from phosphene.zoo import load_classifier
 
 Floats = NDArray[np.float32]
 Place = str | os.PathLike[str]
@@ -160,7 +162,7 @@ def _concepts_sheet(found: ConceptTests) -> Sheet:
 
 
 def tcav(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     pictures: Sequence[Place],
     concepts: Sequence[Place],
     random: Sequence[Place],
@@ -183,7 +185,7 @@ def tcav(
     the call. The runs share pictures, so that p is a guide and not exact, as in the paper.
 
     Args:
-        classifier: what is explained.
+        classifier: what is explained: a Classifier, a network, or a spec for load_classifier.
         pictures: files of the class.
         concepts: folders, each with pictures of one concept.
         random: folders, each a set of random pictures; or one folder, which is cut into `sets` disjoint sets. Of each
@@ -208,7 +210,9 @@ def tcav(
     References:
         kim2018, sections 3.2 to 3.5.
     """
-    progress = told(progress)
+    classifier, progress = prepare(load_classifier(classifier)), told(progress)
+    pictures, concepts = several(pictures, "picture files"), several(concepts, "folders")
+    random = several(random, "folders")
     goal = one_goal(classifier, target)
     if not 0 < level < 1:
         raise OptionError(f"level={level} must lie between 0 and 1, such as 0.05")

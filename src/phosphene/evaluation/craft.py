@@ -11,25 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phosphene.attribution.result import even_grid
+from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import ModelError, OptionError
 from phosphene.evaluation.concepts import BATCH, Floats, Place, one_goal
 from phosphene.evaluation.craft_options import CraftOptions
-from phosphene.evaluation.heat import Progress, nothing_measured
+from phosphene.evaluation.heat import Progress, nothing_measured, several
 from phosphene.evaluation.pieces import Keep, Piece, measured_now
 from phosphene.graph import channel_axis, spatial_map
 from phosphene.grids import to_network_size
 from phosphene.images import to_pil
 from phosphene.render import Sheet, Tile, bar_chart, heat_layer, overlay, scale_of, shown_as, side_by_side, stacked
-from phosphene.runtime import Copies, Prepared, activations, forward, replaced_scores
+from phosphene.runtime import Copies, Prepared, activations, forward, prepare, replaced_scores
 from phosphene.targets import Target, TargetLike
 from phosphene.tasks.notebook import told
 from phosphene.tasks.stream import stream
 from phosphene.types import Record, Shown, View, short_seed
+from phosphene.zoo import load_classifier
 
 Wide = NDArray[np.float64]
 Rows = tuple[int, int, int, int]
@@ -194,7 +196,7 @@ def _craft_sheet(found: FoundConcepts) -> Sheet:
 
 
 def craft(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     pictures: Sequence[Place],
     *,
     target: TargetLike,
@@ -218,7 +220,7 @@ def craft(
     halves of the design. Pictures that the network takes for the class are meant.
 
     Args:
-        classifier: what is explained.
+        classifier: what is explained: a Classifier, a network, or a spec for load_classifier.
         pictures: files of the class.
         target: the class (by index or name), or another target; of a class the logit.
         layer: where: a layer without outputs below zero, such as behind a ReLU; by default the last such layer with
@@ -240,7 +242,8 @@ def craft(
     References:
         fel2023craft, sections 3.1 to 3.3; jansen1999 for the estimator; lee1999 for the factorization.
     """
-    progress = told(progress)
+    classifier, progress = prepare(load_classifier(classifier)), told(progress)
+    pictures = several(pictures, "picture files")
     chosen = CraftOptions.of(**options)
     concepts, designs = chosen.concepts, chosen.designs
     goal = one_goal(classifier, target)

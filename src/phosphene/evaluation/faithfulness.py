@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Progress, affordable, failing, nothing_measured, refuse_if_none_works
+from phosphene.evaluation.heat import Progress, affordable, failing, nothing_measured, refuse_if_none_works, several
 from phosphene.evaluation.look import Look, looks
 from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.average_drop import average_drop, average_increase, explanation_images
@@ -26,10 +27,11 @@ from phosphene.metrics.pixel_flipping import pixel_flipping
 from phosphene.metrics.road import road
 from phosphene.registry import Spec
 from phosphene.render import Sheet, Tile, line_chart, numbers, shown_as
-from phosphene.runtime import Prepared, forward
+from phosphene.runtime import Prepared, forward, prepare
 from phosphene.targets import Target, TargetLike, resolve_one
 from phosphene.tasks.notebook import told
 from phosphene.types import Record, Shown
+from phosphene.zoo import load_classifier
 
 Protocol = Literal["coarse", "rise"]
 MEASURES = ("road", "pixel_flipping")
@@ -146,9 +148,9 @@ def _faithfulness_sheet(found: Faithfulness) -> Sheet:
 
 
 def faithfulness(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     paths: Sequence[str | os.PathLike[str]],
-    methods: Sequence[str | Spec],
+    methods: str | Spec | Sequence[str | Spec],
     *,
     target: TargetLike = None,
     protocol: Protocol = "coarse",
@@ -164,7 +166,7 @@ def faithfulness(
     Gaussian bump in the center, and noise; a method worth its name beats both.
 
     Args:
-        classifier: what is explained.
+        classifier: what is explained: a Classifier, a network, or a spec for load_classifier.
         paths: picture files; read a few at a time.
         methods: specs such as "grad_cam" or "rise:masks=500".
         target: a class for all pictures; None takes each picture's best class, as RISE does.
@@ -189,8 +191,8 @@ def faithfulness(
     """
     if not set(measures) <= set(MEASURES):
         raise OptionError(f"measures {tuple(measures)}; choose from {', '.join(MEASURES)}")
-    progress = told(progress)
-    specs = affordable(methods, masks)
+    classifier, progress = prepare(load_classifier(classifier)), told(progress)
+    paths, specs = several(paths, "picture files"), affordable(methods, masks)
     goal = resolve_one(target, classifier.labels)
     measured = {str(spec): FaithfulnessScores(str(spec)) for spec in specs}
     baselines = {name: FaithfulnessScores(name) for name in BASELINES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -97,7 +98,22 @@ def passes(progress: Progress | None, text: str) -> Callable[[int, int], None] |
     return None if progress is None else lambda done, total: progress(done, total, text)
 
 
-def affordable(methods: Sequence[str | Spec], masks: int | None) -> tuple[Spec, ...]:
+def several(paths: Iterable[str | os.PathLike[str]], what: str) -> list[str | os.PathLike[str]]:
+    """The paths; of one alone the letters would be taken for paths.
+
+    Raises:
+        OptionError: for one path alone.
+
+    Example:
+        >>> several(["a.jpg"], "picture files")
+        ['a.jpg']
+    """
+    if isinstance(paths, str | os.PathLike):
+        raise OptionError(f"{os.fspath(paths)}: is one path; give a list of {what}")
+    return list(paths)
+
+
+def affordable(methods: str | Spec | Sequence[str | Spec], masks: int | None) -> tuple[Spec, ...]:
     """The methods as specs; where `masks` is given, those that draw masks and do not say how many get so many.
 
     Raises:
@@ -107,7 +123,7 @@ def affordable(methods: Sequence[str | Spec], masks: int | None) -> tuple[Spec, 
         >>> [str(spec) for spec in affordable(["rise", "grad_cam", "rise:masks=8"], 500)]
         ['rise:masks=500', 'grad_cam', 'rise:masks=8']
     """
-    specs = [parse_spec(method) for method in methods]
+    specs = [parse_spec(method) for method in ([methods] if isinstance(methods, str | Spec) else methods)]
     if masks is not None:
         specs = [
             make_spec(spec.name, **{"masks": masks, **spec.keywords}) if "masks" in _options(spec) else spec

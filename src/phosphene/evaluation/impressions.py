@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phosphene.classifier import Classifier
 from phosphene.evaluation.pieces import Keep, Piece, measured_now
@@ -16,10 +16,11 @@ from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.photographs import photograph_distance
 from phosphene.registry import Spec
 from phosphene.render import Sheet, Tile, numbers, shown_as
-from phosphene.runtime import Prepared
+from phosphene.runtime import Prepared, prepare
 from phosphene.tasks.impressions import Job, Progress, batched, synthesize
 from phosphene.tasks.read_impressions import Judgement, OwnReading, judge_impressions, read_impressions
 from phosphene.types import Impression, Shown
+from phosphene.zoo import load_classifier
 
 
 @dataclass(repr=False)
@@ -132,7 +133,7 @@ def _scores_sheet(found: ImpressionScores) -> Sheet:
 
 
 def measure_impressions(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     jobs: Sequence[Job],
     recipe: str | Spec,
     judge: Classifier | Sequence[Classifier] | None = None,
@@ -144,7 +145,7 @@ def measure_impressions(
     """Make the images of all jobs by one recipe and have them read.
 
     Args:
-        classifier: the network that remembers.
+        classifier: the network that remembers: a Classifier, a network, or a spec for load_classifier.
         jobs: one image each.
         recipe: the recipe and its options.
         judge: a network that took no part, or several; None for none.
@@ -155,7 +156,7 @@ def measure_impressions(
     Returns:
         The images and all readings; `row()` sums them up.
     """
-    found = ImpressionScores(str(recipe))
+    classifier, found = prepare(load_classifier(classifier)), ImpressionScores(str(recipe))
     judges = [] if judge is None else [judge] if isinstance(judge, Classifier) else list(judge)
     for batch in batched(jobs, classifier, batch_size):
         before = len(found.jobs)

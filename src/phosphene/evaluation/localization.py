@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from phosphene.classifier import Classifier
 from phosphene.devices import clock
 from phosphene.errors import InputError, NumericalError
 from phosphene.evaluation.ground_truth import Truth
@@ -21,12 +22,13 @@ from phosphene.metrics.bootstrap import bootstrap_interval
 from phosphene.metrics.iou import best_iou
 from phosphene.metrics.pointing_game import pointing_hit
 from phosphene.render import Sheet, Tile, bar_chart, numbers, shown_as
-from phosphene.runtime import Prepared
+from phosphene.runtime import Prepared, prepare
 from phosphene.tasks.notebook import told
 from phosphene.tasks.objects import cut_out, evidence
 from phosphene.tasks.ranking import posteriors
 from phosphene.tasks.stream import no_answer
 from phosphene.types import Box, Prediction, Record, Shown
+from phosphene.zoo import load_classifier
 
 OVERLAPS = (0.3, 0.5, 0.7)
 _BATCH = 8
@@ -149,7 +151,7 @@ def _localization_sheet(found: Localization) -> Sheet:
 
 
 def localization(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     truths: Sequence[Truth],
     ways: Sequence[LocalizationPreset],
     *,
@@ -165,7 +167,7 @@ def localization(
     Beside them stand two boxes that no network is needed for: the whole frame, and the centered one of half its area.
 
     Args:
-        classifier: whose answers are measured.
+        classifier: whose answers are measured: a Classifier, a network, or a spec for load_classifier.
         truths: pictures, classes and true boxes; pictures are read a few at a time.
         ways: presets, configured.
         tolerance: of the pointing game, in pixels.
@@ -179,7 +181,7 @@ def localization(
     References:
         russakovsky2015, section 4.2; simonyan2014, section 3.2; zhang2018 for the pointing game.
     """
-    progress = told(progress)
+    classifier, progress = prepare(load_classifier(classifier)), told(progress)
     rows = tuple(LocalizationScores(" ".join(map(str, _identity(way).values())), way) for way in ways)
     baselines = (LocalizationScores("whole_frame"), LocalizationScores("centre_box"))
     broken: list[Record] = []

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from phosphene.classifier import Classifier
 from phosphene.devices import own_random_state
 from phosphene.errors import OptionError
-from phosphene.evaluation.heat import Heat, Progress, affordable, failing, nothing_measured, refuse_if_none_works
+from phosphene.evaluation.heat import (
+    Heat,
+    Progress,
+    affordable,
+    failing,
+    nothing_measured,
+    refuse_if_none_works,
+    several,
+)
 from phosphene.evaluation.look import Look, looks
 from phosphene.evaluation.pieces import Keep, Piece, added, measured_now
 from phosphene.metrics.spearman import spearman
@@ -31,6 +39,7 @@ from phosphene.runtime.prepare import forget
 from phosphene.targets import TargetLike, resolve_one
 from phosphene.tasks.notebook import told
 from phosphene.types import Record, Shown
+from phosphene.zoo import load_classifier
 
 Mode = Literal["cascading", "independent"]
 MODES: tuple[Mode, ...] = ("cascading", "independent")
@@ -202,11 +211,11 @@ def _sanity_sheet(found: SanityChecks) -> Sheet:
 
 
 def sanity(
-    classifier: Prepared,
+    classifier: Classifier | nn.Module | str,
     paths: Sequence[str | os.PathLike[str]],
-    methods: Sequence[str | Spec],
+    methods: str | Spec | Sequence[str | Spec],
     *,
-    modes: Sequence[Mode] = MODES,
+    modes: Mode | Sequence[Mode] = MODES,
     protocol: Protocol = "blocks",
     target: TargetLike = None,
     masks: int | None = None,
@@ -225,7 +234,7 @@ def sanity(
     maps get much of it from unrelated ones, see `chance`.
 
     Args:
-        classifier: what is explained; it is not changed.
+        classifier: what is explained: a Classifier, a network, or a spec for load_classifier; it is not changed.
         paths: picture files; read a few at a time.
         methods: specs such as "grad_cam".
         modes: "cascading", "independent" or both.
@@ -249,10 +258,11 @@ def sanity(
     References:
         adebayo2018, sections 3 and 4.
     """
-    progress = told(progress)
+    classifier, progress = prepare(load_classifier(classifier)), told(progress)
+    modes = (modes,) if isinstance(modes, str) else modes
     if not modes or not set(modes) <= set(MODES):
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
-    specs = affordable(methods, masks)
+    paths, specs = several(paths, "picture files"), affordable(methods, masks)
     goal = resolve_one(target, classifier.labels)
     parts = stages(classifier) if protocol == "blocks" else initialized_stages(classifier)
     plan = [(mode, index) for mode in modes for index in range(len(parts))]
