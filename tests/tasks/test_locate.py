@@ -155,6 +155,11 @@ def test_another_method_gets_the_level_for_other_methods():
     assert configured("best", segment="threshold") == replace(best, segment="threshold")
 
 
+def test_a_segmentation_that_there_is_not_is_refused():
+    with pytest.raises(OptionError, match="segmentation 'graph' is unknown; did you mean 'graphcut'"):
+        locate(red_detector(), picture(), segment="graph")
+
+
 def test_gradients_at_single_pixels_are_cut_by_settings_of_their_own():
     net = nn.Sequential(nn.Conv2d(3, 2, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     prepared, best = prepare(Classifier(net, Preprocess((32, 32), 36), ["grey", "red"])), PRESETS["best"]

@@ -11,7 +11,6 @@ from phosphene.evaluation.ground_truth import read_truth
 from phosphene.evaluation.localization import Localization, localization
 from phosphene.images import list_images
 from phosphene.localization.presets import LocalizationPreset
-from phosphene.localization.segment import segment_name
 from phosphene.runs.common_options import CommonOptions
 from phosphene.runs.measurement import Measurement
 from phosphene.tasks.objects import configured
@@ -94,7 +93,7 @@ def ways_of(methods: Sequence[str], segments: Sequence[str], presets: Sequence[s
         [('cam', 'threshold'), ('grad_cam', 'threshold')]
     """
     ways = tuple(
-        configured(preset, method, None if segment is None else segment_name(segment))
+        configured(preset, method, segment)
         for preset in presets or ("best",)
         for method in methods or (None,)
         for segment in segments or (None,)

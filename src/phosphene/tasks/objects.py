@@ -19,7 +19,7 @@ from phosphene.geometry import lay_on_original, whole_view
 from phosphene.images import Picture, as_pictures, picture_size, preprocess, to_pil
 from phosphene.localization.box import bounding_box
 from phosphene.localization.presets import LocalizationPreset, preset
-from phosphene.localization.segment import Segmentation, SegmentName, segment
+from phosphene.localization.segment import Segmentation, SegmentName, segment, segment_name
 from phosphene.maps import blur, normalize
 from phosphene.registry import Spec, entry, parse_spec
 from phosphene.render import Sheet, Tile, doubt, draw_boxes, shown_as, thumbnail
@@ -210,7 +210,7 @@ def _one(pictures: list[Picture]) -> list[Picture]:
 def configured(
     name: str | LocalizationPreset,
     method: str | Spec | Sequence[str | Spec] | None = None,
-    segment: SegmentName | None = None,
+    segment: str | None = None,
 ) -> LocalizationPreset:
     """The preset with other methods or another segmentation, as asked for.
 
@@ -223,7 +223,7 @@ def configured(
     specs = tuple(str(parse_spec(item)) for item in methods)
     if specs:
         way = way.with_methods(specs) if specs != way.methods else replace(way, otherwise=())
-    return way if segment is None else replace(way, segment=segment)
+    return way if segment is None else replace(way, segment=segment_name(segment))
 
 
 @dataclass(frozen=True)
