@@ -299,6 +299,16 @@ def test_to_pil_is_the_inverse_of_to_tensor():
     assert np.array_equal(np.asarray(to_pil(to_tensor(image))), scene())
 
 
+def test_a_table_or_a_pattern_is_told_what_to_pass_instead():
+    class Table(dict):
+        columns = ("path",)
+
+    with pytest.raises(InputError, match=r"a picture of type Table; pass its column of paths, as table\['path'\]"):
+        as_pictures(Table(path=["a.jpg"]))
+    with pytest.raises(InputError, match=r"val/\*.jpg: no such file; of a pattern pass the files that it fits"):
+        as_pictures("val/*.jpg")
+
+
 def test_folders(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list_images(tmp_path / "none")
@@ -309,6 +319,10 @@ def test_folders(tmp_path):
     save(tmp_path / "one.jpg")
     (tmp_path / "notes.txt").write_text("no")
     (tmp_path / "folder.jpg").mkdir()
+    hidden = tmp_path / ".ipynb_checkpoints"
+    hidden.mkdir()
+    for place in (hidden / "one-checkpoint.jpg", tmp_path / "._one.jpg"):
+        place.write_bytes(b"")
     assert [path.name for path in list_images(tmp_path)] == ["two.PNG", "one.jpg"]
     assert len(expand_paths([tmp_path, tmp_path / "one.jpg"])) == 3
 

@@ -195,7 +195,8 @@ def _check_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{path}: is a directory; give its pictures, as list(pathlib.Path(folder).glob('*.jpg'))")
         if not path.exists():
-            raise InputError(f"{path}: no such file")
+            hint = "; of a pattern pass the files that it fits, as glob.glob(pattern)" if "*" in path.name else ""
+            raise InputError(f"{path}: no such file{hint}")
         if not path.is_file():
             raise InputError(f"{path}: not a regular file")
         if path.stat().st_size == 0:
@@ -271,6 +272,8 @@ def _pictures(source: Any, channels: int | None, scale: Scale | None) -> list[Pi
         return _from_array(source, channels, scale)
     if isinstance(source, Tensor):
         return _from_tensor(source, channels, scale)
+    if hasattr(source, "columns"):  # of pandas and polars; iterated over they give the names of columns, or columns
+        raise InputError(f"a picture of type {type(source).__name__}; pass its column of paths, as table['path']")
     if isinstance(source, Iterable) and not isinstance(source, Mapping | Set | bytes) and not hasattr(source, "read"):
         pictures = [picture for place, item in enumerate(source) for picture in _item(item, channels, scale, place)]
         if not pictures:
@@ -470,7 +473,8 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The picture files in a folder and below, sorted by name; those of phosphene's own run folders are left out.
+    """The picture files in a folder and below, sorted by name; those of phosphene's own run folders and what
+    is hidden (``._a.jpg`` of macOS, ``.ipynb_checkpoints``) are left out.
 
     Raises:
         InputError: if the folder does not exist, is a run itself, or holds no picture file.
@@ -482,7 +486,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise InputError(f"{folder}: is a run of phosphene; give the folder of the pictures themselves")
     runs = [path.parent for path in folder.rglob(MANIFEST) if _is_run(path.parent)]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    paths = sorted(path for path in found if not any(path.is_relative_to(run) for run in runs))
+    seen = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    paths = sorted(path for path in seen if not any(path.is_relative_to(run) for run in runs))
     if not paths:
         raise no_picture(folder)
     return paths

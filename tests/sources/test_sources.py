@@ -55,6 +55,7 @@ def check(item: Item):
 def test_a_folder_is_read_with_all_below_it_in_the_order_of_the_paths(tmp_path):
     tree(tmp_path, "b/1.jpg", "b-2/x.jpg", "a.jpg", "b.jpg", "c/d/e.PNG", "ünï/日本 1.jpg")
     (tmp_path / "notes.txt").write_text("no picture")
+    tree(tmp_path, ".ipynb_checkpoints/a-checkpoint.jpg", "b/.cache/x/1.jpg")
     (tmp_path / "._a.jpg").write_bytes(b"\0\5\x16\7")
     found = list(open_source(tmp_path))
     assert [item.key for item in found] == ["a.jpg", "b/1.jpg", "b-2/x.jpg", "b.jpg", "c/d/e.PNG", "ünï/日本 1.jpg"]

@@ -29,7 +29,7 @@ class Folder(Source):
     """The files in a folder and below that are named like pictures, sorted folder by folder.
 
     Links to folders are followed, but for those that lead back. Folders that are runs of phosphene are left out: their
-    overlays are no pictures to explain. A folder that cannot be listed is an item with an error.
+    overlays are no pictures to explain. So is what is hidden. A folder that cannot be listed is an item with an error.
 
     Args:
         place: path or URL of the folder.
@@ -79,6 +79,8 @@ def _below(folder: str, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
     for name, is_dir in names:
         place = join(folder, name)
         if is_dir:
+            if name.startswith("."):  # hidden, such as .ipynb_checkpoints with a copy of each picture
+                continue
             if is_url(place) or os.path.realpath(place) not in inside:
                 yield from _below(place, f"{prefix}{name}/", inside)
         elif is_picture_name(name):

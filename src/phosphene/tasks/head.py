@@ -145,7 +145,8 @@ def fit_head(
 
 def _strays(folder: str | os.PathLike[str]) -> Iterator[str]:
     """Pictures beside the folders of classes."""
-    count = len([path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file()])
+    beside = (path for path in Path(folder).iterdir() if not path.name.startswith(".") and path.is_file())
+    count = sum(path.suffix.lower() in EXTENSIONS for path in beside)
     if count:
         yield f"of no class, and left out: {counted(count, 'picture')} directly in {folder}"
 
