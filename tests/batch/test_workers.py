@@ -16,6 +16,7 @@ import torch
 import phosphene
 from phosphene import Classifier, Preprocess
 from phosphene.batches import batch_status
+from phosphene.batches.child import _OTHER_END
 from phosphene.errors import ModelError, OptionError
 from tests.batch.small import SPEC, photos
 from tests.batch.test_batch import records, shards, table
@@ -38,6 +39,14 @@ def test_a_picture_that_kills_its_worker_is_a_row(tmp_path):
         "0004.png: its worker died each time that it was looked at (killed by SIGSEGV)"
     )
     assert all(row["map"] for key, row in rows.items() if key not in ("0003.png", "0004.png"))
+
+
+def test_ctrl_c_while_a_worker_loads_is_not_a_traceback(tmp_path):
+    # (where PyTorch would be loaded)
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(7)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    ended = subprocess.run([sys.executable, "-c", _OTHER_END], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (7, b"")
 
 
 def begun(folder, out, *more):

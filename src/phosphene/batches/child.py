@@ -21,8 +21,10 @@ from typing import IO, Any
 
 from phosphene.errors import CancelledError, ModelError, OptionError, PhospheneError, as_lines
 
+# Ctrl-C reaches all processes of a terminal; when to stop is decided by who drives this one, also while it loads.
 # As the command does: memory is kept before PyTorch is loaded.
 _OTHER_END = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     f"from phosphene.allocator import keep_freed_memory; keep_freed_memory(); from {__name__} import main; main()"
 )
 
@@ -149,8 +151,6 @@ def described_end(code: int) -> str:
 
 def main() -> None:
     """The other end: what comes in is done, in order; the end of the input is the end of the process."""
-    # Ctrl-C reaches all processes of a terminal; when to stop is decided by who drives this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a network prints is no answer
     warnings.showwarning = as_lines()
