@@ -86,7 +86,7 @@ def test_maps_that_say_nothing_are_refused():
 
 def test_names():
     assert segment_name("graphcut") == "graphcut"
-    with pytest.raises(OptionError, match="did you mean 'graphcut'"):
+    with pytest.raises(OptionError, match="'graph_cut' is unknown; give graphcut or threshold"):
         segment_name("graph_cut")
     with pytest.raises(NotFoundError, match="did you mean 'paper'"):
         preset("papr")

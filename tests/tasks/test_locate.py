@@ -156,7 +156,7 @@ def test_another_method_gets_the_level_for_other_methods():
 
 
 def test_a_segmentation_that_there_is_not_is_refused():
-    with pytest.raises(OptionError, match="segmentation 'graph' is unknown; did you mean 'graphcut'"):
+    with pytest.raises(OptionError, match="segmentation 'graph' is unknown; give graphcut or threshold"):
         locate(red_detector(), picture(), segment="graph")
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from phosphene.errors import OptionError, suggest
+from phosphene.errors import OptionError
 from phosphene.localization.color_models import ColorSpace, color_features, fit_color_models
 from phosphene.localization.component import largest_component
 from phosphene.localization.graph_cut import Edges, contrast_edges, minimum_cut
@@ -28,7 +28,7 @@ def segment_name(text: str) -> SegmentName:
     for name in get_args(SegmentName):
         if text == name:
             return name  # type: ignore[no-any-return]
-    raise OptionError(f"segmentation '{text}' is unknown{suggest(text, get_args(SegmentName))}; graphcut or threshold")
+    raise OptionError(f"segmentation '{text}' is unknown; give graphcut or threshold")
 
 
 @dataclass(frozen=True)
