@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -163,10 +163,35 @@ def glob(pattern: str) -> list[str]:
         listed = fs.glob(path, detail=True)
         found = [_with_path(pattern, name) for name, about in listed.items() if about["type"] == "file"]
     else:
-        from glob import iglob
-
-        found = [name for name in iglob(pattern, recursive=True) if not Path(name).is_dir()]
+        whole = f"{pattern}/*" if re.search(r"(^|/)\*\*$", pattern) else pattern
+        found = [name for name in _local_glob(whole) if not Path(name).is_dir()]
     return sorted(set(found), key=lambda name: name.split("/"))
+
+
+def _local_glob(pattern: str) -> Iterator[str]:
+    """As Python's glob, which follows a link to a folder above as deep as names may be, and two of them for ever."""
+    from glob import escape, iglob
+
+    stars = re.search(r"(^|/)\*\*/", pattern)
+    if stars is None:
+        yield from iglob(pattern)
+        return
+    above = pattern[: stars.start()] + stars[1]
+    for root in iglob(above) if above else [""]:
+        for folder in _folders_below(root, frozenset()):
+            yield from _local_glob(escape(folder) + pattern[stars.end() :])
+
+
+def _folders_below(folder: str, above: frozenset[str]) -> Iterator[str]:
+    """A folder, with a slash at its end or empty, and those below that are not hidden; none that is above itself."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    yield folder
+    with suppress(InputError):  # one that cannot be listed has nothing that fits
+        for name, is_dir in names_in(folder or "."):
+            if is_dir and not name.startswith("."):
+                yield from _folders_below(f"{folder}{name}/", above | {real})
 
 
 def is_run(folder: str) -> bool:

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from glob import iglob
 
 import fsspec
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from phosphene.errors import InputError, NotFoundError, OptionError, PhospheneWarning, ResourceError
+from phosphene.files import glob as local_glob
 from phosphene.sources import COLUMN_TYPES, Files, Folder, Item, Table, Uploads, open_pictures, open_source
 from phosphene.store import RunFolder
 from tests.pictures import HOSTILE, save
@@ -77,6 +79,18 @@ def test_links_to_folders_are_followed_but_never_in_circles(tmp_path):
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos" / "real")
     (tmp_path / "photos" / "real" / "up").symlink_to(tmp_path / "photos")
     assert keys(Folder(tmp_path / "photos")) == ["again/a.jpg", "real/a.jpg"]
+    assert keys(open_source(f"{tmp_path}/photos/**/*.jpg")) == ["again/a.jpg", "real/a.jpg"]
+
+
+def test_patterns_fit_what_they_fit_in_python(tmp_path, monkeypatch):
+    tree(tmp_path, "a.jpg", "x/b.jpg", "x/y/[c]/d.jpg", "x/y/e.png", "x/.hidden/f.jpg", "**/g.jpg", "x1/y/h.jpg")
+    monkeypatch.chdir(tmp_path)
+    for pattern in (
+        "**", "**/*.jpg", "x/**", "x*/**/*.jpg", "**/y/**/*", "x/**/[[]c]/**/*.jpg", "./**/b.jpg", "x/../**/?.jpg",
+        f"{tmp_path}/**/*.jpg", "x/.hidden/**/*.jpg", "**.jpg", "none/**/*.jpg", "x//**/*.jpg", "**/**/*.jpg",
+    ):  # fmt: skip
+        wanted = {os.path.normpath(name) for name in iglob(pattern, recursive=True) if os.path.isfile(name)}
+        assert {os.path.normpath(name) for name in local_glob(pattern)} == wanted, pattern
 
 
 def test_a_folder_that_cannot_be_listed_is_an_item(tmp_path, monkeypatch):
