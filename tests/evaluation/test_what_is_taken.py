@@ -55,6 +55,12 @@ def test_a_path_alone_is_not_taken_for_a_list_of_letters(files, measure):
         measure(Classifier(pooled()), str(files[0]), ["saliency"])
 
 
+@pytest.mark.parametrize(("measure", "known"), [(faithfulness, "coarse or rise"), (sanity, "blocks or mprt")])
+def test_a_protocol_that_there_is_not_is_refused(files, measure, known):
+    with pytest.raises(OptionError, match=f"protocol 'rice' is unknown; choose {known}"):
+        measure(Classifier(pooled()), files[:1], "saliency", protocol="rice")
+
+
 def test_a_concept_alone_is_not_taken_for_a_list_of_letters(files):
     with pytest.raises(OptionError, match="striped: is one path; give a list of folders"):
         tcav(Classifier(pooled()), files, "striped", ["random"], target=1)

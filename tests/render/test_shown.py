@@ -81,6 +81,22 @@ def test_files_that_cannot_be_written(results, tmp_path):
         draw(torch.zeros(3))
 
 
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"scale": "shred"}, "scale='shred' is unknown; choose image or shared"),
+        ({"render": "overlays"}, "render='overlays' is unknown; choose overlay, map or both"),
+        ({"strength": 75}, "strength=75 must lie between 0 and 1"),
+        ({"strength": "strong"}, "strength='strong' must lie between 0 and 1"),
+        ({"side": 0}, "side=0 must be a whole number, at least 1"),
+        ({"side": "big"}, "side='big' must be a whole number, at least 1"),
+    ],
+)
+def test_how_it_cannot_be_drawn_is_refused(how, told):
+    with pytest.raises(OptionError, match=re.escape(told)):
+        draw([], **how)
+
+
 def test_show_takes_the_notebook_or_a_viewer(results, monkeypatch):
     shown: list[object] = []
     monkeypatch.setattr(ImageShow, "show", lambda picture: bool(shown.append(picture)))

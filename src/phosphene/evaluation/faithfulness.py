@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ def faithfulness(
     *,
     target: TargetLike = None,
     protocol: Protocol = "coarse",
-    measures: Sequence[str] = (),
+    measures: str | Sequence[str] = (),
     masks: int | None = None,
     seed: int = 0,
     keep: Keep = measured_now,
@@ -189,6 +189,9 @@ def faithfulness(
     References:
         petsiuk2018, section 4; chattopadhay2018, section 4.1; rong2022; samek2017.
     """
+    if protocol not in get_args(Protocol):
+        raise OptionError(f"protocol {protocol!r} is unknown; choose coarse or rise")
+    measures = [measures] if isinstance(measures, str) else measures
     if not set(measures) <= set(MEASURES):
         raise OptionError(f"measures {tuple(measures)}; choose from {', '.join(MEASURES)}")
     classifier, progress = prepare(load_classifier(classifier)), told(progress)

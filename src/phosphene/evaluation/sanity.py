@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -260,6 +260,8 @@ def sanity(
     """
     classifier, progress = prepare(load_classifier(classifier)), told(progress)
     modes = (modes,) if isinstance(modes, str) else modes
+    if protocol not in get_args(Protocol):
+        raise OptionError(f"protocol {protocol!r} is unknown; choose blocks or mprt")
     if not modes or not set(modes) <= set(MODES):
         raise OptionError(f"modes {tuple(modes)}; choose from {', '.join(MODES)}")
     paths, specs = several(paths, "picture files"), affordable(methods, masks)

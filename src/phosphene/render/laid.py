@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,7 +30,7 @@ from phosphene.render.heat import (
     with_doubt,
 )
 from phosphene.render.shown import Sheet, Tile, sheet_of, sheet_picture, shown_as
-from phosphene.types import Attribution, Attributions, Contrast, Prediction, Render, View
+from phosphene.types import Attribution, Attributions, Contrast, Prediction, Render, View, whole_number
 
 # Of the overlays of results that show themselves.
 _SIDE, _STRENGTH = 480, 0.75
@@ -72,6 +73,11 @@ def draw(
     """
     if render not in get_args(Render):
         raise OptionError(f"render={render!r} is unknown; choose overlay, map or both")
+    if scale not in ("image", "shared"):
+        raise OptionError(f"scale={scale!r} is unknown; choose image or shared")
+    if not isinstance(strength, Real) or not 0 <= strength <= 1:
+        raise OptionError(f"strength={strength!r} must lie between 0 and 1")
+    side = whole_number(side, "side")
     if isinstance(result, Contrast):
         places = [(index, how) for index in range(len(result)) for how in _each(render)]
         return stacked([_contrast_row(result, index, side, strength, how) for index, how in places])
