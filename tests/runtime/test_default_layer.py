@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phosphene.classifier import Classifier, Preprocess
 from phosphene.errors import ModelError
@@ -324,6 +327,42 @@ def test_nor_beside_a_class_token_nor_where_others_are_merged_into_them(kept: in
     assert prepare(classifier).default_layer == "first"
     with pytest.raises(ModelError, match=r"layer 'norm' .* sees the picture in another order"):
         explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm")
+
+
+class Shortened(nn.Module):
+    """Goes on with fewer tokens."""
+
+    def __init__(self, shorten: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.first, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.head, self.shorten = nn.Linear(8, 4), shorten
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(self.norm(self.shorten(tokens)).mean(1))
+
+
+@pytest.mark.parametrize(
+    "shorten",
+    [
+        lambda tokens: tokens[:, ::4],
+        lambda tokens: tokens[:, :16],
+        lambda tokens: F.avg_pool1d(tokens.transpose(1, 2), 4).transpose(1, 2),
+    ],
+)
+def test_fewer_tokens_that_are_no_coarser_grid_are_not_laid_out_as_one(shorten: Callable[[Tensor], Tensor]) -> None:
+    classifier = Classifier(Shortened(shorten).eval(), Preprocess((32, 32)))
+    with pytest.raises(ModelError, match=r"layer 'norm' .* sees the picture in another order"):
+        explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm")
+
+
+def test_fewer_tokens_that_are_a_coarser_grid_are() -> None:
+    def merged(tokens: Tensor) -> Tensor:
+        return F.avg_pool2d(tokens.transpose(1, 2).unflatten(2, (8, 8)), 2).flatten(2).transpose(1, 2)
+
+    classifier = Classifier(Shortened(merged).eval(), Preprocess((32, 32)))
+    assert explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm").maps.shape == (1, 4, 4)
 
 
 class Scanned(nn.Module):

@@ -210,7 +210,13 @@ class LayerLooks:
         left_out = tokens and layer.shape[token_axis(layer.layout) - 1] not in self._numbers_of_places()
         if layer.moved and left_out and not layer.placed:
             return "in another order"
-        return self._how_moved(layer.name) if layer.moved else None
+        fewer = tokens and self._places_of(layer) < max(map(self._places_of, self.layers))
+        return self._how_moved(layer.name) if layer.moved or fewer else None
+
+    def _places_of(self, layer: Layer) -> int:
+        """How many places of the picture the tokens of a layer are; 0 where they are none."""
+        grid = spatial_size(layer.shape, self.size, layer.layout) if len(layer.shape) == 2 else None
+        return 0 if grid is None else math.prod(grid)
 
     def _numbers_of_places(self) -> set[int]:
         """How many places the layers have that are known to have some, without and with the tokens of none."""
