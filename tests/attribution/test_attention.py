@@ -324,3 +324,35 @@ def test_same_as_pytorch_grad_cam_with_the_reshaping_written_out(method, theirs,
     expected = torch.from_numpy(cam(classifier.preprocess.normalize(images), [ClassifierOutputTarget(1)] * len(images)))
     found = attribute(classifier, images, 1, method, layer="blocks.2.norm1")
     assert float((stretched(found.maps) - expected).abs().max()) < 1e-4
+
+
+class Moved(nn.Module):
+    """Attention over tokens that were moved before."""
+
+    def __init__(self, move) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.attention, self.move = nn.MultiheadAttention(8, 2, batch_first=True), move
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.move(self.patches(x).flatten(2).transpose(1, 2)))
+        return self.head((tokens + self.attention(tokens, tokens, tokens)[0]).mean(1))
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "attention_relevance"])
+@pytest.mark.parametrize(
+    ("move", "how"),
+    [
+        (lambda tokens: tokens.flip(1), "turned"),
+        (lambda tokens: tokens[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))], "in another order"),
+        (lambda tokens: tokens.unflatten(1, (8, 8)).transpose(1, 2).flatten(1, 2), "turned"),
+    ],
+)
+def test_tokens_that_lie_elsewhere_than_the_picture_are_refused(method, move, how):
+    images = torch.rand(1, 3, 32, 32)
+    classifier = Classifier(Moved(move).eval(), Preprocess((32, 32)))
+    with pytest.raises(ModelError, match=f"layer 'norm' of Moved sees the picture {how}"):
+        attribute(classifier, images, 1, method)
+    as_it_is = Classifier(Moved(torch.clone).eval(), Preprocess((32, 32)))
+    assert attribute(as_it_is, images, 1, method).maps.shape == (1, 8, 8)

@@ -11,10 +11,10 @@ from phosphene.attribution.as_written import attention
 from phosphene.attribution.result import attribution
 from phosphene.classifier import Classifier
 from phosphene.errors import ModelError
-from phosphene.graph import token_grid, token_note, tokens_of_places
-from phosphene.runtime import plain_mode
+from phosphene.graph import token_axis, token_grid, token_note, tokens_of_places
+from phosphene.runtime import plain_mode, prepare
 from phosphene.targets import Target
-from phosphene.types import Attribution
+from phosphene.types import Attribution, Size
 
 
 def token_map(
@@ -44,7 +44,7 @@ def token_map(
 
     Raises:
         ModelError: for a network without self-attention, whose attention is not over all tokens of an image (Swin), or
-            whose tokens are no grid of patches.
+            whose tokens are no grid of patches, or lie otherwise than the picture.
 
     Example:
         >>> class Tiny(torch.nn.Module):
@@ -60,7 +60,8 @@ def token_map(
         (torch.Size([1, 4, 4]), ('16 tokens laid out as 4 x 4 patches; the score is read from 16 tokens, averaged',))
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    maps, scores, notes = [], [], []
+    maps: list[Tensor] = []
+    scores, notes = [], []
     for found in attention(classifier, images, target):
         tokens = int(found.weights[0].shape[-1])
         grid = token_grid(tokens, size, found.around)
@@ -69,6 +70,8 @@ def token_map(
                 f"the {tokens} tokens of {classifier.name} are no grid of square patches of {size[0]} x {size[1]} "
                 "pixels; use grad_cam with a layer, or attn_lrp"
             )
+        if not maps:
+            _check_places(classifier, tokens, size)
         read = found.gradients[-1].abs().amax(dim=(0, 2)) > 0  # (T,)
         if not bool(read.any()):
             read[:] = True
@@ -78,6 +81,18 @@ def token_map(
         scores.append(found.score)
         notes.append(f"{tokens} tokens laid out as {token_note(tokens, grid, found.around)}; {_source(read)}")
     return attribution(torch.stack(maps), images, target, torch.cat(scores), notes=tuple(dict.fromkeys(notes)))
+
+
+def _check_places(classifier: Classifier, tokens: int, size: Size) -> None:
+    """Refuse tokens that lie elsewhere than their places: by the first layer behind what may have moved them."""
+    prepared = prepare(classifier)
+    alike = [
+        layer
+        for layer in prepared.layers
+        if len(layer.shape) == 2 and layer.layout is not None and layer.shape[token_axis(layer.layout) - 1] == tokens
+    ]
+    for first in sorted(alike, key=lambda layer: (not layer.moved, layer.order))[:1]:
+        prepared.placement(first.name, size)
 
 
 def _source(read: Tensor) -> str:
