@@ -144,7 +144,9 @@ class LayerLooks:
         map of the gradient shows where there is any, and no more. Looked at on an image of noise, for its best class.
 
         Example:
-            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> from torch import nn
+            >>> from phosphene.classifier import Classifier
+            >>> from phosphene.runtime import prepare
             >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
             >>> sorted(prepare(Classifier(net)).looks.flat_layers(["0", "1"]))
             ['0', '1']
@@ -159,7 +161,9 @@ class LayerLooks:
         Through sums or joins in no module. 0 where there is none, or the layer runs several times.
 
         Example:
-            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> from torch import nn
+            >>> from phosphene.classifier import Classifier
+            >>> from phosphene.runtime import prepare
             >>> class Sum(nn.Module):
             ...     def __init__(self):
             ...         super().__init__()
@@ -255,7 +259,9 @@ class LayerLooks:
         One that it is computed from, at several places; where there is none, the unit's own layer.
 
         Example:
-            >>> from phosphene.runtime.prepare import Classifier, nn, prepare
+            >>> from torch import nn
+            >>> from phosphene.classifier import Classifier
+            >>> from phosphene.runtime import prepare
             >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1))
             >>> prepare(Classifier(net)).looks.layer_of_unit("2")
             '1'
