@@ -118,7 +118,7 @@ REFUSED = {
     "deconvnet": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
     "guided_backprop": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
     "guided_grad_cam": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
-    "cam": {"VGG-16", "MobileNetV3", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
+    "cam": {"VGG-16", "MobileNetV3", "ConvNeXt-Tiny", "ViT-Tiny"},
     "lrp": {"MobileNetV3", "EfficientNet-B0", "ConvNeXt-Tiny", "ViT-Tiny", "Swin-Tiny"},
     "attention_relevance": {*SPECS} - {"ViT-Tiny"},
     "attention_rollout": {*SPECS} - {"ViT-Tiny"},
