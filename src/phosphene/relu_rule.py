@@ -266,9 +266,8 @@ def _is_escaped(node: Any) -> bool:
         node_kind(one) == "Abs" and set(nodes_below(one)) & set(below) for one in below
     ):
         return True  # x + |x|
-    if any(node_kind(below) == "Abs" for below in nodes_below(node)):  # of a magnitude, as in nn.LPPool2d, it is none
-        return False
-    return kind in _ESCAPED
+    # Of a magnitude, as in nn.LPPool2d, a ReLU is none.
+    return kind == _SCRIPT or (kind in _ESCAPED and not any(node_kind(one) == "Abs" for one in below))
 
 
 def _is_self_gate(node: Any) -> bool:

@@ -144,3 +144,12 @@ def test_a_scripted_function_is_refused_however_often_it_ran():
     for _ in range(4):  # (from the second on PyTorch runs it as one operation)
         with pytest.raises(ModelError, match="scripted"):
             phosphene.attribute(net, image, 1, "guided_backprop")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_function_of_a_magnitude_is_refused():
+    scripted = torch.jit.script(_added_and_rectified)
+    net, image = _Net(lambda x: scripted(x.abs())), torch.rand(1, 3, 8, 8)
+    for _ in range(4):
+        with pytest.raises(ModelError, match="scripted"):
+            phosphene.attribute(net, image, 1, "guided_backprop")
