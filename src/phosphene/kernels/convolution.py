@@ -188,12 +188,14 @@ class Convolution:
     def _pack(self, weight: Tensor, padding: list[int], size: torch.Size, *, back: bool = False) -> Tensor:
         """The weight in oneDNN's own order for inputs of this size; of each weight the last three sizes are kept.
 
-        In plain layout it is left as it is: packed, oneDNN would choose the kernel for channels last.
+        The number of images belongs to it: a kernel with AMX wants another order for one image than for eight, and in
+        the wrong one puts it right at each call, which takes longer than the convolution. In plain layout it is left as
+        it is: packed, oneDNN would choose the kernel for channels last.
         """
         if self.layout == torch.contiguous_format:
             return weight
         stride = (1, 1) if back else self.kernel.stride
-        key = (back, id(weight), *padding, *size[-2:])
+        key = (back, id(weight), *padding, size[0], *size[-2:])
         found = self._packed.get(key)
         if found is None:
             older = [known for known in list(self._packed) if known[:2] == (back, id(weight))]
