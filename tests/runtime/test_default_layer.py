@@ -365,6 +365,43 @@ def test_fewer_tokens_that_are_a_coarser_grid_are() -> None:
     assert explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm").maps.shape == (1, 4, 4)
 
 
+class Weighed(nn.Module):
+    """A weight for each pair of a token and a new one, by a linear layer or a convolution over tokens; and back."""
+
+    def __init__(self, count: int, *, convolution: bool = False, back: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.first, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.convolution = convolution
+        made = [(64, count), (count, 64)] if back else [(64, count)]
+        self.weights = nn.Sequential(*(nn.Conv1d(*of, 1) if convolution else nn.Linear(*of) for of in made))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(self.patches(x).flatten(2).transpose(1, 2))
+        weighed = self.weights(tokens) if self.convolution else self.weights(tokens.transpose(1, 2)).transpose(1, 2)
+        return self.head(self.norm(weighed).mean(1))
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("count", [16, 100])
+def test_tokens_that_weights_make_of_all_others_are_no_places(count: int, convolution: bool) -> None:
+    classifier = Classifier(Weighed(count, convolution=convolution).eval(), Preprocess((32, 32)))
+    assert prepare(classifier).default_layer == "first"
+    with pytest.raises(ModelError, match=r"layer 'norm' .* sees the picture as mixtures of all places"):
+        explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm")
+    said = Classifier(Weighed(16).eval(), Preprocess((32, 32)), layouts={"norm": "NTC"})
+    assert explain(said, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="norm").maps.shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_as_many_as_there_were_are_again(convolution: bool) -> None:
+    classifier = Classifier(Weighed(100, convolution=convolution, back=True).eval(), Preprocess((32, 32)))
+    assert prepare(classifier).default_layer == "norm"
+    with pytest.raises(ModelError, match=r"layer 'weights\.0' .* sees the picture as mixtures of all places"):
+        explain(classifier, torch.rand(1, 3, 32, 32), "grad_cam", target=1, layer="weights.0")
+
+
 class Scanned(nn.Module):
     """Goes from token to token, behind channels in another order: all of them stay, and none is moved."""
 

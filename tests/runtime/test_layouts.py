@@ -105,7 +105,8 @@ STEPS = {
     "in place": (lambda x: last(x).contiguous().relu_().add_(1), "NHWC"),
     "written into more": (lambda x: written(x, slice(None), *[slice(1, -1)] * 2, shape=(8, 10, 10)), "NCHW"),
     "every second row written": (lambda x: written(last(x), slice(None, None, 2), shape=(16, 8, 8)), "NHWC"),
-    "convolved": (lambda x: F.conv2d(last(x), torch.eye(8)[..., None, None]), "NCHW"),
+    "convolved": (lambda x: F.conv2d(last(x).permute(0, 3, 1, 2), torch.eye(8)[..., None, None]), "NCHW"),
+    "its rows convolved": (lambda x: F.conv2d(last(x), torch.eye(8)[..., None, None]), "NHWC"),
 }
 
 

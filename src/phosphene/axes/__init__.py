@@ -12,9 +12,9 @@ from phosphene.axes.names import (
     PLACES,
     Axes,
     are_channels,
-    has_frequencies,
     has_places,
     is_tokens_first,
+    made_of_places,
 )
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "Operations",
     "Part",
     "are_channels",
-    "has_frequencies",
     "has_places",
     "is_tokens_first",
+    "made_of_places",
     "tensors_in",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from phosphene.types import Layout
+from phosphene.types import Layout, Made
 
 # An axis is a product of factors, each with a name and a length: windows cut out of an image make an axis of images
 # times places, from which the places come back. A factor without a name is "".
@@ -16,6 +16,9 @@ Axes = tuple[Axis, ...]
 IMAGES, CHANNELS, PLACES = "N", "C", "P"
 # What a Fourier transform makes of an axis of places.
 FREQUENCIES = "F"
+# What weights make of all places of an axis, before the number of those: none of them is a place, until weights make as
+# many again (as the hidden layer of an MLP over patches).
+MIXED = "M"
 
 
 def named(shape: Sequence[int], names: str) -> Axes:
@@ -79,14 +82,32 @@ def has_places(axes: Axes | None) -> bool:
     return any(PLACES in names_in(axis) for axis in others)
 
 
-def has_frequencies(axes: Axes | None) -> bool:
-    """Whether an axis is known to be one of frequencies of the image's rows or columns.
+def made_of_places(axes: Axes | None) -> Made | None:
+    """What axes are known to hold that was made of all places of the image's rows or columns at once.
 
     Example:
-        >>> has_frequencies(named((1, 3, 8, 5), "NCFF")), has_frequencies(named((1, 3, 8, 8), "NCPP"))
-        (True, False)
+        >>> made_of_places(named((1, 3, 8, 5), "NCFF")), made_of_places(named((1, 3, 8, 8), "NCPP"))
+        ('frequencies', None)
     """
-    return any(FREQUENCIES in names_in(axis) for axis in axes or ())
+    first = {name[:1] for axis in axes or () for name in names_in(axis)}
+    return "frequencies" if FREQUENCIES in first else "mixtures of all places" if MIXED in first else None
+
+
+def mixed(axis: Axis, length: int) -> Axis:
+    """What weights make of an axis of places, or of such mixtures.
+
+    Example:
+        >>> hidden = mixed((("P", 49),), 64)
+        >>> hidden, mixed(hidden, 49)
+        ((('M49', 64),), (('P', 49),))
+    """
+    count = axis_length(axis) if are_places(axis) else int(next(iter(axis))[0][1:])
+    return ((PLACES if length == count else f"{MIXED}{count}", length),)
+
+
+def may_be_mixed(axis: Axis) -> bool:
+    """Whether an axis is one of places, or of mixtures of them, and of nothing else."""
+    return are_places(axis) or (len(axis) == 1 and axis[0][0].startswith(MIXED))
 
 
 def are_channels(axis: Axis) -> bool:

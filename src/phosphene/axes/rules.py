@@ -14,10 +14,13 @@ from phosphene.axes.names import (
     PLACES,
     Axes,
     Axis,
+    are_channels,
     are_places,
     axis_length,
-    has_frequencies,
     has_places,
+    made_of_places,
+    may_be_mixed,
+    mixed,
     named,
     names_in,
     regrouped,
@@ -225,16 +228,26 @@ def _linear(call: Call, output: Tensor) -> Axes | None:
 def _mixed(axes: Axes, output: Tensor) -> Axis:
     """What a linear layer makes of the last axis: channels, but where it mixes the places of channels elsewhere."""
     before = {name for axis in axes[:-1] for name in names_in(axis)}
-    of_places = {name for name, length in axes[-1] if length > 1} == {PLACES}
-    return ((PLACES if of_places and CHANNELS in before else CHANNELS, output.shape[-1]),)
+    last = tuple(factor for factor in axes[-1] if factor[1] > 1)
+    if CHANNELS in before and may_be_mixed(last):
+        return mixed(last, output.shape[-1])
+    return ((CHANNELS, output.shape[-1]),)
 
 
 def _maps(call: Call, output: Tensor) -> Axes | None:
     """Axes of a convolution or pooling: channels, then places."""
-    names = {3: "NCP", 4: "NCPP"}.get(output.ndim)
-    if names is not None and has_frequencies(call.of(0)):
+    given, names = call.of(0), {3: "NCP", 4: "NCPP"}.get(output.ndim)
+    if names is not None and made_of_places(given) == "frequencies":
         names = names.replace(PLACES, FREQUENCIES)
     return None if names is None else named(output.shape, names)
+
+
+def _convolved(call: Call, output: Tensor) -> Axes | None:
+    """The same of a convolution, which may take patches for its channels: then it is a linear layer over them."""
+    given = call.of(0) or ()
+    if len(given) == output.ndim and may_be_mixed(given[1]) and any(map(are_channels, given[2:])):
+        return (given[0], mixed(given[1], output.shape[1]), *map(resized, given[2:], output.shape[2:]))
+    return _maps(call, output)
 
 
 def _nameless(length: int) -> Axis:
@@ -277,8 +290,9 @@ _OPERATIONS: dict[_Rule, str] = {
     "any argmax argmin max min median nanmedian count_nonzero",
     _multiplied: "mm bmm addmm baddbmm",
     _linear: "linear",
-    _maps: "convolution conv2d conv1d mkldnn_convolution cudnn_convolution slow_conv2d_forward thnn_conv2d "
-    "convolution_overrideable pixel_shuffle pixel_unshuffle im2col col2im grid_sampler_2d grid_sampler",
+    _maps: "pixel_shuffle pixel_unshuffle im2col col2im grid_sampler_2d grid_sampler",
+    _convolved: "convolution conv2d conv1d mkldnn_convolution cudnn_convolution slow_conv2d_forward thnn_conv2d "
+    "convolution_overrideable",
     axes_resized: "slice narrow split split_with_sizes chunk cat constant_pad_nd pad reflection_pad2d "
     "replication_pad2d avg_pool2d adaptive_avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d "
     "fractional_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bilinear2d_aa upsample_bicubic2d "

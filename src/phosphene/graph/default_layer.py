@@ -97,7 +97,7 @@ def is_passive(layer: Layer) -> bool:
 
 
 def _is_map(layer: Layer, size: Size) -> bool:
-    there = layer.rows == 1 and not is_passive(layer) and not layer.frequencies
+    there = layer.rows == 1 and not is_passive(layer) and layer.made is None
     return there and spatial_size(layer.shape, size, layer.layout) is not None
 
 

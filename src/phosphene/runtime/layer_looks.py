@@ -200,17 +200,18 @@ class LayerLooks:
         return not any(map(_may_cut, traced.graph.nodes))
 
     @tried_once
-    def how_lies(self, name: str) -> Moved | None:
-        """How a layer's places lie otherwise than the picture's; None where they do not, or nothing says."""
+    def how_lies(self, name: str) -> str | None:
+        """How a layer has the picture otherwise than it lies; None where it has not, or nothing says."""
         layer = next((found for found in self.layers if found.name == name), None)
         if layer is None:
             return None
-        if layer.frequencies:
-            return "as frequencies"
+        said = layer.name in self.classifier.layouts
+        if layer.made is not None and not said:
+            return f"as {layer.made}"
         if any(one.name == layer.name and one.seen != layer.seen for layers in self._on_images() for one in layers):
             return "cut out at a place that it says itself"
         # (Tokens that were picked out, or merged: of two by two of them no quarter could be told.)
-        tokens = len(layer.shape) == 2 and layer.layout is not None and layer.name not in self.classifier.layouts
+        tokens = len(layer.shape) == 2 and layer.layout is not None and not said
         left_out = tokens and layer.shape[token_axis(layer.layout) - 1] not in self._numbers_of_places()
         if layer.moved and left_out and not layer.placed:
             return "in another order"

@@ -10,7 +10,7 @@ from torch import Tensor
 from phosphene.axes import WHOLE, Part
 from phosphene.types import Size
 
-Moved = Literal["mirrored", "turned", "in another order", "as frequencies", "cut out at a place that it says itself"]
+Moved = Literal["mirrored", "turned", "in another order"]
 
 # Quarters of a picture, (0 or 1 down, 0 or 1 across), in whose middles the cells lie that are looked at.
 QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))

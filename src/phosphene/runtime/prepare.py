@@ -205,8 +205,8 @@ class Prepared(Classifier):
         """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
 
         Raises:
-            ModelError: if the layer sees the picture mirrored, turned, in another order, as frequencies, or cut out
-                where the picture itself says.
+            ModelError: if the layer sees the picture mirrored, turned, in another order, as frequencies or mixtures
+                of all places, or cut out where the picture itself says.
 
         Example:
             >>> from phosphene.classifier import Preprocess
