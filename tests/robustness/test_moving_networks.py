@@ -24,7 +24,7 @@ from tests.robustness.strange import SIZE, Body, Case
 from tests.robustness.test_as_written import INDICES, WAYS, pictures
 from tests.robustness.test_never_stale_further import made
 
-MOST = 2e-5
+MOST = 1e-4
 
 
 class Counted(Body):
