@@ -305,6 +305,8 @@ def test_a_table_or_a_pattern_is_told_what_to_pass_instead():
 
     with pytest.raises(InputError, match=r"a picture of type Table; pass its column of paths, as table\['path'\]"):
         as_pictures(Table(path=["a.jpg"]))
+    with pytest.raises(InputError, match="a picture without a name"):
+        as_pictures([""])
     with pytest.raises(InputError, match=r"val/\*.jpg: no such file; of a pattern pass the files that it fits"):
         as_pictures("val/*.jpg")
 

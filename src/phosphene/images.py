@@ -265,6 +265,8 @@ def _pictures(source: Any, channels: int | None, scale: Scale | None) -> list[Pi
     if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source):
         raise InputError(f"{source}: is an address; download the picture, or open it with PIL, and pass that")
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise InputError("a picture without a name: an empty text was given; pass a path")
         return [_from_file(Path(source), channels, scale)]
     if isinstance(source, Image.Image):
         return [_given_pil(source, channels, scale)]

@@ -284,6 +284,6 @@ def test_an_interrupt_of_the_command_is_a_stop(tmp_path, pictures, monkeypatch, 
     monkeypatch.undo()
     refused = command(*arguments, "--resume", "--seed", 5)
     assert refused.code == 2
-    assert "seed (then 0); give the same as then" in refused.err
+    assert "seed (then 0); give the same as then, another --out, or --overwrite" in refused.err
     assert command(*arguments, "--resume").code in (0, 1)
     assert phosphene.open_run(tmp_path / "run").is_complete

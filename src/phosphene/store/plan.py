@@ -71,7 +71,8 @@ def check_same(place: str, plan: Plan, manifest: Mapping[str, Any], keys: tuple[
         differences += _differences(name, value, manifest.get(name))
     differences += _key_differences(plan.keys, keys)
     raise OptionError(
-        f"{place}: was made with another {', '.join(differences or ['plan'])}; give the same as then, or another --out"
+        f"{place}: was made with another {', '.join(differences or ['plan'])}; give the same as then, another --out, "
+        "or --overwrite to begin anew"
     )
 
 
