@@ -43,7 +43,6 @@ class Arithmetic:
             further from float64 than a norm of its own, and at the kinks of ReLUs that is seen (decision 0007).
         joined: whether a convolution may do the work of the convolutions behind it. Where the nodes of a graph run
             one by one, each has to return its own values.
-        repeated: whether so many passes follow that kernels are compiled for a single image as well.
     """
 
     forward: torch.dtype = torch.float32
@@ -51,7 +50,6 @@ class Arithmetic:
     backward: torch.dtype = torch.float32
     folds_recorded: bool = False
     joined: bool = True
-    repeated: bool = False
 
 
 @dataclass
@@ -149,8 +147,7 @@ class Chain:
         if found is None:
             if len(self._passages) >= _REMEMBERED:
                 self._passages.clear()
-            # One image alone is done before kernels are compiled; the same passes for each, so that they give the same.
-            compiles = size[0] > 1 or (self.arithmetic.repeated and is_wide())
+            compiles = size[0] > 1 or is_wide()
             found = self._passages[key] = _passages(steps, size, recorded=recorded, compiles=compiles)
         return found
 

@@ -40,7 +40,7 @@ def arithmetic(precision: Precision, purpose: Purpose, device: torch.device) -> 
     if purpose == "windows":
         return Arithmetic(dtype, dtype, dtype, joined=False)
     if purpose == "steps":
-        return Arithmetic(dtype, dtype, dtype, folds_recorded=True, repeated=True)
+        return Arithmetic(dtype, dtype, dtype, folds_recorded=True)
     return Arithmetic(dtype, torch.float32, dtype, folds_recorded=precision == "fast")
 
 
