@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,38 +21,16 @@ def right_norms(values: Tensor) -> Iterator[None]:
     PyTorch (2.13) tells layouts apart by strides, and reads a gradient in the wrong order where an axis of length 1 has
     a stride that fits no layout, such as that of one image behind a transposition.
     """
-    nodes = list(graph_nodes(values))
-    hooks = [hook for node in nodes if node_kind(node) == "NativeBatchNorm" for hook in _restrided(node)]
-    try:
-        with _SameStrides() if any(map(_may_norm, nodes)) else nullcontext():  # type: ignore[no-untyped-call]
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _restrided(norm: Any) -> list[Any]:
-    """A hook that gives what comes back to a norm's node the strides of the norm's input; none once it is freed."""
-    try:
-        strides = norm._saved_input.stride()
-    except RuntimeError:  # what an earlier pass went back through is freed: a network may keep its values for means
-        return []
-    # (The strides and not the node: a node that holds itself through its hook is never freed.)
-    return [norm.register_prehook(partial(_with_strides, strides))]
-
-
-def _with_strides(strides: tuple[int, ...], gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    first, *others = gradients
-    if first is None or first.stride() == strides:
-        return gradients
-    return (first.new_empty_strided(first.shape, strides).copy_(first), *others)
+    nodes = graph_nodes(values) if values.device.type == "cpu" else ()
+    with _SameStrides() if any(map(_may_norm, nodes)) else nullcontext():  # type: ignore[no-untyped-call]
+        yield
 
 
 def _may_norm(node: Any) -> bool:
-    """Whether a node is a function of somebody's own, which may run a norm on its way back."""
-    return isinstance(node, BackwardCFunction) and not type(node)._forward_cls.__module__.startswith(  # type: ignore[attr-defined]
-        "phosphene."
-    )
+    """Whether a node is a norm, or a function of somebody's own, which may run one on its way back."""
+    if isinstance(node, BackwardCFunction):
+        return not type(node)._forward_cls.__module__.startswith("phosphene.")  # type: ignore[attr-defined]
+    return node_kind(node) == "NativeBatchNorm"
 
 
 class _SameStrides(Operations):  # type: ignore[no-untyped-call]
