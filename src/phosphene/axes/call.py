@@ -45,6 +45,11 @@ class Call:
         value = self.argument(place)
         return self.given.get(value) if isinstance(value, Tensor) else None
 
+    @property
+    def first(self) -> Axes:
+        """The axes of the first argument; a LookupError where they are not known."""
+        return self.given[self.args[0]]
+
 
 def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
     """The tensors among the arguments or results of an operation, those in lists too."""

@@ -32,7 +32,7 @@ def axes_made(call: Call, output: Tensor) -> Axes | None:
     """The axes of one output of a call, None where they are not known."""
     try:
         return _RULES.get(call.name, _alike)(call, output)
-    except (TypeError, ValueError, LookupError):  # an overload with other arguments than the rule knows
+    except (TypeError, ValueError, LookupError):  # of unknown axes, or an overload with other arguments than the rule's
         return None
 
 
@@ -112,40 +112,32 @@ def _attended(call: Call, output: Tensor) -> Axes | None:
 
 def _picked(call: Call, output: Tensor) -> Axes | None:
     """Axes of values that are picked out: an axis of another length is no grid of places any more."""
-    given = call.of(0)
-    if given is None or len(given) != output.ndim:
-        return None
-    return tuple(map(_kept_or_nameless, given, output.shape))
+    given = call.first
+    return tuple(map(_kept_or_nameless, given, output.shape)) if len(given) == output.ndim else None
 
 
-def _transformed(call: Call, output: Tensor) -> Axes | None:
+def _transformed(call: Call, output: Tensor) -> Axes:
     """Axes of a Fourier transform: places become frequencies, and come back."""
-    given = call.of(0)
-    if given is None:
-        return None
     turned = {place % output.ndim for place in call.args[1]}
     names = {PLACES: FREQUENCIES, FREQUENCIES: PLACES}
     return tuple(
         ((names.get(axis[0][0], axis[0][0]), length),) if place in turned and len(axis) == 1 else axis
-        for place, (axis, length) in enumerate(zip(given, output.shape, strict=True))
+        for place, (axis, length) in enumerate(zip(call.first, output.shape, strict=True))
     )
 
 
-def _in_parts(call: Call, output: Tensor) -> Axes | None:
+def _in_parts(call: Call, output: Tensor) -> Axes:
     """Axes of complex numbers as pairs of real ones."""
-    given = call.of(0)
-    return None if given is None else (*given, _nameless(2))
+    return (*call.first, _nameless(2))
 
 
 def _regrouped(call: Call, output: Tensor) -> Axes | None:
     """Axes of a view of another shape."""
-    given = call.of(0)
-    return None if given is None else regrouped(given, output.shape)
+    return regrouped(call.first, output.shape)
 
 
-def _permuted(call: Call, output: Tensor) -> Axes | None:
-    given = call.of(0)
-    return None if given is None else tuple(given[place] for place in _order(call, output.ndim))
+def _permuted(call: Call, output: Tensor) -> Axes:
+    return tuple(call.first[place] for place in _order(call, output.ndim))
 
 
 def _order(call: Call, count: int) -> list[int]:
@@ -158,25 +150,19 @@ def _order(call: Call, count: int) -> list[int]:
     return order
 
 
-def _turned(call: Call, output: Tensor) -> Axes | None:
+def _turned(call: Call, output: Tensor) -> Axes:
     """Axes of `.t()` and `.T`."""
-    given = call.of(0)
-    return None if given is None else tuple(reversed(given))
+    return tuple(reversed(call.first))
 
 
-def _expanded(call: Call, output: Tensor) -> Axes | None:
-    given = call.of(0)
-    if given is None:
-        return None
-    added = output.ndim - len(given)
-    return tuple(map(_kept_or_nameless, (*[()] * added, *given), output.shape))
+def _expanded(call: Call, output: Tensor) -> Axes:
+    added = output.ndim - len(call.first)
+    return tuple(map(_kept_or_nameless, (*[()] * added, *call.first), output.shape))
 
 
-def _selected(call: Call, output: Tensor) -> Axes | None:
+def _selected(call: Call, output: Tensor) -> Axes:
     """Axes without the one along which one value was taken."""
-    given = call.of(0)
-    if given is None:
-        return None
+    given = call.first
     gone = int(call.argument(1, "dim", 0)) % len(given)
     return (*given[:gone], *given[gone + 1 :])
 
@@ -188,8 +174,8 @@ def _stacked(call: Call, output: Tensor) -> Axes | None:
 
 
 def _reduced(call: Call, output: Tensor) -> Axes | None:
-    given, gone = call.of(0), _gone(call)
-    if given is None or output.ndim not in (len(given), len(given) - len(gone)):
+    given, gone = call.first, _gone(call)
+    if output.ndim not in (len(given), len(given) - len(gone)):
         return None
     if output.ndim == len(given):
         return tuple(() if place in gone else axis for place, axis in enumerate(given))
@@ -220,9 +206,8 @@ def _factor(call: Call) -> int:
     return 1 if call.name in ("addmm", "baddbmm", "addbmm") else 0
 
 
-def _linear(call: Call, output: Tensor) -> Axes | None:
-    given = call.of(0)
-    return None if given is None else (*given[:-1], _mixed(given, output))
+def _linear(call: Call, output: Tensor) -> Axes:
+    return (*call.first[:-1], _mixed(call.first, output))
 
 
 def _mixed(axes: Axes, output: Tensor) -> Axis:
