@@ -149,13 +149,11 @@ class Extended(Enum):
         self.gain = 1.0
 
 
-Extended.table = {"a": 1.0}
 IN_ENUMERATIONS = {
     "an object of a class that was seen": ([Plus(), Minus(), Plus()], lambda held: held.__setitem__(2, Minus())),
     "a list that is a member": (Table.FIRST, lambda held: held.value.__setitem__(0, 5.0)),
     "an object that is a member": (Table, lambda held: setattr(held.SECOND.value, "temperature", 5.0)),
     "an attribute of a member": (Extended.ONE, lambda held: setattr(held, "gain", 5.0)),
-    "a table of the enumeration": (Extended.ONE, lambda held: held.table.__setitem__("a", 5.0)),
 }
 
 

@@ -42,8 +42,6 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
     kind, seen = type(value), set() if seen is None else seen
     if kind in _PLAIN:
         return value
-    if isinstance(value, enum.Enum | enum.EnumMeta):
-        return id(value), _of_enumeration(value, seen)
     if kind is types.MethodType:  # (made anew each time that it is asked for)
         return id(value.__func__), comparable(value.__self__, seen)
     if kind is np.ndarray and value.dtype.kind != "O":
@@ -57,6 +55,12 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         seen.add(id(value))
         own = getattr(value, "__dict__", {})  # (of a list of a class of its own)
         return [comparable(item, seen) for item in value] + [(key, comparable(one, seen)) for key, one in own.items()]
+    if isinstance(value, enum.Enum):  # (its class leads to all the other members)
+        seen.add(id(value))
+        return [id(value), *(comparable(item, seen) for key, item in vars(value).items() if key != "__objclass__")]
+    if isinstance(value, enum.EnumMeta) and len(value) <= MOST_ITEMS:
+        seen.add(id(value))
+        return [comparable(member, seen) for member in value]
     if isinstance(value, dict) and len(value) <= MOST_ITEMS:
         seen.add(id(value))
         return [(key, comparable(item, seen)) for key, item in value.items()]
@@ -73,31 +77,6 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         seen.add(id(value))
         return id(value), _of_class(value, seen)
     return id(value)
-
-
-def _of_enumeration(value: enum.Enum | enum.EnumMeta, seen: set[int]) -> list[Any]:
-    """What a member holds, or all members, and beside them their class; not what leads from one to the others."""
-    if id(value) in seen or len(seen) >= _OBJECTS:
-        return []
-    seen.add(id(value))
-    if isinstance(value, enum.Enum):
-        own = [(key, comparable(item, seen)) for key, item in vars(value).items() if key not in _OF_MEMBERS]
-        return own if id(type(value)) in seen else own + _of_enumeration_class(type(value), seen)
-    members: list[enum.Enum] = list(value.__members__.values())[:MOST_ITEMS]
-    return [*(_of_enumeration(member, seen) for member in members), *_of_enumeration_class(value, seen)]
-
-
-_OF_MEMBERS = frozenset({"_name_", "__objclass__", "_sort_order_"})
-
-
-def _of_enumeration_class(kind: enum.EnumMeta, seen: set[int]) -> list[Any]:
-    seen.add(id(kind))
-    own = [
-        (key, item) for key, item in vars(kind).items() if not key.startswith("_") and not isinstance(item, enum.Enum)
-    ]
-    return [
-        (key, comparable(item, seen)) for key, item in own if isinstance(item, int | float | str | list | tuple | dict)
-    ]
 
 
 def attributes(value: object) -> dict[str, Any]:
