@@ -119,13 +119,10 @@ def _hang_on(copied: Tensor, attributes: Mapping[str, Any], tensors: Mapping[int
 
 def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
     """(a deep copy, what it was made of by identity); what cannot be copied is shared if it is no module."""
-    known: dict[int, Any] = dict(tensors)
     try:
-        for value in _attributes_of_themselves(module):
-            _copy_dict(value, known)
-        return copy.deepcopy(module, known), known
+        return _copied(module, dict(tensors))
     except Exception:  # an attribute's own copying code may raise anything
-        known = dict(tensors)
+        known: dict[int, Any] = dict(tensors)
         for child in module.modules():
             for key, value in vars(child).items():
                 if key not in BASE:
@@ -133,9 +130,16 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
                 elif key in HOOKS:  # (an object that is a hook may keep features with their gradient)
                     for hook in value.values():
                         _share(getattr(hook, "__self__", hook), known)
-        for value in _attributes_of_themselves(module):
-            _copy_dict(value, known)
-        return copy.deepcopy(module, known), known
+        return _copied(module, known)
+
+
+def _copied(module: nn.Module, known: dict[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
+    # Of settings that are dicts whose items are their attributes (`self.__dict__ = self`) a copy would have none.
+    for child in module.modules():
+        for value in vars(child).values():
+            if isinstance(value, dict) and getattr(value, "__dict__", None) is value:
+                _copy_dict(value, known)
+    return copy.deepcopy(module, known), known
 
 
 def _copy_dict(value: dict[Any, Any], known: dict[int, Any]) -> None:
@@ -145,12 +149,6 @@ def _copy_dict(value: dict[Any, Any], known: dict[int, Any]) -> None:
         made.__dict__ = made
     known[id(value)] = made
     dict.update(made, {key: copy.deepcopy(item, known) for key, item in value.items()})
-
-
-def _attributes_of_themselves(module: nn.Module) -> list[dict[Any, Any]]:
-    """Settings that are dicts whose items are their attributes (`self.__dict__ = self`): a copy would have none."""
-    dicts = [value for child in module.modules() for value in vars(child).values() if isinstance(value, dict)]
-    return [value for value in dicts if getattr(value, "__dict__", None) is value]
 
 
 def _share(value: Any, known: dict[int, Any], depth: int = 4) -> None:

@@ -319,20 +319,24 @@ class Network:
 
     def _thaw(self) -> None:
         """Let weights say that they have a gradient, or have none, as the original's do; none is ever asked for."""
-        given = dict(self.original.named_parameters(remove_duplicate=False))
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            if name in given and parameter.is_floating_point():
-                parameter.requires_grad_(given[name].requires_grad)
+        for parameter, given in self._parameters_and_originals():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(given.requires_grad)
 
     def _take_again(self) -> None:
         """Parameters as the original has them, and all of them kept."""
         self.state.restore()
-        given = dict(self.original.named_parameters(remove_duplicate=False))
         with torch.inference_mode(False), torch.no_grad():
-            for name, parameter in self.module.named_parameters(remove_duplicate=False):
-                if name in given and given[name].shape == parameter.shape:
-                    parameter.data.copy_(given[name].detach())
+            for parameter, given in self._parameters_and_originals():
+                if given.shape == parameter.shape:
+                    parameter.data.copy_(given.detach())
         self.state = State(self.module, whole=True)
+
+    def _parameters_and_originals(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        given = dict(self.original.named_parameters(remove_duplicate=False))
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            if name in given:
+                yield parameter, given[name]
 
     def rows(self, images: Tensor) -> Tensor:
         """(N, K) what the network as it was written returns, whatever its head: that is known after the first look."""
