@@ -162,6 +162,11 @@ def is_settings(value: Any) -> bool:
     return len(own) <= MOST_ITEMS
 
 
+def is_own_dict(value: Any) -> bool:
+    """Whether it is a dict whose items are its attributes (`self.__dict__ = self`), as settings often are."""
+    return isinstance(value, dict) and getattr(value, "__dict__", None) is value
+
+
 def is_readable(tensor: Tensor) -> bool:
     """Whether a tensor's values can be read where they lie."""
     odd = tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg()

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from phosphene.classifier import loose_tensors, unwrapped
 from phosphene.errors import ModelError
-from phosphene.runtime.comparable import BASE, HOOKS, is_plain
+from phosphene.runtime.comparable import BASE, HOOKS, is_own_dict, is_plain
 from phosphene.runtime.surroundings import contents, globals_read, held, names_used
 
 
@@ -134,10 +134,10 @@ def _deep_copy(module: nn.Module, tensors: Mapping[int, Any]) -> tuple[nn.Module
 
 
 def _copied(module: nn.Module, known: dict[int, Any]) -> tuple[nn.Module, dict[int, Any]]:
-    # Of settings that are dicts whose items are their attributes (`self.__dict__ = self`) a copy would have none.
+    # (Past their own way to be copied, which would leave the copy without attributes.)
     for child in module.modules():
         for value in vars(child).values():
-            if isinstance(value, dict) and getattr(value, "__dict__", None) is value:
+            if is_own_dict(value):
                 _copy_dict(value, known)
     return copy.deepcopy(module, known), known
 
@@ -145,7 +145,7 @@ def _copied(module: nn.Module, known: dict[int, Any]) -> tuple[nn.Module, dict[i
 def _copy_dict(value: dict[Any, Any], known: dict[int, Any]) -> None:
     """Make the copy of a dict of a class of its own, item by item, past its way to be copied."""
     made: Any = type(value).__new__(type(value))
-    if getattr(value, "__dict__", None) is value:
+    if is_own_dict(value):
         made.__dict__ = made
     known[id(value)] = made
     dict.update(made, {key: copy.deepcopy(item, known) for key, item in value.items()})

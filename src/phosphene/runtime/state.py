@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.hooks import is_scripted
-from phosphene.runtime.comparable import MOST_ITEMS, attributes, glance, is_readable, is_settings
+from phosphene.runtime.comparable import MOST_ITEMS, attributes, glance, is_own_dict, is_readable, is_settings
 
 # Numbers in a tensor up to which a parameter is kept as well: vectors that are iterated on, averages; no kernels.
 _SMALL = 2**16
@@ -169,8 +169,8 @@ _FILLED: dict[type, Callable[[Any], Any]] = {list: list, dict: dict, set: set, d
 
 def _is_filled(value: Any) -> bool:
     """Whether it is a container that code fills: of Python's own kinds, or settings that are a dict."""
-    own = isinstance(value, dict) and type(value) is not OrderedDict and getattr(value, "__dict__", None) is not value
-    return type(value) in _FILLED or own
+    own = isinstance(value, dict) and type(value) is not OrderedDict
+    return type(value) in _FILLED or (own and not is_own_dict(value))
 
 
 def _alike(value: Any, before: Any) -> bool:
