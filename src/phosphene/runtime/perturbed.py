@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +81,7 @@ def masked_scores(
         return lambda start, stop: _score(prepared, _covered(image, boxes[start:stop], fill), own, score)
 
     size = batch_size or (_WINDOWS if in_windows else None)
-    with prepared.passing(gradients=False) if in_windows else nullcontext():
-        found = _of_copies(prepared, images, len(boxes), covered, size, progress, compared=not in_windows)
+    found = _of_copies(prepared, images, len(boxes), covered, size, progress)
     return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
 
 
@@ -208,17 +206,14 @@ def _of_copies(
     scores_of: Callable[[int], Scores],
     batch_size: int | None,
     progress: Progress | None,
-    *,
-    compared: bool = True,
 ) -> Tensor:
-    """(N, count) the scores of so many copies of each image; a graph, which does not ask how many, is not compared."""
+    """(N, count) the scores of so many copies of each image."""
 
     def row(index: int, _: int) -> Tensor:
         done = copies_done(progress, index, count, len(images))
-        rows = (lambda scores: scores) if compared else None
-        return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], rows, done))[None]
+        return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], done=done))[None]
 
-    return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
+    return in_parts(prepared, images, row, 1, gradients=False)
 
 
 def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
@@ -229,8 +224,7 @@ def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> 
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
-    with prepared.passing(gradients=False):
-        return scored(prepared, prepared.ready(images), target, score).float()
+    return scored(prepared, prepared.ready(images), target, score).float()
 
 
 def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
