@@ -74,9 +74,8 @@ class Network:
         self.right_windows: dict[tuple[object, ...], bool] = {}
         self._looks: dict[Size, LayerLooks] = {}
         self._sizes: dict[Size, Size] = {}  # by size of images that in which layers are looked at
-        # By identity of the graph that they end; what is said where there is none, for images of a size.
+        # By identity of the graph that they end.
         self.heads: dict[int, tuple[fx.GraphModule | None, LinearHead]] = {}
-        self.without_head: dict[tuple[int, Size], str] = {}
         self._surveys: dict[Size, list[Layer]] = {}
         self._size: Size | None = None  # of the first images
         self._answers: dict[torch.Size, tuple[Tensor, Tensor] | None] = {}  # by shape of an image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from phosphene.axes import Follow, has_places
 from phosphene.graph import LinearHead, is_passive, nearest_module, places_known, spatial_map, spatial_size, with_values
 from phosphene.hooks import capture
-from phosphene.runtime.layer_looks import LayerLooks
+from phosphene.runtime.layer_looks import LayerLooks, tried_once
 from phosphene.runtime.micro_batches import in_batches
 from phosphene.runtime.trials import near, trial
 from phosphene.types import Layer, Layout
@@ -69,6 +68,7 @@ class _Run(NamedTuple):
     flat: dict[str, Tensor]
 
 
+@tried_once
 def pooled_head(looks: LayerLooks) -> LinearHead | None:
     """The linear layer that gives the scores, and the value whose mean over its places it is given.
 
@@ -88,7 +88,7 @@ def pooled_head(looks: LayerLooks) -> LinearHead | None:
     """
     network, device = looks.network, looks.classifier.device
     image = torch.Size((looks.classifier.preprocess.channels, *looks.size))
-    run = _of_layers if network.own_traced is None else _of_graph(looks)
+    run = _of_layers if network.own_traced is None else _of_graph
     with network.lock, trial(device):
         images = network.noise(image)
         # (One after the other, as all values of a pass are kept.)
@@ -144,39 +144,29 @@ def _before(traced: fx.GraphModule, name: str | None) -> set[str]:
     return found
 
 
-def _of_graph(looks: LayerLooks) -> Any:
-    """A function that runs the graph of a network on an image; the first time it is looked at what its axes are."""
+def _of_graph(looks: LayerLooks, images: Tensor) -> _Run:
+    """A pass over the values of a network's graph."""
     traced = looks.network.own_traced
     assert traced is not None
     nodes = [node for node in traced.graph.nodes if node.op not in ("output", "get_attr")]
-    graph, places = with_values(traced, nodes), dict[str, tuple[str, Layout | None]]()
-
-    def run(looks: LayerLooks, images: Tensor) -> _Run:
-        with _Linears() as linears, nullcontext() if places else Follow() as follow:
-            given = images if follow is None else follow.name(images, "NCPP")
-            output, values = looks.classifier.run(graph, given)
-        if follow is not None:
-            for node, value in zip(nodes, values, strict=True):
-                layout = _layout(follow, value, looks)
-                if layout is not None:
-                    places[node.name] = nearest_module(node), layout
-        named = {node.name: value for node, value in zip(nodes, values, strict=True) if isinstance(value, Tensor)}
-        maps = (((name, *places[name]), value) for name, value in named.items() if name in places)
-        scores = looks.classifier.rows(output, len(images)).float()
-        lengths = {scores.shape[1], *(one.given.shape[1] for one in linears.ran)}
-        flat = {
-            name: value.detach().flatten(1).float()
-            for name, value in named.items()
-            if value.ndim > 1 and len(value) == 1 and value.numel() in lengths
-        }
-        return _Run(scores, linears.ran, _read(maps, images), flat)
-
-    return run
+    with _Linears() as linears, Follow() as follow:
+        output, values = looks.classifier.run(with_values(traced, nodes), follow.name(images, "NCPP"))
+    made = [(node, value) for node, value in zip(nodes, values, strict=True) if isinstance(value, Tensor)]
+    layouts = {node: _layout(follow, value, looks) for node, value in made}
+    maps = (((node.name, nearest_module(node), layouts[node]), value) for node, value in made if layouts[node])
+    scores = looks.classifier.rows(output, len(images)).float()
+    lengths = {scores.shape[1], *(one.given.shape[1] for one in linears.ran)}
+    flat = {
+        node.name: value.detach().flatten(1).float()
+        for node, value in made
+        if value.ndim > 1 and len(value) == 1 and value.numel() in lengths
+    }
+    return _Run(scores, linears.ran, _read(maps, images), flat)
 
 
-def _layout(follow: Follow, value: Any, looks: LayerLooks) -> Layout | None:
+def _layout(follow: Follow, value: Tensor, looks: LayerLooks) -> Layout | None:
     """Which axis of a value of the graph is which, if it has places of the picture in their order; else None."""
-    if not isinstance(value, Tensor) or value.ndim not in (3, 4) or len(value) != 1:
+    if value.ndim not in (3, 4) or len(value) != 1:
         return None
     axes, layout = follow.axes(value), follow.layout(value)
     if axes is None and value.ndim == 4:

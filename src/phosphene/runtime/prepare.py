@@ -240,15 +240,8 @@ class Prepared(Classifier):
             ModelError: if the network ends in something else.
         """
         known, traced = self.network.heads, id(self.traced)
-        refused, size = self.network.without_head, self.looks.size
         if traced not in known:
-            if (traced, size) in refused:
-                raise ModelError(refused[traced, size])
-            try:
-                known[traced] = self._find_linear_head()
-            except ModelError as error:
-                refused[traced, size] = str(error)
-                raise
+            known[traced] = self._find_linear_head()
         return known[traced]
 
     def _find_linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
