@@ -59,19 +59,8 @@ def masked_scores(
     cannot be read, or a target inside it, runs on whole covered copies, and the note says why.
     """
     prepared, target = asked(classifier, images, target)
-    why = f"the target is a {target.kind} inside the network" if target.layers else unsupported(prepared.traced)
-    if why is None and not prepared.network.images_are_independent(images.shape[1:]):
-        why = "the network's scores of an image change with the rest of its batch"
-    clean = _clean(prepared, images, target, score)
-    if why is None and prepared.preprocess.mean_picture is not None:
-        why = "the mean is a picture, so that a covered place is not the same everywhere"
-    if why is None and prepared.network.moves:
-        why = "the network's passes change what later ones give"
-    if why is None and prepared.network.contiguous:
-        why = "the network takes views of its maps, which windows of them are not"
-    if windowed and why is None and not _windows_are_right(prepared, images, boxes, fill):
-        why = "windows of this network's maps do not give what whole maps give"
-
+    clean = _clean(prepared, images, target, score)  # (first: it may show that maps have to be laid out plainly)
+    why = _why_whole(prepared, images, target, boxes, fill) if windowed else None
     in_windows = windowed and why is None
 
     def covered(index: int) -> Scores:
@@ -82,7 +71,7 @@ def masked_scores(
 
     size = batch_size or (_WINDOWS if in_windows else None)
     found = _of_copies(prepared, images, len(boxes), covered, size, progress)
-    return MaskedScores(clean, found, f"computed on whole copies of the image: {why}" if windowed and why else None)
+    return MaskedScores(clean, found, None if why is None else f"computed on whole copies of the image: {why}")
 
 
 def blended_scores(
@@ -258,6 +247,25 @@ def _in_windows(
         return target.expand(stop - start).scores(outputs, score)
 
     return run
+
+
+def _why_whole(prepared: Prepared, images: Tensor, target: Target, boxes: Sequence[Box], fill: Tensor) -> str | None:
+    """Why whole copies have to be computed; None where windows do."""
+    if target.layers:
+        return f"the target is a {target.kind} inside the network"
+    if (why := unsupported(prepared.traced)) is not None:
+        return why
+    if not prepared.network.images_are_independent(images.shape[1:]):
+        return "the network's scores of an image change with the rest of its batch"
+    if prepared.preprocess.mean_picture is not None:
+        return "the mean is a picture, so that a covered place is not the same everywhere"
+    if prepared.network.moves:
+        return "the network's passes change what later ones give"
+    if prepared.network.contiguous:
+        return "the network takes views of its maps, which windows of them are not"
+    if not _windows_are_right(prepared, images, boxes, fill):
+        return "windows of this network's maps do not give what whole maps give"
+    return None
 
 
 def _windows_are_right(prepared: Prepared, images: Tensor, boxes: Sequence[Box], fill: Tensor) -> bool:
