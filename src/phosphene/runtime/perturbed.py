@@ -202,7 +202,7 @@ def _of_copies(
         done = copies_done(progress, index, count, len(images))
         return torch.cat(prepared.in_batches(scores_of(index), count, batch_size, images.shape[1:], done=done))[None]
 
-    return in_parts(prepared, images, row, 1, gradients=False)
+    return torch.cat(prepared.in_batches(row, len(images), 1, images.shape[1:]))
 
 
 def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
@@ -213,7 +213,8 @@ def _clean(prepared: Prepared, images: Tensor, target: Target, score: Score) -> 
 
 
 def _score(prepared: Prepared, images: Tensor, target: Target, score: Score) -> Tensor:
-    return scored(prepared, prepared.ready(images), target, score).float()
+    with prepared.passing(gradients=False):
+        return scored(prepared, prepared.ready(images), target, score).float()
 
 
 def _covered(image: Tensor, boxes: Sequence[Box], fill: Tensor) -> Tensor:
@@ -239,12 +240,14 @@ def _network(prepared: Prepared, image: Tensor, fill: Tensor) -> Callable[[Seque
 def _in_windows(
     prepared: Prepared, image: Tensor, target: Target, boxes: Sequence[Box], fill: Tensor, score: Score
 ) -> Scores:
-    network = _network(prepared, image, fill)
+    with prepared.passing(gradients=False):
+        network = _network(prepared, image, fill)
 
     def run(start: int, stop: int) -> Tensor:
         seen = image.expand(stop - start, -1, -1, -1)
-        outputs = Outputs(prepared, network(boxes[start:stop]), stop - start, seen)
-        return target.expand(stop - start).scores(outputs, score)
+        with prepared.passing(gradients=False):
+            outputs = Outputs(prepared, network(boxes[start:stop]), stop - start, seen)
+            return target.expand(stop - start).scores(outputs, score)
 
     return run
 
