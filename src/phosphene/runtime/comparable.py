@@ -9,6 +9,7 @@ import sys
 import types
 from array import array
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ MOST_ITEMS = 64
 # Of how many values an array or tensor is looked at as a whole, and how many of a larger one: what is written to a
 # tensor past PyTorch's counting (`.data`) shows in these. And how many objects and
 # containers are looked into from one attribute.
-WHOLE, SAMPLED = 4096, 1024
+WHOLE, _SAMPLED = 4096, 1024
 _OBJECTS = 1000
 _PLAIN = (int, bool, str, float, type(None))
 CONTAINERS = (
@@ -178,9 +179,24 @@ def glance(tensor: Tensor) -> tuple[int | None, bytes]:
     version = None if tensor.is_inference() else tensor._version
     if not is_readable(tensor):
         return version, b""
-    step = sampling_step(tensor.numel(), len(tensor) if tensor.ndim else 1, SAMPLED)
-    values = tensor.detach().reshape(-1)[::step].contiguous().view(torch.uint8)
-    return version, values.cpu().numpy().tobytes()
+    return version, bytes_of([sampled(tensor)])
+
+
+def sampled(tensor: Tensor) -> Tensor:
+    """A view of a readable tensor's memory: all of a small one, of a large one some values of each row."""
+    values = tensor.detach()
+    if values.numel() <= WHOLE:
+        return values
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        values = values.permute(0, 2, 3, 1)
+    while values.ndim > 1 and not values.is_contiguous():  # of another layout the first row
+        values = values[0]
+    return values.view(-1)[:: sampling_step(values.numel(), len(tensor), _SAMPLED)]
+
+
+def bytes_of(values: Sequence[Tensor]) -> bytes:
+    """All that tensors on one device hold, for which the CPU waits once."""
+    return torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in values]).cpu().numpy().tobytes()
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import types
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,15 @@ from phosphene.runtime.comparable import (
     CONTAINERS,
     HOOKS,
     MOST_ITEMS,
-    SAMPLED,
     attributes,
+    bytes_of,
     comparable,
     glance,
     is_plain,
     is_readable,
     is_settings,
     is_settings_class,
-    sampling_step,
+    sampled,
 )
 from phosphene.runtime.surroundings import Surroundings, held
 
@@ -73,20 +72,18 @@ class Fingerprint:
         self._outside = [(value, _snapshot(value)) for value in outside]
         # A tensor made in inference mode does not count its changes.
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._placed = [tensor for tensor in self._tensors if _has_memory(tensor)]
+        self._readable = [tensor for tensor in self._tensors if is_readable(tensor)]
+        # Views of the same memory: they show what it holds now.
+        self._samples: dict[torch.device, list[Tensor]] = {}
+        for tensor in self._readable:
+            self._samples.setdefault(tensor.device, []).append(sampled(tensor))
         self._states = self._read()
-        self._samples = _samples(self._placed)
-        self._sampled = [_joined(groups) for groups in self._samples]
 
     def matches(self, classifier: Classifier) -> bool:
         """Whether the classifier is what it was."""
         if _fields(classifier) != self._fields or any(self._empty) or not self._holds():
             return False
-        if self._read() != self._states:
-            return False
-        with torch.no_grad():
-            # The samples are views of the same memory: they show what it holds now.
-            return all(torch.equal(_joined(now), then) for now, then in zip(self._samples, self._sampled, strict=True))
+        return self._read() == self._states
 
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules."""
@@ -108,11 +105,12 @@ class Fingerprint:
 
     def _read(self) -> tuple[list[Any], ...]:
         return (
-            [tensor.data_ptr() for tensor in self._placed],
+            [tensor.data_ptr() for tensor in self._readable],
             [tensor._version for tensor in self._counting],
             # Whether a weight is frozen, and what hangs on it: code may ask.
             [tensor.requires_grad for tensor in self._tensors],
             [comparable(hung) for hung in map(_hung, self._tensors) if hung],
+            list(map(bytes_of, self._samples.values())),
         )
 
 
@@ -180,43 +178,3 @@ def _unchanged(value: Any, then: Any) -> bool:
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
     own = {key: comparable(value) if type(value) in (list, dict) else value for key, value in vars(classifier).items()}
     return (*(value for key, value in sorted(own.items()) if key != "module"), id(classifier.module))
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor lies in one piece of memory of its own: sparse and wrapped ones do not."""
-    try:
-        return is_plain(tensor) and tensor.layout == torch.strided and tensor.data_ptr() >= 0
-    except (RuntimeError, NotImplementedError):
-        return False
-
-
-def _samples(tensors: Sequence[Tensor]) -> list[list[list[Tensor]]]:
-    """Values of each tensor, of a large one some of each row, as views of its memory; those of a device together.
-
-    Read as whole numbers: of these each equals itself, and all are of types that can be joined.
-    """
-    groups: dict[torch.device, dict[torch.dtype, list[Tensor]]] = {}
-    for tensor in tensors:
-        if is_readable(tensor) and tensor.numel() and tensor.dtype.itemsize in _WHOLE:
-            found = _sample(tensor.detach())
-            groups.setdefault(found.device, {}).setdefault(found.dtype, []).append(found)
-    return [[*of_device.values()] for of_device in groups.values()]
-
-
-def _joined(groups: Sequence[list[Tensor]]) -> Tensor:
-    """All values of a device as bytes, so that the CPU waits for one comparison alone."""
-    return torch.cat([torch.cat(group).view(torch.uint8) for group in groups])
-
-
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _sample(values: Tensor) -> Tensor:
-    rows = len(values) if values.ndim else 1
-    last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
-    if values.is_contiguous() or last:
-        values = values.as_strided((values.numel(),), (1,), values.storage_offset())
-    while values.ndim > 1:  # of another layout the first row
-        values = values[0]
-    values = values[:: sampling_step(len(values), rows, SAMPLED)]
-    return values.view(_WHOLE[values.dtype.itemsize])
