@@ -88,7 +88,7 @@ class Fingerprint:
     def settle(self) -> None:
         """Leave out what the network's own passes have changed by now outside of its modules."""
         self._surroundings.settle()
-        self._outside = [(value, then) for value, then in self._outside if _unchanged(value, then)]
+        self._outside = [(value, then) for value, then in self._outside if _snapshot(value) == then]
 
     def _holds(self) -> bool:
         """Whether modules, attributes, parts and hooks are what they were."""
@@ -101,7 +101,7 @@ class Fingerprint:
                 return False
         except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
             return False
-        return all(_unchanged(value, then) for value, then in (*self._containers, *self._outside))
+        return all(_snapshot(value) == then for value, then in (*self._containers, *self._outside))
 
     def _read(self) -> tuple[list[Any], ...]:
         return (
@@ -164,15 +164,8 @@ def _reached(module: nn.Module) -> tuple[list[nn.Module], list[Any], list[Tensor
 
 
 def _snapshot(value: Any) -> Any:
-    """What can be compared later."""
+    """What can be compared later: numbers, texts, bytes and lists of these, never tensors or arrays."""
     return glance(value) if isinstance(value, Tensor) else comparable(value)
-
-
-def _unchanged(value: Any, then: Any) -> bool:
-    try:
-        return bool(_snapshot(value) == then)
-    except (RuntimeError, ValueError, TypeError):  # other tensors or arrays, whose comparison is no yes or no
-        return False
 
 
 def _fields(classifier: Classifier) -> tuple[Any, ...]:
