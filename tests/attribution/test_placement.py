@@ -120,7 +120,7 @@ def filtered(images):
 )
 def test_one_that_sees_it_as_it_is_is_not(step):
     prepared = prepare(classifier(step))
-    assert prepared.placement(prepared.default_layer, (SIZE, SIZE)) == Placement()
+    assert prepared.placement(prepared.default_layer, torch.rand(1, 3, SIZE, SIZE)) == Placement()
 
 
 @pytest.mark.parametrize("method", LAYER_METHODS)
@@ -160,7 +160,7 @@ def test_what_a_network_cuts_off_is_followed_exactly(what, bias):
     network = classifier(step)
     network.module.features[0].bias.data.fill_(bias)
     prepared = prepare(network)
-    (top, bottom), (start, end) = prepared.placement("features.4", (SIZE, SIZE)).seen
+    (top, bottom), (start, end) = prepared.placement("features.4", torch.rand(1, 3, SIZE, SIZE)).seen
     expected = (above, SIZE - below, left, SIZE - right)
     assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
     if bias == 0.0:  # no pixel beside it has a gradient
@@ -203,7 +203,7 @@ FRAMES = {
 @pytest.mark.parametrize("what", FRAMES)
 def test_what_a_network_puts_around_the_picture_is_followed_too(what):
     step, (above, below, left, right) = FRAMES[what]
-    (top, bottom), (start, end) = prepare(classifier(step)).placement("features.4", (SIZE, SIZE)).seen
+    (top, bottom), (start, end) = prepare(classifier(step)).placement("features.4", torch.rand(1, 3, SIZE, SIZE)).seen
     expected = (-above, SIZE + below, -left, SIZE + right)
     assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
 
@@ -244,6 +244,26 @@ def test_a_part_that_is_another_of_each_picture_is_refused():
             ModelError, match="sees the picture cut out at a place that it says itself, so that its map"
         ):
             explain(network, image, method)
+
+
+def around_the_object(images):
+    """The pixels at least half as bright as the brightest: all of noise, and of a picture of one object that alone."""
+    coarse = F.interpolate(F.avg_pool2d(images.mean(1, keepdim=True), 12), (SIZE, SIZE))
+    parts = []
+    for image, bright in zip(images, coarse[:, 0], strict=True):
+        rows, columns = (bright >= bright.max() / 2).nonzero(as_tuple=True)
+        parts.append(image[:, int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1])
+    return torch.stack([F.interpolate(part[None], (SIZE, SIZE))[0] for part in parts])
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam:layer=features.2", "score_cam", "eigen_cam"])
+def test_a_part_that_the_network_cuts_out_of_this_very_picture_is_refused(method):
+    network, images = classifier(around_the_object), torch.full((2, 3, SIZE, SIZE), 0.8)
+    explain(network, images, method, target=1)
+    images[1] = 0.1
+    images[1, :, 12:24, 24:48] = 0.8
+    with pytest.raises(ModelError, match="sees the picture cut out at a place that it says itself"):
+        explain(network, images, method, target=1)
 
 
 def steered(images):
@@ -301,7 +321,7 @@ def test_what_takes_back_a_padding_cuts_nothing_off(where):
             return self.head(self.features[2:](found).relu().mean(dim=(2, 3)))
 
     prepared = prepare(Classifier(Padded(None).eval(), Preprocess((SIZE, SIZE))))
-    assert prepared.placement("features.4", (SIZE, SIZE)) == Placement()
+    assert prepared.placement("features.4", torch.rand(1, 3, SIZE, SIZE)) == Placement()
 
 
 def test_without_a_gradient_a_cut_is_followed_too():

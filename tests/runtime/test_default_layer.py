@@ -295,7 +295,7 @@ def test_tokens_that_were_picked_out_have_no_grid() -> None:
     assert prepare(Classifier(Pruned(16).eval(), Preprocess((32, 32)))).default_layer == "patches"
     reordered = prepare(Classifier(Pruned(64).eval(), Preprocess((32, 32))))
     with pytest.raises(ModelError, match="in another order"):
-        reordered.placement("norm", (32, 32))
+        reordered.placement("norm", torch.rand(1, 3, 32, 32))
 
 
 class WithClassToken(nn.Module):

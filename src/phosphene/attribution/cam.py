@@ -90,7 +90,7 @@ def _placement(prepared: Prepared, layer: str, images: Tensor) -> Placement:
         layer = layer if known else prepared.default_layer
     except ModelError:  # there are functions alone
         return Placement()
-    return prepared.placement(layer, sides(images))
+    return prepared.placement(layer, images)
 
 
 def _class_maps(

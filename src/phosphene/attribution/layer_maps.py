@@ -78,7 +78,7 @@ def laid_by(prepared: Prepared, names: Sequence[str], images: Tensor) -> Placeme
     Raises:
         ModelError: if one sees it turned or mirrored, or they see other parts of it.
     """
-    first, *others = (prepared.placement(name, sides(images)) for name in names)
+    first, *others = (prepared.placement(name, images) for name in names)
     if any(other != first for other in others):
         raise ModelError(f"layers {'+'.join(names)} see different parts of the picture; name one of them")
     return first

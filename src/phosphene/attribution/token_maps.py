@@ -14,7 +14,7 @@ from phosphene.errors import ModelError
 from phosphene.graph import token_axis, token_grid, token_note, tokens_of_places
 from phosphene.runtime import plain_mode, prepare
 from phosphene.targets import Target
-from phosphene.types import Attribution, Size
+from phosphene.types import Attribution
 
 
 def token_map(
@@ -71,7 +71,7 @@ def token_map(
                 "pixels; use grad_cam with a layer, or attn_lrp"
             )
         if not maps:
-            _check_places(classifier, tokens, size)
+            _check_places(classifier, tokens, images)
         read = found.gradients[-1].abs().amax(dim=(0, 2)) > 0  # (T,)
         if not bool(read.any()):
             read[:] = True
@@ -83,7 +83,7 @@ def token_map(
     return attribution(torch.stack(maps), images, target, torch.cat(scores), notes=tuple(dict.fromkeys(notes)))
 
 
-def _check_places(classifier: Classifier, tokens: int, size: Size) -> None:
+def _check_places(classifier: Classifier, tokens: int, images: Tensor) -> None:
     """Refuse tokens that lie elsewhere than their places: by the first layer behind what may have moved them."""
     prepared = prepare(classifier)
     alike = [
@@ -92,7 +92,7 @@ def _check_places(classifier: Classifier, tokens: int, size: Size) -> None:
         if len(layer.shape) == 2 and layer.layout is not None and layer.shape[token_axis(layer.layout) - 1] == tokens
     ]
     for first in sorted(alike, key=lambda layer: (not layer.moved, layer.order))[:1]:
-        prepared.placement(first.name, size)
+        prepared.placement(first.name, images)
 
 
 def _source(read: Tensor) -> str:

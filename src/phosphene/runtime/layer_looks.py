@@ -102,20 +102,23 @@ class LayerLooks:
         ran = [{found.name for found in layers} for layers in self._on_images()]
         return [found for found in self.layers if all(found.name in names for names in ran)]
 
-    def _on_images(self) -> list[list[Layer]]:
+    def _on_images(self, images: Iterable[Tensor] = ()) -> list[list[Layer]]:
         """The layers as they run on several images, where code reads values; of other code all images are alike.
 
-        On noise, fine and coarse, dark and bright; an image that the code refuses says nothing.
+        On noise, fine and coarse, dark and bright, and on `images` (C, H, W); one that the code refuses says nothing.
         """
         look = self.network.first_look
-        return self._on_noise() if look is not None and look.reads else []
+        return [*self._on_noise(), *self._surveys_of(images)] if look is not None and look.reads else []
 
     @tried_once
     def _on_noise(self) -> list[list[Layer]]:
-        found = []
         fine = self.network.noise(self._image, _ROUTED)
         coarse = F.interpolate(fine[:, :, :2, :2].contiguous(), self.size, mode="bilinear")
-        for image in (image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2)):
+        return self._surveys_of(image for noise in (*fine, *coarse) for image in (noise / 2, 1 - noise / 2))
+
+    def _surveys_of(self, images: Iterable[Tensor]) -> list[list[Layer]]:
+        found = []
+        for image in images:
             with suppress(Exception):  # code of the network's own may raise anything
                 found.append(self.network.survey_of(image[None]))
         return found
@@ -199,6 +202,14 @@ class LayerLooks:
             return False
         return not any(map(_may_cut, traced.graph.nodes))
 
+    def how_cut(self, name: str, images: Tensor) -> str | None:
+        """How a layer has a picture where the picture itself says of which part of it the layer is made; else None.
+
+        Looked at on the very images (N, C, H, W) too: where they have an object, noise may have none to be cut out.
+        """
+        seen = {one.seen for layers in (self.layers, *self._on_images(images)) for one in layers if one.name == name}
+        return "cut out at a place that it says itself" if len(seen) > 1 else None
+
     @tried_once
     def how_lies(self, name: str) -> str | None:
         """How a layer has the picture otherwise than it lies; None where it has not, or nothing says."""
@@ -208,8 +219,6 @@ class LayerLooks:
         said = layer.name in self.classifier.layouts
         if layer.made is not None and not said:
             return f"as {layer.made}"
-        if any(one.name == layer.name and one.seen != layer.seen for layers in self._on_images() for one in layers):
-            return "cut out at a place that it says itself"
         # (Tokens that were picked out, or merged: of two by two of them no quarter could be told.)
         tokens = len(layer.shape) == 2 and layer.layout is not None and not said
         left_out = tokens and layer.shape[token_axis(layer.layout) - 1] not in self._numbers_of_places()

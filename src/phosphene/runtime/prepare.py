@@ -201,8 +201,8 @@ class Prepared(Classifier):
         """The layer that CAM methods look at unless told otherwise."""
         return self.looks.default_layer
 
-    def placement(self, layer: str, size: Size) -> Placement:
-        """Where in pictures of a size the places of a layer lie: in the part that the network cuts out, if it does.
+    def placement(self, layer: str, images: Tensor) -> Placement:
+        """Where in images (N, C, H, W) the places of a layer lie: in the part that the network cuts out, if it does.
 
         Raises:
             ModelError: if the layer sees the picture mirrored, turned, in another order, as frequencies or mixtures
@@ -214,12 +214,12 @@ class Prepared(Classifier):
             ...     def forward(self, images):
             ...         return super().forward(images[:, :, 8:-8, 8:-8])
             >>> net = nn.Sequential(Cut(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            >>> prepare(Classifier(net, Preprocess((64, 64)))).placement("0", (64, 64)).seen
+            >>> prepare(Classifier(net, Preprocess((64, 64)))).placement("0", torch.rand(1, 3, 64, 64)).seen
             ((0.125, 0.875), (0.125, 0.875))
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        moved = self.looks.how_lies(layer)
+        moved = self.looks.how_cut(layer, images) or self.looks.how_lies(layer)
         if moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
             how = f"{moved} in the last of its {calls} runs" if calls > 1 else moved
@@ -228,7 +228,7 @@ class Prepared(Classifier):
                 "name a layer before that, give the network pictures that are so already, or use a method that looks "
                 "at input and output alone (saliency, occlusion, rise)"
             )
-        return Placement(self.looks.part_seen(layer, size))
+        return Placement(self.looks.part_seen(layer, (int(images.shape[-2]), int(images.shape[-1]))))
 
     @property
     def linear_head(self) -> tuple[fx.GraphModule | None, LinearHead]:
