@@ -252,8 +252,9 @@ def _is_zero(bound: Any) -> bool:
 def _is_escaped(node: Any) -> bool:
     """Whether a node is a ReLU, or may hide one, that did not pass the rule."""
     if isinstance(node, BackwardCFunction):  # our own convolution says of itself that it holds no activation
-        passing = ("_Rectify", "BackwardHookFunction")  # (the latter calls hooks, and changes nothing itself)
-        return node_kind(node) not in passing and not getattr(node, "linear", False)
+        # (The second calls hooks, and changes nothing itself; the third pools regions or convolves by offsets.)
+        passing = ("_Rectify", "BackwardHookFunction", "GeneratedBackwardFor_torchvision_")
+        return not node_kind(node).startswith(passing) and not getattr(node, "linear", False)
     kind, below = node_kind(node), nodes_below(node)
     if kind in ("Clamp", "ClampMin", "ClampMax"):
         # (From elsewhere than 0 it keeps numbers safe and is no activation.)

@@ -98,7 +98,7 @@ class Follow(Operations):
             call = Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or joins_images(call)
             self.moves = self.moves or moves_places(call)
-            self.resamples = self.resamples or (call.name.startswith("grid_sampler_2d") and self._takes_pixels(args))
+            self.resamples = self.resamples or (call.name.startswith(_RESAMPLING) and self._takes_pixels(args))
             self.around |= put_around(call)
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             for place, value in enumerate(made):
@@ -117,12 +117,16 @@ class Follow(Operations):
             del self._known[value]
 
     def _takes_pixels(self, args: Any) -> bool:
-        """Whether a grid takes pixels that is made of the picture, or is not the grid of its pixels."""
+        """Whether a grid, or boxes, take pixels, and are made of the picture, or take them from elsewhere."""
         values, grid = args[:2]
         if not self.follows(values) or self._extents[values].pixels != list(values.shape[2:]):
             return False
-        plain = F.affine_grid(torch.eye(2, 3)[None].to(grid), [1, 1, *grid.shape[1:3]], align_corners=bool(args[4]))
-        return self.follows(grid) or bool((grid - plain).abs().amax() > _ELSEWHERE)
+        if grid.ndim == 2:  # boxes, (image, x, y, x, y) in units of their own
+            sides = grid.new_tensor([*values.shape[:1:-1]])
+            grid, plain = grid[:, 1:].unflatten(1, (2, 2)) * args[2] / sides * 2 - 1, grid.new_tensor([[-1], [1]])
+        else:
+            plain = F.affine_grid(torch.eye(2, 3)[None].to(grid), [1, 1, *grid.shape[1:3]], align_corners=bool(args[4]))
+        return self.follows(args[1]) or bool((grid - plain).abs().amax() > _ELSEWHERE)
 
     def _fill(self, whole: Tensor, part: Tensor) -> None:
         """Let what was empty, and is written into in part, have the part's axes: the rest lies around it as a frame."""
@@ -150,3 +154,5 @@ class Follow(Operations):
 
 # Of the half of a side: by less a grid only looks a pixel or two around.
 _ELSEWHERE = 0.1
+# What takes pixels by a grid, or out of boxes.
+_RESAMPLING = ("grid_sampler_2d", "roi_align", "roi_pool")

@@ -235,6 +235,11 @@ def _convolved(call: Call, output: Tensor) -> Axes | None:
     return _maps(call, output)
 
 
+def _regions(call: Call, output: Tensor) -> Axes | None:
+    """Axes of what is read out of boxes, one of each image; of several nothing is known."""
+    return _maps(call, output) if len(call.args[0]) == len(output) else None
+
+
 def _nameless(length: int) -> Axis:
     return (("", length),)
 
@@ -261,6 +266,8 @@ _MOVING = {
     "grid_sampler",
     "grid_sampler_2d",
     "as_strided",
+    "roi_align",
+    "roi_pool",
 }
 
 _Rule = Callable[[Call, Tensor], Axes | None]
@@ -277,7 +284,8 @@ _OPERATIONS: dict[_Rule, str] = {
     _linear: "linear",
     _maps: "pixel_shuffle pixel_unshuffle im2col col2im grid_sampler_2d grid_sampler",
     _convolved: "convolution conv2d conv1d mkldnn_convolution cudnn_convolution slow_conv2d_forward thnn_conv2d "
-    "convolution_overrideable",
+    "convolution_overrideable deform_conv2d",
+    _regions: "roi_align roi_pool",
     axes_resized: "slice narrow split split_with_sizes chunk cat constant_pad_nd pad reflection_pad2d "
     "replication_pad2d avg_pool2d adaptive_avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d "
     "fractional_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bilinear2d_aa upsample_bicubic2d "

@@ -417,8 +417,8 @@ class Prepared(Classifier):
                 if one.calls > 1
             ),
             *(
-                f"layer {one.name} sees the picture through a grid of the network's own (grid_sample), and its map is "
-                "laid on it as if that left all where it is"
+                f"layer {one.name} sees the picture through a grid of the network's own (grid_sample, roi_align), and "
+                "its map is laid on it as if that left all where it is"
                 for one in seen
                 if one.resampled
             ),
