@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from phosphene.axes import Follow, has_places, is_tokens_first, made_of_places
+from phosphene.axes import Follow, has_places, is_tokens_first
 from phosphene.errors import ModelError, NotFoundError, OptionError, suggest
 from phosphene.types import Layer
 
@@ -185,7 +185,7 @@ def survey(
                     follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 axes = follow.axes(value)
-                told = has_places(axes), follow.moves, made_of_places(axes), follow.seen(value), follow.resamples
+                told = has_places(axes), follow.moves, follow.made(value), follow.seen(value), follow.resamples
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1
                 shape = tuple(value.shape[1:])

@@ -33,8 +33,8 @@ Layout = str
 Of tokens also how many of them, before and behind those of places, are no places: NTC:1+5. What is kept of a layer
 whose tokens come first, TNC, has its images first like any other.
 """
-Made = Literal["frequencies", "mixtures of all places"]
-"""What a network makes of all places of the picture at once, and has in their place."""
+Made = Literal["frequencies", "mixtures of all places", "patches that are not square"]
+"""What a network has in the place of the picture's places: made of all of them at once, or laid out by their sides."""
 
 LAYOUTS = ("NCHW", "NHWC", "NTC", "NCT", "TNC")
 
@@ -175,7 +175,7 @@ class Layer:
         rows: of its output for one image: more than one where windows, or steps in time, are rows of their own.
         placed: whether an axis of its output is known to be one of the image's places.
         moved: whether an operation up to it may have put places where others were.
-        made: what it has in the place of the picture's rows or columns, if that was made of all of them at once.
+        made: what it has in the place of the picture's rows and columns, or of its square patches.
         seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
         resampled: whether a grid of the network's own may have taken the pixels before it from elsewhere.
     """

@@ -17,6 +17,7 @@ from phosphene.errors import ModelError, NotFoundError, OptionError
 from phosphene.graph import spatial_map
 from phosphene.runtime import activations, forward, prepare
 from phosphene.targets import Target, Unit
+from phosphene.tasks.attributions import attribute
 from tests.networks import classifier_of
 
 TARGET = Target.of(1)
@@ -255,3 +256,37 @@ def test_a_view_of_what_gray_images_give_is_one_of_plain_layout() -> None:
     net, images = Viewed(), torch.rand(2, 1, 8, 8)
     classifier = Classifier(net, Preprocess((8, 8), mean=(0.0,), std=(1.0,)))
     assert torch.allclose(forward(classifier, images), net(images), atol=1e-6)
+
+
+class Patched(nn.Module):
+    """A vision transformer without a block: patches of any shape, the class's token before them, registers behind."""
+
+    def __init__(self, patch: tuple[int, int], registers: int = 0) -> None:
+        super().__init__()
+        self.patch, self.norm, self.head = nn.Conv2d(3, 8, patch, patch), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.token, self.registers = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, registers, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.norm(torch.cat([tokens, self.registers.expand(len(x), -1, -1)], 1))
+        return self.head((tokens + self.attention(tokens, tokens, tokens)[0])[:, 0])
+
+
+@pytest.mark.parametrize("patch", [(4, 16), (16, 4), (32, 2)])
+def test_patches_that_are_not_square_are_laid_out_by_their_own_sides_or_refused(patch):
+    """16 tokens of a square picture need not be 4 x 4 of it."""
+    network, images = Classifier(Patched(patch).eval(), Preprocess((32, 32))), torch.rand(2, 3, 32, 32)
+    found = grad_cam(network, images, TARGET)
+    assert (found.layer, found.maps.shape[1:]) == ("patch", (32 // patch[0], 32 // patch[1]))
+    for method in ("grad_cam:layer=norm", "eigen_cam:layer=norm", "attention_rollout"):
+        with pytest.raises(ModelError, match="sees the picture as patches that are not square"):
+            attribute(network, images, 1, method)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 64)])
+def test_square_patches_are_laid_out_with_registers_behind_those_of_the_class(size):
+    prepared = prepare(Classifier(Patched((8, 8), 4).eval(), Preprocess(size)))
+    assert (prepared.default_layer, prepared.layout("norm")) == ("norm", "NTC:1+4")
+    assert grad_cam(prepared, torch.rand(1, 3, *size), TARGET).maps.shape[1:] == (size[0] // 8, size[1] // 8)

@@ -14,7 +14,6 @@ from phosphene.axes.names import (
     are_channels,
     has_places,
     is_tokens_first,
-    made_of_places,
 )
 
 __all__ = [
@@ -27,6 +26,5 @@ __all__ = [
     "are_channels",
     "has_places",
     "is_tokens_first",
-    "made_of_places",
     "tensors_in",
 ]

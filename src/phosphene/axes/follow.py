@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from phosphene.axes.call import Call, Operations, tensors_in
 from phosphene.axes.extent import WHOLE, Extent, Part, extent_made, lie_alike, together
-from phosphene.axes.names import PLACES, Axes, are_places, fits, layout_of, named
+from phosphene.axes.names import PLACES, Axes, are_places, fits, layout_of, made_of_places, named
 from phosphene.axes.rules import axes_made, axes_resized, joins_images, moves_places, put_around
-from phosphene.types import Layout
+from phosphene.types import Layout, Made, Size
 
 
 class Follow(Operations):
@@ -41,6 +42,8 @@ class Follow(Operations):
         self._filled: Any = WeakTensorKeyDictionary()  # what is seen of what was empty, by the first part of it
         self.around: dict[int, tuple[int, int]] = {}
         """By length of an axis of tokens: how many were put before those of places (the class's), and behind them."""
+        self._sides: tuple[int, ...] = ()  # of the picture
+        self._grids: dict[int, set[Size]] = {}  # of rows and columns, by how many places they make
 
     def name(self, value: Tensor, names: str) -> Tensor:
         """The value itself, its axes named from now on."""
@@ -48,6 +51,8 @@ class Follow(Operations):
         if value not in self._extents:
             sides = (float(side) for side, name in zip(value.shape, names, strict=True) if name == PLACES)
             self._extents[value] = Extent(WHOLE, tuple(sides))
+        if names == "NCPP" and not self._sides:
+            self._sides = tuple(value.shape[2:])
         return value
 
     def seen(self, value: Tensor) -> Part:
@@ -88,6 +93,25 @@ class Follow(Operations):
         around = self.around.get(int(value.shape[found.index("T")]))
         return found if around is None else f"{found}:{around[0]}+{around[1]}"
 
+    def made(self, value: Tensor) -> Made | None:
+        """What a value is known to have in the place of the picture's rows and columns, or of its square patches.
+
+        Example:
+            >>> with Follow() as follow:
+            ...     x = follow.name(torch.rand(1, 3, 32, 32), "NCPP")
+            ...     maps = torch.nn.functional.avg_pool2d(x, (4, 16))
+            ...     follow.made(maps.flatten(2).transpose(1, 2))
+            'patches that are not square'
+        """
+        made, layout = made_of_places(self.axes(value)), self.layout(value)
+        if made is not None or layout is None or "T" not in layout:
+            return made
+        count = int(value.shape[layout.index("T")])
+        grids = self._grids.get(count - sum(self.around.get(count, ())), set())
+        height, width = self._sides or (1, 1)
+        oblong = [abs(math.log(rows * width / (columns * height))) > _OBLONG for rows, columns in grids]
+        return "patches that are not square" if oblong and all(oblong) else None
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         values = list(tensors_in((*args, *(kwargs or {}).values())))
         given = {item: self._known[item] for item in values if item in self._known}
@@ -99,7 +123,9 @@ class Follow(Operations):
             self.joins = self.joins or joins_images(call)
             self.moves = self.moves or moves_places(call)
             self.resamples = self.resamples or (call.name.startswith(_RESAMPLING) and self._takes_pixels(args))
-            self.around |= put_around(call)
+            for count, (before, behind) in put_around(call).items():
+                first, last = self.around.get(count - before - behind, (0, 0))  # (the class's, then registers)
+                self.around[count] = before + first, behind + last
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             for place, value in enumerate(made):
                 self._make(call, place, value)
@@ -113,6 +139,8 @@ class Follow(Operations):
         axes = axes_made(call, value)
         if axes is not None and fits(axes, value.shape):
             self._known[value] = axes
+            if len(sides := [axis[0][1] for axis in axes if len(axis) == 1 and are_places(axis)]) == 2:
+                self._grids.setdefault(sides[0] * sides[1], set()).add((sides[0], sides[1]))
         elif value in self._known:  # written in place by what is not known
             del self._known[value]
 
@@ -154,5 +182,7 @@ class Follow(Operations):
 
 # Of the half of a side: by less a grid only looks a pixel or two around.
 _ELSEWHERE = 0.1
+# By what patches that overlap, or leave a rest, may be longer than wide, and are square all the same.
+_OBLONG = math.log(1.3)
 # What takes pixels by a grid, or out of boxes.
 _RESAMPLING = ("grid_sampler_2d", "roi_align", "roi_pool")

@@ -171,7 +171,7 @@ def _layout(follow: Follow, value: Tensor, looks: LayerLooks) -> Layout | None:
     axes, layout = follow.axes(value), follow.layout(value)
     if axes is None and value.ndim == 4:
         layout = "NCHW"
-    elif not has_places(axes) or (value.ndim == 3 and follow.moves):  # (tokens by windows, say)
+    elif not has_places(axes) or (value.ndim == 3 and (follow.moves or follow.made(value))):  # (by windows, say)
         return None
     # (Known rows and columns may have other proportions than the picture.)
     sides = axes is not None and value.ndim == 4 and all(len(axis) == 1 for axis in axes)
@@ -210,7 +210,7 @@ def _may_be_averaged(layer: Layer, looks: LayerLooks) -> bool:
     """Whether a layer has places of the picture, and in their order as far as is known."""
     if layer.rows != 1 or layer.calls != 1 or is_passive(layer) or places_known(layer) < _SURE:
         return False
-    if layer.moved and len(layer.shape) == 2:  # (tokens by windows, say)
+    if (layer.moved or layer.made) and len(layer.shape) == 2:  # (tokens by windows, say)
         return False
     return spatial_size(layer.shape, looks.size, looks.layout(layer.name)) is not None
 
