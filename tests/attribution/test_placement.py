@@ -266,6 +266,19 @@ def test_a_part_that_the_network_cuts_out_of_this_very_picture_is_refused(method
         explain(network, images, method, target=1)
 
 
+def leftwards(images):
+    """Each picture so that its brighter side is the left one, as breasts are laid in mammograms."""
+    return torch.stack([one.flip(-1) if one[..., :24].sum() < one[..., 24:].sum() else one for one in images])
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "eigen_cam:layer=features.2"])
+def test_pictures_that_are_mirrored_by_what_they_show_are_refused(method):
+    images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2)) / 2
+    images[..., 30:40] += 0.5
+    with pytest.raises(ModelError, match="sees the picture turned or not as it says itself, so that"):
+        explain(classifier(leftwards), images, method, target=1)
+
+
 def steered(images):
     """Zooms in by as much as a picture is bright, as spatial transformers do."""
     zoom = (0.9 + 0.1 * images.mean((1, 2, 3)))[:, None, None] * torch.eye(2, 3)

@@ -202,13 +202,15 @@ class LayerLooks:
             return False
         return not any(map(_may_cut, traced.graph.nodes))
 
-    def how_cut(self, name: str, images: Tensor) -> str | None:
-        """How a layer has a picture where the picture itself says of which part of it the layer is made; else None.
+    def how_steered(self, name: str, images: Tensor) -> str | None:
+        """How a layer has a picture where the picture itself says what becomes of its places; None where it does not.
 
         Looked at on the very images (N, C, H, W) too: where they have an object, noise may have none to be cut out.
         """
-        seen = {one.seen for layers in (self.layers, *self._on_images(images)) for one in layers if one.name == name}
-        return "cut out at a place that it says itself" if len(seen) > 1 else None
+        found = [one for layers in (self.layers, *self._on_images(images)) for one in layers if one.name == name]
+        if len({one.seen for one in found}) > 1:
+            return "cut out at a place that it says itself"
+        return "turned or not as it says itself" if len({one.moved for one in found}) > 1 else None
 
     @tried_once
     def how_lies(self, name: str) -> str | None:

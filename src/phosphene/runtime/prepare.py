@@ -206,7 +206,7 @@ class Prepared(Classifier):
 
         Raises:
             ModelError: if the layer sees the picture mirrored, turned, in another order, as frequencies or mixtures
-                of all places, or cut out where the picture itself says.
+                of all places, or cut out or turned where the picture itself says.
 
         Example:
             >>> from phosphene.classifier import Preprocess
@@ -219,7 +219,7 @@ class Prepared(Classifier):
         """
         if self.inputs.of_item is not None:  # (there are no inputs yet to look with)
             return Placement()
-        moved = self.looks.how_cut(layer, images) or self.looks.how_lies(layer)
+        moved = self.looks.how_steered(layer, images) or self.looks.how_lies(layer)
         if moved is not None:
             calls = next((one.calls for one in self.layers if one.name == layer), 1)
             how = f"{moved} in the last of its {calls} runs" if calls > 1 else moved
