@@ -61,7 +61,8 @@ def comparable(value: Any, seen: set[int] | None = None) -> Any:
         return [id(value), *(comparable(item, seen) for key, item in vars(value).items() if key != "__objclass__")]
     if isinstance(value, enum.EnumMeta) and len(value) <= MOST_ITEMS:
         seen.add(id(value))
-        return [comparable(member, seen) for member in value]
+        members: list[Any] = list(value)
+        return [comparable(member, seen) for member in members]
     if isinstance(value, dict) and len(value) <= MOST_ITEMS:
         seen.add(id(value))
         return [(key, comparable(item, seen)) for key, item in value.items()]
