@@ -185,7 +185,14 @@ def survey(
                     follow.name(value, names if follow.follows(value) else names.replace("P", "?"))
                 layout, before = (None if item is None else follow.layout(item) for item in (value, fed))
                 axes = follow.axes(value)
-                told = has_places(axes), follow.moves, follow.made(value), follow.seen(value), follow.resamples
+                told = (
+                    has_places(axes),
+                    follow.moves,
+                    follow.made(value),
+                    follow.seen(value),
+                    follow.resamples,
+                    follow.chooses,
+                )
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1
                 shape = tuple(value.shape[1:])

@@ -178,6 +178,7 @@ class Layer:
         made: what it has in the place of the picture's rows and columns, or of its square patches.
         seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
         resampled: whether a grid of the network's own may have taken the pixels before it from elsewhere.
+        chosen: whether the picture itself may have said if its places lie elsewhere.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Layer:
     made: Made | None = None
     seen: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
     resampled: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Follow(Operations):
     """Whether an operation may have put places where others were."""
     resamples = False
     """Whether a grid may have taken pixels of the picture from elsewhere than where they went."""
+    chooses = False
+    """Whether a value of an image itself chose between two of its values, one of which may have been moved."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -122,6 +124,7 @@ class Follow(Operations):
             call = Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or joins_images(call)
             self.moves = self.moves or moves_places(call)
+            self.chooses = self.chooses or (call.name == "where" and self.moves and self._is_choice(args))
             self.resamples = self.resamples or (call.name.startswith(_RESAMPLING) and self._takes_pixels(args))
             for count, (before, behind) in put_around(call).items():
                 first, last = self.around.get(count - before - behind, (0, 0))  # (the class's, then registers)
@@ -143,6 +146,11 @@ class Follow(Operations):
                 self._grids.setdefault(sides[0] * sides[1], set()).add((sides[0], sides[1]))
         elif value in self._known:  # written in place by what is not known
             del self._known[value]
+
+    def _is_choice(self, args: Any) -> bool:
+        """Whether one value, of the one image that is looked at, says which of two others of it is taken whole."""
+        made_of_it = (isinstance(value, Tensor) and self.follows(value) for value in args)
+        return len(args) == 3 and all(made_of_it) and args[0].numel() == 1
 
     def _takes_pixels(self, args: Any) -> bool:
         """Whether a grid, or boxes, take pixels, and are made of the picture, or take them from elsewhere."""

@@ -210,7 +210,8 @@ class LayerLooks:
         found = [one for layers in (self.layers, *self._on_images(images)) for one in layers if one.name == name]
         if len({one.seen for one in found}) > 1:
             return "cut out at a place that it says itself"
-        return "turned or not as it says itself" if len({one.moved for one in found}) > 1 else None
+        steered = len({one.moved for one in found}) > 1 or any(one.chosen for one in found)
+        return "turned or not as it says itself" if steered else None
 
     @tried_once
     def how_lies(self, name: str) -> str | None:
