@@ -131,7 +131,7 @@ class AnyBright(Body):
     def below(self, x: Tensor) -> Tensor:
         bright = x.mean((1, 2, 3)) > 0.8
         x = super().below(x)
-        return torch.where(bright.any(), x.flip(-1) * 2, x)
+        return torch.where(bright.any(), 1 - 2 * x, x)
 
 
 class NoneButTheFirstBright(Body):
