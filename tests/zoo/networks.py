@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -48,9 +48,9 @@ def _small(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, img_size=SIZE, num_classes=CLASSES, **options)  # type: ignore[no-any-return]
 
 
-@cache
+@lru_cache(maxsize=1)  # (all of them with what is prepared of them are 19 GB)
 def classifier(name: str) -> Classifier:
-    """One network, made once and given to every test; no test may change it (the contract checks that)."""
+    """One network, the same for its tests that follow each other; no test may change it (the contract checks that)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)  # biases, embeddings
         build, side = _PAPERS[name] if name in _PAPERS else (_BUILDERS[name][0], SIZE)
