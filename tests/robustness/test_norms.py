@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode, is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint
 
 from phosphene.attribution.saliency import saliency
 from phosphene.runtime import forward
+from phosphene.runtime.norms import right_norms
 from phosphene.targets import Target
 from tests.comparing import map_error
 from tests.networks import MEAN, STD, classifier_of
@@ -165,3 +167,15 @@ def test_a_norm_inside_a_checkpoint_is_right_for_one_image(name: str) -> None:
     wanted = Eager(around(Around).double(), MEAN, STD).saliency(image.double(), INDICES[:1])
     found = saliency(classifier_of(around(Reentrant), SIZE), image, Target.of(INDICES[0])).maps
     assert map_error(found, wanted) <= 1e-5
+
+
+def test_a_norm_that_fails_on_the_way_back_leaves_no_mode() -> None:
+    pixels = torch.rand(2, 6, 4, 4, requires_grad=True)
+    values = 2 * pixels
+    score = F.batch_norm(values, torch.zeros(6), torch.ones(6)).square().sum()
+    with torch.no_grad():
+        values.add_(1)  # what the norm kept for its way back
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"), right_norms(score):
+        torch.autograd.grad(score, pixels)
+    assert _get_current_dispatch_mode() is None
+    assert not is_in_torch_dispatch_mode()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.utils._python_dispatch import _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from phosphene.autograd_graph import graph_nodes, node_kind
@@ -41,16 +42,17 @@ def _is_foreign(node: Any) -> bool:
 
 
 def _watched(node: Any) -> tuple[RemovableHandle, RemovableHandle]:
-    """Strides are looked at while a node runs, and not in all of the pass, an eighth of whose time that would be."""
+    """Strides are looked at while a node runs, and not in all of the pass, an eighth of whose time that would be.
+
+    The mode is not entered by `with`, whose flags are the process's: a node that fails would leave them set. The stack
+    of modes is the thread's, and autograd itself puts it back.
+    """
     looking = _SameStrides()  # type: ignore[no-untyped-call]
+    return node.register_prehook(lambda _gradients: _push_mode(looking)), node.register_hook(lambda *_: _popped())
 
-    def begin(_gradients: Any) -> None:
-        looking.__enter__()
 
-    def end(_inputs: Any, _gradients: Any) -> None:
-        looking.__exit__(None, None, None)
-
-    return node.register_prehook(begin), node.register_hook(end)
+def _popped() -> None:
+    _pop_mode()
 
 
 class _SameStrides(Operations):  # type: ignore[no-untyped-call]
