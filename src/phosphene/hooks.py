@@ -192,6 +192,7 @@ def survey(
                     follow.seen(value),
                     follow.resamples,
                     follow.chooses,
+                    follow.layered(value),
                 )
                 value = value.transpose(0, 1) if is_tokens_first(layout) else value
                 rows = len(value) // len(inputs) if value.ndim else 1

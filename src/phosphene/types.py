@@ -179,6 +179,7 @@ class Layer:
         seen: (from, to) along rows and columns of the part of the picture that it is made of, as shares of them.
         resampled: whether a grid of the network's own may have taken the pixels before it from elsewhere.
         chosen: whether the picture itself may have said if its places lie elsewhere.
+        layered: whether parts of the picture that lie elsewhere may have been laid over each other in it.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Layer:
     seen: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
     resampled: bool = False
     chosen: bool = False
+    layered: bool = False
 
 
 @dataclass(frozen=True)

@@ -208,17 +208,93 @@ def test_what_a_network_puts_around_the_picture_is_followed_too(what):
     assert [SIZE * share for share in (top, bottom, start, end)] == pytest.approx(expected)
 
 
-def halves_swapped(images):
+EMPTY = {
+    "zeros": lambda images: torch.zeros(images.shape),
+    "zeros_like": torch.zeros_like,
+    "new_empty": lambda images: images.new_empty(images.shape),
+}
+
+
+def halves_swapped(images, empty):
     """Each half is written where the other was."""
-    canvas, half = torch.zeros(images.shape), images.shape[2] // 2
+    canvas, half = empty(images), images.shape[2] // 2
     canvas[:, :, :half] = images[:, :, half:]
     canvas[:, :, half:] = images[:, :, :half]
     return canvas
 
 
-def test_parts_that_are_written_where_they_were_not_are_no_frame():
+@pytest.mark.parametrize("empty", EMPTY)
+def test_parts_that_are_written_where_they_were_not_are_no_frame(empty):
     with pytest.raises(ModelError, match="so that its map cannot be laid on it"):
-        explain(classifier(halves_swapped), torch.rand(1, 3, SIZE, SIZE), "grad_cam", target=1)
+        explain(
+            classifier(lambda images: halves_swapped(images, EMPTY[empty])),
+            torch.rand(1, 3, SIZE, SIZE),
+            "grad_cam",
+            target=1,
+        )
+
+
+def halves(images):
+    return images[..., : SIZE // 2], images[..., SIZE // 2 :]
+
+
+def written_into_channels(images):
+    layers = images.new_zeros((len(images), 6, SIZE, SIZE // 2))
+    layers[:, :3], layers[:, 3:] = halves(images)
+    return layers
+
+
+def one_by_one(images):
+    return images[:, :, : SIZE // 2, : SIZE // 2] - images[:, :, SIZE // 2 :, SIZE // 2 :]
+
+
+# Pairs side by side in one picture, as stereo cameras and twin networks have them, or sides that are compared.
+LAID_OVER = {
+    "halves as channels": lambda images: torch.cat(halves(images), dim=1),
+    "halves stacked": lambda images: torch.stack(halves(images), dim=1).flatten(1, 2),
+    "halves compared": lambda images: halves(images)[0] - halves(images)[1].flip(3),
+    "halves written into channels": written_into_channels,
+    "chunks": lambda images: torch.cat(images.chunk(2, dim=2), dim=1),
+    "quarters": one_by_one,
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "method"), [(what, "grad_cam") for what in LAID_OVER] + [("chunks", method) for method in LAYER_METHODS]
+)
+def test_parts_that_are_laid_over_each_other_have_no_place(what, method):
+    with pytest.raises(ModelError, match="sees the picture in parts that lie over each other"):
+        explain(layered(LAID_OVER[what]), torch.rand(1, 3, SIZE, SIZE), method, target=1)
+
+
+def layered(step) -> Classifier:
+    network = Wrapped(step)
+    channels = step(torch.rand(1, 3, SIZE, SIZE)).shape[1]
+    network.features[0] = nn.Conv2d(channels, 8, 3, 2, 1)
+    return Classifier(network.eval(), Preprocess((SIZE, SIZE)))
+
+
+def beside(images):
+    """Both halves by the same way, and put together again."""
+    return torch.cat([half * 1.5 for half in halves(images)], dim=3)
+
+
+def stacked_and_back(images):
+    left, right = (torch.stack(halves(images), dim=1) * 1.5).unbind(1)
+    return torch.cat([left, right], dim=3)
+
+
+def shifted(images):
+    return images + 0.3 * F.pad(images, (2, 0, 0, 0))[..., :-2]
+
+
+@pytest.mark.parametrize("step", [beside, stacked_and_back, shifted])
+def test_parts_that_are_put_together_again_do(step):
+    prepared = prepare(layered(step))
+    images = torch.rand(1, 3, SIZE, SIZE)
+    (top, bottom), (start, end) = prepared.placement("features.2", images).seen
+    assert (top, bottom, end) == (0, 1, 1)
+    assert -0.05 < start <= 0
 
 
 def test_the_map_of_a_picture_in_a_frame_lies_on_the_picture():

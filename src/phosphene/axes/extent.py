@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from phosphene.axes.call import Call
-from phosphene.axes.names import are_places, axis_length
+from phosphene.axes.names import Axes, are_places, axis_length
 
 # (from, to) along the rows and along the columns of a picture, as shares of them.
 Part = tuple[tuple[float, float], tuple[float, float]]
@@ -22,10 +22,12 @@ class Extent:
     Args:
         part: of the picture, below 0 and above 1 where a frame was put around it.
         sides: of the whole picture, in pixels of the value or of what it was made of.
+        layered: whether parts of the picture that lie elsewhere may have been laid over each other in it.
     """
 
     part: Part
     sides: tuple[float, ...]
+    layered: bool = False
 
     @property
     def pixels(self) -> list[int]:
@@ -40,12 +42,29 @@ def together(extents: Sequence[Extent]) -> Extent:
     for other in others:
         (start, end), (begin, stop) = other.part
         top, bottom, left, right = min(top, start), max(bottom, end), min(left, begin), max(right, stop)
-    return Extent(((top, bottom), (left, right)), first.sides)
+    return Extent(((top, bottom), (left, right)), first.sides, any(extent.layered for extent in extents))
 
 
-def lie_alike(one: Part, other: Part) -> bool:
+def lie_alike(one: Part, other: Part, sides: Sequence[int] = (0, 1)) -> bool:
     """Whether two parts are about the same: features shifted by little, or around a picture that goes on, are."""
-    return all(abs(a - b) < _FAR for a, b in zip((*one[0], *one[1]), (*other[0], *other[1]), strict=True))
+    return all(abs(a - b) < _FAR for side in sides for a, b in zip(one[side], other[side], strict=True))
+
+
+def lays_over(call: Call, extents: Mapping[Tensor, Extent]) -> bool:
+    """Whether a call value by value, or one that joins channels, has at each place what lies elsewhere in the picture.
+
+    Where it joins rows, columns or tokens its parts may differ along these.
+    """
+    placed = [(_places(axes), extents[value].part) for value, axes in call.given.items()]
+    (places, first), *others = [(places, part) for places, part in placed if places] or [([], WHOLE)]
+    along = int(call.argument(1, "dim", 0)) % len(next(iter(call.given.values()))) if call.name == "cat" else None
+    sides = [side for side, at in enumerate(places if len(places) == 2 else [*places, *places]) if at != along]
+    return any(not lie_alike(first, part, sides) for _, part in others)
+
+
+def _places(axes: Axes) -> list[int]:
+    """Which axes are of places, more than one of them."""
+    return [at for at, axis in enumerate(axes) if are_places(axis) and axis_length(axis) > 1]
 
 
 def extent_made(call: Call, place: int, output: Tensor, extent: Extent) -> Extent:
@@ -68,7 +87,7 @@ def extent_made(call: Call, place: int, output: Tensor, extent: Extent) -> Exten
                 start = min(start, before) if start <= before + 0.5 else 0
                 stop = max(stop, length - behind) if stop >= length - behind - 0.5 else length
             found[side] = (low + (high - low) * start / length, low + (high - low) * stop / length)
-    return Extent((found[0], found[1]), tuple(whole))
+    return Extent((found[0], found[1]), tuple(whole), extent.layered)
 
 
 def _ends(call: Call, place: int, at: int, length: int, around: tuple[float, float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from phosphene.axes.call import Call, Operations, tensors_in
-from phosphene.axes.extent import WHOLE, Extent, Part, extent_made, lie_alike, together
+from phosphene.axes.extent import WHOLE, Extent, Part, extent_made, lays_over, lie_alike, together
 from phosphene.axes.names import PLACES, Axes, are_places, fits, layout_of, made_of_places, named
-from phosphene.axes.rules import axes_made, axes_resized, joins_images, moves_places, put_around
+from phosphene.axes.rules import axes_made, axes_resized, joins_images, moves_places, put_around, works_by_value
 from phosphene.types import Layout, Made, Size
 
 
@@ -71,6 +72,18 @@ class Follow(Operations):
         """
         return self._extents[value].part if self.follows(value) else WHOLE
 
+    def layered(self, value: Tensor) -> bool:
+        """Whether parts of the picture that lie elsewhere may have been laid over each other in a value.
+
+        Example:
+            >>> with Follow() as follow:
+            ...     x = follow.name(torch.rand(1, 3, 8, 8), "NCPP")
+            ...     left, right = x.chunk(2, dim=3)
+            ...     follow.layered(torch.cat([left, right], dim=3)), follow.layered(torch.cat([left, right], dim=1))
+            (False, True)
+        """
+        return self.follows(value) and self._extents[value].layered
+
     def follows(self, value: Tensor) -> bool:
         """Whether a value was made of a named one, by whatever operations."""
         return value in self._extents
@@ -118,10 +131,13 @@ class Follow(Operations):
         values = list(tensors_in((*args, *(kwargs or {}).values())))
         given = {item: self._known[item] for item in values if item in self._known}
         output = func(*args, **(kwargs or {}))
+        name = "" if isinstance(func, HigherOrderOperator) else func.overloadpacket.__name__
+        if name.startswith("new_") or name.endswith("_like"):  # (of a value it has the type and shape alone)
+            return output
         if extents := [self._extents[item] for item in values if item in self._extents]:
             self._extents.update(dict.fromkeys(tensors_in((output,)), together(extents)))
         if given and not isinstance(func, HigherOrderOperator):  # (of attention that is made of a function)
-            call = Call(func.overloadpacket.__name__.strip("_"), args, kwargs or {}, given)
+            call = Call(name.strip("_"), args, kwargs or {}, given)
             self.joins = self.joins or joins_images(call)
             self.moves = self.moves or moves_places(call)
             self.chooses = self.chooses or (call.name == "where" and self.moves and self._is_choice(args))
@@ -129,9 +145,12 @@ class Follow(Operations):
             for count, (before, behind) in put_around(call).items():
                 first, last = self.around.get(count - before - behind, (0, 0))  # (the class's, then registers)
                 self.around[count] = before + first, behind + last
+            layered = works_by_value(call) and lays_over(call, self._extents)
             made = [value for value in tensors_in((output,)) if not value.is_nested]  # (of which no shape can be asked)
             for place, value in enumerate(made):
                 self._make(call, place, value)
+                if layered:
+                    self._extents[value] = replace(self._extents[value], layered=True)
                 if value._base is not None and value in self._known and func._schema.is_mutable:
                     self._fill(value._base, value)
         return output
@@ -177,7 +196,8 @@ class Follow(Operations):
         call = Call("constant_pad_nd", (part, pads), {}, {part: self._known[part]})
         extent = extent_made(call, 0, whole, self._extents[part])
         if whole in self._filled:  # the next part: it lies where it did, or was moved
-            self.moves = self.moves or not lie_alike(extent.part, self._filled[whole])
+            if not lie_alike(extent.part, self._filled[whole]):
+                self.moves, self._extents[whole] = True, replace(self._extents[whole], layered=True)
             return
         self._filled[whole], self._extents[whole] = extent.part, extent
         for at, axis in enumerate(self._known[part]):

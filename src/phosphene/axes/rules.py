@@ -61,6 +61,11 @@ def moves_places(call: Call) -> bool:
     return [place for place in _order(call, len(axes)) if place in places] != places
 
 
+def works_by_value(call: Call) -> bool:
+    """Whether a call makes each value of those at its place, in channels of their own where it joins or stacks."""
+    return call.name in ("cat", "stack") or _RULES.get(call.name, _alike) is _alike
+
+
 def put_around(call: Call) -> dict[int, tuple[int, int]]:
     """The length of an axis of places to which others' values were put, and how many before and behind."""
     if call.name != "cat":

@@ -228,7 +228,7 @@ class LayerLooks:
         if layer.moved and left_out and not layer.placed:
             return "in another order"
         fewer = tokens and self._places_of(layer) < max(map(self._places_of, self.layers))
-        return self._how_moved(layer.name) if layer.moved or fewer else None
+        return self._how_moved(layer) if layer.moved or layer.layered or fewer else None
 
     def _places_of(self, layer: Layer) -> int:
         """How many places of the picture the tokens of a layer are; 0 where they are none."""
@@ -242,14 +242,14 @@ class LayerLooks:
         tokens = {one.shape[token_axis(one.layout) - 1] for one in placed if len(one.shape) == 2}
         return tokens | {math.prod(grid) for grid in grids if grid is not None}
 
-    def _how_moved(self, layer: str) -> Moved | None:
+    def _how_moved(self, layer: Layer) -> Moved | None:
         """How a layer sees noise turned, by the gradients of four of its cells; each by itself, to spare memory."""
         try:
-            found = [self._answers_to(layer, quarter) for quarter in QUARTERS]
+            found = [self._answers_to(layer.name, quarter) for quarter in QUARTERS]
         except (RuntimeError, PhospheneError):  # whatever it is, the pass itself will say so better
             return None
         answers = [answer for answer in found if answer is not None]
-        return how_moved(torch.stack(answers)) if len(answers) == len(QUARTERS) else None
+        return how_moved(torch.stack(answers), layer.layered) if len(answers) == len(QUARTERS) else None
 
     def _answers_to(self, layer: str, quarter: tuple[int, int]) -> Tensor | None:
         """(H, W) how much the cell in the middle of a quarter answers to each pixel; None where nothing says."""

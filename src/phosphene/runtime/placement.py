@@ -10,7 +10,7 @@ from torch import Tensor
 from phosphene.axes import WHOLE, Part
 from phosphene.types import Size
 
-Moved = Literal["mirrored", "turned", "in another order"]
+Moved = Literal["mirrored", "turned", "in another order", "in parts that lie over each other"]
 
 # Quarters of a picture, (0 or 1 down, 0 or 1 across), in whose middles the cells lie that are looked at.
 QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -68,13 +68,14 @@ def middle_of(half: int, cells: int) -> int:
     return cell - 1 if half and cells >= 8 and cell % 2 == cells // 4 % 2 else cell
 
 
-def how_moved(answers: Tensor) -> Moved | None:
+def how_moved(answers: Tensor, layered: bool = False) -> Moved | None:
     """How cells lie that clearly answer to another quarter of the picture than their own; None where none does.
 
     A cell that answers to nothing says nothing, and one that sees the whole picture may answer most to any quarter.
 
     Args:
         answers: (4, H, W) how much a cell in the middle of each of the QUARTERS answers to each pixel.
+        layered: whether parts of the picture may lie over each other, so that it has to answer clearly to its own.
 
     Example:
         >>> corners = torch.zeros(4, 8, 8)
@@ -91,6 +92,8 @@ def how_moved(answers: Tensor) -> Moved | None:
             for across in (0, 1)
         }
         best = max(parts, key=lambda quarter: parts[quarter])
+        if layered and _CLEARLY * max(answer for quarter, answer in parts.items() if quarter != own) > parts[own]:
+            return "in parts that lie over each other"
         found.append(best if parts[best] and (best == own or parts[best] >= _CLEARLY * parts[own]) else None)
     turned = _TURNS.get(tuple(found[:3]))
     elsewhere = any(best not in (None, own) for own, best in zip(QUARTERS, found, strict=True))
