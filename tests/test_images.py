@@ -327,6 +327,21 @@ def test_folders(tmp_path):
         place.write_bytes(b"")
     assert [path.name for path in list_images(tmp_path)] == ["two.PNG", "one.jpg"]
     assert len(expand_paths([tmp_path, tmp_path / "one.jpg"])) == 3
+    with pytest.raises(InputError, match="is no folder; give the folder of the pictures"):
+        list_images(tmp_path / "notes.txt")
+
+
+def test_links_in_folders(tmp_path):
+    (tmp_path / "camera").mkdir()
+    save(tmp_path / "camera" / "one.jpg")
+    sorted_out = tmp_path / "sorted"
+    sorted_out.mkdir()
+    (sorted_out / "site").symlink_to(tmp_path / "camera")
+    (sorted_out / "back").symlink_to(sorted_out)
+    (sorted_out / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert list_images(sorted_out) == [sorted_out / "gone.jpg", sorted_out / "site" / "one.jpg"]
+    with pytest.raises(InputError, match=r"gone\.jpg: is a link to nothing"):
+        read_image(sorted_out / "gone.jpg")
 
 
 # --- mutated files

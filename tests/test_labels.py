@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phosphene.classifier import Labels
-from phosphene.errors import NotFoundError
+from phosphene.errors import NotFoundError, PhospheneWarning
 from phosphene.zoo.embedded import imagenet_labels
 
 LABELS = imagenet_labels()
@@ -119,3 +121,12 @@ def test_without_names_only_numbers():
         empty.find("cat")
     with pytest.raises(NotFoundError, match="no class -1"):
         empty.find(-1)
+
+
+def test_letters_within_a_word_are_taken_for_its_class_and_that_is_said():
+    labels = Labels(("thunder snake", "tabby", "ladybug"))
+    with pytest.warns(PhospheneWarning, match="class 'hund' is taken for thunder snake, the one class with these"):
+        assert labels.find("hund") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [labels.find(text) for text in ("thunder sn", "snake", "tab", "Lady")] == [0, 0, 1, 2]

@@ -185,3 +185,9 @@ def test_a_name_that_there_is_not_is_answered_with_the_nearest():
     with pytest.raises(NotFoundError, match="no recipe 'lemon'"):
         parse_spec("lemon", "recipe")
     assert "rize" not in methods()
+
+
+def test_an_entry_as_methods_lists_it_is_its_method():
+    listed = entries("attribution")["grad_cam"]
+    assert parse_spec(listed) == Spec("grad_cam")
+    assert str(listed) == "grad_cam"

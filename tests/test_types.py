@@ -50,6 +50,19 @@ def test_one_image_of_an_attribution():
         both[3]
 
 
+def test_results_are_compared_as_objects_and_say_what_there_is():
+    one, other = (
+        Attribution(torch.zeros(2, 2, 2), Target.of([0, 1]), torch.zeros(2), "cam", (1.0, 1.0), (2.0, 2.0), (4, 4))
+        for _ in range(2)
+    )
+    assert one != other
+    assert len({one, other}) == 2
+    both = Attributions(("cam", "saliency"), (one, other))
+    assert both[-1] is other
+    with pytest.raises(IndexError, match=r"method 5 of 2 \(cam, saliency\)"):
+        both[5]
+
+
 def test_messages_are_one_printable_line():
     text = str(PhospheneError("a\nb\x1b[31m\udc80ü"))
     assert text == "a\\nb\\x1b[31m\\udc80ü"

@@ -123,7 +123,7 @@ def read_file(place: str, start: int | None = None, stop: int | None = None) -> 
 def unreadable(place: str, error: Exception) -> InputError:
     """The error of a file that cannot be read, as one line."""
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{place}: no such file")
+        return InputError(f"{place}: is a link to nothing" if os.path.islink(place) else f"{place}: no such file")
     if isinstance(error, IsADirectoryError):
         return InputError(f"{place}: is a directory")
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

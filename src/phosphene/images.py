@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -194,6 +194,8 @@ def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a directory; give its pictures, as list(pathlib.Path(folder).glob('*.jpg'))")
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path}: is a link to nothing")
         if not path.exists():
             hint = "; of a pattern pass the files that it fits, as glob.glob(pattern)" if "*" in path.name else ""
             raise InputError(f"{path}: no such file{hint}")
@@ -476,23 +478,45 @@ def to_pil(picture: Picture) -> Image.Image:
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The picture files in a folder and below, sorted by name; those of phosphene's own run folders and what
-    is hidden (``._a.jpg`` of macOS, ``.ipynb_checkpoints``) are left out.
+    is hidden (``._a.jpg`` of macOS, ``.ipynb_checkpoints``) are left out. Links to folders are followed, but for those
+    that lead back.
 
     Raises:
         InputError: if the folder does not exist, is a run itself, or holds no picture file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(
+            f"{folder}: is no folder; give the folder of the pictures"
+            if folder.exists()
+            else f"{folder}: no such folder"
+        )
     if _is_run(folder):
         raise InputError(f"{folder}: is a run of phosphene; give the folder of the pictures themselves")
-    runs = [path.parent for path in folder.rglob(MANIFEST) if _is_run(path.parent)]
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    seen = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    paths = sorted(path for path in seen if not any(path.is_relative_to(run) for run in runs))
+    paths = sorted(_pictures_below(folder, frozenset()))
     if not paths:
         raise no_picture(folder)
     return paths
+
+
+def _pictures_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """What is named like a picture in a folder that is no run, and in those below that are not above it as well."""
+    real = os.path.realpath(folder)
+    if real in above or _is_run(folder):
+        return
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        warn(f"{folder}: cannot be listed ({error.strerror}); it is left out")
+        return
+    for name in names:
+        if name.startswith("."):
+            continue
+        path = folder / name
+        if os.path.isdir(path):  # unlike Path.is_dir it says no of a link to itself
+            yield from _pictures_below(path, above | {real})
+        elif path.suffix.lower() in EXTENSIONS:
+            yield path
 
 
 def no_picture(folder: str | os.PathLike[str]) -> InputError:

@@ -10,7 +10,7 @@ from functools import cached_property
 from numbers import Number
 from typing import Any, SupportsIndex
 
-from phosphene.errors import NotFoundError, OptionError, suggest
+from phosphene.errors import NotFoundError, OptionError, suggest, warn
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 # So many classes are listed where a name is none of them.
@@ -99,6 +99,9 @@ class Labels:
             if matches:
                 index = self._only(matches, text)
                 if part or _plain(text) in self._whole_names(index):
+                    if part and not any(f" {_plain(text)}" in f" {name}" for name in self._compared[index]):
+                        # As 'hund', a dog in another language, is in the middle of 'thunder snake'.
+                        warn(f"class '{text}' is taken for {self[index]}, the one class with these letters in its name")
                     return index
         if not self.names:
             raise NotFoundError(f"class '{text}': this classifier has no class names; give an index")

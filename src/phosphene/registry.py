@@ -40,6 +40,10 @@ class Entry:
     caveat: str = ""
     traits: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The name, which is the spelling of it with nothing set."""
+        return self.name
+
     @cached_property
     def options(self) -> dict[str, Option]:
         """The options by name: those of the Options that the function takes, else its keyword-only arguments."""
@@ -296,7 +300,7 @@ def entry(kind: Kind, name: str) -> Entry:
     return _ENTRIES[kind, name]
 
 
-def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
+def parse_spec(text: str | Spec | Entry, kind: Kind = "attribution") -> Spec:
     """Read the spelling of a configured method; options are checked against its signature.
 
     Raises:
@@ -304,6 +308,8 @@ def parse_spec(text: str | Spec, kind: Kind = "attribution") -> Spec:
     """
     if isinstance(text, Spec):
         return text
+    if isinstance(text, Entry):  # as methods() lists them
+        return parse_spec(text.name, kind)
     if not isinstance(text, str):
         raise OptionError(f"method {text!r} is no text; give its name, such as 'grad_cam' or 'occlusion:window=20'")
     name, inner, settings = _split(text.strip(), entries(kind))

@@ -234,7 +234,8 @@ class View:
         return left * sx, top * sy, (left + width) * sx, (top + height) * sy
 
 
-@dataclass(frozen=True)
+# Compared as objects: tensors have no single answer to whether they are equal.
+@dataclass(frozen=True, eq=False)
 class Attribution(Shown):
     """Maps that say how much each place of each image matters to a target: raw, signed, on the device.
 
@@ -356,7 +357,7 @@ class Spelled(Protocol):
         """The options."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attributions(Shown):
     """What several methods say of the same images, in the order in which the methods were given.
 
@@ -409,7 +410,10 @@ class Attributions(Shown):
         if isinstance(key, slice):
             return Attributions(self.given[key], self.results[key])
         if isinstance(key, SupportsIndex):
-            return self.results[operator.index(key)]
+            index = operator.index(key)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"method {index} of {len(self)} ({', '.join(self.given)})")
+            return self.results[index]
         names = (*self.given, *(one.spec for one in self.results))
         if str(key) not in names:
             listing = ", ".join(self.given)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from skimage.data import chelsea
 
+from phosphene.cli.localization import _lines as lines_of
 from tests.cli.running import keys, phosphene
 
 
@@ -76,3 +77,10 @@ def test_boxes_that_are_not_there(cat):
     outcome = phosphene("evaluate", "localization", "--images", cat.parent, "--boxes", "none.csv")
     assert outcome.code == 2
     assert "none.csv: cannot be read" in outcome.err
+
+
+def test_among_five_is_said_of_more_than_five_classes():
+    answer = {"images": 2, "class_top1": 0.5, "class_top5": 1.0, "rows": [], "baselines": {}, "notes": [], "failed": []}
+    assert lines_of(answer | {"classes": 2})[0] == "2 pictures; the class is first in 0.500"
+    for classes in (None, 1000):
+        assert lines_of(answer | {"classes": classes})[0].endswith("among five in 1.000")

@@ -131,9 +131,19 @@ def test_arrays_are_named_by_a_pattern_as_elsewhere(tmp_path):
         chosen_files([str(tmp_path / "*.tif")], 0)
 
 
-def test_nothing_to_measure_is_an_error(tmp_path):
+def test_tables_and_lists_name_pictures_as_elsewhere(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,diagnosis\nscans/a.png,tumor\nscans/b.png,healthy\n")
+    (tmp_path / "list.txt").write_text("scans/a.png\n")
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "scans" / name).touch()
+    assert [path.name for path in chosen_files([str(tmp_path / "labels.csv")], 0)] == ["a.png", "b.png"]
+    assert [path.name for path in chosen_files([str(tmp_path / "list.txt")], 0)] == ["a.png"]
+
+
+def test_nothing_to_measure_is_an_error_that_says_why(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="no picture could be read"):
+    with pytest.raises(InputError, match=r"no picture could be read; the first: .*broken\.png: not an image"):
         faithfulness(classifier(), [tmp_path / "broken.png"], ["saliency"])
 
 

@@ -117,7 +117,7 @@ def test_a_stop_keeps_what_was_finished(tmp_path):
 def test_only_the_same_plan_is_gone_on_with(tmp_path):
     written(tmp_path / "run", plan_of(4, options={"methods": ["cam"]}), KEYS[:2])
     for plan, named in [
-        (plan_of(4, options={"methods": ["rise"]}), r"another options\.methods \(then \[\"cam\"\]\);"),
+        (plan_of(4, options={"methods": ["rise"]}), r"another methods \(then \[\"cam\"\]\);"),
         (plan_of(4, options={"methods": ["cam"]}, seed=1), r"another seed \(then 0\);"),
         (plan_of(5, options={"methods": ["cam"]}), r"set of pictures: 1 new \('val/1/0004 é\.jpg'\)"),
         (
@@ -378,7 +378,7 @@ def test_shards_ended_early_keep_what_waits_and_killed_they_lose_that_alone(tmp_
     for name in whole.files:
         if name.endswith(".parquet"):
             assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    with pytest.raises(OptionError, match=r"another shards\.size"):
+    with pytest.raises(OptionError, match=r"another shard size"):
         shards(tmp_path / "run", plan_of(10), [], resume=True, shard_size=5)
 
 

@@ -41,6 +41,13 @@ def shifted(module: nn.Module) -> nn.Module:
     return module
 
 
+def test_a_card_that_lacks_the_preprocessing_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "net.py").write_text("from tests.zoo.models import network\n")
+    (tmp_path / "net.json").write_text('{"labels": ["a", "b", "c", "d", "e"]}')
+    with pytest.warns(UserWarning, match=r"without normalization; add it to its JSON card, such as \"size\""):
+        assert load_classifier(f"{tmp_path / 'net.py'}:network").labels.names == tuple("abcde")
+
+
 def test_a_factory_makes_a_classifier_or_a_module():
     images = torch.rand(2, 3, 16, 16)
     made = load_classifier("tests.zoo.models:classifier")

@@ -19,7 +19,10 @@ _FURTHER = ("road_most", "road_least", "road", "aopc")
 DEFAULT_METHODS = ("grad_cam", "saliency", "input_x_gradient")
 
 Pictures = Annotated[
-    list[str], typer.Option("--images", metavar="DIR", help="A folder of pictures, a picture or a pattern; repeatable.")
+    list[str],
+    typer.Option(
+        "--images", metavar="DIR", help="A folder, a picture, a pattern, a table or list of paths; repeatable."
+    ),
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", metavar="SPEC", help="A method to measure; repeatable.")]
 ClassOption = Annotated[str, typer.Option("--class", metavar="CLASS|top1", help="Explained class; or each best one.")]

@@ -62,8 +62,9 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
     above = f"{'':44} top-1 top-5"
     head = f"{'':24} GT-known  {'95 %':^9} error error point IoU .3   .5   .7  s/img"
     lines = [
-        f"{counted(answer['images'], 'picture')}; the class is first in {answer['class_top1']:.3f}, "
-        f"among five in {answer['class_top5']:.3f}",
+        f"{counted(answer['images'], 'picture')}; the class is first in {answer['class_top1']:.3f}"
+        # Of five classes or fewer it is always among five.
+        + f", among five in {answer['class_top5']:.3f}" * (answer["classes"] is None or answer["classes"] > 5),
         above,
         head,
     ]

@@ -246,7 +246,7 @@ def _all_tests(
     """Every concept at every layer, and what was looked at for it."""
     slopes, images = look.at("images", pictures, goal)
     if not images:
-        raise nothing_measured("concepts")
+        raise nothing_measured("concepts", [Record(path, "error", why) for path, why in look.broken])
     for layer in look.layers:
         _refuse_linear(slopes[layer], layer)
     outputs: dict[str, dict[str, Floats]] = {}

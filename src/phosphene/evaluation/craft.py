@@ -249,7 +249,7 @@ def craft(
     goal = one_goal(classifier, target)
     seen = _seen(classifier, pictures, layer, chosen, seed, keep, progress)
     if not seen.parts:
-        raise nothing_measured("concepts")
+        raise nothing_measured("concepts", seen.broken)
     rows = np.concatenate(seen.rows)
     if not rows.any():
         raise OptionError(f"the output of layer {seen.layer} is zero for all crops; name another layer")

@@ -220,7 +220,7 @@ def faithfulness(
         refuse_if_none_works(measured.values())
     count = len(paths) - len(broken)
     if count == 0:
-        raise nothing_measured("faithfulness")
+        raise nothing_measured("faithfulness", broken)
     for one in (*measured.values(), *baselines.values()):
         one.seconds /= count
         one.measuring /= count

@@ -11,14 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from phosphene.errors import InputError, ModelError, NumericalError, OptionError
+from phosphene.errors import InputError, ModelError, NumericalError, OptionError, reason
 from phosphene.grids import pixel_centers, sample_map
 from phosphene.images import Picture
 from phosphene.registry import Spec, entry, make_spec, parse_spec
 from phosphene.runtime import Prepared
 from phosphene.targets import Target
 from phosphene.tasks.attributions import attribute, needed_view
-from phosphene.types import Attribution, View
+from phosphene.types import Attribution, Record, View
 
 Progress = Callable[[int, int, str], None]
 
@@ -168,6 +168,7 @@ def refuse_if_none_works(measurements: Iterable[Fallible]) -> None:
         raise OptionError("; ".join(dict.fromkeys(map(str, errors))))
 
 
-def nothing_measured(what: str) -> InputError:
-    """The error that no picture could be read."""
-    return InputError(f"{what}: no picture could be read; see the errors of the single files")
+def nothing_measured(what: str, broken: Sequence[Record]) -> InputError:
+    """The error that no picture could be read, with what was wrong with the first."""
+    first = f"; the first: {broken[0].path}: {reason(broken[0].error or '', broken[0].path)}" if broken else ""
+    return InputError(f"{what}: no picture could be read{first}")

@@ -292,7 +292,7 @@ def sanity(
                 progress(done, len(paths) * len(plan), name)
     count = len(paths) - len(broken)
     if example is None:
-        raise nothing_measured("sanity")
+        raise nothing_measured("sanity", broken)
     for result in results.values():
         result.seconds /= count
     return SanityChecks(tuple(results.values()), parts, count, example, tuple(broken))

@@ -42,7 +42,7 @@ def evaluate_localization(
         resume: go on with the run in --out.
 
     Returns:
-        The JSON answer of the command: {"images", "class_top1", "class_top5", "rows": [...], "baselines": {...}}.
+        The JSON answer: {"images", "class_top1", "class_top5", "classes", "rows": [...], "baselines": {...}}.
     """
     ways = ways_of(methods, segments, presets)
     if tolerance < 0:
@@ -64,6 +64,7 @@ def evaluate_localization(
             images=found.images,
             class_top1=found.class_top1,
             class_top5=found.class_top5,
+            classes=len(classifier.labels) or None,
             rows=[measured.row() for measured in found.rows],
             baselines={measured.name: measured.row() for measured in found.baselines},
             notes=list(below_the_centre(found)),

@@ -9,11 +9,13 @@ import numpy as np
 
 from phosphene.errors import InputError, OptionError
 from phosphene.images import expand_paths, list_images
+from phosphene.sources import open_source
+from phosphene.sources.decode import is_list_name, is_table_name
 from phosphene.sources.pattern import Glob, is_pattern
 
 
 def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
-    """The files of some paths, folders and patterns, at most `limit`, taken evenly from all; 0 takes all.
+    """At most `limit` files of paths, folders, patterns, tables and lists of paths, taken evenly from all; 0 takes all.
 
     Evenly, so that folders that are sorted by class are sampled fairly.
 
@@ -23,7 +25,7 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
     """
     if limit < 0:
         raise OptionError(f"--limit {limit}: give how many pictures, or 0 for all")
-    files = expand_paths([place for image in images for place in _of_pattern(image)])
+    files = [file for image in images for file in _files_of(image)]
     if not files:
         raise InputError("no pictures were given; name files or folders with --images")
     refuse_missing(files)
@@ -32,8 +34,12 @@ def chosen_files(images: Sequence[str], limit: int) -> list[Path]:
     return [files[index] for index in np.linspace(0, len(files) - 1, limit).round().astype(int)]
 
 
-def _of_pattern(image: str) -> list[str]:
-    return [entry.path for entry in Glob(image).entries()] if is_pattern(image) else [image]
+def _files_of(image: str) -> list[Path]:
+    if is_pattern(image):
+        return [Path(entry.path) for entry in Glob(image).entries()]
+    if (is_table_name(image) or is_list_name(image)) and Path(image).is_file():
+        return [Path(entry.path) for entry in open_source(image).entries()]
+    return expand_paths([image])
 
 
 def refuse_missing(files: Sequence[Path]) -> None:

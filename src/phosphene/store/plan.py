@@ -82,8 +82,10 @@ def _differences(name: str, wanted: Any, found: Any) -> list[str]:
         return [part for key in names for part in _differences(f"{name}.{key}", wanted.get(key), found.get(key))]
     if wanted == found:
         return []
-    then = json.dumps(found, ensure_ascii=False)
-    return [f"{name} (then {then})" if len(then) <= _SHORT else name]
+    # Where a manifest keeps an option is nothing to whoever typed it.
+    said = name.removeprefix("options.").replace("shards.columns.", "column ").replace("shards.", "shard ")
+    then = "none" if found is None else json.dumps(found, ensure_ascii=False)
+    return [f"{said} (then {then})" if len(then) <= _SHORT else said]
 
 
 def _key_differences(wanted: tuple[str, ...] | None, found: tuple[str, ...] | None) -> list[str]:

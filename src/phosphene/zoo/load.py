@@ -94,11 +94,13 @@ def load_classifier(
     if isinstance(found.preprocess, Unstated) and not isinstance(spec, Classifier):
         channels = found.preprocess.channels
         mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if channels == 3 else ([0.5] * channels,) * 2
+        says = f'"size": [224, 224], "mean": {mean}, "std": {std}'
         how = (
             "put a JSON card beside the file of the same name (net.json beside net.py), such as "
-            f'{{"size": [224, 224], "mean": {mean}, "std": {std}, "labels": "labels.txt", "head": "softmax"}}, '
-            "or in Python pass preprocess=Preprocess(...)"
+            f'{{{says}, "labels": "labels.txt", "head": "softmax"}}, or in Python pass preprocess=Preprocess(...)'
         )
+        if card != Card():
+            how = f"add it to its JSON card, such as {says}"
         if isinstance(spec, nn.Module):
             how = "make it Classifier(network, Preprocess((224, 224), 256, mean, std), labels), and use that every time"
         warn(

@@ -21,6 +21,10 @@ def of_python_file(path: Path) -> str:
         >>> _ = place.write_text("def build(): ...; def scaled(width): ...; class Net: ...".replace("; ", chr(10)))
         >>> of_python_file(place)
         'name what makes the network in it: ...net.py:build or ...net.py:Net'
+        >>> parts = "class A: ...; class B: ...; class C: ...; class D: ...; def whole(): ..."
+        >>> _ = place.write_text(parts.replace("; ", chr(10)))
+        >>> of_python_file(place).partition(" or ")[0]
+        'name what makes the network in it: ...net.py:whole'
     """
     if not path.is_file():
         return "no such file"
@@ -34,7 +38,9 @@ def _makers_in(path: Path) -> list[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, OSError):
         return ["NAME"]
-    return [name for node in tree.body for name in _makers(node)] or ["NAME"]
+    # Classes last: most of them are parts of a network, and stand above what puts them together.
+    ordered = sorted(tree.body, key=lambda node: isinstance(node, ast.ClassDef))
+    return [name for node in ordered for name in _makers(node)] or ["NAME"]
 
 
 def _makers(node: ast.stmt) -> list[str]:
