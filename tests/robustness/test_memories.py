@@ -107,6 +107,34 @@ def test_large_weights_that_a_forward_writes_to_are_put_back():
     assert torch.equal(network.second.weight, before)
 
 
+class _RunningMean(nn.Module):
+    """Takes a running mean off, which each pass moves: in place, with or without a gradient through it."""
+
+    def __init__(self, recorded: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.register_buffer("mean", torch.zeros(8))
+        self.recorded = recorded
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu())
+        with torch.set_grad_enabled(self.recorded and torch.is_grad_enabled()):
+            self.mean.mul_(0.9).add_(0.1 * x.mean((0, 2, 3)))
+        return self.head((x - self.mean.view(1, -1, 1, 1)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet", "lrp"])
+def test_no_way_back_leads_into_the_passes_before(recorded, method):
+    torch.manual_seed(0)
+    network, image = _RunningMean(recorded).eval(), torch.rand(1, 3, 12, 12)
+    first = phosphene.attribute(phosphene.Classifier.of(network), image, 1, method)
+    classifier = phosphene.Classifier.of(network)
+    phosphene.attribute(classifier, image, 1, "saliency")
+    for _ in range(2):
+        assert torch.equal(phosphene.attribute(classifier, image, 1, method).maps, first.maps)
+
+
 class _Logger:
     def __init__(self) -> None:
         self.step, self.lock = 0, threading.Lock()

@@ -110,6 +110,8 @@ class State:
                 _fill(value, before)
         with torch.inference_mode(False), torch.no_grad():
             for tensor, kept in self._tensors:
+                if tensor.grad_fn is not None and not tensor._is_view():
+                    tensor.detach_()  # (written to while a gradient was recorded: the next pass would go on from there)
                 if tensor.shape != kept.shape:
                     tensor.data = kept.clone()
                 elif not _equal(tensor, kept):
