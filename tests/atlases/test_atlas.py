@@ -278,9 +278,9 @@ def test_a_killed_atlas_is_gone_on_with_and_ends_with_the_same_bytes(site, tmp_p
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"channel_steps": 3}, "options.channel_steps"),
-        ({"layers": ["5"]}, "options.layers"),
-        ({"classes": [0, 1]}, "options.classes"),
+        ({"channel_steps": 3}, "channel_steps"),
+        ({"layers": ["5"]}, "layers"),
+        ({"classes": [0, 1]}, "classes"),
         ({"seed": 1}, "seed"),
         ({"limit": 3}, "set of pictures: 4 missing"),
     ],

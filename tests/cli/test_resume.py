@@ -191,7 +191,7 @@ def test_an_interrupt_of_the_command_is_a_stop(tmp_path, pictures, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "saliency"], "options.methods"),
+        (["--method", "saliency"], "another methods"),
         (["--method", "cam", "--seed", "3"], "seed"),
         (["--method", "cam", "--overwrite"], "drop one of them"),
     ],
