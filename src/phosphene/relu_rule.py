@@ -101,7 +101,9 @@ class _ReluRule(TorchFunctionMode):
         # What hands on what it was given, such as dropout in eval mode, did not make it.
         if node is not None and node not in given and node_kind(node) in (*_NO_RULE, "Mul", "Div"):
             self.places[node] = running_layer()
-        if node is not None and (_is_minimum(name, args) or _is_of_its_sign(name, args)):
+        if node is not None and (
+            _is_minimum(name, args) or _is_of_its_sign(name, args) or _is_of_thresholds(name, (*args, *kwargs.values()))
+        ):
             self.by_parts.add(node)
         if name.strip("_") in ("gt", "ge", "lt", "le") and len(args) == 2 and _is_zero(args[1]):
             self.signs.append((output, args[0], name.strip("_")[0] == "g"))
@@ -232,6 +234,16 @@ def _is_sign(mask: Tensor, values: Tensor) -> bool:
 def _is_minimum(name: str, args: tuple[Any, ...]) -> bool:
     """Whether a call is the minimum of something and zero."""
     return name in ("minimum", "fmin", "min") and any(map(_is_zero, args))
+
+
+def _is_of_thresholds(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a call is the maximum of values and of thresholds that are no values, as a thresholded linear unit's.
+
+    Those of zero make a ReLU, and one number for all keeps numbers safe.
+    """
+    if name not in ("maximum", "max", "fmax") or not all(isinstance(one, Tensor) for one in args):
+        return False
+    return any(not one.requires_grad and one.numel() > 1 for one in args)
 
 
 def _is_of_its_sign(name: str, args: tuple[Any, ...]) -> bool:

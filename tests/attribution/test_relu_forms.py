@@ -51,6 +51,8 @@ REFUSED = {
     "leaky, by its other sign": lambda x: torch.where(x < 0, 0.1 * x, x),
     "what is below alone": lambda x: torch.where(x > 0, 0.0, x),
     "leaky, in two": lambda x: torch.relu(x) + torch.where(x > 0, torch.zeros_like(x), 0.2 * x),
+    "thresholds of the channels": lambda x: torch.max(x, torch.linspace(-0.1, 0.2, x.shape[1]).view(-1, 1, 1)),
+    "thresholds by keyword": lambda x: torch.maximum(input=x, other=torch.full_like(x[:1], 0.1)),
     "sine": torch.sin,
 }
 
@@ -70,6 +72,14 @@ def test_a_relu_by_hand_is_one(form, method):
 def test_what_is_no_relu_is_refused(form):
     with pytest.raises(ModelError, match="ReLU rule"):
         phosphene.attribute(_Net(REFUSED[form]).eval(), torch.randn(1, 3, 12, 12), 1, "guided_backprop")
+
+
+def test_a_number_that_keeps_values_safe_is_no_activation():
+    def safe(x: Tensor) -> Tensor:
+        return torch.maximum(torch.relu(x), torch.tensor(1e-6))
+
+    found = phosphene.attribute(_Net(safe).eval(), torch.randn(1, 3, 12, 12), 1, "guided_backprop")
+    assert found.maps.isfinite().all()
 
 
 def test_a_mask_of_ones_is_no_relu():

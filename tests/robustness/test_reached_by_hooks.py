@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import phosphene
 from phosphene.classifier import Classifier
 from tests.comparing import map_error
+from tests.robustness.everything import changed, everything
 
 
 def net() -> nn.Sequential:
@@ -238,3 +240,42 @@ def test_what_the_score_reads_past_the_output_of_a_layer_counts(way, layer):
     (gradient,) = torch.autograd.grad(score, kept)
     weights = gradient.mean((2, 3), keepdim=True) if layer else gradient
     assert map_error(result.maps, (weights * kept[0]).sum(1).detach()) <= 1e-5
+
+
+class SharesAContainer(nn.Module):
+    """Reads features where a hook put them: both have the same dict, list or object, the hook by its closure."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.body, self.head, self.kept = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), kept
+
+        def keep(_module: nn.Module, _given: Any, output: Tensor) -> None:
+            if isinstance(kept, dict):
+                kept["features"] = output
+            elif isinstance(kept, list):
+                kept[:] = [output]
+            else:
+                kept.features = output
+
+        self.body.register_forward_hook(keep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.body(x)
+        kept = self.kept
+        features = kept["features"] if isinstance(kept, dict) else kept[0] if isinstance(kept, list) else kept.features
+        return self.head(features.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("kept", [dict, list, SimpleNamespace])
+def test_a_container_that_a_hook_and_the_network_share_is_one_in_the_copy_too(kept, ran):
+    torch.manual_seed(0)
+    module, images = SharesAContainer(kept()).eval(), torch.rand(2, 3, 12, 12)
+    if ran:
+        module(torch.rand(1, 3, 12, 12))
+    before = everything(module)
+    found = phosphene.attribute(Classifier.of(module), images, 1, "saliency")
+    assert changed(before, everything(module)) == []
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(leaf)[:, 1].sum(), leaf)
+    assert map_error(found.maps, gradient.abs().amax(1)) <= 1e-5

@@ -293,9 +293,14 @@ class _Own:
         return depth > 0 and any(self._reaches(inner, depth - 1) for inner in held(value))
 
     def _holds(self, value: Any, depth: int = 4) -> bool:
-        """Whether a value is a module or tensor of anybody's that is no copy of ours, or holds one."""
+        """Whether a value is a module or tensor of anybody's that is no copy of ours, or holds one.
+
+        Or a container or object that the network has as an attribute too, such as the dict that its hooks fill.
+        """
         if isinstance(value, nn.Module | Tensor):
             return id(value) not in self.copies
+        if self.known.get(id(value), value) is not value:
+            return True
         return depth > 0 and any(self._holds(inner, depth - 1) for inner in held(value, globals_too=False))
 
     def _refusal(self, what: str) -> ModelError:
